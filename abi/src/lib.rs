@@ -1,0 +1,2 @@
+#![no_std]
+//! The language every part of una speaks.

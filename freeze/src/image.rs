@@ -1,0 +1,1 @@
+//! The stopped process as bytes.
