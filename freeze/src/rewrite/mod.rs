@@ -1,5 +1,12 @@
 //! Wasm in, wasm out: makes a module stoppable at loop headers, cycle entries and calls.
 
+mod calls;
+mod emit;
+mod liveness;
+mod output;
+mod plan;
+mod source;
+
 use crate::error::RewriteError;
 use wasmparser::ValType;
 
@@ -85,9 +92,20 @@ pub struct Map {
 /// First byte of `freeze:frames` that frames use.
 pub const FRAMES_BASE: u32 = 64;
 
+/// No frame is larger than this; the frame memory always has room for one more.
+pub(crate) const FRAME_SIZE_MAX: u32 = 1 << 20;
+
+/// No exception taken apart is larger than this: its tag, then its payload.
+const EXCEPTION_SIZE_MAX: u32 = 260;
+
 /// The analysis results that continuations are made from.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Functions {}
+pub(crate) struct Functions {
+    /// The first point of each function the module defines, then the first point of the shims (one for each import), then
+    /// the number of points.
+    first_points: Vec<u32>,
+    calls: calls::Calls,
+}
 
 /// Names one resume point of a program; stable for one module, options and rewriter version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,24 +124,96 @@ pub struct Frame {
     pub host_call: Option<(u32, Vec<ValType>)>,
 }
 
-pub fn rewrite(_wasm: &[u8], _options: &Options) -> Result<Rewritten, RewriteError> {
-    todo!()
+/// Makes a module stoppable. The same module, options and [`VERSION`] give the same bytes.
+pub fn rewrite(wasm: &[u8], options: &Options) -> Result<Rewritten, RewriteError> {
+    output::rewrite(wasm, options)
 }
 
 impl Map {
+    /// The map as bytes, to be kept beside the rewritten module; little-endian.
     pub fn to_bytes(&self) -> Vec<u8> {
-        todo!()
+        let mut out = Writer(vec![]);
+        out.u32(VERSION);
+        out.u32(match self.options.poll {
+            Poll::Flag => 0,
+            Poll::Countdown => 1,
+        });
+        out.u32(match self.options.entry {
+            Entry::Cycles => 0,
+            Entry::Every => 1,
+        });
+        out.0.extend_from_slice(&self.program);
+        out.bits(&self.memories);
+        out.list(&self.globals.iter().map(|(index, _)| *index).collect::<Vec<_>>());
+        for (_, ty) in &self.globals {
+            out.u32(global_type_code(*ty));
+        }
+        out.list(&self.tables);
+        out.list(&self.referable);
+        out.list(&self.droppable_data);
+        out.list(&self.droppable_elem);
+        out.u32(self.has_reference_slots as u32);
+        out.list(&self.functions.first_points);
+        out.bits(&self.functions.calls.may_unwind);
+        out.bits(&self.functions.calls.entry_poll);
+        out.bits(&self.functions.calls.type_may_unwind);
+        out.0
     }
-    /// None if the bytes are not a map of this rewriter version.
-    pub fn from_bytes(_bytes: &[u8]) -> Option<Map> {
-        todo!()
+
+    /// `None` if the bytes are not a map of this rewriter version.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Map> {
+        let mut input = Reader(bytes);
+        if input.u32()? != VERSION {
+            return None;
+        }
+        let poll = match input.u32()? {
+            0 => Poll::Flag,
+            1 => Poll::Countdown,
+            _ => return None,
+        };
+        let entry = match input.u32()? {
+            0 => Entry::Cycles,
+            1 => Entry::Every,
+            _ => return None,
+        };
+        let program = input.take(32)?.try_into().ok()?;
+        let memories = input.bits()?;
+        let mut globals = vec![];
+        for index in input.list()? {
+            globals.push((index, ValType::I32));
+        }
+        for global in &mut globals {
+            global.1 = global_type_of_code(input.u32()?)?;
+        }
+        let map = Map {
+            options: Options { poll, entry },
+            program,
+            memories,
+            globals,
+            tables: input.list()?,
+            referable: input.list()?,
+            droppable_data: input.list()?,
+            droppable_elem: input.list()?,
+            has_reference_slots: input.u32()? != 0,
+            functions: Functions {
+                first_points: input.list()?,
+                calls: calls::Calls {
+                    may_unwind: input.bits()?,
+                    entry_poll: input.bits()?,
+                    type_may_unwind: input.bits()?,
+                },
+            },
+        };
+        input.0.is_empty().then_some(map)
     }
+
     /// Walks the frames of a stopped stack; the result is outermost first. Layout of the bytes: innermost frame first
     /// (it was saved first), each one its values (i32, f32, funcref slot: 4 bytes; i64, f64: 8; v128, exnref: 16; no
     /// padding), then its point id (u32, little-endian). `wasm` is the original module. An error says what does not fit.
-    pub fn frames(&self, _wasm: &[u8], _bytes: &[u8]) -> Result<Vec<Frame>, String> {
-        todo!()
+    pub fn frames(&self, wasm: &[u8], bytes: &[u8]) -> Result<Vec<Frame>, String> {
+        output::frames(self, wasm, bytes)
     }
+
     /// A module with the continuations of `points`: exports one function per point, `c<id>`: () -> the results of
     /// the point's function. Imports, all from module `freeze`: `conts` (table funcref, min 0, no max: continuations by
     /// slot, made by the host) and whatever else it needs under the export names of the rewritten module's instance.
@@ -137,7 +227,74 @@ impl Map {
     ///    When the innermost one runs, `freeze:top` is FRAMES_BASE again.
     /// The results of a host call that arrived meanwhile are handed over by filling the slot of the innermost frame (if it
     /// is a `host_call`) with a function `() -> results` and cutting the values of that frame from the bytes.
-    pub fn continuations(&self, _wasm: &[u8], _points: &[PointId]) -> Result<Vec<u8>, RewriteError> {
-        todo!()
+    pub fn continuations(&self, wasm: &[u8], points: &[PointId]) -> Result<Vec<u8>, RewriteError> {
+        output::continuations(self, wasm, points)
+    }
+}
+
+/// Globals that can be saved have one of these types.
+fn global_type_code(ty: ValType) -> u32 {
+    match ty {
+        ValType::I32 => 0,
+        ValType::I64 => 1,
+        ValType::F32 => 2,
+        ValType::F64 => 3,
+        ValType::V128 => 4,
+        ValType::Ref(_) => 5,
+    }
+}
+
+fn global_type_of_code(code: u32) -> Option<ValType> {
+    Some(match code {
+        0 => ValType::I32,
+        1 => ValType::I64,
+        2 => ValType::F32,
+        3 => ValType::F64,
+        4 => ValType::V128,
+        5 => ValType::Ref(wasmparser::RefType::FUNCREF),
+        _ => return None,
+    })
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn u32(&mut self, value: u32) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+    fn list(&mut self, values: &[u32]) {
+        self.u32(values.len() as u32);
+        for value in values {
+            self.u32(*value);
+        }
+    }
+    fn bits(&mut self, values: &[bool]) {
+        self.u32(values.len() as u32);
+        for chunk in values.chunks(8) {
+            self.0.push(chunk.iter().enumerate().fold(0, |byte, (bit, value)| byte | (*value as u8) << bit));
+        }
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(taken)
+    }
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+    fn list(&mut self) -> Option<Vec<u32>> {
+        let count = self.u32()? as usize;
+        let bytes = self.take(count.checked_mul(4)?)?;
+        Some(bytes.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().expect("chunks of four"))).collect())
+    }
+    fn bits(&mut self) -> Option<Vec<bool>> {
+        let count = self.u32()? as usize;
+        let bytes = self.take(count.div_ceil(8))?;
+        Some((0..count).map(|index| bytes[index / 8] >> (index % 8) & 1 != 0).collect())
     }
 }

@@ -1,0 +1,1088 @@
+//! Writes function bodies: the rewritten function, the continuation of a frame, and the loop functions.
+//!
+//! ```text
+//!   rewritten function            continuation of a point            loop function of a large loop L
+//!   block $tail                   load the frame                     parameters are the frame of L's header
+//!     block $body                 block $tail                        the same as a continuation of L's header,
+//!       ...                         block $body                      but the way back into an outer large
+//!       loop                          for each enclosing block,      loop is a tail call of that one's
+//!         POLL; if PAD end            from outermost: open it        loop function
+//!         ...                         the code behind the point
+//!         call                        ...
+//!         UNWINDING?; if PAD end      end
+//!         ...                         return
+//!     end                         end
+//!     return                      TAIL
+//!   end
+//!   TAIL
+//! ```
+//! A PAD stores the frame and branches to $tail; it is hinted cold. The TAIL, once per function, records the new top of the
+//! frames, says that the stack is being unwound, keeps the frame memory large enough for the next frame, and returns zeros.
+//!
+//! A continuation starts in the middle of loops. A small enclosing loop is written twice: the rest of the interrupted round,
+//! then the whole loop for the rounds that follow ("peeled"). For a large one the second part is a tail call of its loop
+//! function, which was compiled with the program. Code that the rest cannot reach is left out.
+
+use super::plan::{Kind, Place, Plan, Point, Recipe, catch_label, is_block, value_size};
+use super::source::{Kind as ValueKind, kind};
+use super::{FRAME_SIZE_MAX, Options, Poll};
+use std::collections::{BTreeMap, HashMap};
+use wasm_encoder::reencode::{Reencode, RoundtripReencoder};
+use wasm_encoder::{BlockType, Encode, Instruction, MemArg};
+use wasmparser::{Catch, Operator, ValType};
+
+/// Where the additions stand in the index spaces; the same in the rewritten module and in a module of continuations.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Layout {
+    pub imported_functions: u32,
+    pub functions: u32,
+    pub frames_memory: u32,
+    pub flag_memory: u32,
+    pub top_global: u32,
+    pub unwinding_global: u32,
+    pub countdown_global: u32,
+    pub references_top_global: u32,
+    pub references_table: u32,
+    pub continuations_table: u32,
+    pub exception_size: u32,
+    /// Globals that say whether a segment was dropped, by segment.
+    pub dropped_data: BTreeMap<u32, u32>,
+    pub dropped_elements: BTreeMap<u32, u32>,
+}
+
+/// An index that is known only when the module is put together. Written as five bytes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fix {
+    /// By index into the body's own list of types.
+    Type(u32),
+    /// The loop function for the loop with this point id.
+    Loop(u32),
+    /// A function of the original module, as a continuation sees it.
+    Function(u32),
+    /// The global that holds a reference to a function of the original module.
+    Reference(u32),
+    Helper(Helper),
+}
+
+/// Functions that the rewritten module offers to its continuations and pads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Helper {
+    SaveException,
+    LoadException,
+    DropData(u32),
+    DropElement(u32),
+    /// (segment, memory)
+    InitMemory(u32, u32),
+    /// (segment, table)
+    InitTable(u32, u32),
+}
+
+/// A function body, but for its fixes.
+#[derive(Debug, Default)]
+pub(super) struct Body {
+    pub locals: Vec<ValType>,
+    pub code: Vec<u8>,
+    /// Offsets in `code` of `if`s that are hardly ever taken.
+    pub cold: Vec<u32>,
+    pub fixes: Vec<(usize, Fix)>,
+    /// The types that fixes of kind Type mean.
+    pub types: Vec<(Vec<ValType>, Vec<ValType>)>,
+}
+
+impl Body {
+    pub fn op(&mut self, instruction: &Instruction) {
+        instruction.encode(&mut self.code);
+    }
+
+    fn fix(&mut self, fix: Fix) {
+        self.fixes.push((self.code.len(), fix));
+        self.code.extend([0x80, 0x80, 0x80, 0x80, 0x00]);
+    }
+
+    pub fn fix_type(&mut self, parameters: &[ValType], results: &[ValType]) {
+        let key = self.types.len() as u32;
+        self.types.push((parameters.to_vec(), results.to_vec()));
+        self.fix(Fix::Type(key));
+    }
+
+    pub fn call(&mut self, fix: Fix) {
+        self.code.push(0x10);
+        self.fix(fix);
+    }
+
+    fn tail_call(&mut self, fix: Fix) {
+        self.code.push(0x12);
+        self.fix(fix);
+    }
+}
+
+/// Overwrites a five-byte placeholder.
+pub(super) fn patch(code: &mut [u8], at: usize, value: u32) {
+    for (index, byte) in code[at..at + 5].iter_mut().enumerate() {
+        *byte = (value >> (7 * index)) as u8 & 0x7f | if index < 4 { 0x80 } else { 0 };
+    }
+}
+
+pub(super) fn encoded(ty: ValType) -> wasm_encoder::ValType {
+    RoundtripReencoder.val_type(ty).expect("every validated type can be encoded")
+}
+
+/// Which module the body is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Module {
+    Program,
+    Continuation,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Plain,
+    /// A block around the point of a continuation; its beginning is left out.
+    Path,
+    /// A loop around the point; branches to it go to a block whose end begins the next round.
+    PathLoop { exit: u32 },
+}
+
+struct Open {
+    /// The output label that a branch to this block goes to, counted from the outside.
+    label: u32,
+    base: u32,
+    water: u32,
+    /// Instruction index of its start; the function's own block has none.
+    start: Option<usize>,
+    role: Role,
+    targeted: bool,
+    /// Could its start be reached? (For the else arm.)
+    entered: bool,
+    /// Does the arm before the else fall through?
+    arm_falls: bool,
+}
+
+struct Emitter<'p, 'a> {
+    plan: &'p Plan<'a>,
+    wasm: &'a [u8],
+    layout: &'p Layout,
+    options: &'p Options,
+    module: Module,
+    body: Body,
+    /// The index of the first local that is not a parameter.
+    first_local: u32,
+    /// Added to the index of each local of the function.
+    shift: u32,
+    depth: u32,
+    open: Vec<Open>,
+    /// This many operand-stack entries from the bottom are in their slots.
+    water: u32,
+    slots: HashMap<(u32, ValType), u32>,
+    frame: Option<u32>,
+    counter: Option<u32>,
+    tail: u32,
+    tail_used: bool,
+    polls: u32,
+    live: bool,
+    /// Loops of this function that have a loop function, and whether to go over to it when one is met.
+    cut: bool,
+}
+
+/// The rewritten form of a function that has resume points.
+pub(super) fn function<'a>(
+    plan: &Plan<'a>, wasm: &'a [u8], layout: &Layout, options: &Options,
+) -> Body {
+    let mut e = Emitter::new(plan, wasm, layout, options, Module::Program);
+    e.body.locals = plan.locals[plan.parameters..].to_vec();
+    e.first_local = plan.parameters as u32;
+    e.enclosed(|e| {
+        if let Some(index) = plan.entry {
+            e.poll(&plan.points[index]);
+        }
+        e.range(0, plan.ops.len());
+    });
+    e.body
+}
+
+/// The loop function of a large loop: its parameters are what a frame at the loop's header holds.
+pub(super) fn loop_function<'a>(
+    plan: &Plan<'a>, at: usize, wasm: &'a [u8], layout: &Layout, options: &Options,
+) -> Body {
+    let point = plan.point(at).expect("a large loop has a resume point");
+    let mut e = Emitter::new(plan, wasm, layout, options, Module::Program);
+    e.shift = point.saved.len() as u32;
+    e.first_local = e.shift;
+    e.body.locals = plan.locals.clone();
+    for (index, (place, ty)) in point.saved.iter().enumerate() {
+        e.body.op(&Instruction::LocalGet(index as u32));
+        let local = e.local_of(*place, *ty);
+        e.body.op(&Instruction::LocalSet(local));
+    }
+    e.fill_slots(point);
+    e.enclosed(|e| e.from_point(point));
+    e.body
+}
+
+/// The continuation of a frame at `point`: takes nothing, returns the function's results.
+pub(super) fn continuation<'a>(
+    plan: &Plan<'a>, point: &Point, wasm: &'a [u8], layout: &Layout, options: &Options,
+) -> Body {
+    let mut e = Emitter::new(plan, wasm, layout, options, Module::Continuation);
+    e.body.locals = plan.locals.clone();
+    e.load_frame(point);
+    if point.kind == Kind::Entry {
+        for parameter in 0..plan.parameters as u32 {
+            e.body.op(&Instruction::LocalGet(parameter));
+        }
+        e.body.tail_call(Fix::Function(plan.function));
+        e.body.op(&Instruction::End);
+        return e.body;
+    }
+    e.fill_slots(point);
+    if point.kind == Kind::Loop && plan.large_loops.contains(&point.at) {
+        e.go_to_loop_function(point);
+        e.body.op(&Instruction::End);
+        return e.body;
+    }
+    e.cut = true;
+    e.enclosed(|e| e.from_point(point));
+    e.body
+}
+
+/// The shim around an imported function: calls it, and saves the arguments if the host interrupted the call.
+pub(super) fn shim(
+    import: u32, id: u32, parameters: &[ValType], results: &[ValType], layout: &Layout, options: &Options,
+) -> Body {
+    let plan = empty_plan(import, parameters, results);
+    let point = host_point(id, parameters);
+    let mut e = Emitter::new(&plan, &[], layout, options, Module::Program);
+    e.first_local = parameters.len() as u32;
+    e.enclosed(|e| {
+        for parameter in 0..parameters.len() as u32 {
+            e.body.op(&Instruction::LocalGet(parameter));
+        }
+        e.body.op(&Instruction::Call(import));
+        e.check_unwinding(&point);
+    });
+    e.body
+}
+
+/// The continuation of an interrupted host call: issues it again.
+pub(super) fn shim_continuation(
+    import: u32, id: u32, parameters: &[ValType], results: &[ValType], layout: &Layout, options: &Options,
+) -> Body {
+    let plan = empty_plan(import, parameters, results);
+    let point = host_point(id, parameters);
+    let mut e = Emitter::new(&plan, &[], layout, options, Module::Continuation);
+    e.body.locals = parameters.to_vec();
+    e.load_frame(&point);
+    for parameter in 0..parameters.len() as u32 {
+        e.body.op(&Instruction::LocalGet(parameter));
+    }
+    e.body.tail_call(Fix::Function(import));
+    e.body.op(&Instruction::End);
+    e.body
+}
+
+pub(super) fn host_point(id: u32, parameters: &[ValType]) -> Point {
+    let saved = parameters.iter().enumerate().map(|(local, ty)| (Place::Local(local as u32), *ty)).collect();
+    Point { id, at: 0, kind: Kind::Host, saved, stack: vec![] }
+}
+
+fn empty_plan<'a>(function: u32, parameters: &[ValType], results: &[ValType]) -> Plan<'a> {
+    Plan::empty(function, parameters.to_vec(), results.to_vec())
+}
+
+/// The body of a function without resume points whose indices must change all the same.
+pub(super) fn touched<'a>(
+    body: &wasmparser::FunctionBody<'a>, wasm: &'a [u8], layout: &Layout,
+) -> Result<Body, wasmparser::BinaryReaderError> {
+    let mut out = Body::default();
+    for group in body.get_locals_reader()? {
+        let (count, ty) = group?;
+        out.locals.extend(std::iter::repeat_n(ty, count as usize));
+    }
+    let mut reader = body.get_operators_reader()?;
+    while !reader.eof() {
+        let from = reader.original_position();
+        let op = reader.read()?;
+        if !index_op(&mut out, &op, layout) {
+            out.code.extend_from_slice(&wasm[from..reader.original_position()]);
+        }
+    }
+    Ok(out)
+}
+
+/// Writes an instruction of the program that names something that has moved; false if it is not such a one.
+fn index_op(body: &mut Body, op: &Operator, layout: &Layout) -> bool {
+    let moved = |function: u32| {
+        if function < layout.imported_functions { layout.functions + function } else { function }
+    };
+    match *op {
+        Operator::Call { function_index } if function_index < layout.imported_functions => {
+            body.op(&Instruction::Call(moved(function_index)));
+        }
+        Operator::ReturnCall { function_index } if function_index < layout.imported_functions => {
+            body.op(&Instruction::ReturnCall(moved(function_index)));
+        }
+        Operator::RefFunc { function_index } if function_index < layout.imported_functions => {
+            body.op(&Instruction::RefFunc(moved(function_index)));
+        }
+        Operator::DataDrop { data_index } => {
+            body.op(&Instruction::DataDrop(data_index));
+            body.op(&Instruction::I32Const(1));
+            body.op(&Instruction::GlobalSet(layout.dropped_data[&data_index]));
+        }
+        Operator::ElemDrop { elem_index } => {
+            body.op(&Instruction::ElemDrop(elem_index));
+            body.op(&Instruction::I32Const(1));
+            body.op(&Instruction::GlobalSet(layout.dropped_elements[&elem_index]));
+        }
+        _ => return false,
+    }
+    true
+}
+
+impl<'p, 'a> Emitter<'p, 'a> {
+    fn new(
+        plan: &'p Plan<'a>, wasm: &'a [u8], layout: &'p Layout, options: &'p Options, module: Module,
+    ) -> Self {
+        Emitter {
+            plan,
+            wasm,
+            layout,
+            options,
+            module,
+            body: Body::default(),
+            first_local: 0,
+            shift: 0,
+            depth: 1,
+            open: vec![],
+            water: 0,
+            slots: HashMap::new(),
+            frame: None,
+            counter: None,
+            tail: 0,
+            tail_used: false,
+            polls: 0,
+            live: true,
+            cut: false,
+        }
+    }
+
+    // Labels.
+
+    fn open_block(&mut self, instruction: &Instruction) -> u32 {
+        self.body.op(instruction);
+        self.depth += 1;
+        self.depth - 1
+    }
+
+    /// Opens a block, of the given kind (0x02 block, 0x03 loop, 0x04 if), from `parameters` to `results`.
+    fn open_typed(&mut self, opcode: u8, parameters: &[ValType], results: &[ValType]) -> u32 {
+        self.body.code.push(opcode);
+        match (parameters, results) {
+            ([], []) => self.body.code.push(0x40),
+            ([], [result]) => encoded(*result).encode(&mut self.body.code),
+            _ => self.body.fix_type(parameters, results),
+        }
+        self.depth += 1;
+        self.depth - 1
+    }
+
+    fn close(&mut self) {
+        self.body.op(&Instruction::End);
+        self.depth -= 1;
+    }
+
+    fn relative(&self, label: u32) -> u32 {
+        self.depth - 1 - label
+    }
+
+    /// The output's relative depth for a branch of the original to `depth`.
+    fn branch(&mut self, depth: u32) -> u32 {
+        let index = self.open.len() - 1 - depth as usize;
+        self.open[index].targeted = true;
+        self.relative(self.open[index].label)
+    }
+
+    // Locals.
+
+    fn add_local(&mut self, ty: ValType) -> u32 {
+        self.body.locals.push(ty);
+        self.first_local + self.body.locals.len() as u32 - 1
+    }
+
+    fn slot(&mut self, depth: u32, ty: ValType) -> u32 {
+        if let Some(local) = self.slots.get(&(depth, ty)) {
+            return *local;
+        }
+        let nullable = match ty {
+            ValType::Ref(reference) => ValType::Ref(reference.nullable()),
+            ty => ty,
+        };
+        let local = self.add_local(nullable);
+        self.slots.insert((depth, ty), local);
+        local
+    }
+
+    fn local_of(&mut self, place: Place, ty: ValType) -> u32 {
+        match place {
+            Place::Local(local) => self.shift + local,
+            Place::Slot(depth) => self.slot(depth, ty),
+        }
+    }
+
+    fn frame_local(&mut self) -> u32 {
+        match self.frame {
+            Some(local) => local,
+            None => {
+                let local = self.add_local(ValType::I32);
+                self.frame = Some(local);
+                local
+            }
+        }
+    }
+
+    // The operand stack and its slots.
+
+    fn push_slots(&mut self, types: &[ValType], from: u32, to: u32) {
+        for depth in from..to {
+            let ty = types[depth as usize];
+            let slot = self.slot(depth, ty);
+            self.body.op(&Instruction::LocalGet(slot));
+            if matches!(ty, ValType::Ref(reference) if !reference.is_nullable()) {
+                self.body.op(&Instruction::RefAsNonNull);
+            }
+        }
+    }
+
+    /// Puts the entries from `from` up into their slots; the whole stack stays as it was.
+    fn spill(&mut self, types: &[ValType], from: u32) {
+        let height = types.len() as u32;
+        for depth in (from..height).rev() {
+            let slot = self.slot(depth, types[depth as usize]);
+            self.body.op(&Instruction::LocalSet(slot));
+        }
+        self.push_slots(types, from, height);
+    }
+
+    /// After a frame is loaded: entries that were not saved get their slots from what they copy.
+    fn fill_slots(&mut self, point: &Point) {
+        for (depth, (ty, recipe)) in point.stack.iter().enumerate() {
+            match recipe {
+                Recipe::Slot => continue,
+                Recipe::Local(local) => self.body.op(&Instruction::LocalGet(self.shift + local)),
+                Recipe::Constant(at) => self.copy(*at as usize),
+            }
+            let slot = self.slot(depth as u32, *ty);
+            self.body.op(&Instruction::LocalSet(slot));
+        }
+    }
+
+    /// The instruction as it stands in the original.
+    fn copy(&mut self, at: usize) {
+        let bytes = &self.wasm[self.plan.offsets[at]..self.plan.offsets[at + 1]];
+        self.body.code.extend_from_slice(bytes);
+    }
+
+    // Frames.
+
+    fn memory(&self, offset: u32) -> MemArg {
+        MemArg { offset: offset as u64, align: 0, memory_index: self.layout.frames_memory }
+    }
+
+    /// Stores the frame and goes to the tail.
+    fn pad(&mut self, point: &Point) {
+        let frame = self.frame_local();
+        self.body.op(&Instruction::GlobalGet(self.layout.top_global));
+        self.body.op(&Instruction::LocalSet(frame));
+        let mut offset = 0;
+        for (place, ty) in &point.saved {
+            let local = self.local_of(*place, *ty);
+            let arg = self.memory(offset);
+            match kind(*ty) {
+                ValueKind::Function => {
+                    self.save_reference(local);
+                    let index = self.counter_local();
+                    self.body.op(&Instruction::LocalSet(index));
+                    self.body.op(&Instruction::LocalGet(frame));
+                    self.body.op(&Instruction::LocalGet(index));
+                    self.body.op(&Instruction::I32Store(arg));
+                }
+                ValueKind::Exception => {
+                    self.body.op(&Instruction::LocalGet(frame));
+                    self.body.op(&Instruction::I32Const(offset as i32));
+                    self.body.op(&Instruction::I32Add);
+                    self.body.op(&Instruction::LocalGet(local));
+                    self.helper(Helper::SaveException);
+                }
+                _ => {
+                    self.body.op(&Instruction::LocalGet(frame));
+                    self.body.op(&Instruction::LocalGet(local));
+                    self.body.op(&match ty {
+                        ValType::I32 => Instruction::I32Store(arg),
+                        ValType::I64 => Instruction::I64Store(arg),
+                        ValType::F32 => Instruction::F32Store(arg),
+                        ValType::F64 => Instruction::F64Store(arg),
+                        ValType::V128 => Instruction::V128Store(arg),
+                        ValType::Ref(_) => unreachable!("opaque references are refused when the plan is finished"),
+                    });
+                }
+            }
+            offset += value_size(*ty, self.layout.exception_size);
+        }
+        let arg = self.memory(offset);
+        self.body.op(&Instruction::LocalGet(frame));
+        self.body.op(&Instruction::I32Const(point.id as i32));
+        self.body.op(&Instruction::I32Store(arg));
+        self.body.op(&Instruction::LocalGet(frame));
+        self.body.op(&Instruction::I32Const(offset as i32 + 4));
+        self.body.op(&Instruction::I32Add);
+        self.body.op(&Instruction::LocalSet(frame));
+        self.tail_used = true;
+        let tail = self.relative(self.tail);
+        self.body.op(&Instruction::Br(tail));
+    }
+
+    /// Puts a function reference into the table of references; leaves its slot number on the stack.
+    fn save_reference(&mut self, local: u32) {
+        let (table, top) = (self.layout.references_table, self.layout.references_top_global);
+        self.body.op(&Instruction::GlobalGet(top));
+        self.body.op(&Instruction::TableSize(table));
+        self.body.op(&Instruction::I32GeU);
+        self.open_typed(0x04, &[], &[]);
+        self.body.op(&Instruction::RefNull(wasm_encoder::HeapType::FUNC));
+        self.body.op(&Instruction::I32Const(64));
+        self.body.op(&Instruction::TableGrow(table));
+        self.body.op(&Instruction::Drop);
+        self.close();
+        self.body.op(&Instruction::GlobalGet(top));
+        self.body.op(&Instruction::LocalGet(local));
+        self.body.op(&Instruction::TableSet(table));
+        self.body.op(&Instruction::GlobalGet(top));
+        self.body.op(&Instruction::GlobalGet(top));
+        self.body.op(&Instruction::I32Const(1));
+        self.body.op(&Instruction::I32Add);
+        self.body.op(&Instruction::GlobalSet(top));
+    }
+
+    fn counter_local(&mut self) -> u32 {
+        match self.counter {
+            Some(local) => local,
+            None => {
+                let local = self.add_local(ValType::I32);
+                self.counter = Some(local);
+                local
+            }
+        }
+    }
+
+    fn helper(&mut self, helper: Helper) {
+        self.body.call(Fix::Helper(helper));
+    }
+
+    fn load_frame(&mut self, point: &Point) {
+        let frame = self.frame_local();
+        let size = point.size(self.layout.exception_size);
+        self.body.op(&Instruction::GlobalGet(self.layout.top_global));
+        self.body.op(&Instruction::I32Const(size as i32));
+        self.body.op(&Instruction::I32Sub);
+        self.body.op(&Instruction::LocalTee(frame));
+        self.body.op(&Instruction::GlobalSet(self.layout.top_global));
+        let mut offset = 0;
+        for (place, ty) in &point.saved {
+            let local = self.local_of(*place, *ty);
+            let arg = self.memory(offset);
+            self.body.op(&Instruction::LocalGet(frame));
+            match kind(*ty) {
+                ValueKind::Function => {
+                    self.body.op(&Instruction::I32Load(arg));
+                    self.body.op(&Instruction::TableGet(self.layout.references_table));
+                }
+                ValueKind::Exception => {
+                    self.body.op(&Instruction::I32Const(offset as i32));
+                    self.body.op(&Instruction::I32Add);
+                    self.helper(Helper::LoadException);
+                }
+                _ => self.body.op(&match ty {
+                    ValType::I32 => Instruction::I32Load(arg),
+                    ValType::I64 => Instruction::I64Load(arg),
+                    ValType::F32 => Instruction::F32Load(arg),
+                    ValType::F64 => Instruction::F64Load(arg),
+                    ValType::V128 => Instruction::V128Load(arg),
+                    ValType::Ref(_) => unreachable!("opaque references are refused when the plan is finished"),
+                }),
+            }
+            self.body.op(&Instruction::LocalSet(local));
+            offset += value_size(*ty, self.layout.exception_size);
+        }
+    }
+
+    /// Pushes what a frame at the header of a large loop holds and tail-calls its loop function.
+    fn go_to_loop_function(&mut self, point: &Point) {
+        for (place, ty) in &point.saved {
+            let local = self.local_of(*place, *ty);
+            self.body.op(&Instruction::LocalGet(local));
+            if matches!(ty, ValType::Ref(reference) if !reference.is_nullable()) {
+                self.body.op(&Instruction::RefAsNonNull);
+            }
+        }
+        self.body.tail_call(Fix::Loop(point.id));
+        self.live = false;
+    }
+
+    // Polls and checks.
+
+    fn poll(&mut self, point: &Point) {
+        match self.options.poll {
+            Poll::Flag => {
+                let memory = self.layout.flag_memory;
+                let arg = MemArg { offset: (self.polls % 65536) as u64, align: 0, memory_index: memory };
+                self.body.op(&Instruction::I32Const(0));
+                // Each poll of a function reads another byte, so that no load can be merged with an earlier one; a function
+                // with more polls than bytes reads them atomically, which no compiler merges.
+                self.body.op(&if self.polls < 65536 { Instruction::I32Load8U(arg) } else { Instruction::I32AtomicLoad8U(arg) });
+                self.polls += 1;
+            }
+            Poll::Countdown => {
+                let countdown = self.layout.countdown_global;
+                self.body.op(&Instruction::GlobalGet(countdown));
+                self.body.op(&Instruction::I64Const(1));
+                self.body.op(&Instruction::I64Sub);
+                self.body.op(&Instruction::GlobalSet(countdown));
+                self.body.op(&Instruction::GlobalGet(countdown));
+                self.body.op(&Instruction::I64Eqz);
+            }
+        }
+        self.cold_pad(point);
+    }
+
+    fn check_unwinding(&mut self, point: &Point) {
+        self.body.op(&Instruction::GlobalGet(self.layout.unwinding_global));
+        self.cold_pad(point);
+    }
+
+    fn cold_pad(&mut self, point: &Point) {
+        self.body.cold.push(self.body.code.len() as u32);
+        self.open_typed(0x04, &[], &[]);
+        self.pad(point);
+        self.close();
+    }
+
+    /// Writes $tail, $body and the tail around what `inside` writes, and the end of the function.
+    fn enclosed(&mut self, inside: impl FnOnce(&mut Self)) {
+        self.tail = self.open_typed(0x02, &[], &[]);
+        let results = self.plan.results.clone();
+        let label = self.open_typed(0x02, &[], &results);
+        self.open.push(Open {
+            label, base: 0, water: 0, start: None, role: Role::Plain, targeted: false, entered: true, arm_falls: false,
+        });
+        inside(self);
+        if !self.open.is_empty() {
+            // A shim has no instructions and thus no end of its own.
+            self.open.clear();
+            self.close();
+            self.body.op(&Instruction::Return);
+        }
+        self.close();
+        if self.tail_used {
+            self.write_tail();
+        }
+        for ty in &results {
+            self.body.op(&match ty {
+                ValType::I32 => Instruction::I32Const(0),
+                ValType::I64 => Instruction::I64Const(0),
+                ValType::F32 => Instruction::F32Const(0f32.into()),
+                ValType::F64 => Instruction::F64Const(0f64.into()),
+                ValType::V128 => Instruction::V128Const(0),
+                ValType::Ref(reference) => Instruction::RefNull(
+                    RoundtripReencoder.heap_type(reference.heap_type()).expect("every validated type can be encoded"),
+                ),
+            });
+        }
+        self.body.op(&Instruction::End);
+    }
+
+    fn write_tail(&mut self) {
+        let frame = self.frame_local();
+        let memory = self.layout.frames_memory;
+        self.body.op(&Instruction::LocalGet(frame));
+        self.body.op(&Instruction::GlobalSet(self.layout.top_global));
+        self.body.op(&Instruction::I32Const(1));
+        self.body.op(&Instruction::GlobalSet(self.layout.unwinding_global));
+        // Room for the next frame, whatever it is. Growing is a call of the runtime, which has stack of its own; a helper
+        // function of ours could overflow the stack that is being unwound.
+        self.body.op(&Instruction::MemorySize(memory));
+        self.body.op(&Instruction::I32Const(16));
+        self.body.op(&Instruction::I32Shl);
+        self.body.op(&Instruction::LocalGet(frame));
+        self.body.op(&Instruction::I32Sub);
+        self.body.op(&Instruction::I32Const(FRAME_SIZE_MAX as i32 + 65536));
+        self.body.op(&Instruction::I32LtU);
+        self.body.cold.push(self.body.code.len() as u32);
+        self.open_typed(0x04, &[], &[]);
+        self.body.op(&Instruction::I32Const(64));
+        self.body.op(&Instruction::MemoryGrow(memory));
+        self.body.op(&Instruction::Drop);
+        self.close();
+    }
+
+    // Code.
+
+    /// From the middle of the function: opens the blocks around the point and writes what follows it.
+    fn from_point(&mut self, point: &Point) {
+        let plan = self.plan;
+        let mut path: Vec<usize> = vec![];
+        for at in 0..point.at {
+            if is_block(&plan.ops[at]) {
+                path.push(at);
+            } else if matches!(plan.ops[at], Operator::End) {
+                path.pop();
+            }
+        }
+        let mut pushed = 0;
+        for start in path {
+            let site = plan.site(start);
+            let op = &plan.ops[start];
+            let condition = matches!(op, Operator::If { .. }) as u32;
+            let base = site.stack.len() as u32 - condition - site.parameters.len() as u32;
+            self.push_slots(&site.stack, pushed, base);
+            pushed = base;
+            let (label, role) = match op {
+                Operator::Loop { .. } => {
+                    let exit = self.open_typed(0x02, &[], &site.results);
+                    (self.open_typed(0x02, &[], &site.parameters), Role::PathLoop { exit })
+                }
+                Operator::TryTable { try_table } => {
+                    let catches = self.catches(&try_table.catches);
+                    self.body.code.push(0x1f);
+                    match &site.results[..] {
+                        [] => self.body.code.push(0x40),
+                        [result] => encoded(*result).encode(&mut self.body.code),
+                        results => self.body.fix_type(&[], results),
+                    }
+                    catches[..].encode(&mut self.body.code);
+                    self.depth += 1;
+                    (self.depth - 1, Role::Path)
+                }
+                _ => (self.open_typed(0x02, &[], &site.results), Role::Path),
+            };
+            self.open.push(Open {
+                label, base, water: base, start: Some(start), role, targeted: false, entered: true, arm_falls: false,
+            });
+        }
+        let types: Vec<ValType> = point.stack.iter().map(|(ty, _)| *ty).collect();
+        let height = types.len() as u32;
+        self.push_slots(&types, pushed, height);
+        self.water = height;
+        match point.kind {
+            Kind::Loop => {
+                let cut = std::mem::replace(&mut self.cut, false);
+                let end = plan.end_of[point.at] as usize;
+                self.range(point.at, end + 1);
+                self.cut = cut || self.module == Module::Program;
+                self.range(end + 1, plan.ops.len());
+            }
+            Kind::Call { .. } => {
+                let results = plan.site(point.at).results.clone();
+                self.call_next_frame(&results);
+                self.check_unwinding(point);
+                self.range(point.at + 1, plan.ops.len());
+            }
+            Kind::Entry | Kind::Host => unreachable!("their continuations are calls of the whole function"),
+        }
+    }
+
+    /// Calls the continuation of the next inner frame.
+    fn call_next_frame(&mut self, results: &[ValType]) {
+        let top = self.layout.top_global;
+        let frame = self.frame_local();
+        self.body.op(&Instruction::GlobalGet(top));
+        self.body.op(&Instruction::I32Const(4));
+        self.body.op(&Instruction::I32Sub);
+        self.body.op(&Instruction::LocalTee(frame));
+        self.body.op(&Instruction::GlobalSet(top));
+        self.body.op(&Instruction::LocalGet(frame));
+        let arg = self.memory(0);
+        self.body.op(&Instruction::I32Load(arg));
+        self.body.code.push(0x11);
+        self.body.fix_type(&[], results);
+        self.layout.continuations_table.encode(&mut self.body.code);
+    }
+
+    fn catches(&mut self, catches: &[Catch]) -> Vec<wasm_encoder::Catch> {
+        catches
+            .iter()
+            .map(|catch| {
+                // Labels of a try_table are counted from outside of it.
+                let label = self.branch(catch_label(catch));
+                match *catch {
+                    Catch::One { tag, .. } => wasm_encoder::Catch::One { tag, label },
+                    Catch::OneRef { tag, .. } => wasm_encoder::Catch::OneRef { tag, label },
+                    Catch::All { .. } => wasm_encoder::Catch::All { label },
+                    Catch::AllRef { .. } => wasm_encoder::Catch::AllRef { label },
+                }
+            })
+            .collect()
+    }
+
+    /// Writes the instructions from `at` up to `stop`; the ends of blocks opened outside are among them.
+    fn range(&mut self, mut at: usize, stop: usize) {
+        let plan = self.plan;
+        while at < stop {
+            if !plan.keep[at] {
+                at += 1;
+                continue;
+            }
+            if !self.live && !matches!(plan.ops[at], Operator::End | Operator::Else) {
+                // Nothing reaches this: go to where the enclosing block ends or its other arm begins.
+                at = match self.open.last().and_then(|open| open.start) {
+                    Some(start) => {
+                        let (end, other) = (plan.end_of[start] as usize, plan.else_of[start] as usize);
+                        if other != super::plan::NONE as usize && at < other { other } else { end }
+                    }
+                    None => plan.ops.len() - 1,
+                };
+                continue;
+            }
+            at = self.instruction(at);
+        }
+    }
+
+    /// Writes one instruction, or a block's beginning or end; returns which comes next.
+    fn instruction(&mut self, at: usize) -> usize {
+        let plan = self.plan;
+        let op = &plan.ops[at];
+        match op {
+            op if is_block(op) => return self.begin(at, op),
+            Operator::Else => return self.otherwise(at),
+            Operator::End => {
+                self.end();
+                return at + 1;
+            }
+            Operator::Br { relative_depth } => {
+                let label = self.branch(*relative_depth);
+                self.body.op(&Instruction::Br(label));
+                self.live = false;
+            }
+            Operator::BrIf { relative_depth } => {
+                let label = self.branch(*relative_depth);
+                self.body.op(&Instruction::BrIf(label));
+            }
+            Operator::BrOnNull { relative_depth } => {
+                let label = self.branch(*relative_depth);
+                self.body.op(&Instruction::BrOnNull(label));
+            }
+            Operator::BrOnNonNull { relative_depth } => {
+                let label = self.branch(*relative_depth);
+                self.body.op(&Instruction::BrOnNonNull(label));
+            }
+            Operator::BrOnCast { relative_depth, from_ref_type, to_ref_type }
+            | Operator::BrOnCastFail { relative_depth, from_ref_type, to_ref_type } => {
+                let relative_depth = self.branch(*relative_depth);
+                let encoded = |ty| RoundtripReencoder.ref_type(ty).expect("every validated type can be encoded");
+                let (from_ref_type, to_ref_type) = (encoded(*from_ref_type), encoded(*to_ref_type));
+                self.body.op(&match op {
+                    Operator::BrOnCast { .. } => Instruction::BrOnCast { relative_depth, from_ref_type, to_ref_type },
+                    _ => Instruction::BrOnCastFail { relative_depth, from_ref_type, to_ref_type },
+                });
+            }
+            Operator::BrTable { targets } => {
+                let labels: Vec<u32> =
+                    targets.targets().map(|target| self.branch(target.expect("validated before"))).collect();
+                let default = self.branch(targets.default());
+                self.body.op(&Instruction::BrTable(labels.into(), default));
+                self.live = false;
+            }
+            Operator::Return | Operator::Unreachable | Operator::Throw { .. } | Operator::ThrowRef => {
+                self.copy(at);
+                self.live = false;
+            }
+            Operator::ReturnCall { function_index } => {
+                match self.module {
+                    Module::Program => self.program_op(at),
+                    Module::Continuation => self.body.tail_call(Fix::Function(*function_index)),
+                }
+                self.live = false;
+            }
+            Operator::ReturnCallIndirect { .. } | Operator::ReturnCallRef { .. } => {
+                self.copy(at);
+                self.live = false;
+            }
+            Operator::Call { .. } | Operator::CallIndirect { .. } | Operator::CallRef { .. } => {
+                self.call(at, op);
+            }
+            Operator::LocalGet { local_index } if self.shift > 0 => {
+                self.body.op(&Instruction::LocalGet(self.shift + local_index));
+            }
+            Operator::LocalSet { local_index } if self.shift > 0 => {
+                self.body.op(&Instruction::LocalSet(self.shift + local_index));
+            }
+            Operator::LocalTee { local_index } if self.shift > 0 => {
+                self.body.op(&Instruction::LocalTee(self.shift + local_index));
+            }
+            Operator::RefFunc { function_index } if self.module == Module::Continuation => {
+                self.body.code.push(0x23);
+                self.body.fix(Fix::Reference(*function_index));
+            }
+            Operator::DataDrop { data_index } if self.module == Module::Continuation => {
+                self.helper(Helper::DropData(*data_index));
+            }
+            Operator::ElemDrop { elem_index } if self.module == Module::Continuation => {
+                self.helper(Helper::DropElement(*elem_index));
+            }
+            Operator::MemoryInit { data_index, mem } if self.module == Module::Continuation => {
+                self.helper(Helper::InitMemory(*data_index, *mem));
+            }
+            Operator::TableInit { elem_index, table } if self.module == Module::Continuation => {
+                self.helper(Helper::InitTable(*elem_index, *table));
+            }
+            _ => self.program_op(at),
+        }
+        self.water = self.water.min(plan.low[at]);
+        at + 1
+    }
+
+    fn program_op(&mut self, at: usize) {
+        if self.module == Module::Continuation || !index_op(&mut self.body, &self.plan.ops[at], self.layout) {
+            self.copy(at);
+        }
+    }
+
+    fn call(&mut self, at: usize, op: &Operator) {
+        let plan = self.plan;
+        let point = plan.point(at);
+        if let Some(Point { kind: Kind::Call { below }, .. }) = point {
+            let types = &plan.site(at).stack;
+            if *below > self.water {
+                self.spill(types, self.water);
+                self.water = *below;
+            }
+        }
+        match op {
+            Operator::Call { function_index } if self.module == Module::Continuation => {
+                self.body.call(Fix::Function(*function_index));
+            }
+            _ => self.program_op(at),
+        }
+        if let Some(point) = point {
+            self.check_unwinding(point);
+        }
+    }
+
+    fn begin(&mut self, at: usize, op: &Operator) -> usize {
+        let plan = self.plan;
+        let site = plan.site(at);
+        let height = site.stack.len() as u32;
+        let condition = matches!(op, Operator::If { .. }) as u32;
+        let base = height - condition - site.parameters.len() as u32;
+        let is_loop = matches!(op, Operator::Loop { .. });
+        if plan.holds_point(at) || (is_loop && plan.point(at).is_some()) {
+            if height > self.water {
+                self.spill(&site.stack, self.water);
+                self.water = height;
+            }
+            if is_loop && self.cut && plan.large_loops.contains(&at) {
+                let point = plan.point(at).expect("a large loop has a resume point");
+                self.go_to_loop_function(point);
+                return plan.end_of[at] as usize + 1;
+            }
+        }
+        let water = self.water.min(base);
+        let label = match op {
+            Operator::TryTable { try_table } => {
+                let ty = RoundtripReencoder.block_type(try_table.ty).expect("every validated type can be encoded");
+                let catches = self.catches(&try_table.catches);
+                self.open_block(&Instruction::TryTable(ty, catches.into()))
+            }
+            Operator::Block { blockty } => {
+                let ty = RoundtripReencoder.block_type(*blockty).expect("every validated type can be encoded");
+                self.open_block(&Instruction::Block(ty))
+            }
+            Operator::Loop { blockty } => {
+                let ty = RoundtripReencoder.block_type(*blockty).expect("every validated type can be encoded");
+                self.open_block(&Instruction::Loop(ty))
+            }
+            Operator::If { blockty } => {
+                let ty: BlockType = RoundtripReencoder.block_type(*blockty).expect("every validated type can be encoded");
+                self.open_block(&Instruction::If(ty))
+            }
+            _ => unreachable!("is_block lists just these"),
+        };
+        self.open.push(Open {
+            label, base, water, start: Some(at), role: Role::Plain, targeted: false, entered: true, arm_falls: false,
+        });
+        self.water = water;
+        if is_loop && let Some(point) = plan.point(at) {
+            // The loop's parameters differ from round to round, so they go into their slots inside the loop.
+            if base < height {
+                self.spill(&site.stack, base);
+                self.water = height;
+            }
+            self.poll(point);
+        }
+        at + 1
+    }
+
+    fn otherwise(&mut self, at: usize) -> usize {
+        let plan = self.plan;
+        let open = self.open.last_mut().expect("an else is inside its if");
+        let start = open.start.expect("an else is inside its if");
+        if open.role == Role::Path {
+            // The point is in the first arm: the other one is not part of the rest.
+            return plan.end_of[start] as usize;
+        }
+        open.arm_falls = self.live;
+        self.water = open.water;
+        self.live = open.entered;
+        self.body.op(&Instruction::Else);
+        at + 1
+    }
+
+    fn end(&mut self) {
+        let plan = self.plan;
+        let open = self.open.pop().expect("blocks nest");
+        match open.role {
+            Role::Plain | Role::Path => {
+                let without_else = open.role == Role::Plain
+                    && open.start.is_some_and(|start| {
+                        matches!(plan.ops[start], Operator::If { .. }) && plan.else_of[start] == super::plan::NONE
+                    });
+                let is_loop = open.role == Role::Plain
+                    && open.start.is_some_and(|start| matches!(plan.ops[start], Operator::Loop { .. }));
+                self.close();
+                self.live |= open.arm_falls || without_else || (open.targeted && !is_loop);
+            }
+            Role::PathLoop { exit } => {
+                let start = open.start.expect("a loop has a start");
+                let fell = self.live;
+                if fell {
+                    let exit = self.relative(exit);
+                    self.body.op(&Instruction::Br(exit));
+                }
+                self.close();
+                self.water = open.base;
+                self.live = open.targeted;
+                if open.targeted {
+                    let site = plan.site(start);
+                    if plan.large_loops.contains(&start) {
+                        self.spill(&site.stack, open.base);
+                        let point = plan.point(start).expect("a large loop has a resume point");
+                        self.go_to_loop_function(point);
+                    } else {
+                        let cut = std::mem::replace(&mut self.cut, false);
+                        self.range(start, plan.end_of[start] as usize + 1);
+                        self.cut = cut;
+                    }
+                } else {
+                    self.body.op(&Instruction::Unreachable);
+                }
+                self.close();
+                self.live |= fell;
+            }
+        }
+        self.water = open.water.min(open.base);
+        if self.open.is_empty() {
+            self.body.op(if self.live { &Instruction::Return } else { &Instruction::Unreachable });
+        } else if !self.live {
+            self.body.op(&Instruction::Unreachable);
+        }
+    }
+}
