@@ -3,7 +3,7 @@
 //! A function may unwind if it polls, or calls something that may. Calls through tables go to every function
 //! that a reference can point to and that has the signature.
 
-use super::source::Source;
+use super::source::{Kind, Source, kind};
 use crate::error::RewriteError;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use wasmparser::{ElementItems, ExternalKind, FuncType, FunctionBody, Operator, ValType};
@@ -260,9 +260,13 @@ pub(super) fn analyse(source: &Source, scans: &[Scan], every_entry: bool) -> Res
     }
     let graph = Graph { edges, functions, class_of_type };
 
-    let mut entry_poll = vec![every_entry; functions];
-    entry_poll[..imported].fill(false);
-    if !every_entry {
+    let mut entry_poll = vec![false; functions];
+    if every_entry {
+        for (function, polls) in entry_poll.iter_mut().enumerate().skip(imported) {
+            // Parameters that no frame can hold would make the whole function unsupported.
+            *polls = source.signature(function as u32).params().iter().all(|ty| kind(*ty) != Kind::Opaque);
+        }
+    } else {
         break_cycles(&graph, imported, &mut entry_poll);
     }
     let polls = |function: usize| {

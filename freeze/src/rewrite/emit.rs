@@ -16,8 +16,9 @@
 //!   end
 //!   TAIL
 //! ```
-//! A PAD stores the frame and branches to $tail; it is hinted cold. The TAIL, once per function, records the new top of the
-//! frames, says that the stack is being unwound, keeps the frame memory large enough for the next frame, and returns zeros.
+//! A PAD hands the frame's values to a save helper, which stores them and says that the stack is being unwound, and branches
+//! to $tail; it is hinted cold. The TAIL, once per function, keeps the frame memory large enough for the next frame and
+//! returns zeros.
 //!
 //! A continuation starts in the middle of loops. A small enclosing loop is written twice: the rest of the interrupted round,
 //! then the whole loop for the rounds that follow ("peeled"). For a large one the second part is a tail call of its loop
@@ -65,8 +66,10 @@ pub(super) enum Fix {
 }
 
 /// Functions that the rewritten module offers to its continuations and pads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Helper {
+    /// Stores a frame with values of these types.
+    Save(Shape),
     SaveException,
     LoadException,
     DropData(u32),
@@ -75,6 +78,87 @@ pub(super) enum Helper {
     InitMemory(u32, u32),
     /// (segment, table)
     InitTable(u32, u32),
+}
+
+/// The types of a frame's values, one letter each: i l f d v for the numbers, r for a reference's slot, x for an exception.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Shape(pub String);
+
+impl Shape {
+    pub fn of(point: &Point) -> Shape {
+        let letter = |ty: ValType| match (kind(ty), ty) {
+            (ValueKind::Function, _) => 'r',
+            (ValueKind::Exception, _) => 'x',
+            (_, ValType::I32) => 'i',
+            (_, ValType::I64) => 'l',
+            (_, ValType::F32) => 'f',
+            (_, ValType::F64) => 'd',
+            (_, ValType::V128) => 'v',
+            (_, ValType::Ref(_)) => unreachable!("opaque references are refused when the plan is finished"),
+        };
+        Shape(point.saved.iter().map(|(_, ty)| letter(*ty)).collect())
+    }
+
+    /// What the save helper takes: the values but for exceptions, which are stored by their own helper, and the point's id.
+    pub fn parameters(&self) -> Vec<ValType> {
+        let parameter = |letter| match letter {
+            'l' => Some(ValType::I64),
+            'f' => Some(ValType::F32),
+            'd' => Some(ValType::F64),
+            'v' => Some(ValType::V128),
+            'x' => None,
+            _ => Some(ValType::I32),
+        };
+        self.0.chars().filter_map(parameter).chain([ValType::I32]).collect()
+    }
+}
+
+/// The save helper: a leaf function without a stack frame of its own, so that the engine does not check the stack's limit at
+/// its entry, and a stack that is nearly full can still be unwound.
+pub(super) fn save_helper(body: &mut Body, shape: &Shape, layout: &Layout) {
+    let parameters = shape.parameters();
+    let top = Instruction::GlobalGet(layout.top_global);
+    let arg = |offset: u32| MemArg { offset: offset as u64, align: 0, memory_index: layout.frames_memory };
+    let mut offset = 0;
+    let mut parameter = 0;
+    for letter in shape.0.chars() {
+        if letter == 'x' {
+            offset += layout.exception_size;
+            continue;
+        }
+        body.op(&top);
+        body.op(&Instruction::LocalGet(parameter));
+        parameter += 1;
+        let (store, size) = match letter {
+            'l' => (Instruction::I64Store(arg(offset)), 8),
+            'f' => (Instruction::F32Store(arg(offset)), 4),
+            'd' => (Instruction::F64Store(arg(offset)), 8),
+            'v' => (Instruction::V128Store(arg(offset)), 16),
+            _ => (Instruction::I32Store(arg(offset)), 4),
+        };
+        body.op(&store);
+        offset += size;
+    }
+    body.op(&top);
+    body.op(&Instruction::LocalGet(parameters.len() as u32 - 1));
+    body.op(&Instruction::I32Store(arg(offset)));
+    body.op(&top);
+    body.op(&Instruction::I32Const(offset as i32 + 4));
+    body.op(&Instruction::I32Add);
+    body.op(&Instruction::GlobalSet(layout.top_global));
+    body.op(&Instruction::I32Const(1));
+    body.op(&Instruction::GlobalSet(layout.unwinding_global));
+}
+
+/// The instruction that stores a saved value; references are stored as the number of their slot.
+fn store(ty: ValType, arg: MemArg) -> Instruction<'static> {
+    match ty {
+        ValType::I64 => Instruction::I64Store(arg),
+        ValType::F32 => Instruction::F32Store(arg),
+        ValType::F64 => Instruction::F64Store(arg),
+        ValType::V128 => Instruction::V128Store(arg),
+        ValType::I32 | ValType::Ref(_) => Instruction::I32Store(arg),
+    }
 }
 
 /// A function body, but for its fixes.
@@ -175,13 +259,13 @@ struct Emitter<'p, 'a> {
     water: u32,
     slots: HashMap<(u32, ValType), u32>,
     frame: Option<u32>,
-    counter: Option<u32>,
     tail: u32,
     tail_used: bool,
     polls: u32,
     live: bool,
-    /// Loops of this function that have a loop function, and whether to go over to it when one is met.
+    /// Go over to the loop function when a large loop is met, except for this one.
     cut: bool,
+    uncut: Option<usize>,
 }
 
 /// The rewritten form of a function that has resume points.
@@ -215,6 +299,7 @@ pub(super) fn loop_function<'a>(
         e.body.op(&Instruction::LocalSet(local));
     }
     e.fill_slots(point);
+    e.cut = true;
     e.enclosed(|e| e.from_point(point));
     e.body
 }
@@ -258,7 +343,14 @@ pub(super) fn shim(
             e.body.op(&Instruction::LocalGet(parameter));
         }
         e.body.op(&Instruction::Call(import));
-        e.check_unwinding(&point);
+        if interruptible(parameters) {
+            e.check_unwinding(&point);
+        } else {
+            e.body.op(&Instruction::GlobalGet(layout.unwinding_global));
+            e.open_typed(0x04, &[], &[]);
+            e.body.op(&Instruction::Unreachable);
+            e.close();
+        }
     });
     e.body
 }
@@ -278,6 +370,11 @@ pub(super) fn shim_continuation(
     e.body.tail_call(Fix::Function(import));
     e.body.op(&Instruction::End);
     e.body
+}
+
+/// Can a call of an imported function with these parameters be issued again? (One that the host interrupts all the same traps.)
+pub(super) fn interruptible(parameters: &[ValType]) -> bool {
+    parameters.iter().all(|ty| matches!(kind(*ty), ValueKind::Number | ValueKind::Function))
 }
 
 pub(super) fn host_point(id: u32, parameters: &[ValType]) -> Point {
@@ -357,12 +454,12 @@ impl<'p, 'a> Emitter<'p, 'a> {
             water: 0,
             slots: HashMap::new(),
             frame: None,
-            counter: None,
             tail: 0,
             tail_used: false,
             polls: 0,
             live: true,
             cut: false,
+            uncut: None,
         }
     }
 
@@ -490,52 +587,39 @@ impl<'p, 'a> Emitter<'p, 'a> {
 
     /// Stores the frame and goes to the tail.
     fn pad(&mut self, point: &Point) {
-        let frame = self.frame_local();
-        self.body.op(&Instruction::GlobalGet(self.layout.top_global));
-        self.body.op(&Instruction::LocalSet(frame));
+        let shape = Shape::of(point);
+        // The helper is the smaller code as long as its arguments are in registers.
+        let by_helper = shape.0.chars().filter(|letter| "ilr".contains(*letter)).count() <= 4 && shape.0.len() <= 8;
         let mut offset = 0;
         for (place, ty) in &point.saved {
             let local = self.local_of(*place, *ty);
-            let arg = self.memory(offset);
+            if kind(*ty) == ValueKind::Exception || !by_helper {
+                self.body.op(&Instruction::GlobalGet(self.layout.top_global));
+            }
             match kind(*ty) {
-                ValueKind::Function => {
-                    self.save_reference(local);
-                    let index = self.counter_local();
-                    self.body.op(&Instruction::LocalSet(index));
-                    self.body.op(&Instruction::LocalGet(frame));
-                    self.body.op(&Instruction::LocalGet(index));
-                    self.body.op(&Instruction::I32Store(arg));
-                }
+                ValueKind::Function => self.save_reference(local),
                 ValueKind::Exception => {
-                    self.body.op(&Instruction::LocalGet(frame));
                     self.body.op(&Instruction::I32Const(offset as i32));
                     self.body.op(&Instruction::I32Add);
                     self.body.op(&Instruction::LocalGet(local));
                     self.helper(Helper::SaveException);
                 }
-                _ => {
-                    self.body.op(&Instruction::LocalGet(frame));
-                    self.body.op(&Instruction::LocalGet(local));
-                    self.body.op(&match ty {
-                        ValType::I32 => Instruction::I32Store(arg),
-                        ValType::I64 => Instruction::I64Store(arg),
-                        ValType::F32 => Instruction::F32Store(arg),
-                        ValType::F64 => Instruction::F64Store(arg),
-                        ValType::V128 => Instruction::V128Store(arg),
-                        ValType::Ref(_) => unreachable!("opaque references are refused when the plan is finished"),
-                    });
-                }
+                _ => self.body.op(&Instruction::LocalGet(local)),
+            }
+            if kind(*ty) != ValueKind::Exception && !by_helper {
+                self.body.op(&store(*ty, self.memory(offset)));
             }
             offset += value_size(*ty, self.layout.exception_size);
         }
-        let arg = self.memory(offset);
-        self.body.op(&Instruction::LocalGet(frame));
+        if !by_helper {
+            let top = self.layout.top_global;
+            self.body.op(&Instruction::GlobalGet(top));
+            self.body.op(&Instruction::I32Const(offset as i32));
+            self.body.op(&Instruction::I32Add);
+            self.body.op(&Instruction::GlobalSet(top));
+        }
         self.body.op(&Instruction::I32Const(point.id as i32));
-        self.body.op(&Instruction::I32Store(arg));
-        self.body.op(&Instruction::LocalGet(frame));
-        self.body.op(&Instruction::I32Const(offset as i32 + 4));
-        self.body.op(&Instruction::I32Add);
-        self.body.op(&Instruction::LocalSet(frame));
+        self.helper(Helper::Save(if by_helper { shape } else { Shape::default() }));
         self.tail_used = true;
         let tail = self.relative(self.tail);
         self.body.op(&Instruction::Br(tail));
@@ -561,17 +645,6 @@ impl<'p, 'a> Emitter<'p, 'a> {
         self.body.op(&Instruction::I32Const(1));
         self.body.op(&Instruction::I32Add);
         self.body.op(&Instruction::GlobalSet(top));
-    }
-
-    fn counter_local(&mut self) -> u32 {
-        match self.counter {
-            Some(local) => local,
-            None => {
-                let local = self.add_local(ValType::I32);
-                self.counter = Some(local);
-                local
-            }
-        }
     }
 
     fn helper(&mut self, helper: Helper) {
@@ -701,18 +774,13 @@ impl<'p, 'a> Emitter<'p, 'a> {
     }
 
     fn write_tail(&mut self) {
-        let frame = self.frame_local();
         let memory = self.layout.frames_memory;
-        self.body.op(&Instruction::LocalGet(frame));
-        self.body.op(&Instruction::GlobalSet(self.layout.top_global));
-        self.body.op(&Instruction::I32Const(1));
-        self.body.op(&Instruction::GlobalSet(self.layout.unwinding_global));
         // Room for the next frame, whatever it is. Growing is a call of the runtime, which has stack of its own; a helper
-        // function of ours could overflow the stack that is being unwound.
+        // function that calls it could overflow the stack that is being unwound.
         self.body.op(&Instruction::MemorySize(memory));
         self.body.op(&Instruction::I32Const(16));
         self.body.op(&Instruction::I32Shl);
-        self.body.op(&Instruction::LocalGet(frame));
+        self.body.op(&Instruction::GlobalGet(self.layout.top_global));
         self.body.op(&Instruction::I32Sub);
         self.body.op(&Instruction::I32Const(FRAME_SIZE_MAX as i32 + 65536));
         self.body.op(&Instruction::I32LtU);
@@ -774,11 +842,8 @@ impl<'p, 'a> Emitter<'p, 'a> {
         self.water = height;
         match point.kind {
             Kind::Loop => {
-                let cut = std::mem::replace(&mut self.cut, false);
-                let end = plan.end_of[point.at] as usize;
-                self.range(point.at, end + 1);
-                self.cut = cut || self.module == Module::Program;
-                self.range(end + 1, plan.ops.len());
+                self.uncut = Some(point.at);
+                self.range(point.at, plan.ops.len());
             }
             Kind::Call { .. } => {
                 let results = plan.site(point.at).results.clone();
@@ -979,7 +1044,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
                 self.spill(&site.stack, self.water);
                 self.water = height;
             }
-            if is_loop && self.cut && plan.large_loops.contains(&at) {
+            if is_loop && self.cut && self.uncut != Some(at) && plan.large_loops.contains(&at) {
                 let point = plan.point(at).expect("a large loop has a resume point");
                 self.go_to_loop_function(point);
                 return plan.end_of[at] as usize + 1;
@@ -1067,9 +1132,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
                         let point = plan.point(start).expect("a large loop has a resume point");
                         self.go_to_loop_function(point);
                     } else {
-                        let cut = std::mem::replace(&mut self.cut, false);
                         self.range(start, plan.end_of[start] as usize + 1);
-                        self.cut = cut;
                     }
                 } else {
                     self.body.op(&Instruction::Unreachable);

@@ -1,7 +1,7 @@
 //! Puts modules together: the rewritten one, and the one that holds continuations.
 
 use super::calls::{self, Calls, Scan, Target};
-use super::emit::{self, Body, Fix, Helper, Layout, encoded, patch};
+use super::emit::{self, Body, Fix, Helper, Layout, Shape, encoded, patch};
 use super::plan::{Plan, value_size};
 use super::source::{Kind as ValueKind, Source, kind};
 use super::{EXCEPTION_SIZE_MAX, Frame, Functions, Map, Options, PointId, Poll, Rewritten};
@@ -131,8 +131,9 @@ fn references_table() -> TableType {
     TableType { element_type: RefType::FUNCREF, table64: false, minimum: 0, maximum: None, shared: false }
 }
 
-fn helper_name(helper: Helper) -> String {
+fn helper_name(helper: &Helper) -> String {
     match helper {
+        Helper::Save(Shape(letters)) => format!("{PREFIX}save-{letters}"),
         Helper::SaveException => format!("{PREFIX}save-exception"),
         Helper::LoadException => format!("{PREFIX}load-exception"),
         Helper::DropData(segment) => format!("{PREFIX}drop-data{segment}"),
@@ -142,44 +143,46 @@ fn helper_name(helper: Helper) -> String {
     }
 }
 
-fn helper_type(helper: Helper, source: &Source) -> (Vec<ValType>, Vec<ValType>) {
+fn helper_type(helper: &Helper, source: &Source) -> (Vec<ValType>, Vec<ValType>) {
     let exception = ValType::Ref(wasmparser::RefType::EXNREF);
     let address = |wide: bool| if wide { ValType::I64 } else { ValType::I32 };
     match helper {
+        Helper::Save(shape) => (shape.parameters(), vec![]),
         Helper::SaveException => (vec![ValType::I32, exception], vec![]),
         Helper::LoadException => (vec![ValType::I32], vec![exception]),
         Helper::DropData(_) | Helper::DropElement(_) => (vec![], vec![]),
         Helper::InitMemory(_, memory) => {
-            (vec![address(source.memories[memory as usize].memory64), ValType::I32, ValType::I32], vec![])
+            (vec![address(source.memories[*memory as usize].memory64), ValType::I32, ValType::I32], vec![])
         }
         Helper::InitTable(_, table) => {
-            (vec![address(source.tables[table as usize].table64), ValType::I32, ValType::I32], vec![])
+            (vec![address(source.tables[*table as usize].table64), ValType::I32, ValType::I32], vec![])
         }
     }
 }
 
-fn helper_body(helper: Helper, source: &Source, layout: &Layout) -> Body {
+fn helper_body(helper: &Helper, source: &Source, layout: &Layout) -> Body {
     let mut body = Body::default();
     match helper {
+        Helper::Save(shape) => emit::save_helper(&mut body, shape, layout),
         Helper::SaveException => save_exception(&mut body, source, layout),
         Helper::LoadException => load_exception(&mut body, source, layout),
         Helper::DropData(segment) => {
-            body.op(&Instruction::DataDrop(segment));
+            body.op(&Instruction::DataDrop(*segment));
             body.op(&Instruction::I32Const(1));
-            body.op(&Instruction::GlobalSet(layout.dropped_data[&segment]));
+            body.op(&Instruction::GlobalSet(layout.dropped_data[segment]));
         }
         Helper::DropElement(segment) => {
-            body.op(&Instruction::ElemDrop(segment));
+            body.op(&Instruction::ElemDrop(*segment));
             body.op(&Instruction::I32Const(1));
-            body.op(&Instruction::GlobalSet(layout.dropped_elements[&segment]));
+            body.op(&Instruction::GlobalSet(layout.dropped_elements[segment]));
         }
         Helper::InitMemory(data_index, mem) => {
             (0..3).for_each(|parameter| body.op(&Instruction::LocalGet(parameter)));
-            body.op(&Instruction::MemoryInit { mem, data_index });
+            body.op(&Instruction::MemoryInit { mem: *mem, data_index: *data_index });
         }
         Helper::InitTable(elem_index, table) => {
             (0..3).for_each(|parameter| body.op(&Instruction::LocalGet(parameter)));
-            body.op(&Instruction::TableInit { elem_index, table });
+            body.op(&Instruction::TableInit { elem_index: *elem_index, table: *table });
         }
     }
     body.op(&Instruction::End);
@@ -550,20 +553,31 @@ fn assemble(
         helpers.extend(scan.memory_inits.iter().map(|(segment, memory)| Helper::InitMemory(*segment, *memory)));
         helpers.extend(scan.table_inits.iter().map(|(segment, table)| Helper::InitTable(*segment, *table)));
     }
-    let bodies = rewritten.iter().filter_map(|function| match &function.body {
-        Form::Written(body) => Some(body),
-        Form::Untouched(_) => None,
+    let written = rewritten.iter().flat_map(|function| {
+        let own = match &function.body {
+            Form::Written(body) => Some(body),
+            Form::Untouched(_) => None,
+        };
+        own.into_iter().chain(function.loops.iter().map(|loop_function| &loop_function.body))
     });
-    if bodies.clone().any(|body| body.fixes.iter().any(|(_, fix)| *fix == Fix::Helper(Helper::SaveException)))
-        || source.imported_functions > 0
-            && (0..source.imported_functions)
-                .any(|f| source.signature(f).params().iter().any(|ty| kind(*ty) == ValueKind::Exception))
-    {
+    for (_, fix) in written.flat_map(|body| &body.fixes) {
+        if let Fix::Helper(helper) = fix {
+            helpers.insert(helper.clone());
+        }
+    }
+    for import in 0..source.imported_functions {
+        let parameters = source.signature(import).params();
+        if emit::interruptible(parameters) {
+            helpers.insert(Helper::Save(Shape::of(&emit::host_point(0, parameters))));
+        }
+    }
+    helpers.insert(Helper::Save(Shape::default()));
+    if helpers.iter().any(|helper| matches!(helper, Helper::Save(Shape(letters)) if letters.contains('x'))) {
         helpers.extend([Helper::SaveException, Helper::LoadException]);
     }
     let first_helper = source.functions() + source.imported_functions;
     let helper_index: BTreeMap<Helper, u32> =
-        helpers.iter().enumerate().map(|(index, helper)| (*helper, first_helper + index as u32)).collect();
+        helpers.iter().enumerate().map(|(index, helper)| (helper.clone(), first_helper + index as u32)).collect();
     let first_loop = first_helper + helpers.len() as u32;
     let mut loop_index: BTreeMap<u32, u32> = BTreeMap::new();
     for function in &rewritten {
@@ -605,10 +619,10 @@ fn assemble(
         write(&mut code, &mut types, source.functions() + import, body);
     }
     for (helper, index) in &helper_index {
-        let (parameters, results) = helper_type(*helper, source);
+        let (parameters, results) = helper_type(helper, source);
         function_types.push(types.index(&parameters, &results));
-        names.push((*index, helper_name(*helper)));
-        write(&mut code, &mut types, *index, helper_body(*helper, source, layout));
+        names.push((*index, helper_name(helper)));
+        write(&mut code, &mut types, *index, helper_body(helper, source, layout));
     }
     for loop_function in loops {
         let index = loop_index[&loop_function.id];
@@ -703,7 +717,7 @@ fn assemble(
         export(format!("f{function}"), ExportKind::Func, shim);
     }
     for (helper, index) in &helper_index {
-        export(helper_name(*helper)[PREFIX.len()..].to_string(), ExportKind::Func, *index);
+        export(helper_name(helper)[PREFIX.len()..].to_string(), ExportKind::Func, *index);
     }
     for (id, index) in &loop_index {
         export(format!("l{id}"), ExportKind::Func, *index);
@@ -864,6 +878,9 @@ pub(super) fn frames(map: &Map, wasm: &[u8], bytes: &[u8]) -> Result<Vec<Frame>,
         let (function, first) = owner(map, imported, point).ok_or_else(|| format!("there is no point {}", point.0))?;
         let signature = source.signature(function);
         let (size, host_call) = if function < imported {
+            if !emit::interruptible(signature.params()) {
+                return Err(format!("nothing can stop at point {}", point.0));
+            }
             let size = emit::host_point(point.0, signature.params()).size(layout.exception_size);
             (size, Some((function, signature.results().to_vec())))
         } else {
@@ -901,6 +918,9 @@ pub(super) fn continuations(map: &Map, wasm: &[u8], points: &[PointId]) -> Resul
         let (function, _) = owner(map, source.imported_functions, point).ok_or_else(|| no_point(point))?;
         let signature = source.signature(function);
         let body = if function < source.imported_functions {
+            if !emit::interruptible(signature.params()) {
+                return Err(no_point(point));
+            }
             emit::shim_continuation(function, point.0, signature.params(), signature.results(), &layout, options)
         } else {
             let plan = &plans[&function];
@@ -952,8 +972,8 @@ pub(super) fn continuations(map: &Map, wasm: &[u8], points: &[PointId]) -> Resul
                 (format!("{PREFIX}l{id}"), types.index(&parameters, &plan.results))
             }
             Fix::Helper(helper) => {
-                let (parameters, results) = helper_type(*helper, source);
-                (helper_name(*helper), types.index(&parameters, &results))
+                let (parameters, results) = helper_type(helper, source);
+                (helper_name(helper), types.index(&parameters, &results))
             }
             Fix::Type(_) | Fix::Reference(_) => unreachable!("these are not functions"),
         };

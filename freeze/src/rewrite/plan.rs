@@ -52,6 +52,18 @@ pub(super) struct Point {
     pub stack: Vec<(ValType, Recipe)>,
 }
 
+fn value_order(ty: ValType) -> u8 {
+    match ty {
+        ValType::I32 => 0,
+        ValType::I64 => 1,
+        ValType::F32 => 2,
+        ValType::F64 => 3,
+        ValType::V128 => 4,
+        ValType::Ref(_) if kind(ty) == ValueKind::Function => 5,
+        ValType::Ref(_) => 6,
+    }
+}
+
 /// Bytes that a value takes in a frame.
 pub(super) fn value_size(ty: ValType, exception_size: u32) -> u32 {
     match ty {
@@ -110,7 +122,7 @@ pub(super) fn is_block(op: &Operator) -> bool {
 }
 
 /// A loop of more bytes than this is compiled once more with the program, so that no continuation has to compile it.
-pub(super) const LARGE_LOOP_BYTES: usize = 4096;
+pub(super) const LARGE_LOOP_BYTES: usize = 8192;
 
 /// More values than this cannot be the parameters of a function (the limit of WebAssembly is 1000).
 const PARAMETERS_MAX: usize = 900;
@@ -444,6 +456,8 @@ impl<'a> Plan<'a> {
                     point.saved.push((Place::Slot(depth as u32), *ty));
                 }
             }
+            // By type, so that many frames have the same shape and share a save helper.
+            point.saved.sort_by_key(|(_, ty)| value_order(*ty));
         }
         let unsupported = |construct: String| RewriteError::Unsupported { function: source.name(self.function), construct };
         for point in &self.points {
