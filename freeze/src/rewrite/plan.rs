@@ -176,7 +176,8 @@ impl<'a> Plan<'a> {
         let mut reader = body.get_binary_reader();
         validator.read_locals(&mut reader)?;
         for local in plan.parameters as u32..validator.len_locals() {
-            plan.locals.push(validator.get_local_type(local).expect("the index is below the number of locals"));
+            let ty = validator.get_local_type(local).expect("the index is below the number of locals");
+            plan.locals.push(source.in_module(ty));
         }
         let mut operators = wasmparser::OperatorsReader::new(reader);
         let mut reach = Reach::new();
@@ -202,7 +203,7 @@ impl<'a> Plan<'a> {
             if keep && (is_block(&op) || is_call(&op)) {
                 for depth in (0..height as usize).rev() {
                     types.push(match validator.get_operand_type(depth) {
-                        Some(Some(ty)) => ty,
+                        Some(Some(ty)) => source.in_module(ty),
                         // Only unreachable code has operands of unknown type, and that is not kept.
                         _ => ValType::I32,
                     });

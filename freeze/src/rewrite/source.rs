@@ -1,10 +1,12 @@
 //! The module as it was given: its sections, types and index spaces. Knows nothing of freezing.
 
 use crate::error::{FunctionName, RewriteError};
+use std::collections::HashMap;
+use wasmparser::types::CoreTypeId;
 use wasmparser::{
     BlockType, CompositeInnerType, ElementSectionReader, ExportSectionReader, FuncToValidate, FuncType, FunctionBody,
-    FunctionSectionReader, GlobalSectionReader, GlobalType, ImportSectionReader, MemorySectionReader, MemoryType,
-    Parser, Payload, RefType, TableSectionReader, TableType, TagSectionReader, TypeRef, TypeSectionReader, ValType,
+    FunctionSectionReader, GlobalSectionReader, GlobalType, HeapType, ImportSectionReader, MemorySectionReader, MemoryType,
+    Parser, Payload, RefType, TableSectionReader, TableType, TagSectionReader, TypeRef, TypeSectionReader, UnpackedIndex, ValType,
     ValidPayload, Validator, ValidatorResources, WasmFeatures,
 };
 
@@ -29,6 +31,8 @@ pub(super) struct Source<'a> {
 
     /// By type index; `None` for struct, array and continuation types.
     pub types: Vec<Option<FuncType>>,
+    /// Type index by the validator's own identity of types, which the operand types that it reports use.
+    type_index: HashMap<CoreTypeId, u32>,
     /// Some type has a supertype or may have one: signatures are then compared by arity only.
     pub subtyping: bool,
     /// Type index of each function, imported ones first.
@@ -73,6 +77,7 @@ impl<'a> Source<'a> {
             customs: vec![],
             names: None,
             types: vec![],
+            type_index: HashMap::new(),
             subtyping: false,
             function_types: vec![],
             imported_functions: 0,
@@ -94,8 +99,15 @@ impl<'a> Source<'a> {
                     offset: 0,
                 });
             }
-            if let ValidPayload::Func(function, body) = validator.payload(&payload)? {
-                source.bodies.push((function, body));
+            match validator.payload(&payload)? {
+                ValidPayload::Func(function, body) => source.bodies.push((function, body)),
+                ValidPayload::End(types) => {
+                    let types = types.as_ref();
+                    for index in (0..types.core_type_count_in_module()).rev() {
+                        source.type_index.insert(types.core_type_at_in_module(index), index);
+                    }
+                }
+                _ => {}
             }
             source.take(payload)?;
         }
@@ -217,6 +229,17 @@ impl<'a> Source<'a> {
     /// Parameters of each tag.
     pub fn tag_parameters(&self) -> Vec<&[ValType]> {
         self.tags.iter().map(|ty| self.function_type(*ty).params()).collect()
+    }
+
+    /// A type as the validator reports it, in terms of the module's own type indices.
+    pub fn in_module(&self, ty: ValType) -> ValType {
+        let ValType::Ref(reference) = ty else { return ty };
+        let heap_type = match reference.heap_type() {
+            HeapType::Concrete(UnpackedIndex::Id(id)) => HeapType::Concrete(UnpackedIndex::Module(self.type_index[&id])),
+            HeapType::Exact(UnpackedIndex::Id(id)) => HeapType::Exact(UnpackedIndex::Module(self.type_index[&id])),
+            _ => return ty,
+        };
+        ValType::Ref(RefType::new(reference.is_nullable(), heap_type).expect("the index was in range before"))
     }
 
     /// The function as people look for it; reads the name section, so only for errors.
