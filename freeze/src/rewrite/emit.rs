@@ -335,23 +335,27 @@ pub(super) fn shim(
     import: u32, id: u32, parameters: &[ValType], results: &[ValType], layout: &Layout, options: &Options,
 ) -> Body {
     let plan = empty_plan(import, parameters, results);
-    let point = host_point(id, parameters);
     let mut e = Emitter::new(&plan, &[], layout, options, Module::Program);
     e.first_local = parameters.len() as u32;
-    e.enclosed(|e| {
+    let call = |e: &mut Emitter| {
         for parameter in 0..parameters.len() as u32 {
             e.body.op(&Instruction::LocalGet(parameter));
         }
         e.body.op(&Instruction::Call(import));
-        if interruptible(parameters) {
-            e.check_unwinding(&point);
-        } else {
-            e.body.op(&Instruction::GlobalGet(layout.unwinding_global));
-            e.open_typed(0x04, &[], &[]);
-            e.body.op(&Instruction::Unreachable);
-            e.close();
-        }
-    });
+    };
+    if interruptible(parameters, results) {
+        e.enclosed(|e| {
+            call(e);
+            e.check_unwinding(&host_point(id, parameters));
+        });
+    } else {
+        call(&mut e);
+        e.body.op(&Instruction::GlobalGet(layout.unwinding_global));
+        e.open_typed(0x04, &[], &[]);
+        e.body.op(&Instruction::Unreachable);
+        e.close();
+        e.body.op(&Instruction::End);
+    }
     e.body
 }
 
@@ -372,9 +376,11 @@ pub(super) fn shim_continuation(
     e.body
 }
 
-/// Can a call of an imported function with these parameters be issued again? (One that the host interrupts all the same traps.)
-pub(super) fn interruptible(parameters: &[ValType]) -> bool {
+/// Can a call of an imported function of this type be issued again? (One that cannot, and that the host interrupts all the
+/// same, traps.)
+pub(super) fn interruptible(parameters: &[ValType], results: &[ValType]) -> bool {
     parameters.iter().all(|ty| matches!(kind(*ty), ValueKind::Number | ValueKind::Function))
+        && !results.iter().any(|ty| matches!(ty, ValType::Ref(reference) if !reference.is_nullable()))
 }
 
 pub(super) fn host_point(id: u32, parameters: &[ValType]) -> Point {

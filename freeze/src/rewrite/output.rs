@@ -566,8 +566,8 @@ fn assemble(
         }
     }
     for import in 0..source.imported_functions {
-        let parameters = source.signature(import).params();
-        if emit::interruptible(parameters) {
+        let (parameters, results) = (source.signature(import).params(), source.signature(import).results());
+        if emit::interruptible(parameters, results) {
             helpers.insert(Helper::Save(Shape::of(&emit::host_point(0, parameters))));
         }
     }
@@ -878,7 +878,7 @@ pub(super) fn frames(map: &Map, wasm: &[u8], bytes: &[u8]) -> Result<Vec<Frame>,
         let (function, first) = owner(map, imported, point).ok_or_else(|| format!("there is no point {}", point.0))?;
         let signature = source.signature(function);
         let (size, host_call) = if function < imported {
-            if !emit::interruptible(signature.params()) {
+            if !emit::interruptible(signature.params(), signature.results()) {
                 return Err(format!("nothing can stop at point {}", point.0));
             }
             let size = emit::host_point(point.0, signature.params()).size(layout.exception_size);
@@ -918,7 +918,7 @@ pub(super) fn continuations(map: &Map, wasm: &[u8], points: &[PointId]) -> Resul
         let (function, _) = owner(map, source.imported_functions, point).ok_or_else(|| no_point(point))?;
         let signature = source.signature(function);
         let body = if function < source.imported_functions {
-            if !emit::interruptible(signature.params()) {
+            if !emit::interruptible(signature.params(), signature.results()) {
                 return Err(no_point(point));
             }
             emit::shim_continuation(function, point.0, signature.params(), signature.results(), &layout, options)
