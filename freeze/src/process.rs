@@ -1,77 +1,849 @@
-//! A running instance: call, be asked to stop, capture, continue.
+//! A running instance: call it, ask it to stop, capture it, continue it. Knows nothing of how code is rewritten.
 //!
-//! The shape (bodies are to be written):
-use crate::{error::*, rewrite::*};
-use wasmtime::{AsContextMut, Caller, Engine, Instance, Linker, Module, Val};
+//! ```text
+//!            call                 stop asked for           resume
+//!   Idle ----------->  running  ------------------> Frozen -------> running
+//!    ^                   |                            |  ^
+//!    +------ returns ----+                    capture |  | thaw (another store, process or machine)
+//!                                                     v  |
+//!                                                    image
+//! ```
 
-/// A rewritten, compiled program with its map and its continuation cache. Cheap to clone.
+use crate::error::{CaptureError, ImageError, ProgramError};
+use crate::image::{self, Identity, Piece, State, Value};
+use crate::rewrite::output::{Analyst, PointInfo, walk};
+use crate::rewrite::{self, FRAMES_BASE, Frame, Map, Options, PointId, VERSION};
+use std::cell::UnsafeCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use wasmtime::{
+    AsContextMut, Caller, Engine, Error, Extern, Func, FuncType, Global, Instance, Linker, Memory, Module, Ref,
+    RefType, SharedMemory, Table, TableType, V128, Val, ValType,
+};
+
+/// A rewritten, compiled program with its map and the continuations compiled so far. Cheap to clone.
 #[derive(Clone)]
-pub struct Program {}
+pub struct Program {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    wasm: Arc<[u8]>,
+    map: Map,
+    module: Module,
+    store: Option<PathBuf>,
+    points: Mutex<HashMap<PointId, Arc<Continuation>>>,
+}
+
+/// What is needed to continue frames of one point.
+struct Continuation {
+    info: PointInfo,
+    module: Module,
+}
 
 /// One instance of a program.
-pub struct Process {}
+pub struct Process {
+    program: Program,
+    instance: Instance,
+    top: Global,
+    unwinding: Global,
+    references_top: Global,
+    references: Table,
+    frames: Memory,
+    flag: FreezeRequest,
+    stopped: bool,
+    /// Made at the first continuation: the table of continuations, and the functions made so far.
+    continuations: Option<Table>,
+    made: HashMap<PointId, Func>,
+    host_results: Option<Vec<Val>>,
+}
 
-/// Asks a process to stop, from any thread; cheap to clone. It outlives the process without harm.
+/// Asks a process to stop, from any thread; cheap to clone. It may outlive the process.
 #[derive(Clone)]
-pub struct FreezeRequest {}
+pub struct FreezeRequest {
+    flag: SharedMemory,
+}
 
 /// How a call or a continuation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Returned,
-    /// The stack is unwound and saved; capture it, or continue it.
+    /// The stack is unwound and saved: capture it, or resume it. The results were not written.
     Frozen,
 }
 
+/// Which memory content goes into an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    /// All that is not zero.
+    Included,
+    /// None: who thaws the image supplies it (see [`Process::memory`]).
+    LeftOut,
+}
+
+/// What [`Program::thaw`] gives.
+pub struct Thawed {
+    pub process: Process,
+    /// What the image's writer attached, by name.
+    pub attachments: BTreeMap<String, Vec<u8>>,
+}
+
 impl Program {
-    pub fn new(_engine: &Engine, _wasm: &[u8], _options: &Options) -> Result<Program, ProgramError> {
-        todo!()
+    /// Rewrites and compiles a program.
+    pub fn new(engine: &Engine, wasm: &[u8], options: &Options) -> Result<Program, ProgramError> {
+        let rewritten = rewrite::rewrite(wasm, options)?;
+        let module = Module::new(engine, &rewritten.wasm).map_err(ProgramError::Engine)?;
+        Ok(Program::from_parts(wasm.into(), rewritten.map, module))
     }
-    /// From parts that were made before, e.g. read from a cache.
-    pub fn from_parts(_wasm: std::sync::Arc<[u8]>, _map: Map, _module: Module) -> Program {
-        todo!()
+
+    /// From parts that were made before: the original module, its map, and the compiled rewritten module.
+    pub fn from_parts(wasm: Arc<[u8]>, map: Map, module: Module) -> Program {
+        Program { inner: Arc::new(Inner { wasm, map, module, store: None, points: Default::default() }) }
     }
+
+    /// Keeps compiled continuations in this directory too, where other processes find them.
+    ///
+    /// The files hold machine code: a directory that others can write to lets them run code in this process. Damaged files
+    /// are noticed by their checksums and made anew.
+    pub fn with_continuation_store(self, directory: &Path) -> Program {
+        let Inner { wasm, map, module, .. } = &*self.inner;
+        let (wasm, map, module) = (wasm.clone(), map.clone(), module.clone());
+        Program { inner: Arc::new(Inner { wasm, map, module, store: Some(directory.into()), points: Default::default() }) }
+    }
+
     pub fn module(&self) -> &Module {
-        todo!()
+        &self.inner.module
     }
+
+    pub fn map(&self) -> &Map {
+        &self.inner.map
+    }
+
+    /// The original module.
+    pub fn wasm(&self) -> &Arc<[u8]> {
+        &self.inner.wasm
+    }
+
+    /// Makes an instance. The program's start function, if it has one, has not run yet: see [`Process::start`].
     pub fn instantiate<T: 'static>(
-        &self,
-        _store: impl AsContextMut<Data = T>,
-        _linker: &Linker<T>,
-    ) -> Result<Process, wasmtime::Error> {
-        todo!()
+        &self, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>,
+    ) -> Result<Process, Error> {
+        let instance = linker.instantiate(&mut store, self.module())?;
+        Process::new(self.clone(), instance, &mut store)
+    }
+
+    /// Makes an instance in the state that an image holds: [`Process::resume`] then continues it.
+    ///
+    /// The image must be of this program. Its memory is read as a stream. After an error the store should be dropped, since an
+    /// instance that was filled in part stays in it.
+    pub fn thaw<T: 'static>(
+        &self, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>, image: impl Read,
+    ) -> Result<Thawed, ProgramError> {
+        self.thaw_reader(&mut store, linker, &mut image::Reader::open(image)?)
+    }
+
+    /// The same for an image whose beginning has been read.
+    pub fn thaw_reader<T: 'static>(
+        &self, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>, image: &mut image::Reader<impl Read>,
+    ) -> Result<Thawed, ProgramError> {
+        let identity = self.identity();
+        if image.state().identity != identity {
+            return Err(ImageError::OtherProgram.into());
+        }
+        let mut process = self.instantiate(&mut store, linker).map_err(ProgramError::Engine)?;
+        process.restore(&mut store, image)?;
+        let attachments = image.state().attachments.clone();
+        Ok(Thawed { process, attachments })
+    }
+
+    fn identity(&self) -> Identity {
+        Identity { program: self.inner.map.program, options: self.inner.map.options.clone() }
+    }
+
+    /// The continuations of these points, compiled now where they were not before.
+    fn continuations(&self, frames: &[u8]) -> Result<(Vec<Frame>, HashMap<PointId, Arc<Continuation>>), ProgramError> {
+        let inner = &*self.inner;
+        let mut known: HashMap<PointId, Arc<Continuation>> = HashMap::new();
+        let mut missing: BTreeMap<PointId, PointInfo> = BTreeMap::new();
+        let mut analyst: Option<Analyst> = None;
+        let frames = walk(frames, |point| {
+            if let Some(continuation) = known.get(&point) {
+                return Ok(continuation.info.clone());
+            }
+            if let Some(info) = missing.get(&point) {
+                return Ok(info.clone());
+            }
+            if let Some(continuation) = self.find(point) {
+                let info = continuation.info.clone();
+                known.insert(point, continuation);
+                return Ok(info);
+            }
+            let analyst = match &mut analyst {
+                Some(analyst) => analyst,
+                none => none.insert(Analyst::new(&inner.map, &inner.wasm)?),
+            };
+            let info = analyst.info(point).map_err(|error| Unfit(ImageError::Inconsistent { what: error.to_string() }.into()))?;
+            missing.insert(point, info.clone());
+            Ok(info)
+        })
+        .map_err(|Unfit(error)| error)?;
+        if let Some(mut analyst) = analyst {
+            let mut sources = vec![];
+            for (point, info) in missing {
+                sources.push((point, info, analyst.continuations(&BTreeSet::from([point]))?));
+            }
+            use rayon::prelude::*;
+            let engine = inner.module.engine();
+            let compiled: Vec<(PointId, Arc<Continuation>)> = sources
+                .into_par_iter()
+                .map(|(point, info, wasm)| {
+                    let module = Module::new(engine, &wasm).map_err(ProgramError::Engine)?;
+                    let continuation = Arc::new(Continuation { info, module });
+                    self.keep(point, &continuation);
+                    Ok((point, continuation))
+                })
+                .collect::<Result<_, ProgramError>>()?;
+            let mut cache = inner.points.lock().expect("no code panics while it holds this lock");
+            for (point, continuation) in compiled {
+                cache.insert(point, continuation.clone());
+                known.insert(point, continuation);
+            }
+        }
+        Ok((frames, known))
+    }
+
+    /// A continuation from the caches.
+    fn find(&self, point: PointId) -> Option<Arc<Continuation>> {
+        let mut cache = self.inner.points.lock().expect("no code panics while it holds this lock");
+        if let Some(continuation) = cache.get(&point) {
+            return Some(continuation.clone());
+        }
+        let continuation = Arc::new(self.load(point)?);
+        cache.insert(point, continuation.clone());
+        Some(continuation)
+    }
+
+    fn file(&self, point: PointId) -> Option<PathBuf> {
+        use std::hash::{Hash, Hasher};
+        let directory = self.inner.store.as_ref()?;
+        let mut hasher = std::hash::DefaultHasher::new();
+        self.inner.module.engine().precompile_compatibility_hash().hash(&mut hasher);
+        (VERSION, &self.inner.map.options).hash(&mut hasher);
+        let program = blake3::Hash::from_bytes(self.inner.map.program).to_hex();
+        Some(directory.join(format!("{}-{:016x}-{}.continuation", &program[..32], hasher.finish(), point.0)))
+    }
+
+    fn load(&self, point: PointId) -> Option<Continuation> {
+        let bytes = std::fs::read(self.file(point)?).ok()?;
+        let (checksum, content) = bytes.split_at_checked(32)?;
+        if blake3::hash(content) != *<&[u8; 32]>::try_from(checksum).ok()? {
+            return None;
+        }
+        let (size, rest) = content.split_first_chunk::<4>()?;
+        let (function, rest) = rest.split_first_chunk::<4>()?;
+        let (is_host_call, rest) = rest.split_first()?;
+        let (results, rest) = rest.split_first_chunk::<4>()?;
+        let (results, module) = rest.split_at_checked(u32::from_le_bytes(*results) as usize)?;
+        let info = PointInfo {
+            size: u32::from_le_bytes(*size),
+            function: u32::from_le_bytes(*function),
+            results: results.iter().map(|code| rewrite::type_of_code(*code)).collect::<Option<_>>()?,
+            is_host_call: *is_host_call != 0,
+        };
+        // SAFETY: the bytes are what `keep` wrote, by their checksum; that nobody else writes to the directory is the condition
+        // of `with_continuation_store`.
+        let module = unsafe { Module::deserialize(self.inner.module.engine(), module) }.ok()?;
+        Some(Continuation { info, module })
+    }
+
+    /// Writes a continuation to the store. That it cannot be kept costs time later, nothing else.
+    fn keep(&self, point: PointId, continuation: &Continuation) {
+        let Some(file) = self.file(point) else { return };
+        let Ok(module) = continuation.module.serialize() else { return };
+        let Continuation { info, .. } = continuation;
+        let Some(results) = info.results.iter().map(|ty| rewrite::code_of_type(*ty)).collect::<Option<Vec<u8>>>() else {
+            return;
+        };
+        let mut content = vec![];
+        content.extend_from_slice(&info.size.to_le_bytes());
+        content.extend_from_slice(&info.function.to_le_bytes());
+        content.push(info.is_host_call as u8);
+        content.extend_from_slice(&(results.len() as u32).to_le_bytes());
+        content.extend_from_slice(&results);
+        content.extend_from_slice(&module);
+        let mut bytes = blake3::hash(&content).as_bytes().to_vec();
+        bytes.extend_from_slice(&content);
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let temporary = file.with_extension(format!("{}-{number}.new", std::process::id()));
+        if std::fs::write(&temporary, &bytes).and_then(|()| std::fs::rename(&temporary, &file)).is_err() {
+            let _ = std::fs::remove_file(&temporary);
+        }
     }
 }
 
+/// Lets `walk` report its own complaints as an image that contradicts itself.
+struct Unfit(ProgramError);
+
+impl From<String> for Unfit {
+    fn from(what: String) -> Unfit {
+        Unfit(ImageError::Inconsistent { what }.into())
+    }
+}
+
+impl From<crate::RewriteError> for Unfit {
+    fn from(error: crate::RewriteError) -> Unfit {
+        Unfit(error.into())
+    }
+}
+
+fn missing(name: &str) -> Error {
+    Error::msg(format!("the module has no export `{name}`: it was not rewritten by this version"))
+}
+
 impl Process {
+    fn new(program: Program, instance: Instance, mut store: impl AsContextMut) -> Result<Process, Error> {
+        let store = &mut store;
+        let mut global = |name: &str| instance.get_global(&mut *store, name).ok_or_else(|| missing(name));
+        let (top, unwinding) = (global("freeze:top")?, global("freeze:unwinding")?);
+        let references_top = global("freeze:references-top")?;
+        let references =
+            instance.get_table(&mut *store, "freeze:references").ok_or_else(|| missing("freeze:references"))?;
+        let frames = instance.get_memory(&mut *store, "freeze:frames").ok_or_else(|| missing("freeze:frames"))?;
+        let flag = instance.get_shared_memory(&mut *store, "freeze:flag").ok_or_else(|| missing("freeze:flag"))?;
+        Ok(Process {
+            program,
+            instance,
+            top,
+            unwinding,
+            references_top,
+            references,
+            frames,
+            flag: FreezeRequest { flag },
+            stopped: false,
+            continuations: None,
+            made: HashMap::new(),
+            host_results: None,
+        })
+    }
+
     pub fn instance(&self) -> Instance {
-        todo!()
+        self.instance
     }
+
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
     pub fn freeze_request(&self) -> FreezeRequest {
-        todo!()
+        self.flag.clone()
     }
+
+    /// Is it stopped, so that it can be captured and resumed?
+    pub fn is_frozen(&self) -> bool {
+        self.stopped
+    }
+
+    /// Runs the start function, if the program has one. It can be frozen like any other call.
+    pub fn start(&mut self, mut store: impl AsContextMut) -> Result<Exit, Error> {
+        match self.instance.get_func(&mut store, "freeze:start") {
+            Some(start) => self.enter(store, start, &[], &mut []),
+            None => Ok(Exit::Returned),
+        }
+    }
+
+    /// Calls an exported function. `results` has the length of the function's results; it is written if it returns.
     pub fn call(
-        &mut self,
-        _store: impl AsContextMut,
-        _export: &str,
-        _arguments: &[Val],
-        _results: &mut [Val],
-    ) -> Result<Exit, wasmtime::Error> {
-        todo!()
+        &mut self, mut store: impl AsContextMut, export: &str, arguments: &[Val], results: &mut [Val],
+    ) -> Result<Exit, Error> {
+        let function = self
+            .instance
+            .get_func(&mut store, export)
+            .ok_or_else(|| Error::msg(format!("the program has no exported function `{export}`")))?;
+        self.enter(store, function, arguments, results)
     }
-    /// Continues a frozen process where it stopped, in this instance.
-    pub fn resume(&mut self, _store: impl AsContextMut, _results: &mut [Val]) -> Result<Exit, wasmtime::Error> {
-        todo!()
+
+    /// [`Process::call`] on a fiber, for stores with asynchronous host functions.
+    pub async fn call_async<T: Send + 'static>(
+        &mut self, mut store: impl AsContextMut<Data = T>, export: &str, arguments: &[Val], results: &mut [Val],
+    ) -> Result<Exit, Error> {
+        let function = self
+            .instance
+            .get_func(&mut store, export)
+            .ok_or_else(|| Error::msg(format!("the program has no exported function `{export}`")))?;
+        self.must_be_idle()?;
+        function.call_async(&mut store, arguments, results).await?;
+        self.leave(store)
+    }
+
+    fn must_be_idle(&self) -> Result<(), Error> {
+        if self.stopped {
+            return Err(Error::msg("the process is frozen: resume it before calling it again"));
+        }
+        Ok(())
+    }
+
+    fn enter(
+        &mut self, mut store: impl AsContextMut, function: Func, arguments: &[Val], results: &mut [Val],
+    ) -> Result<Exit, Error> {
+        self.must_be_idle()?;
+        function.call(&mut store, arguments, results)?;
+        self.leave(store)
+    }
+
+    /// After a call has come back: did it return, or was it unwound?
+    fn leave(&mut self, mut store: impl AsContextMut) -> Result<Exit, Error> {
+        if self.unwinding.get(&mut store).unwrap_i32() == 0 {
+            return Ok(Exit::Returned);
+        }
+        self.unwinding.set(&mut store, Val::I32(0))?;
+        self.stopped = true;
+        Ok(Exit::Frozen)
+    }
+
+    /// Continues a frozen process where it stopped. `results` are those of the call that was frozen.
+    pub fn resume(&mut self, mut store: impl AsContextMut, results: &mut [Val]) -> Result<Exit, Error> {
+        let outermost = self.prepare(&mut store)?;
+        outermost.call(&mut store, &[], results)?;
+        self.leave(store)
+    }
+
+    /// [`Process::resume`] on a fiber, for stores with asynchronous host functions.
+    pub async fn resume_async<T: Send + 'static>(
+        &mut self, mut store: impl AsContextMut<Data = T>, results: &mut [Val],
+    ) -> Result<Exit, Error> {
+        let outermost = self.prepare(&mut store)?;
+        outermost.call_async(&mut store, &[], results).await?;
+        self.leave(store)
+    }
+
+    /// The types of the results that [`Process::resume`] gives.
+    pub fn result_types(&self, store: impl AsContextMut) -> Result<Vec<ValType>, Error> {
+        let frames = self.frames(store)?;
+        let outermost = frames.first().ok_or_else(|| Error::msg("the process is not frozen"))?;
+        self.engine_types(&outermost.results)
+    }
+
+    fn engine_types(&self, types: &[wasmparser::ValType]) -> Result<Vec<ValType>, Error> {
+        types
+            .iter()
+            .map(|ty| match ty {
+                wasmparser::ValType::I32 => Ok(ValType::I32),
+                wasmparser::ValType::I64 => Ok(ValType::I64),
+                wasmparser::ValType::F32 => Ok(ValType::F32),
+                wasmparser::ValType::F64 => Ok(ValType::F64),
+                wasmparser::ValType::V128 => Ok(ValType::V128),
+                ty if *ty == wasmparser::ValType::FUNCREF => Ok(ValType::FUNCREF),
+                ty if *ty == wasmparser::ValType::EXTERNREF => Ok(ValType::EXTERNREF),
+                ty => Err(Error::msg(format!("a host cannot give values of type {ty}"))),
+            })
+            .collect()
+    }
+
+    fn frame_bytes(&self, mut store: impl AsContextMut) -> Result<Vec<u8>, Error> {
+        if !self.stopped {
+            return Ok(vec![]);
+        }
+        let top = self.top.get(&mut store).unwrap_i32() as u32 as usize;
+        let bytes = self.frames.data(&store).get(FRAMES_BASE as usize..top);
+        Ok(bytes.ok_or_else(|| Error::msg("the frames are not where they should be"))?.to_vec())
+    }
+
+    /// Where a frozen process stopped: its frames, outermost first. Empty if it is not frozen.
+    pub fn frames(&self, store: impl AsContextMut) -> Result<Vec<Frame>, Error> {
+        let bytes = self.frame_bytes(store)?;
+        self.program.inner.map.frames(&self.program.inner.wasm, &bytes).map_err(Error::msg)
+    }
+
+    /// Hands over the results of the host call in which the process is frozen: on continuation it returns them instead of
+    /// being issued again.
+    pub fn complete_host_call(&mut self, store: impl AsContextMut, results: &[Val]) -> Result<(), Error> {
+        let frames = self.frames(store)?;
+        let Some(Frame { host_call: Some((_, types)), .. }) = frames.last() else {
+            return Err(Error::msg("the process is not frozen in a host call"));
+        };
+        if types.len() != results.len() {
+            return Err(Error::msg(format!("the host call has {} results, not {}", types.len(), results.len())));
+        }
+        self.host_results = Some(results.to_vec());
+        Ok(())
+    }
+
+    /// Puts the continuations in place; returns the outermost one.
+    fn prepare(&mut self, mut store: impl AsContextMut) -> Result<Func, Error> {
+        if !self.stopped {
+            return Err(Error::msg("the process is not frozen: there is nothing to resume"));
+        }
+        let mut bytes = self.frame_bytes(&mut store)?;
+        let (frames, continuations) = self.program.continuations(&bytes).map_err(Error::new)?;
+        if frames.is_empty() {
+            return Err(Error::msg("a frozen process without frames: a host function interrupted a call that cannot be unwound"));
+        }
+        let table = match self.continuations {
+            Some(table) => table,
+            None => {
+                let ty = TableType::new(RefType::FUNCREF, 0, None);
+                *self.continuations.insert(Table::new(&mut store, ty, Ref::Func(None))?)
+            }
+        };
+        let mut slots: HashMap<PointId, u32> = HashMap::new();
+        let mut functions: Vec<Func> = vec![];
+        let innermost = frames.len() - 1;
+        let mut outermost = None;
+        for (index, frame) in frames.iter().enumerate() {
+            let id = frame.values.end;
+            let slot = if index == innermost && self.host_results.is_some() {
+                let results = self.host_results.take().expect("looked at just now");
+                functions.push(self.returning(&mut store, frame, results)?);
+                // The values of the host call are not needed any more: the slot moves down over them.
+                bytes.drain(frame.values.clone());
+                bytes[..4].copy_from_slice(&(functions.len() as u32 - 1).to_le_bytes());
+                functions.len() as u32 - 1
+            } else {
+                let slot = match slots.get(&frame.point) {
+                    Some(slot) => *slot,
+                    None => {
+                        let function = self.make(&mut store, frame.point, &continuations[&frame.point], table)?;
+                        functions.push(function);
+                        slots.insert(frame.point, functions.len() as u32 - 1);
+                        functions.len() as u32 - 1
+                    }
+                };
+                bytes[id..id + 4].copy_from_slice(&slot.to_le_bytes());
+                slot
+            };
+            outermost.get_or_insert(functions[slot as usize]);
+        }
+        let size = table.size(&store);
+        if size < functions.len() as u64 {
+            table.grow(&mut store, functions.len() as u64 - size, Ref::Func(None))?;
+        }
+        for (slot, function) in functions.iter().enumerate() {
+            table.set(&mut store, slot as u64, Ref::Func(Some(*function)))?;
+        }
+        let base = FRAMES_BASE as usize;
+        self.frames.data_mut(&mut store)[base..base + bytes.len()].copy_from_slice(&bytes);
+        self.top.set(&mut store, Val::I32((base + bytes.len() - 4) as i32))?;
+        self.references_top.set(&mut store, Val::I32(0))?;
+        self.stopped = false;
+        Ok(outermost.expect("there is at least one frame"))
+    }
+
+    fn returning(&self, mut store: impl AsContextMut, frame: &Frame, values: Vec<Val>) -> Result<Func, Error> {
+        let types = self.engine_types(&frame.results)?;
+        let ty = FuncType::new(self.program.module().engine(), [], types);
+        Ok(Func::new(&mut store, ty, move |_, _, results| {
+            results.copy_from_slice(&values);
+            Ok(())
+        }))
+    }
+
+    /// The continuation of a point as a function of this store.
+    fn make(
+        &mut self, mut store: impl AsContextMut, point: PointId, continuation: &Continuation, table: Table,
+    ) -> Result<Func, Error> {
+        if let Some(function) = self.made.get(&point) {
+            return Ok(*function);
+        }
+        let mut imports: Vec<Extern> = vec![];
+        for import in continuation.module.imports() {
+            imports.push(match import.name() {
+                "conts" => table.into(),
+                name => self.instance.get_export(&mut store, name).ok_or_else(|| missing(name))?,
+            });
+        }
+        let instance = Instance::new(&mut store, &continuation.module, &imports)?;
+        let name = format!("c{}", point.0);
+        let function = instance.get_func(&mut store, &name).ok_or_else(|| missing(&name))?;
+        self.made.insert(point, function);
+        Ok(function)
+    }
+
+    /// For programs rewritten with [`Poll::Countdown`]: the process stops at the `polls`-th poll from now (zero: never). The
+    /// first poll after a continuation is the one it stopped at, if it stopped at one.
+    pub fn set_countdown(&self, mut store: impl AsContextMut, polls: i64) -> Result<(), Error> {
+        let name = "freeze:countdown";
+        let global = self.instance.get_global(&mut store, name).ok_or_else(|| missing(name))?;
+        global.set(&mut store, Val::I64(polls))
+    }
+
+    /// A memory of the program by its index, imported ones included.
+    pub fn memory(&self, mut store: impl AsContextMut, index: u32) -> Option<Memory> {
+        self.instance.get_memory(&mut store, &format!("freeze:m{index}"))
+    }
+
+    // Capture.
+
+    /// Writes a frozen process as an image, with what the host attaches to it. The process stays frozen: it can be captured
+    /// again, resumed, or dropped.
+    pub fn capture<W: Write>(
+        &self, mut store: impl AsContextMut, out: W, pages: Pages, attachments: BTreeMap<String, Vec<u8>>,
+    ) -> Result<W, CaptureError> {
+        if !self.stopped {
+            return Err(CaptureError::NotStopped);
+        }
+        let state = self.state(&mut store, attachments)?;
+        let mut writer = image::Writer::new(out, &state)?;
+        if pages == Pages::Included {
+            for index in 0..state.memories.len() as u32 {
+                let memory = self.memory(&mut store, index).expect("the memory was measured just now");
+                write_memory(&mut writer, index, memory.data(&store))?;
+            }
+        }
+        Ok(writer.finish()?)
+    }
+
+    /// All of the state but the memories' contents.
+    pub fn state(
+        &self, mut store: impl AsContextMut, attachments: BTreeMap<String, Vec<u8>>,
+    ) -> Result<State, CaptureError> {
+        let store = &mut store;
+        let map = self.program.map();
+        let not_rewritten = |error: Error| CaptureError::Write(std::io::Error::other(error.to_string()));
+        let functions = FunctionIndex::new(self.instance, &map.referable);
+        let mut globals = vec![];
+        for (index, _) in &map.globals {
+            let name = format!("freeze:g{index}");
+            let global = self.instance.get_global(&mut *store, &name).ok_or_else(|| not_rewritten(missing(&name)))?;
+            let value = match global.get(&mut *store) {
+                Val::I32(value) => Value::I32(value as u32),
+                Val::I64(value) => Value::I64(value as u64),
+                Val::F32(bits) => Value::F32(bits),
+                Val::F64(bits) => Value::F64(bits),
+                Val::V128(bits) => Value::V128(bits.as_u128()),
+                Val::FuncRef(function) => {
+                    Value::Function(functions.index(&mut *store, function, || format!("global {index}"))?)
+                }
+                _ => return Err(CaptureError::ForeignReference { place: format!("global {index}") }),
+            };
+            globals.push((*index, value));
+        }
+        let read_table = |store: &mut _, table: Table, entries: u64, place: &str| {
+            let mut list = vec![];
+            for entry in 0..entries {
+                let place = || format!("{place}, entry {entry}");
+                list.push(match table.get(&mut *store, entry) {
+                    Some(Ref::Func(function)) => functions.index(&mut *store, function, place)?,
+                    _ => return Err(CaptureError::ForeignReference { place: place() }),
+                });
+            }
+            Ok(list)
+        };
+        let mut tables = vec![];
+        for index in &map.tables {
+            let name = format!("freeze:t{index}");
+            let table = self.instance.get_table(&mut *store, &name).ok_or_else(|| not_rewritten(missing(&name)))?;
+            let entries = table.size(&*store);
+            tables.push((*index, read_table(&mut *store, table, entries, &format!("table {index}"))?));
+        }
+        let held = self.references_top.get(&mut *store).unwrap_i32() as u32 as u64;
+        let references = read_table(&mut *store, self.references, held, "the stack")?;
+        let mut dropped = |kind: &str, segments: &[u32]| {
+            let is_dropped = |segment: &&u32| {
+                let name = format!("freeze:dropped-{kind}{segment}");
+                let global = self.instance.get_global(&mut *store, &name);
+                global.is_some_and(|global| global.get(&mut *store).unwrap_i32() != 0)
+            };
+            segments.iter().filter(is_dropped).copied().collect::<Vec<_>>()
+        };
+        let (dropped_data, dropped_elem) = (dropped("data", &map.droppable_data), dropped("elem", &map.droppable_elem));
+        let mut memories = vec![];
+        for index in 0..map.memories.len() as u32 {
+            let memory = self.memory(&mut *store, index).ok_or_else(|| not_rewritten(missing("freeze:m")))?;
+            memories.push(memory.data_size(&*store) as u64);
+        }
+        let frames = self.frame_bytes(&mut *store).map_err(not_rewritten)?;
+        let identity = self.program.identity();
+        Ok(State { identity, attachments, globals, tables, references, dropped_data, dropped_elem, memories, frames })
+    }
+
+    // Thaw.
+
+    fn restore(
+        &mut self, mut store: impl AsContextMut, image: &mut image::Reader<impl Read>,
+    ) -> Result<(), ProgramError> {
+        let store = &mut store;
+        let state = image.state();
+        let map = self.program.map().clone();
+        let unfit = |what: String| ProgramError::Image(ImageError::Inconsistent { what });
+        if state.memories.len() != map.memories.len() {
+            return Err(unfit(format!("it has {} memories, the program {}", state.memories.len(), map.memories.len())));
+        }
+        for (index, size) in state.memories.iter().enumerate() {
+            let memory = self.memory(&mut *store, index as u32).ok_or_else(|| unfit(format!("there is no memory {index}")))?;
+            let (present, page) = (memory.data_size(&*store) as u64, memory.page_size(&*store));
+            let more = size.checked_sub(present).filter(|more| more % page == 0);
+            let more = more.ok_or_else(|| unfit(format!("memory {index} cannot have {size} bytes")))?;
+            memory.grow(&mut *store, more / page).map_err(|_| unfit(format!("memory {index} cannot have {size} bytes")))?;
+            // What the program's own data segments wrote is not part of the image.
+            memory.data_mut(&mut *store)[..present as usize].fill(0);
+        }
+        let function = |process: &Process, store: &mut _, index: Option<u32>| -> Result<Option<Func>, ProgramError> {
+            let Some(index) = index else { return Ok(None) };
+            let name = format!("freeze:f{index}");
+            let found = map.referable.binary_search(&index).ok().and_then(|_| process.instance.get_func(&mut *store, &name));
+            found.map(Some).ok_or_else(|| unfit(format!("nothing can refer to function {index}")))
+        };
+        if !state.globals.iter().map(|(index, _)| *index).eq(map.globals.iter().map(|(index, _)| *index)) {
+            return Err(unfit("its globals are not those of the program".into()));
+        }
+        for (index, value) in &state.globals {
+            let value = match value {
+                Value::I32(value) => Val::I32(*value as i32),
+                Value::I64(value) => Val::I64(*value as i64),
+                Value::F32(bits) => Val::F32(*bits),
+                Value::F64(bits) => Val::F64(*bits),
+                Value::V128(bits) => Val::V128(V128::from(*bits)),
+                Value::Function(index) => Val::FuncRef(function(self, &mut *store, *index)?),
+            };
+            let global = self.instance.get_global(&mut *store, &format!("freeze:g{index}"));
+            let set = global.map(|global| global.set(&mut *store, value));
+            set.and_then(Result::ok).ok_or_else(|| unfit(format!("global {index} cannot have this value")))?;
+        }
+        if !state.tables.iter().map(|(index, _)| *index).eq(map.tables.iter().copied()) {
+            return Err(unfit("its tables are not those of the program".into()));
+        }
+        let references = (self.references, &state.references, "the stack".to_string());
+        let mut tables = vec![references];
+        for (index, entries) in &state.tables {
+            let place = format!("table {index}");
+            let table = self.instance.get_table(&mut *store, &format!("freeze:t{index}"));
+            tables.push((table.ok_or_else(|| unfit(format!("there is no {place}")))?, entries, place));
+        }
+        for (table, entries, place) in tables {
+            let present = table.size(&*store);
+            let more = (entries.len() as u64).checked_sub(present);
+            let more = more.ok_or_else(|| unfit(format!("{place} cannot have {} entries", entries.len())))?;
+            let grown = table.grow(&mut *store, more, Ref::Func(None));
+            grown.map_err(|_| unfit(format!("{place} cannot have {} entries", entries.len())))?;
+            for (entry, index) in entries.iter().enumerate() {
+                let value = Ref::Func(function(self, &mut *store, *index)?);
+                let set = table.set(&mut *store, entry as u64, value);
+                set.map_err(|_| unfit(format!("{place} cannot hold what it says at {entry}")))?;
+            }
+        }
+        self.references_top.set(&mut *store, Val::I32(state.references.len() as i32)).map_err(ProgramError::Engine)?;
+        for (kind, dropped, droppable) in [
+            ("data", &state.dropped_data, &map.droppable_data),
+            ("elem", &state.dropped_elem, &map.droppable_elem),
+        ] {
+            for segment in dropped {
+                let name = format!("freeze:drop-{kind}{segment}");
+                let drop = droppable.contains(segment).then(|| self.instance.get_func(&mut *store, &name)).flatten();
+                let drop = drop.ok_or_else(|| unfit(format!("segment {segment} is never dropped")))?;
+                drop.call(&mut *store, &[], &mut []).map_err(ProgramError::Engine)?;
+            }
+        }
+        if state.frames.is_empty() {
+            return Err(unfit("it has no frames".into()));
+        }
+        let end = FRAMES_BASE as usize + state.frames.len();
+        let room = end + crate::rewrite::FRAME_SIZE_MAX as usize + 65536;
+        let more = room.saturating_sub(self.frames.data_size(&*store)).div_ceil(65536);
+        self.frames.grow(&mut *store, more as u64).map_err(|_| unfit("its stack is too deep".into()))?;
+        self.frames.data_mut(&mut *store)[FRAMES_BASE as usize..end].copy_from_slice(&state.frames);
+        self.top.set(&mut *store, Val::I32(end as i32)).map_err(ProgramError::Engine)?;
+        self.stopped = true;
+        while let Some(Piece { memory, offset, bytes }) = image.piece()? {
+            let memory = self.memory(&mut *store, memory).expect("the reader checks the memory's index");
+            // The reader checks that the piece lies inside the memory, which has the image's size by now.
+            memory.data_mut(&mut *store)[offset as usize..offset as usize + bytes.len()].copy_from_slice(&bytes);
+        }
+        Ok(())
+    }
+}
+
+/// Writes a memory's content but for what is zero, in units of 4 KiB.
+fn write_memory<W: Write>(writer: &mut image::Writer<W>, index: u32, data: &[u8]) -> std::io::Result<()> {
+    const UNIT: usize = 4096;
+    static ZERO: [u8; UNIT] = [0; UNIT];
+    let mut run: Option<usize> = None;
+    for (unit, bytes) in data.chunks(UNIT).enumerate() {
+        let zero = *bytes == ZERO[..bytes.len()];
+        match (zero, run) {
+            (false, None) => run = Some(unit * UNIT),
+            (true, Some(start)) => {
+                writer.memory(index, start as u64, &data[start..unit * UNIT])?;
+                run = None;
+            }
+            _ => {}
+        }
+    }
+    if let Some(start) = run {
+        writer.memory(index, start as u64, &data[start..])?;
+    }
+    Ok(())
+}
+
+/// Finds a function's index by its identity in the store; made only when a reference is met.
+struct FunctionIndex<'a> {
+    instance: Instance,
+    referable: &'a [u32],
+    known: std::cell::OnceCell<HashMap<usize, u32>>,
+}
+
+impl<'a> FunctionIndex<'a> {
+    fn new(instance: Instance, referable: &'a [u32]) -> FunctionIndex<'a> {
+        FunctionIndex { instance, referable, known: Default::default() }
+    }
+
+    fn index(
+        &self, mut store: impl AsContextMut, function: Option<Func>, place: impl Fn() -> String,
+    ) -> Result<Option<u32>, CaptureError> {
+        let Some(function) = function else { return Ok(None) };
+        let raw = function.to_raw(&mut store) as usize;
+        let known = self.known.get_or_init(|| {
+            let mut known = HashMap::new();
+            for index in self.referable {
+                if let Some(function) = self.instance.get_func(&mut store, &format!("freeze:f{index}")) {
+                    known.insert(function.to_raw(&mut store) as usize, *index);
+                }
+            }
+            known
+        });
+        known.get(&raw).copied().map(Some).ok_or_else(|| CaptureError::ForeignReference { place: place() })
     }
 }
 
 impl FreezeRequest {
-    pub fn set(&self) {}
-    pub fn clear(&self) {}
+    /// Asks the process to stop at its next poll. Stays set until it is cleared.
+    pub fn set(&self) {
+        self.fill(u64::from_ne_bytes([1; 8]));
+    }
+
+    pub fn clear(&self) {
+        self.fill(0);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.words().next().is_some_and(|word| word.load(Ordering::Relaxed) != 0)
+    }
+
+    fn fill(&self, value: u64) {
+        for word in self.words() {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Every poll of a function reads a byte of its own, so all of the memory is the flag.
+    fn words(&self) -> impl Iterator<Item = &AtomicU64> {
+        let bytes: &[UnsafeCell<u8>] = self.flag.data();
+        bytes.chunks_exact(8).map(|bytes| {
+            // SAFETY: a wasm memory begins at a page boundary, so each eighth byte is aligned for an AtomicU64; the memory lives
+            // as long as `self.flag`; all of Rust accesses it through these atomics only, and the program's own loads of it
+            // are accesses of a shared memory, which WebAssembly defines to be free of undefined behaviour.
+            unsafe { AtomicU64::from_ptr(bytes.as_ptr() as *mut u64) }
+        })
+    }
 }
 
-/// For a host function that waits: says that its call is to be unwound and issued again with the same arguments on
-/// continuation. The host function then returns any values at once.
-pub fn interrupt<T: 'static>(_caller: &mut Caller<'_, T>) -> Result<(), wasmtime::Error> {
-    todo!()
+/// For a host function that waits: says that its call is to be unwound, and issued again with the same arguments on
+/// continuation. The host function then returns at once, with any values.
+pub fn interrupt<T: 'static>(caller: &mut Caller<'_, T>) -> Result<(), Error> {
+    let name = "freeze:unwinding";
+    let unwinding = caller.get_export(name).and_then(Extern::into_global).ok_or_else(|| missing(name))?;
+    unwinding.set(caller.as_context_mut(), Val::I32(1))
 }

@@ -3,7 +3,7 @@
 mod calls;
 mod emit;
 mod liveness;
-mod output;
+pub(crate) mod output;
 mod plan;
 mod source;
 
@@ -254,6 +254,22 @@ fn global_type_of_code(code: u32) -> Option<ValType> {
         5 => ValType::Ref(wasmparser::RefType::FUNCREF),
         _ => return None,
     })
+}
+
+/// Types that a host can name, as they are kept beside compiled continuations.
+pub(crate) fn code_of_type(ty: ValType) -> Option<u8> {
+    match ty {
+        ValType::Ref(reference) if reference == wasmparser::RefType::EXTERNREF => Some(6),
+        ValType::Ref(reference) if reference != wasmparser::RefType::FUNCREF => None,
+        ty => Some(global_type_code(ty) as u8),
+    }
+}
+
+pub(crate) fn type_of_code(code: u8) -> Option<ValType> {
+    match code {
+        6 => Some(ValType::EXTERNREF),
+        code => global_type_of_code(code as u32),
+    }
 }
 
 struct Writer(Vec<u8>);

@@ -821,34 +821,6 @@ fn owner(map: &Map, imported: u32, point: PointId) -> Option<(u32, u32)> {
     Some((imported + defined as u32, first[defined]))
 }
 
-/// The plans of the functions that the points belong to.
-fn plans<'a>(
-    map: &Map, source: &mut Source<'a>, points: &[PointId],
-) -> Result<BTreeMap<u32, Plan<'a>>, RewriteError> {
-    let imported = source.imported_functions;
-    let mut wanted: BTreeMap<u32, u32> = BTreeMap::new();
-    for point in points {
-        if let Some((function, first)) = owner(map, imported, *point)
-            && function >= imported
-        {
-            wanted.insert(function, first);
-        }
-    }
-    let bodies: Vec<_> = std::mem::take(&mut source.bodies)
-        .into_iter()
-        .filter_map(|(function, body)| wanted.get(&function.index).map(|first| (function, body, *first)))
-        .collect();
-    bodies
-        .into_par_iter()
-        .map(|(function, body, first)| {
-            let index = function.index;
-            let mut plan = Plan::new(source, &map.functions.calls, function, &body, first)?;
-            plan.finish(source)?;
-            Ok((index, plan))
-        })
-        .collect()
-}
-
 /// Is the map one of this module? Its parts come from a cache or a peer.
 fn check_map(map: &Map, source: &Source) -> Result<(), String> {
     let functions = source.functions() as usize;
@@ -862,40 +834,97 @@ fn check_map(map: &Map, source: &Source) -> Result<(), String> {
     if fits { Ok(()) } else { Err("the map is of another module".to_string()) }
 }
 
+/// Finds out about resume points from the original module: parses it once, and each function once.
+pub(crate) struct Analyst<'a> {
+    map: &'a Map,
+    source: Source<'a>,
+    layout: Layout,
+    bodies: HashMap<u32, (wasmparser::FuncToValidate<wasmparser::ValidatorResources>, wasmparser::FunctionBody<'a>)>,
+    plans: HashMap<u32, Plan<'a>>,
+}
+
+/// A resume point as who continues it sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PointInfo {
+    /// Bytes of its values in a frame.
+    pub size: u32,
+    pub function: u32,
+    pub results: Vec<ValType>,
+    pub is_host_call: bool,
+}
+
+impl<'a> Analyst<'a> {
+    pub fn new(map: &'a Map, wasm: &'a [u8]) -> Result<Analyst<'a>, RewriteError> {
+        let mut source = Source::parse(wasm)?;
+        check_map(map, &source).map_err(|construct| RewriteError::UnsupportedModule { construct })?;
+        let layout = layout(&source, &map.droppable_data, &map.droppable_elem, &map.options);
+        let bodies = std::mem::take(&mut source.bodies).into_iter().map(|(f, body)| (f.index, (f, body))).collect();
+        Ok(Analyst { map, source, layout, bodies, plans: HashMap::new() })
+    }
+
+    /// The function of a point, understood; imported functions have no plan.
+    fn understand(&mut self, point: PointId) -> Result<u32, RewriteError> {
+        let no_point = || no_point(point);
+        let imported = self.source.imported_functions;
+        let (function, first) = owner(self.map, imported, point).ok_or_else(no_point)?;
+        if let Some((to_validate, body)) = self.bodies.remove(&function) {
+            let mut plan = Plan::new(&self.source, &self.map.functions.calls, to_validate, &body, first)?;
+            plan.finish(&self.source)?;
+            self.plans.insert(function, plan);
+        }
+        let signature = self.source.signature(function);
+        let stops = if function < imported {
+            emit::interruptible(signature.params(), signature.results())
+        } else {
+            self.plans[&function].stops_at(point.0).is_some()
+        };
+        if stops { Ok(function) } else { Err(no_point()) }
+    }
+
+    pub fn info(&mut self, point: PointId) -> Result<PointInfo, RewriteError> {
+        let function = self.understand(point)?;
+        let is_host_call = function < self.source.imported_functions;
+        let signature = self.source.signature(function);
+        let size = if is_host_call {
+            emit::host_point(point.0, signature.params()).size(self.layout.exception_size)
+        } else {
+            let found = self.plans[&function].stops_at(point.0).expect("understood: it stops there");
+            found.size(self.layout.exception_size)
+        };
+        Ok(PointInfo { size, function, results: signature.results().to_vec(), is_host_call })
+    }
+
+    /// A module with the continuations of these points.
+    pub fn continuations(&mut self, points: &BTreeSet<PointId>) -> Result<Vec<u8>, RewriteError> {
+        for point in points {
+            self.understand(*point)?;
+        }
+        continuation_module(self, points)
+    }
+}
+
+fn no_point(point: PointId) -> RewriteError {
+    RewriteError::UnsupportedModule { construct: format!("nothing can stop at point {}", point.0) }
+}
+
 pub(super) fn frames(map: &Map, wasm: &[u8], bytes: &[u8]) -> Result<Vec<Frame>, String> {
-    let mut source = Source::parse(wasm).map_err(|error| error.to_string())?;
-    check_map(map, &source)?;
-    let layout = layout(&source, &map.droppable_data, &map.droppable_elem, &map.options);
-    let mut plans: BTreeMap<u32, Plan> = BTreeMap::new();
-    let bodies = std::mem::take(&mut source.bodies);
-    let mut bodies: BTreeMap<u32, _> = bodies.into_iter().map(|(f, body)| (f.index, (f, body))).collect();
-    let imported = source.imported_functions;
+    let mut analyst = Analyst::new(map, wasm).map_err(|error| error.to_string())?;
+    walk(bytes, |point| analyst.info(point).map_err(|error| error.to_string()))
+}
+
+/// Walks frame bytes from the outermost frame in.
+pub(crate) fn walk<E: From<String>>(
+    bytes: &[u8], mut info: impl FnMut(PointId) -> Result<PointInfo, E>,
+) -> Result<Vec<Frame>, E> {
     let mut frames = vec![];
     let mut end = bytes.len();
     while end > 0 {
-        let id = end.checked_sub(4).ok_or("the outermost bytes are no frame")?;
+        let id = end.checked_sub(4).ok_or_else(|| "the outermost bytes are no frame".to_string())?;
         let point = PointId(u32::from_le_bytes(bytes[id..end].try_into().expect("four bytes")));
-        let (function, first) = owner(map, imported, point).ok_or_else(|| format!("there is no point {}", point.0))?;
-        let signature = source.signature(function);
-        let (size, host_call) = if function < imported {
-            if !emit::interruptible(signature.params(), signature.results()) {
-                return Err(format!("nothing can stop at point {}", point.0));
-            }
-            let size = emit::host_point(point.0, signature.params()).size(layout.exception_size);
-            (size, Some((function, signature.results().to_vec())))
-        } else {
-            if let Some((to_validate, body)) = bodies.remove(&function) {
-                let mut plan = Plan::new(&source, &map.functions.calls, to_validate, &body, first)
-                    .map_err(|error| error.to_string())?;
-                plan.finish(&source).map_err(|error| error.to_string())?;
-                plans.insert(function, plan);
-            }
-            let plan = &plans[&function];
-            let found = plan.stops_at(point.0).ok_or_else(|| format!("nothing can stop at point {}", point.0))?;
-            (found.size(layout.exception_size), None)
-        };
-        let start = id.checked_sub(size as usize).ok_or_else(|| format!("the frame of point {} is cut", point.0))?;
-        let results = signature.results().to_vec();
+        let PointInfo { size, function, results, is_host_call } = info(point)?;
+        let cut = || format!("the frame of point {} is cut", point.0);
+        let start = id.checked_sub(size as usize).ok_or_else(cut)?;
+        let host_call = is_host_call.then(|| (function, results.clone()));
         frames.push(Frame { point, values: start..id, function, results, host_call });
         end = start;
     }
@@ -903,29 +932,22 @@ pub(super) fn frames(map: &Map, wasm: &[u8], bytes: &[u8]) -> Result<Vec<Frame>,
 }
 
 pub(super) fn continuations(map: &Map, wasm: &[u8], points: &[PointId]) -> Result<Vec<u8>, RewriteError> {
-    let mut source = Source::parse(wasm)?;
-    check_map(map, &source).map_err(|construct| RewriteError::UnsupportedModule { construct })?;
-    let plans = plans(map, &mut source, points)?;
-    let source = &source;
-    let layout = layout(source, &map.droppable_data, &map.droppable_elem, &map.options);
-    let options = &map.options;
-    let points: BTreeSet<PointId> = points.iter().copied().collect();
-    let no_point =
-        |point: PointId| RewriteError::UnsupportedModule { construct: format!("nothing can stop at point {}", point.0) };
+    Analyst::new(map, wasm)?.continuations(&points.iter().copied().collect())
+}
 
+fn continuation_module(analyst: &Analyst, points: &BTreeSet<PointId>) -> Result<Vec<u8>, RewriteError> {
+    let Analyst { map, source, layout, plans, .. } = analyst;
+    let options = &map.options;
     let mut bodies: Vec<(PointId, Vec<ValType>, Body)> = vec![];
-    for point in points {
+    for point in points.iter().copied() {
         let (function, _) = owner(map, source.imported_functions, point).ok_or_else(|| no_point(point))?;
         let signature = source.signature(function);
         let body = if function < source.imported_functions {
-            if !emit::interruptible(signature.params(), signature.results()) {
-                return Err(no_point(point));
-            }
-            emit::shim_continuation(function, point.0, signature.params(), signature.results(), &layout, options)
+            emit::shim_continuation(function, point.0, signature.params(), signature.results(), layout, options)
         } else {
             let plan = &plans[&function];
-            let found = plan.stops_at(point.0).ok_or_else(|| no_point(point))?;
-            emit::continuation(plan, found, source.wasm, &layout, options)
+            let found = plan.stops_at(point.0).expect("understood: it stops there");
+            emit::continuation(plan, found, source.wasm, layout, options)
         };
         bodies.push((point, signature.results().to_vec(), body));
     }
@@ -951,7 +973,7 @@ pub(super) fn continuations(map: &Map, wasm: &[u8], points: &[PointId]) -> Resul
             }
         }
     }
-    let added = added_globals(&layout, options);
+    let added = added_globals(layout, options);
     let first_reference = (source.globals.len() + added.len()) as u32;
     let function_index: BTreeMap<Fix, u32> = function_index.into_iter().map(|(fix, index)| (fix.clone(), index)).collect();
     let functions: Vec<Fix> = functions.into_iter().cloned().collect();
