@@ -99,6 +99,11 @@ impl Shape {
         Shape(point.saved.iter().map(|(_, ty)| letter(*ty)).collect())
     }
 
+    /// Is calling a save helper less code than storing in place? As long as its arguments are in registers.
+    fn fits_helper(&self) -> bool {
+        self.0.chars().filter(|letter| "ilr".contains(*letter)).count() <= 4 && self.0.len() <= 8
+    }
+
     /// What the save helper takes: the values but for exceptions, which are stored by their own helper, and the point's id.
     pub fn parameters(&self) -> Vec<ValType> {
         let parameter = |letter| match letter {
@@ -111,6 +116,17 @@ impl Shape {
         };
         self.0.chars().filter_map(parameter).chain([ValType::I32]).collect()
     }
+}
+
+/// The helpers that a pad or a continuation of this point calls.
+pub(super) fn helpers(point: &Point) -> Vec<Helper> {
+    let shape = Shape::of(point);
+    let exception = shape.0.contains('x');
+    let mut helpers = vec![Helper::Save(if shape.fits_helper() { shape } else { Shape::default() })];
+    if exception {
+        helpers.extend([Helper::SaveException, Helper::LoadException]);
+    }
+    helpers
 }
 
 /// The save helper: a leaf function without a stack frame of its own, so that the engine does not check the stack's limit at
@@ -594,8 +610,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
     /// Stores the frame and goes to the tail.
     fn pad(&mut self, point: &Point) {
         let shape = Shape::of(point);
-        // The helper is the smaller code as long as its arguments are in registers.
-        let by_helper = shape.0.chars().filter(|letter| "ilr".contains(*letter)).count() <= 4 && shape.0.len() <= 8;
+        let by_helper = shape.fits_helper();
         let mut offset = 0;
         for (place, ty) in &point.saved {
             let local = self.local_of(*place, *ty);

@@ -299,6 +299,7 @@ struct Rewriting<'a> {
     body: Form<'a>,
     loops: Vec<LoopFunction>,
     saves_references: bool,
+    helpers: BTreeSet<Helper>,
 }
 
 enum Form<'a> {
@@ -348,7 +349,7 @@ pub(super) fn rewrite(wasm: &[u8], options: &Options) -> Result<Rewritten, Rewri
     let imported = source.imported_functions;
     // The operators are read before they are validated, so errors of their form come from here.
     let scans: Vec<Scan> =
-        bodies.par_iter().map(|(_, body)| calls::scan(body, imported)).collect::<Result<_, _>>()?;
+        all_or_first_error(bodies.par_iter().map(|(_, body)| calls::scan(body, imported)).collect())?;
     for (index, scan) in scans.iter().enumerate() {
         if let Some(construct) = &scan.unsupported {
             let function = source.name(imported + index as u32);
@@ -377,13 +378,14 @@ pub(super) fn rewrite(wasm: &[u8], options: &Options) -> Result<Rewritten, Rewri
     first_points.push(next + imported);
 
     let indexed: Vec<_> = bodies.into_iter().enumerate().collect();
-    let rewritten: Vec<Rewriting> = indexed
+    let results: Vec<Result<Rewriting, RewriteError>> = indexed
         .into_par_iter()
         .map(|(index, (function, body))| {
             let points = first_points[index + 1] - first_points[index];
             one_function(&source, &calls, &layout, options, function, &body, first_points[index], points, &scans[index])
         })
-        .collect::<Result<_, _>>()?;
+        .collect();
+    let rewritten = all_or_first_error(results)?;
 
     let written: BTreeSet<u32> = scans.iter().flat_map(|scan| scan.written_tables.iter().copied()).collect();
     let map = Map {
@@ -406,6 +408,16 @@ pub(super) fn rewrite(wasm: &[u8], options: &Options) -> Result<Rewritten, Rewri
     };
     let wasm = assemble(&source, &scans, &map, &layout, rewritten)?;
     Ok(Rewritten { wasm, map })
+}
+
+/// Which error is reported must not depend on which thread was first: that a module is invalid comes before that a function of
+/// it is unsupported, and then the lowest function.
+fn all_or_first_error<T>(results: Vec<Result<T, RewriteError>>) -> Result<Vec<T>, RewriteError> {
+    let is_invalid = |result: &Result<T, RewriteError>| matches!(result, Err(RewriteError::Invalid { .. }));
+    match results.iter().position(is_invalid) {
+        Some(invalid) => results.into_iter().skip(invalid).take(1).collect(),
+        None => results.into_iter().collect(),
+    }
 }
 
 /// Bodies are scanned before they are validated: what the analysis indexes with must be in range.
@@ -443,7 +455,7 @@ fn one_function<'a>(
         } else {
             Form::Untouched(body.as_bytes())
         };
-        return Ok(Rewriting { body: form, loops: vec![], saves_references: false });
+        return Ok(Rewriting { body: form, loops: vec![], saves_references: false, helpers: BTreeSet::new() });
     }
     let mut plan = Plan::new(source, calls, function, body, first_point)?;
     assert_eq!(plan.points.len(), points as usize, "the scan and the plan count the same resume points");
@@ -465,7 +477,9 @@ fn one_function<'a>(
     let saves_references =
         plan.points.iter().any(|point| point.saved.iter().any(|(_, ty)| kind(*ty) == ValueKind::Function));
     let body = Form::Written(emit::function(&plan, source.wasm, layout, options));
-    Ok(Rewriting { body, loops, saves_references })
+    let stops = plan.points.iter().filter(|point| plan.stops_at(point.id).is_some());
+    let helpers = stops.flat_map(emit::helpers).collect();
+    Ok(Rewriting { body, loops, saves_references, helpers })
 }
 
 fn refuse_exceptions(source: &Source, plan: &Plan, layout: &Layout) -> Result<(), RewriteError> {
@@ -553,27 +567,12 @@ fn assemble(
         helpers.extend(scan.memory_inits.iter().map(|(segment, memory)| Helper::InitMemory(*segment, *memory)));
         helpers.extend(scan.table_inits.iter().map(|(segment, table)| Helper::InitTable(*segment, *table)));
     }
-    let written = rewritten.iter().flat_map(|function| {
-        let own = match &function.body {
-            Form::Written(body) => Some(body),
-            Form::Untouched(_) => None,
-        };
-        own.into_iter().chain(function.loops.iter().map(|loop_function| &loop_function.body))
-    });
-    for (_, fix) in written.flat_map(|body| &body.fixes) {
-        if let Fix::Helper(helper) = fix {
-            helpers.insert(helper.clone());
-        }
-    }
+    helpers.extend(rewritten.iter().flat_map(|function| function.helpers.iter().cloned()));
     for import in 0..source.imported_functions {
         let (parameters, results) = (source.signature(import).params(), source.signature(import).results());
         if emit::interruptible(parameters, results) {
-            helpers.insert(Helper::Save(Shape::of(&emit::host_point(0, parameters))));
+            helpers.extend(emit::helpers(&emit::host_point(0, parameters)));
         }
-    }
-    helpers.insert(Helper::Save(Shape::default()));
-    if helpers.iter().any(|helper| matches!(helper, Helper::Save(Shape(letters)) if letters.contains('x'))) {
-        helpers.extend([Helper::SaveException, Helper::LoadException]);
     }
     let first_helper = source.functions() + source.imported_functions;
     let helper_index: BTreeMap<Helper, u32> =
