@@ -14,7 +14,7 @@ use crate::image::{self, Identity, Piece, State, Value};
 use crate::rewrite::output::{Analyst, PointInfo, walk};
 use crate::rewrite::{self, FRAMES_BASE, Frame, Map, Options, PointId, VERSION};
 use std::cell::UnsafeCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,12 +35,12 @@ struct Inner {
     map: Map,
     module: Module,
     store: Option<PathBuf>,
-    points: Mutex<HashMap<PointId, Arc<Continuation>>>,
+    points: Mutex<HashMap<PointId, Arc<Batch>>>,
 }
 
-/// What is needed to continue frames of one point.
-struct Continuation {
-    info: PointInfo,
+/// Continuations that were compiled together, those of one stopped stack: one module costs little more than the code in it.
+struct Batch {
+    points: BTreeMap<PointId, PointInfo>,
     module: Module,
 }
 
@@ -163,69 +163,61 @@ impl Program {
         Identity { program: self.inner.map.program, options: self.inner.map.options.clone() }
     }
 
-    /// The continuations of these points, compiled now where they were not before.
-    fn continuations(&self, frames: &[u8]) -> Result<(Vec<Frame>, HashMap<PointId, Arc<Continuation>>), ProgramError> {
+    /// The continuations of these frames, compiled now where they were not before.
+    fn continuations(&self, frames: &[u8]) -> Result<(Vec<Frame>, HashMap<PointId, Arc<Batch>>), ProgramError> {
         let inner = &*self.inner;
-        let mut known: HashMap<PointId, Arc<Continuation>> = HashMap::new();
+        let mut known: HashMap<PointId, Arc<Batch>> = HashMap::new();
         let mut missing: BTreeMap<PointId, PointInfo> = BTreeMap::new();
         let mut analyst: Option<Analyst> = None;
         let frames = walk(frames, |point| {
-            if let Some(continuation) = known.get(&point) {
-                return Ok(continuation.info.clone());
+            if let Some(batch) = known.get(&point) {
+                return Ok(batch.points[&point].clone());
             }
             if let Some(info) = missing.get(&point) {
                 return Ok(info.clone());
             }
-            if let Some(continuation) = self.find(point) {
-                let info = continuation.info.clone();
-                known.insert(point, continuation);
+            if let Some(batch) = self.find(point) {
+                let info = batch.points[&point].clone();
+                known.insert(point, batch);
                 return Ok(info);
             }
             let analyst = match &mut analyst {
                 Some(analyst) => analyst,
                 none => none.insert(Analyst::new(&inner.map, &inner.wasm)?),
             };
-            let info = analyst.info(point).map_err(|error| Unfit(ImageError::Inconsistent { what: error.to_string() }.into()))?;
+            let info = analyst.info(point).map_err(|error| Unfit::from(error.to_string()))?;
             missing.insert(point, info.clone());
             Ok(info)
         })
         .map_err(|Unfit(error)| error)?;
         if let Some(mut analyst) = analyst {
-            let mut sources = vec![];
-            for (point, info) in missing {
-                sources.push((point, info, analyst.continuations(&BTreeSet::from([point]))?));
-            }
-            use rayon::prelude::*;
-            let engine = inner.module.engine();
-            let compiled: Vec<(PointId, Arc<Continuation>)> = sources
-                .into_par_iter()
-                .map(|(point, info, wasm)| {
-                    let module = Module::new(engine, &wasm).map_err(ProgramError::Engine)?;
-                    let continuation = Arc::new(Continuation { info, module });
-                    self.keep(point, &continuation);
-                    Ok((point, continuation))
-                })
-                .collect::<Result<_, ProgramError>>()?;
+            let wasm = analyst.continuations(&missing.keys().copied().collect())?;
+            let module = Module::new(inner.module.engine(), &wasm).map_err(ProgramError::Engine)?;
+            let batch = Arc::new(Batch { points: missing, module });
+            self.keep(&batch);
             let mut cache = inner.points.lock().expect("no code panics while it holds this lock");
-            for (point, continuation) in compiled {
-                cache.insert(point, continuation.clone());
-                known.insert(point, continuation);
+            for point in batch.points.keys() {
+                cache.insert(*point, batch.clone());
+                known.insert(*point, batch.clone());
             }
         }
         Ok((frames, known))
     }
 
     /// A continuation from the caches.
-    fn find(&self, point: PointId) -> Option<Arc<Continuation>> {
+    fn find(&self, point: PointId) -> Option<Arc<Batch>> {
         let mut cache = self.inner.points.lock().expect("no code panics while it holds this lock");
-        if let Some(continuation) = cache.get(&point) {
-            return Some(continuation.clone());
+        if let Some(batch) = cache.get(&point) {
+            return Some(batch.clone());
         }
-        let continuation = Arc::new(self.load(point)?);
-        cache.insert(point, continuation.clone());
-        Some(continuation)
+        let batch = Arc::new(self.load(point)?);
+        for point in batch.points.keys() {
+            cache.entry(*point).or_insert_with(|| batch.clone());
+        }
+        Some(batch)
     }
 
+    /// Where a point's continuation is kept: one name for each point, links to the file of its batch.
     fn file(&self, point: PointId) -> Option<PathBuf> {
         use std::hash::{Hash, Hasher};
         let directory = self.inner.store.as_ref()?;
@@ -236,52 +228,58 @@ impl Program {
         Some(directory.join(format!("{}-{:016x}-{}.continuation", &program[..32], hasher.finish(), point.0)))
     }
 
-    fn load(&self, point: PointId) -> Option<Continuation> {
+    fn load(&self, point: PointId) -> Option<Batch> {
         let bytes = std::fs::read(self.file(point)?).ok()?;
         let (checksum, content) = bytes.split_at_checked(32)?;
         if blake3::hash(content) != *<&[u8; 32]>::try_from(checksum).ok()? {
             return None;
         }
-        let (size, rest) = content.split_first_chunk::<4>()?;
-        let (function, rest) = rest.split_first_chunk::<4>()?;
-        let (is_host_call, rest) = rest.split_first()?;
-        let (results, rest) = rest.split_first_chunk::<4>()?;
-        let (results, module) = rest.split_at_checked(u32::from_le_bytes(*results) as usize)?;
-        let info = PointInfo {
-            size: u32::from_le_bytes(*size),
-            function: u32::from_le_bytes(*function),
-            results: results.iter().map(|code| rewrite::type_of_code(*code)).collect::<Option<_>>()?,
-            is_host_call: *is_host_call != 0,
-        };
+        let mut input = rewrite::Reader(content);
+        let mut points = BTreeMap::new();
+        for _ in 0..input.u32()? {
+            let (point, size, function, is_host_call) = (input.u32()?, input.u32()?, input.u32()?, input.u32()? != 0);
+            let results = input.list()?.into_iter().map(rewrite::type_of_code).collect::<Option<_>>()?;
+            points.insert(PointId(point), PointInfo { size, function, results, is_host_call });
+        }
+        points.contains_key(&point).then_some(())?;
         // SAFETY: the bytes are what `keep` wrote, by their checksum; that nobody else writes to the directory is the condition
         // of `with_continuation_store`.
-        let module = unsafe { Module::deserialize(self.inner.module.engine(), module) }.ok()?;
-        Some(Continuation { info, module })
+        let module = unsafe { Module::deserialize(self.inner.module.engine(), input.0) }.ok()?;
+        Some(Batch { points, module })
     }
 
-    /// Writes a continuation to the store. That it cannot be kept costs time later, nothing else.
-    fn keep(&self, point: PointId, continuation: &Continuation) {
-        let Some(file) = self.file(point) else { return };
-        let Ok(module) = continuation.module.serialize() else { return };
-        let Continuation { info, .. } = continuation;
-        let Some(results) = info.results.iter().map(|ty| rewrite::code_of_type(*ty)).collect::<Option<Vec<u8>>>() else {
-            return;
-        };
-        let mut content = vec![];
-        content.extend_from_slice(&info.size.to_le_bytes());
-        content.extend_from_slice(&info.function.to_le_bytes());
-        content.push(info.is_host_call as u8);
-        content.extend_from_slice(&(results.len() as u32).to_le_bytes());
-        content.extend_from_slice(&results);
-        content.extend_from_slice(&module);
-        let mut bytes = blake3::hash(&content).as_bytes().to_vec();
-        bytes.extend_from_slice(&content);
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let temporary = file.with_extension(format!("{}-{number}.new", std::process::id()));
-        if std::fs::write(&temporary, &bytes).and_then(|()| std::fs::rename(&temporary, &file)).is_err() {
-            let _ = std::fs::remove_file(&temporary);
+    /// Writes continuations to the store. That they cannot be kept costs time later, nothing else.
+    fn keep(&self, batch: &Batch) {
+        let Some(first) = batch.points.keys().next().and_then(|point| self.file(*point)) else { return };
+        let Ok(module) = batch.module.serialize() else { return };
+        let mut content = rewrite::Writer(vec![]);
+        content.u32(batch.points.len() as u32);
+        for (point, info) in &batch.points {
+            let PointInfo { size, function, results, is_host_call } = info;
+            [point.0, *size, *function, *is_host_call as u32].into_iter().for_each(|word| content.u32(word));
+            let Some(results) = results.iter().map(|ty| rewrite::code_of_type(*ty)).collect::<Option<Vec<u32>>>() else {
+                return;
+            };
+            content.list(&results);
         }
+        content.0.extend_from_slice(&module);
+        let mut bytes = blake3::hash(&content.0).as_bytes().to_vec();
+        bytes.extend_from_slice(&content.0);
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let temporary = || {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            first.with_extension(format!("{}-{number}.new", std::process::id()))
+        };
+        let written = temporary();
+        if std::fs::write(&written, &bytes).is_ok() {
+            for file in batch.points.keys().filter_map(|point| self.file(*point)) {
+                // A link under another name first: renaming replaces what may be there in one step.
+                let link = temporary();
+                let _ = std::fs::hard_link(&written, &link).and_then(|()| std::fs::rename(&link, &file));
+                let _ = std::fs::remove_file(&link);
+            }
+        }
+        let _ = std::fs::remove_file(&written);
     }
 }
 
@@ -543,23 +541,25 @@ impl Process {
 
     /// The continuation of a point as a function of this store.
     fn make(
-        &mut self, mut store: impl AsContextMut, point: PointId, continuation: &Continuation, table: Table,
+        &mut self, mut store: impl AsContextMut, point: PointId, batch: &Batch, table: Table,
     ) -> Result<Func, Error> {
         if let Some(function) = self.made.get(&point) {
             return Ok(*function);
         }
         let mut imports: Vec<Extern> = vec![];
-        for import in continuation.module.imports() {
+        for import in batch.module.imports() {
             imports.push(match import.name() {
                 "conts" => table.into(),
                 name => self.instance.get_export(&mut store, name).ok_or_else(|| missing(name))?,
             });
         }
-        let instance = Instance::new(&mut store, &continuation.module, &imports)?;
-        let name = format!("c{}", point.0);
-        let function = instance.get_func(&mut store, &name).ok_or_else(|| missing(&name))?;
-        self.made.insert(point, function);
-        Ok(function)
+        let instance = Instance::new(&mut store, &batch.module, &imports)?;
+        for point in batch.points.keys() {
+            let name = format!("c{}", point.0);
+            let function = instance.get_func(&mut store, &name).ok_or_else(|| missing(&name))?;
+            self.made.insert(*point, function);
+        }
+        Ok(self.made[&point])
     }
 
     /// For programs rewritten with [`Poll::Countdown`]: the process stops at the `polls`-th poll from now (zero: never). The

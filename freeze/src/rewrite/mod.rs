@@ -257,28 +257,29 @@ fn global_type_of_code(code: u32) -> Option<ValType> {
 }
 
 /// Types that a host can name, as they are kept beside compiled continuations.
-pub(crate) fn code_of_type(ty: ValType) -> Option<u8> {
+pub(crate) fn code_of_type(ty: ValType) -> Option<u32> {
     match ty {
         ValType::Ref(reference) if reference == wasmparser::RefType::EXTERNREF => Some(6),
         ValType::Ref(reference) if reference != wasmparser::RefType::FUNCREF => None,
-        ty => Some(global_type_code(ty) as u8),
+        ty => Some(global_type_code(ty)),
     }
 }
 
-pub(crate) fn type_of_code(code: u8) -> Option<ValType> {
+pub(crate) fn type_of_code(code: u32) -> Option<ValType> {
     match code {
         6 => Some(ValType::EXTERNREF),
-        code => global_type_of_code(code as u32),
+        code => global_type_of_code(code),
     }
 }
 
-struct Writer(Vec<u8>);
+/// Little-endian words and lists of them.
+pub(crate) struct Writer(pub Vec<u8>);
 
 impl Writer {
-    fn u32(&mut self, value: u32) {
+    pub fn u32(&mut self, value: u32) {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
-    fn list(&mut self, values: &[u32]) {
+    pub fn list(&mut self, values: &[u32]) {
         self.u32(values.len() as u32);
         for value in values {
             self.u32(*value);
@@ -292,7 +293,8 @@ impl Writer {
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+/// What [`Writer`] wrote; `None` where it ends early.
+pub(crate) struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
@@ -300,10 +302,10 @@ impl<'a> Reader<'a> {
         self.0 = rest;
         Some(taken)
     }
-    fn u32(&mut self) -> Option<u32> {
+    pub fn u32(&mut self) -> Option<u32> {
         Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
     }
-    fn list(&mut self) -> Option<Vec<u32>> {
+    pub fn list(&mut self) -> Option<Vec<u32>> {
         let count = self.u32()? as usize;
         let bytes = self.take(count.checked_mul(4)?)?;
         Some(bytes.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().expect("chunks of four"))).collect())
