@@ -1,0 +1,1 @@
+//! The only part of una that touches Linux.

@@ -1,0 +1,2 @@
+//! One node's microkernel as a pure state machine.
+#![no_std]

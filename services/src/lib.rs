@@ -1,0 +1,2 @@
+//! System objects as pure state machines.
+#![no_std]
