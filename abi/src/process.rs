@@ -1,0 +1,82 @@
+//! How a process begins and ends, as seen by others. This file knows nothing of how it runs.
+
+use crate::ids::{HandleId, ProcessId, ProgramId};
+use crate::limits::Limits;
+use crate::message::{Bytes, Notify, Transfer};
+use alloc::vec::Vec;
+
+/// What to run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Program {
+    Module(ProgramId),
+    /// One of the node's own services, by its number in the boot manifest.
+    Service(u32),
+}
+
+/// A new process. The handles become its first ones, numbered from 1 in this order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Spawn {
+    pub program: Program,
+    /// Opaque to the kernel: arguments, environment, what the program's host needs.
+    pub arguments: Bytes,
+    pub handles: Vec<Transfer>,
+    pub limits: Limits,
+    /// The share of the processor against others; [`crate::limits::WEIGHT_NORMAL`] is usual.
+    pub weight: u32,
+    pub orphan: Orphan,
+    /// Who is told of its end, if anyone.
+    pub supervisor: Option<Notify>,
+}
+
+/// What becomes of a process whose parent ends.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Orphan {
+    /// It ends too.
+    Dies,
+    /// It becomes the child of its parent's parent.
+    IsAdopted,
+}
+
+/// What a spawn gives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Spawned {
+    pub process: HandleId,
+    pub id: ProcessId,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Exit {
+    /// It said so itself.
+    Code(u32),
+    Killed,
+    /// Its parent ended and it was not to be adopted.
+    Orphaned,
+    /// It broke a rule.
+    Faulted(Fault),
+    /// It never ran.
+    NotStarted(StartFailure),
+}
+
+/// A rule that a process broke.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Fault {
+    /// The program trapped; the engine kept the reason and the stack.
+    Trap,
+    OutOfMemory,
+    /// A system call's arguments could not be read: an unknown number, a pointer outside memory.
+    MalformedCall,
+    /// One handle was to be moved twice by one message.
+    MovedTwice,
+    /// A list of ports to wait on that is empty, too long, or names a port twice.
+    MalformedSelect,
+}
+
+/// Why a process never ran.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum StartFailure {
+    UnknownProgram,
+    /// It was refused while loading; the engine kept the reason.
+    Unloadable,
+    OutOfMemory,
+}
