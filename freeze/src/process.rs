@@ -12,7 +12,7 @@
 use crate::error::{CaptureError, ImageError, ProgramError};
 use crate::image::{self, Identity, Piece, State, Value};
 use crate::rewrite::output::{Analyst, PointInfo, walk};
-use crate::rewrite::{self, FRAMES_BASE, Frame, Map, Options, PointId, VERSION};
+use crate::rewrite::{self, FRAMES_BASE, Frame, Map, Options, PointId, Poll, VERSION};
 use std::cell::UnsafeCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
@@ -61,10 +61,11 @@ pub struct Process {
     host_results: Option<Vec<Val>>,
 }
 
-/// Asks a process to stop, from any thread; cheap to clone. It may outlive the process.
+/// Asks a process to stop, from any thread; cheap to clone. It may outlive the process. A program rewritten with
+/// [`Poll::Countdown`] has no flag and does not hear it.
 #[derive(Clone)]
 pub struct FreezeRequest {
-    flag: SharedMemory,
+    flag: Option<SharedMemory>,
 }
 
 /// How a call or a continuation ended.
@@ -311,7 +312,13 @@ impl Process {
         let references =
             instance.get_table(&mut *store, "freeze:references").ok_or_else(|| missing("freeze:references"))?;
         let frames = instance.get_memory(&mut *store, "freeze:frames").ok_or_else(|| missing("freeze:frames"))?;
-        let flag = instance.get_shared_memory(&mut *store, "freeze:flag").ok_or_else(|| missing("freeze:flag"))?;
+        let flag = match program.map().options.poll {
+            Poll::Flag => {
+                let flag = instance.get_shared_memory(&mut *store, "freeze:flag");
+                Some(flag.ok_or_else(|| missing("freeze:flag"))?)
+            }
+            Poll::Countdown => None,
+        };
         Ok(Process {
             program,
             instance,
@@ -830,7 +837,7 @@ impl FreezeRequest {
 
     /// Every poll of a function reads a byte of its own, so all of the memory is the flag.
     fn words(&self) -> impl Iterator<Item = &AtomicU64> {
-        let bytes: &[UnsafeCell<u8>] = self.flag.data();
+        let bytes: &[UnsafeCell<u8>] = self.flag.as_ref().map_or(&[], SharedMemory::data);
         bytes.chunks_exact(8).map(|bytes| {
             // SAFETY: a wasm memory begins at a page boundary, so each eighth byte is aligned for an AtomicU64; the memory lives
             // as long as `self.flag`; all of Rust accesses it through these atomics only, and the program's own loads of it

@@ -658,7 +658,9 @@ fn assemble(
         RoundtripReencoder.parse_memory_section(&mut section, original.clone()).map_err(encoding)?;
     }
     section.memory(frames_memory());
-    section.memory(flag_memory());
+    if options.poll == Poll::Flag {
+        section.memory(flag_memory());
+    }
     module.section(&section);
 
     if let Some(original) = &source.tags_section {
@@ -690,7 +692,9 @@ fn assemble(
         section.export(&format!("{PREFIX}{name}"), kind, index);
     };
     export("frames".into(), ExportKind::Memory, layout.frames_memory);
-    export("flag".into(), ExportKind::Memory, layout.flag_memory);
+    if options.poll == Poll::Flag {
+        export("flag".into(), ExportKind::Memory, layout.flag_memory);
+    }
     export("references".into(), ExportKind::Table, layout.references_table);
     let first_added = source.globals.len() as u32;
     for (index, (name, ..)) in added.iter().enumerate() {
@@ -1011,7 +1015,9 @@ fn continuation_module(analyst: &Analyst, points: &BTreeSet<PointId>) -> Result<
         import(format!("{PREFIX}m{index}"), EntityType::Memory(ty));
     }
     import(format!("{PREFIX}frames"), EntityType::Memory(frames_memory()));
-    import(format!("{PREFIX}flag"), EntityType::Memory(flag_memory()));
+    if options.poll == Poll::Flag {
+        import(format!("{PREFIX}flag"), EntityType::Memory(flag_memory()));
+    }
     for (index, global) in source.globals.iter().enumerate() {
         let ty = RoundtripReencoder.global_type(*global).map_err(encoding)?;
         import(format!("{PREFIX}g{index}"), EntityType::Global(ty));
