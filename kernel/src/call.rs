@@ -1,0 +1,412 @@
+//! Calls: a request, a right to answer it once, and what the caller learns if no answer comes. This file knows nothing of
+//! queues.
+//!
+//! The one idea: the two sides of a call end independently, and its record lives until both have. What the caller is told
+//! depends only on how far the server's side had come, so it is always told whether its request may have had an effect.
+//!
+//! ```text
+//!   server's side:  Queued --- a server takes the request ---> Taken --- answers, or gives the right up ---> Done
+//!   caller's side:  Blocked -------------------- answer, deadline, interrupt, death ---------------------->  Gone
+//!                   Begun <-> Collecting ------- answer, deadline ---> Over ------- collected, closed ---->  Gone
+//! ```
+
+use crate::Kernel;
+use crate::agenda::Ticket;
+use crate::handles::{Object, Refusal, Right};
+use crate::planted::{Bug, planted};
+use crate::port::{Pending, Port};
+use crate::process::{Process, State, Waiting};
+use crate::schedule::{Due, Next};
+use crate::table::Key;
+use crate::watch::Watch;
+use abi::call::{Begun, CallError, Deadline, EndCallError, HandleError, Outcome, Overflow, Reached, ReplyError, Wait};
+use abi::ids::{CallId, HandleId};
+use abi::limits::Limit;
+use abi::message::{Answer, Badge, Bytes, MESSAGE_BYTES_MAX, MESSAGE_HANDLES_MAX, Message, NoticeEvent};
+use abi::rights::Rights;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+/// One call.
+///
+/// Invariants: in `Queued` its request lies in that port's queue, or its caller waits for room there; in `Taken` exactly one
+/// right to answer exists; in `Blocked` the caller waits for room or for the answer; in `Collecting` it waits for the
+/// answer, and in `Begun`, `Collecting` and `Over` it has one handle to the call; `alarm` is set only in `Begun` and
+/// `Collecting`; not both sides have ended.
+pub struct Call {
+    pub(crate) id: CallId,
+    pub(crate) caller: Key<Process>,
+    pub(crate) server_side: ServerSide,
+    pub(crate) caller_side: CallerSide,
+    alarm: Option<Ticket>,
+    pub(crate) watch: Option<Key<Watch>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ServerSide {
+    Queued(Key<Port>),
+    Taken,
+    Done,
+}
+
+pub(crate) enum CallerSide {
+    Blocked,
+    Begun,
+    Collecting,
+    Over(Result<Answering, CallError>),
+    Gone,
+}
+
+/// An answer that the caller has not collected yet.
+pub(crate) struct Answering {
+    bytes: Bytes,
+    pub rights: Vec<Right>,
+}
+
+impl Call {
+    pub fn blocks_caller(&self) -> bool {
+        matches!(self.caller_side, CallerSide::Blocked)
+    }
+
+    pub fn alarm(&self) -> Option<Ticket> {
+        self.alarm
+    }
+
+    /// A server takes the request.
+    pub fn taken(&mut self) -> CallId {
+        self.server_side = ServerSide::Taken;
+        self.id
+    }
+
+    pub fn stop_collecting(&mut self) {
+        self.caller_side = CallerSide::Begun;
+    }
+
+    fn reached(&self) -> Reached {
+        match self.server_side {
+            ServerSide::Queued(_) => Reached::Nobody,
+            ServerSide::Taken | ServerSide::Done => Reached::Server { sequence: self.id.sequence },
+        }
+    }
+}
+
+/// What a call's request was found to be.
+struct Prepared {
+    port: Key<Port>,
+    badge: Badge,
+    id: CallId,
+}
+
+enum CallRefusal {
+    Error(CallError),
+    Breach(abi::process::Fault),
+}
+
+/// System calls.
+impl Kernel {
+    pub(crate) fn call(&mut self, me: Key<Process>, handle: HandleId, message: Message, deadline: Deadline) -> Next {
+        let refuse = |error| Next::Return(Outcome::Called(Err(error)));
+        let Prepared { port, badge, id } = match self.prepare_call(me, handle, &message, deadline) {
+            Ok(prepared) => prepared,
+            Err(CallRefusal::Error(error)) => return refuse(error),
+            Err(CallRefusal::Breach(fault)) => return Next::Fault(fault),
+        };
+        if self.processes[me].handles.room() < MESSAGE_HANDLES_MAX {
+            return refuse(CallError::Limit(Limit::Handles));
+        }
+        let wait = deadline.at.map_or(Wait::Forever, Wait::Until);
+        if !self.may_wait(wait) {
+            return refuse(CallError::Expired(Reached::Nobody));
+        }
+        let accepted = self.accepts(port, message.bytes.len());
+        if !accepted && self.ports[port].options.overflow == Overflow::Drop {
+            return refuse(CallError::Full);
+        }
+        let call = self.create_call(id, me, port, CallerSide::Blocked);
+        let pending = Pending { message, badge, call: Some(call) };
+        if !accepted {
+            self.ports[port].senders_waiting.push_back(me);
+            return self.block(me, Waiting::Send { port, pending: Box::new(pending) }, wait);
+        }
+        let next = self.block(me, Waiting::Call { call }, wait);
+        let letter = self.write_letter(me, pending);
+        self.accept(port, letter);
+        next
+    }
+
+    pub(crate) fn begin_call(
+        &mut self, me: Key<Process>, handle: HandleId, message: Message, deadline: Deadline,
+    ) -> Next {
+        let refuse = |error| Next::Return(Outcome::CallBegun(Err(error)));
+        let Prepared { port, badge, id } = match self.prepare_call(me, handle, &message, deadline) {
+            Ok(prepared) => prepared,
+            Err(CallRefusal::Error(error)) => return refuse(error),
+            Err(CallRefusal::Breach(fault)) => return Next::Fault(fault),
+        };
+        if self.processes[me].handles.room() == 0 {
+            return refuse(CallError::Limit(Limit::Handles));
+        }
+        if deadline.at.is_some_and(|at| at <= self.now) {
+            return refuse(CallError::Expired(Reached::Nobody));
+        }
+        if !self.accepts(port, message.bytes.len()) {
+            return refuse(CallError::Full);
+        }
+        let call = self.create_call(id, me, port, CallerSide::Begun);
+        if let Some(at) = deadline.at {
+            self.calls[call].alarm = Some(self.alarms.add(at, Due::Call(call)));
+        }
+        let letter = self.write_letter(me, Pending { message, badge, call: Some(call) });
+        self.accept(port, letter);
+        let handle = self.processes[me].handles.insert(Right::all(Object::Call(call)));
+        Next::Return(Outcome::CallBegun(Ok(Begun { call: handle, sequence: id.sequence })))
+    }
+
+    fn prepare_call(
+        &mut self, me: Key<Process>, handle: HandleId, message: &Message, deadline: Deadline,
+    ) -> Result<Prepared, CallRefusal> {
+        let (port, badge) =
+            self.find_port(me, handle, Rights::SEND).map_err(|error| CallRefusal::Error(CallError::Handle(error)))?;
+        self.check_transfers(me, &message.handles, Some(port)).map_err(|refusal| match refusal {
+            Refusal::Breach(fault) => CallRefusal::Breach(fault),
+            Refusal::Error(error) => CallRefusal::Error(CallError::Transfer(error)),
+        })?;
+        let refuse = |error| Err(CallRefusal::Error(error));
+        match self.ports.get(port) {
+            None => return refuse(CallError::PortClosed),
+            Some(port) if port.too_long(message.bytes.len()) => return refuse(CallError::TooLong),
+            Some(_) => {}
+        }
+        if self.calls.is_full() {
+            return refuse(CallError::Limit(Limit::NodeCalls));
+        }
+        let process = &mut self.processes[me];
+        let sequence = match deadline.again {
+            Some(again) if again == 0 || again > process.calls_made => return refuse(CallError::NeverCalled),
+            Some(again) if !planted(Bug::RetryRenumbered) => again,
+            _ => {
+                process.calls_made += 1;
+                process.calls_made
+            }
+        };
+        Ok(Prepared { port, badge, id: CallId { caller: process.id, sequence } })
+    }
+
+    fn create_call(&mut self, id: CallId, caller: Key<Process>, port: Key<Port>, caller_side: CallerSide) -> Key<Call> {
+        let call = Call { id, caller, server_side: ServerSide::Queued(port), caller_side, alarm: None, watch: None };
+        self.calls.insert(call).expect("there is room, as was seen when the call was prepared")
+    }
+
+    pub(crate) fn end_call(&mut self, me: Key<Process>, handle: HandleId, wait: Wait) -> Next {
+        let refuse = |error| Next::Return(Outcome::CallEnded(Err(error)));
+        let key = match self.find_object(me, handle, Rights::ANSWER) {
+            Ok(Object::Call(key)) => key,
+            Ok(_) => return refuse(EndCallError::Handle(HandleError::WrongKind)),
+            Err(error) => return refuse(EndCallError::Handle(error)),
+        };
+        let room = self.processes[me].handles.room();
+        match &self.calls[key].caller_side {
+            CallerSide::Over(Ok(answering)) if answering.rights.len() > room + 1 => {
+                return refuse(EndCallError::Limit(Limit::Handles));
+            }
+            CallerSide::Over(_) => {
+                let side = core::mem::replace(&mut self.calls[key].caller_side, CallerSide::Gone);
+                let CallerSide::Over(result) = side else { unreachable!("it was just seen") };
+                self.free_call_if_over(key);
+                self.receivers_in_transit -= result.as_ref().map_or(0, |answering| answering.receivers());
+                return Next::Return(self.collect(me, handle, result));
+            }
+            CallerSide::Begun => {}
+            _ => unreachable!("a running process collects nothing"),
+        }
+        if !self.may_wait(wait) {
+            return refuse(EndCallError::NotYet);
+        }
+        if room < MESSAGE_HANDLES_MAX {
+            return refuse(EndCallError::Limit(Limit::Handles));
+        }
+        self.calls[key].caller_side = CallerSide::Collecting;
+        self.block(me, Waiting::EndCall { call: key, handle }, wait)
+    }
+
+    pub(crate) fn reply(&mut self, me: Key<Process>, handle: HandleId, message: Message) -> Next {
+        let refuse = |error| Next::Return(Outcome::Replied(Err(error)));
+        let key = match self.find_object(me, handle, Rights::ANSWER) {
+            Ok(Object::Reply(key)) => key,
+            Ok(_) => return refuse(ReplyError::Handle(HandleError::WrongKind)),
+            Err(error) => return refuse(ReplyError::Handle(error)),
+        };
+        match self.check_transfers(me, &message.handles, None) {
+            Ok(()) => {}
+            Err(Refusal::Breach(fault)) => return Next::Fault(fault),
+            Err(Refusal::Error(error)) => return refuse(ReplyError::Transfer(error)),
+        }
+        // The right that is used up by this cannot travel in it too.
+        if message.handles.iter().any(|transfer| transfer.handle == handle) {
+            return refuse(ReplyError::Handle(HandleError::Bad));
+        }
+        if message.bytes.len() > MESSAGE_BYTES_MAX {
+            return refuse(ReplyError::TooLong);
+        }
+        if !planted(Bug::ReplyTwice) || matches!(self.calls[key].caller_side, CallerSide::Gone | CallerSide::Over(_)) {
+            self.processes[me].handles.remove(handle).expect("the handle was just found");
+            self.calls[key].server_side = ServerSide::Done;
+        }
+        match self.calls[key].caller_side {
+            CallerSide::Over(_) | CallerSide::Gone => {
+                self.free_call_if_over(key);
+                refuse(ReplyError::CallerGone)
+            }
+            CallerSide::Blocked | CallerSide::Begun | CallerSide::Collecting => {
+                let rights = self.take(me, &message.handles);
+                self.settle(key, Ok(Answering { bytes: message.bytes, rights }));
+                Next::Return(Outcome::Replied(Ok(())))
+            }
+        }
+    }
+}
+
+/// The ends of calls.
+impl Kernel {
+    /// The caller's side learns how the call ended.
+    fn settle(&mut self, key: Key<Call>, result: Result<Answering, CallError>) {
+        let call = &mut self.calls[key];
+        if let Some(ticket) = call.alarm.take() {
+            self.alarms.take(ticket);
+        }
+        let caller = call.caller;
+        match call.caller_side {
+            CallerSide::Blocked => {
+                call.caller_side = CallerSide::Gone;
+                self.free_call_if_over(key);
+                let answer = result.map(|Answering { bytes, rights }| {
+                    let handles = if rights.is_empty() { Vec::new() } else { self.install(caller, rights) };
+                    Answer { bytes, handles }
+                });
+                self.wake(caller, Outcome::Called(answer));
+            }
+            CallerSide::Collecting => {
+                call.caller_side = CallerSide::Gone;
+                self.free_call_if_over(key);
+                let State::Waiting { waiting: Waiting::EndCall { handle, .. }, .. } = self.processes[caller].state
+                else {
+                    unreachable!("a caller that collects waits for the answer")
+                };
+                let outcome = self.collect(caller, handle, result);
+                self.wake(caller, outcome);
+            }
+            CallerSide::Begun => {
+                self.receivers_in_transit += result.as_ref().map_or(0, |answering| answering.receivers());
+                call.caller_side = CallerSide::Over(result);
+            }
+            CallerSide::Over(_) | CallerSide::Gone => unreachable!("the caller's side of a call ends once"),
+        }
+    }
+
+    /// Gives a caller the result of a call that it began; the handle to the call is used up.
+    fn collect(&mut self, caller: Key<Process>, handle: HandleId, result: Result<Answering, CallError>) -> Outcome {
+        self.processes[caller].handles.remove(handle).expect("whoever collects has the handle");
+        Outcome::CallEnded(match result {
+            Ok(Answering { bytes, rights }) => Ok(Answer { bytes, handles: self.install(caller, rights) }),
+            Err(error) => Err(EndCallError::Failed(error)),
+        })
+    }
+
+    fn free_call_if_over(&mut self, key: Key<Call>) {
+        let call = &self.calls[key];
+        if call.server_side == ServerSide::Done && matches!(call.caller_side, CallerSide::Gone) {
+            let call = self.calls.remove(key).expect("it was just seen");
+            if let Some(watch) = call.watch {
+                self.forget_watch(watch);
+            }
+        }
+    }
+
+    /// A blocked caller gives up, after its request was accepted: how far the request had come.
+    pub(crate) fn abandon_call(&mut self, key: Key<Call>) -> Reached {
+        let reached = self.calls[key].reached();
+        self.calls[key].caller_side = CallerSide::Gone;
+        self.leave_server(key, Bug::OrphanServed);
+        reached
+    }
+
+    /// Nobody waits for the answer any more: takes the request back, or tells who works on it.
+    fn leave_server(&mut self, key: Key<Call>, skipped: Bug) {
+        match self.calls[key].server_side {
+            ServerSide::Queued(_) if planted(skipped) => {}
+            ServerSide::Queued(port) => {
+                self.calls[key].server_side = ServerSide::Done;
+                self.withdraw_request(port, key);
+                self.free_call_if_over(key);
+            }
+            ServerSide::Taken => {
+                let id = self.calls[key].id;
+                if let Some(watch) = self.calls[key].watch.take() {
+                    self.fire(watch, NoticeEvent::CallerGone(id));
+                }
+            }
+            ServerSide::Done => self.free_call_if_over(key),
+        }
+    }
+
+    /// The deadline of a call that was begun has come; its alarm is spent.
+    pub(crate) fn expire_call(&mut self, key: Key<Call>) {
+        self.calls[key].alarm = None;
+        let reached = self.calls[key].reached();
+        self.settle(key, Err(CallError::Expired(reached)));
+        if self.calls.get(key).is_some() {
+            self.leave_server(key, Bug::ExpiredCallServed);
+        }
+    }
+
+    /// The handle to a call that was begun is closed.
+    pub(crate) fn cancel_call(&mut self, key: Key<Call>) {
+        let call = &mut self.calls[key];
+        if let Some(ticket) = call.alarm.take() {
+            self.alarms.take(ticket);
+        }
+        let over = match core::mem::replace(&mut call.caller_side, CallerSide::Gone) {
+            CallerSide::Over(result) => {
+                if let Ok(answering) = result {
+                    self.receivers_in_transit -= answering.receivers();
+                    self.dropped.extend(answering.rights);
+                }
+                true
+            }
+            _ => false,
+        };
+        match over {
+            true => self.free_call_if_over(key),
+            false => {
+                self.leave_server(key, Bug::OrphanServed);
+            }
+        }
+    }
+
+    /// The right to answer is gone without an answer.
+    pub(crate) fn release_reply(&mut self, key: Key<Call>) {
+        let call = &mut self.calls[key];
+        call.server_side = ServerSide::Done;
+        let sequence = call.id.sequence;
+        match call.caller_side {
+            CallerSide::Over(_) | CallerSide::Gone => self.free_call_if_over(key),
+            _ if planted(Bug::ServerDeathSilent) => {}
+            _ => self.settle(key, Err(CallError::Abandoned { sequence })),
+        }
+    }
+
+    /// The port closed before a server took the request.
+    pub(crate) fn refuse_call(&mut self, key: Key<Call>) {
+        self.calls[key].server_side = ServerSide::Done;
+        match self.calls[key].caller_side {
+            CallerSide::Over(_) | CallerSide::Gone => self.free_call_if_over(key),
+            _ => self.settle(key, Err(CallError::PortClosed)),
+        }
+    }
+}
+
+impl Answering {
+    pub fn receivers(&self) -> u32 {
+        crate::port::count_receivers(&self.rights)
+    }
+}

@@ -1,0 +1,102 @@
+//! Bugs that are planted on purpose, to see that the checkers of the simulator find them. A build without the feature
+//! `planted` contains none of them.
+//!
+//! The one idea: a checker that was never seen to fail proves nothing.
+
+/// One mistake that somebody could have made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Bug {
+    /// A queue gives its newest message first.
+    NewestFirst = 1,
+    /// The queue takes one message more than it may.
+    QueueOverBound,
+    /// A message put in the queue wakes no receiver.
+    LostWakeup,
+    /// Room in a queue is not offered to the senders that wait.
+    SendersForgotten,
+    /// A copy gets all rights that its source has.
+    CopyAmplifies,
+    /// A moved handle stays in the sender's table too.
+    MoveDuplicates,
+    /// A handle is gone although its message was not accepted.
+    MoveLosesOnFailure,
+    /// The right to answer survives its use.
+    ReplyTwice,
+    /// A call that expired stays in the queue and is served.
+    ExpiredCallServed,
+    /// A call whose caller died stays in the queue and is served.
+    OrphanServed,
+    /// Callers of a server that died are not told.
+    ServerDeathSilent,
+    /// A dropped message is not counted.
+    DropNotCounted,
+    /// A deadline fires a little early.
+    EarlyDeadline,
+    /// Who waits for room in a queue has no deadline.
+    DeadlineLost,
+    /// A process's end is not told to its supervisor.
+    ExitNotTold,
+    /// A long write to a pipe that moves in by parts lets another in between.
+    PipeMixesWrites,
+    /// A process that wakes goes behind all time it ever used.
+    SleeperStarves,
+    /// A kill does not reach a process that waits.
+    KillIgnoresWaiting,
+    /// A select stays registered at its other ports.
+    SelectLeavesTraces,
+    /// A retried call gets a new number.
+    RetryRenumbered,
+}
+
+impl Bug {
+    pub const ALL: [Bug; 20] = [
+        Bug::NewestFirst,
+        Bug::QueueOverBound,
+        Bug::LostWakeup,
+        Bug::SendersForgotten,
+        Bug::CopyAmplifies,
+        Bug::MoveDuplicates,
+        Bug::MoveLosesOnFailure,
+        Bug::ReplyTwice,
+        Bug::ExpiredCallServed,
+        Bug::OrphanServed,
+        Bug::ServerDeathSilent,
+        Bug::DropNotCounted,
+        Bug::EarlyDeadline,
+        Bug::DeadlineLost,
+        Bug::ExitNotTold,
+        Bug::PipeMixesWrites,
+        Bug::SleeperStarves,
+        Bug::KillIgnoresWaiting,
+        Bug::SelectLeavesTraces,
+        Bug::RetryRenumbered,
+    ];
+}
+
+#[cfg(feature = "planted")]
+mod chosen {
+    use super::Bug;
+    use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+    static CHOSEN: AtomicU8 = AtomicU8::new(0);
+
+    /// Plants one bug, or none, in all kernels of this operating-system process.
+    pub fn plant(bug: Option<Bug>) {
+        CHOSEN.store(bug.map_or(0, |bug| bug as u8), Relaxed);
+    }
+
+    pub(crate) fn planted(bug: Bug) -> bool {
+        CHOSEN.load(Relaxed) == bug as u8
+    }
+}
+
+#[cfg(feature = "planted")]
+pub use chosen::plant;
+#[cfg(feature = "planted")]
+pub(crate) use chosen::planted;
+
+#[cfg(not(feature = "planted"))]
+pub(crate) const fn planted(_: Bug) -> bool {
+    false
+}

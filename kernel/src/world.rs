@@ -1,0 +1,137 @@
+//! All that a node's kernel wants from the world, and all that the world tells it. This is the most important file: who
+//! reads it knows what una is made of; who wants to run the kernel on something else implements this and no more.
+//!
+//! The one idea: the list is closed. Effects and events come in pairs, and the world owes each effect the event that answers
+//! it. A new pair needs a decision record.
+//!
+//! ```text
+//!   effect                   answered by                        meaning
+//!   ------------------------------------------------------------------------------------------------------------
+//!   -                        Boot                               make the first process
+//!   Start                    Started | NotStarted               make an instance of a program, do not run it yet
+//!   Run                      Call | Yielded | Trapped           run a process on this worker until it wants something
+//!   Interrupt                (the answer to Run, soon)          make the process on this worker come back
+//!   Destroy                  -                                  the process ended: free its instance
+//!   Park                     -                                  nothing to run: sleep until Wake
+//!   Wake                     Awake                              there is something to run
+//!   Alarm                    Alarm                              say so when this time has come
+//!   Journal                  Journal                            bytes that must survive
+//!   Halt                     -                                  the first process ended: stop the node
+//! ```
+//!
+//! The world calls [`crate::Kernel::step`] with one input at a time, in the order in which things happened, and carries out
+//! the effects in the order in which they were appended. The thread that brings a system call finds in the effects what it
+//! does next: exactly one of `Run` and `Park` for its worker.
+
+use crate::process::Process;
+use crate::table::Key;
+use crate::watch::Watch;
+use abi::call::{Outcome, SystemCall};
+use abi::device::{JournalResult, JournalWork};
+use abi::ids::{DeviceId, ProcessId, Time};
+use abi::limits::Limits;
+use abi::message::Bytes;
+use abi::process::{Exit, Fault, Program, StartFailure};
+
+/// A thread that runs processes, from 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct WorkerId(pub u16);
+
+/// What happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// The process that runs on this worker asks for something.
+    Call {
+        worker: WorkerId,
+        process: Key<Process>,
+        call: SystemCall,
+    },
+    Event(Event),
+}
+
+/// What the world tells, mostly because it was asked to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// Comes first, once: the first process begins with handles to the node's devices, numbered from 1 in their order.
+    Boot {
+        program: Program,
+        arguments: Bytes,
+        limits: Limits,
+    },
+    /// The instance is there.
+    Started {
+        process: Key<Process>,
+    },
+    NotStarted {
+        process: Key<Process>,
+        failure: StartFailure,
+    },
+    /// The process came back without wanting anything: it was interrupted, or had its slice.
+    Yielded {
+        worker: WorkerId,
+        process: Key<Process>,
+    },
+    /// The process broke a rule while it ran.
+    Trapped {
+        worker: WorkerId,
+        process: Key<Process>,
+        fault: Fault,
+    },
+    /// The worker looks for work: it just began, or was woken.
+    Awake {
+        worker: WorkerId,
+    },
+    /// The time of the last [`Effect::Alarm`] has come.
+    Alarm,
+    /// The work is done. Each request is answered once, and those of one device in the order of asking.
+    Journal {
+        request: Key<Watch>,
+        result: JournalResult,
+    },
+}
+
+/// What shall happen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    Start {
+        process: Key<Process>,
+        id: ProcessId,
+        program: Program,
+        arguments: Bytes,
+        memory_pages_max: u32,
+    },
+    /// Runs the process until it makes a system call; the outcome is what its last one gives. A process that came back by
+    /// [`Event::Yielded`] goes on where it was and has no use for the outcome. After `until` it should come back if others
+    /// are ready: the kernel sees to it at each system call, the world for what runs long without one.
+    Run {
+        worker: WorkerId,
+        process: Key<Process>,
+        outcome: Outcome,
+        until: Time,
+    },
+    Interrupt {
+        worker: WorkerId,
+        process: Key<Process>,
+    },
+    Destroy {
+        process: Key<Process>,
+    },
+    Park {
+        worker: WorkerId,
+    },
+    Wake {
+        worker: WorkerId,
+    },
+    /// Replaces the alarm that was set before, if it did not come yet.
+    Alarm {
+        at: Time,
+    },
+    Journal {
+        request: Key<Watch>,
+        device: DeviceId,
+        work: JournalWork,
+    },
+    Halt {
+        exit: Exit,
+    },
+}
