@@ -2,23 +2,25 @@
 //!
 //! ```text
 //!   rewritten function            continuation of a point            loop function of a large loop L
-//!   block $tail                   load the frame                     parameters are the frame of L's header
-//!     block $body                 block $tail                        the same as a continuation of L's header,
+//!   block for each PAD            load the frame                     parameters are the frame of L's header
+//!     block $body                 block for each PAD                 the same as a continuation of L's header,
 //!       ...                         block $body                      but the way back into an outer large
 //!       loop                          for each enclosing block,      loop is a tail call of that one's
-//!         POLL; if PAD end            from outermost: open it        loop function
-//!         ...                         the code behind the point
-//!         call                        ...
-//!         UNWINDING?; if PAD end      end
-//!         ...                         return
-//!     end                         end
-//!     return                      TAIL
+//!         if the flag is set          from outermost: open it        loop function
+//!           id = ..; br PAD           the code behind the point
+//!         call                      end
+//!         if unwinding              return
+//!           id = ..; br PAD       end
+//!         ...                     PADS, TAIL
+//!     end
+//!     return
 //!   end
-//!   TAIL
+//!   PADS, TAIL
 //! ```
-//! A PAD hands the frame's values to a save helper, which stores them and says that the stack is being unwound, and branches
-//! to $tail; it is hinted cold. The TAIL, once per function, keeps the frame memory large enough for the next frame and
-//! returns zeros.
+//! A PAD hands the frame's values to a save helper, which stores them and says that the stack is being unwound. Points of a
+//! function that save the same values share a pad and tell it their id; most of them do, so that a point costs little more
+//! than its check. The way to a pad is hinted cold. The TAIL, once per function, keeps the frame memory large enough for the
+//! next frame and returns zeros.
 //!
 //! A continuation starts in the middle of loops. A small enclosing loop is written twice: the rest of the interrupted round,
 //! then the whole loop for the rounds that follow ("peeled"). For a large one the second part is a tail call of its loop
@@ -85,7 +87,7 @@ pub(super) enum Helper {
 pub(super) struct Shape(pub String);
 
 impl Shape {
-    pub fn of(point: &Point) -> Shape {
+    pub fn of(saved: &[(Place, ValType)]) -> Shape {
         let letter = |ty: ValType| match (kind(ty), ty) {
             (ValueKind::Function, _) => 'r',
             (ValueKind::Exception, _) => 'x',
@@ -96,7 +98,7 @@ impl Shape {
             (_, ValType::V128) => 'v',
             (_, ValType::Ref(_)) => unreachable!("opaque references are refused when the plan is finished"),
         };
-        Shape(point.saved.iter().map(|(_, ty)| letter(*ty)).collect())
+        Shape(saved.iter().map(|(_, ty)| letter(*ty)).collect())
     }
 
     /// Is calling a save helper less code than storing in place? As long as its arguments are in registers.
@@ -120,7 +122,7 @@ impl Shape {
 
 /// The helpers that a pad or a continuation of this point calls.
 pub(super) fn helpers(point: &Point) -> Vec<Helper> {
-    let shape = Shape::of(point);
+    let shape = Shape::of(&point.saved);
     let exception = shape.0.contains('x');
     let mut helpers = vec![Helper::Save(if shape.fits_helper() { shape } else { Shape::default() })];
     if exception {
@@ -129,7 +131,7 @@ pub(super) fn helpers(point: &Point) -> Vec<Helper> {
     helpers
 }
 
-/// The save helper: a leaf function without a stack frame of its own, so that the engine does not check the stack's limit at
+/// The save helper: returns whether there is no room for one more frame behind this one. A leaf function without a stack frame of its own, so that the engine does not check the stack's limit at
 /// its entry, and a stack that is nearly full can still be unwound.
 pub(super) fn save_helper(body: &mut Body, shape: &Shape, layout: &Layout) {
     let parameters = shape.parameters();
@@ -164,6 +166,13 @@ pub(super) fn save_helper(body: &mut Body, shape: &Shape, layout: &Layout) {
     body.op(&Instruction::GlobalSet(layout.top_global));
     body.op(&Instruction::I32Const(1));
     body.op(&Instruction::GlobalSet(layout.unwinding_global));
+    body.op(&Instruction::MemorySize(layout.frames_memory));
+    body.op(&Instruction::I32Const(16));
+    body.op(&Instruction::I32Shl);
+    body.op(&top);
+    body.op(&Instruction::I32Sub);
+    body.op(&Instruction::I32Const(FRAME_SIZE_MAX as i32 + 65536));
+    body.op(&Instruction::I32LtU);
 }
 
 /// The instruction that stores a saved value; references are stored as the number of their slot.
@@ -234,6 +243,9 @@ enum Module {
     Continuation,
 }
 
+/// The label of the block around a function's code, counted from the outside as if nothing were between it and the function.
+const BODY: u32 = 1;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Plain,
@@ -275,8 +287,11 @@ struct Emitter<'p, 'a> {
     water: u32,
     slots: HashMap<(u32, ValType), u32>,
     frame: Option<u32>,
-    tail: u32,
-    tail_used: bool,
+    /// What the frames of each pad hold: points that save the same share one. Pads are written behind the body.
+    pads: Vec<Vec<(Place, ValType)>>,
+    pad_of: HashMap<Vec<(Place, ValType)>, u32>,
+    /// The local with the id of the point whose frame a pad is to store.
+    id: Option<u32>,
     polls: u32,
     live: bool,
     /// Go over to the loop function when a large loop is met, except for this one.
@@ -476,8 +491,9 @@ impl<'p, 'a> Emitter<'p, 'a> {
             water: 0,
             slots: HashMap::new(),
             frame: None,
-            tail: 0,
-            tail_used: false,
+            pads: vec![],
+            pad_of: HashMap::new(),
+            id: None,
             polls: 0,
             live: true,
             cut: false,
@@ -548,6 +564,17 @@ impl<'p, 'a> Emitter<'p, 'a> {
         }
     }
 
+    fn id_local(&mut self) -> u32 {
+        match self.id {
+            Some(local) => local,
+            None => {
+                let local = self.add_local(ValType::I32);
+                self.id = Some(local);
+                local
+            }
+        }
+    }
+
     fn frame_local(&mut self) -> u32 {
         match self.frame {
             Some(local) => local,
@@ -607,12 +634,13 @@ impl<'p, 'a> Emitter<'p, 'a> {
         MemArg { offset: offset as u64, align: 0, memory_index: self.layout.frames_memory }
     }
 
-    /// Stores the frame and goes to the tail.
-    fn pad(&mut self, point: &Point) {
-        let shape = Shape::of(point);
+    /// Stores a frame with these values, and the point's id from its local; leaves on the stack whether there is no room for
+    /// one more frame.
+    fn pad(&mut self, saved: &[(Place, ValType)]) {
+        let shape = Shape::of(saved);
         let by_helper = shape.fits_helper();
         let mut offset = 0;
-        for (place, ty) in &point.saved {
+        for (place, ty) in saved {
             let local = self.local_of(*place, *ty);
             if kind(*ty) == ValueKind::Exception || !by_helper {
                 self.body.op(&Instruction::GlobalGet(self.layout.top_global));
@@ -639,11 +667,9 @@ impl<'p, 'a> Emitter<'p, 'a> {
             self.body.op(&Instruction::I32Add);
             self.body.op(&Instruction::GlobalSet(top));
         }
-        self.body.op(&Instruction::I32Const(point.id as i32));
+        let id = self.id_local();
+        self.body.op(&Instruction::LocalGet(id));
         self.helper(Helper::Save(if by_helper { shape } else { Shape::default() }));
-        self.tail_used = true;
-        let tail = self.relative(self.tail);
-        self.body.op(&Instruction::Br(tail));
     }
 
     /// Puts a function reference into the table of references; leaves its slot number on the stack.
@@ -754,30 +780,60 @@ impl<'p, 'a> Emitter<'p, 'a> {
     }
 
     fn cold_pad(&mut self, point: &Point) {
+        let next = self.pads.len() as u32;
+        let pad = *self.pad_of.entry(point.saved.clone()).or_insert(next);
+        if pad == next {
+            self.pads.push(point.saved.clone());
+        }
         self.body.cold.push(self.body.code.len() as u32);
         self.open_typed(0x04, &[], &[]);
-        self.pad(point);
+        let id = self.id_local();
+        self.body.op(&Instruction::I32Const(point.id as i32));
+        self.body.op(&Instruction::LocalSet(id));
+        // Behind the body come the pads, in the order of their first use.
+        let body = self.relative(BODY);
+        self.body.op(&Instruction::Br(body + 1 + pad));
         self.close();
     }
 
-    /// Writes $tail, $body and the tail around what `inside` writes, and the end of the function.
+    /// Writes the blocks around what `inside` writes, the pads and the end of the function.
     fn enclosed(&mut self, inside: impl FnOnce(&mut Self)) {
-        self.tail = self.open_typed(0x02, &[], &[]);
         let results = self.plan.results.clone();
-        let label = self.open_typed(0x02, &[], &results);
+        let before = self.body.code.len();
+        let fixes = self.body.fixes.len();
+        self.depth = BODY + 1;
         self.open.push(Open {
-            label, base: 0, water: 0, start: None, role: Role::Plain, targeted: false, entered: true, arm_falls: false,
+            label: BODY, base: 0, water: 0, start: None, role: Role::Plain, targeted: false, entered: true, arm_falls: false,
         });
         inside(self);
+        // A shim has no instructions and thus no end of its own; other bodies have written theirs.
         if !self.open.is_empty() {
-            // A shim has no instructions and thus no end of its own.
             self.open.clear();
             self.close();
             self.body.op(&Instruction::Return);
         }
-        self.close();
-        if self.tail_used {
-            self.write_tail();
+        // How many pads there are is known only now: the blocks that lead to them are put in front.
+        let behind = self.body.code.split_off(before);
+        let behind_fixes = self.body.fixes.split_off(fixes);
+        let pads = std::mem::take(&mut self.pads);
+        if !pads.is_empty() {
+            self.body.op(&Instruction::Block(BlockType::Result(wasm_encoder::ValType::I32)));
+        }
+        pads.iter().for_each(|_| self.body.op(&Instruction::Block(BlockType::Empty)));
+        self.depth = BODY;
+        self.open_typed(0x02, &[], &results);
+        let moved = self.body.code.len() - before;
+        self.body.code.extend(behind);
+        self.body.fixes.extend(behind_fixes.into_iter().map(|(at, fix)| (at + moved, fix)));
+        self.body.cold.iter_mut().for_each(|at| *at += moved as u32);
+        for (index, pad) in pads.iter().enumerate() {
+            self.body.op(&Instruction::End);
+            self.pad(pad);
+            let further = (pads.len() - 1 - index) as u32;
+            self.body.op(&if further > 0 { Instruction::Br(further) } else { Instruction::End });
+        }
+        if !pads.is_empty() {
+            self.grow_frames();
         }
         for ty in &results {
             self.body.op(&match ty {
@@ -794,21 +850,13 @@ impl<'p, 'a> Emitter<'p, 'a> {
         self.body.op(&Instruction::End);
     }
 
-    fn write_tail(&mut self) {
-        let memory = self.layout.frames_memory;
-        // Room for the next frame, whatever it is. Growing is a call of the runtime, which has stack of its own; a helper
-        // function that calls it could overflow the stack that is being unwound.
-        self.body.op(&Instruction::MemorySize(memory));
-        self.body.op(&Instruction::I32Const(16));
-        self.body.op(&Instruction::I32Shl);
-        self.body.op(&Instruction::GlobalGet(self.layout.top_global));
-        self.body.op(&Instruction::I32Sub);
-        self.body.op(&Instruction::I32Const(FRAME_SIZE_MAX as i32 + 65536));
-        self.body.op(&Instruction::I32LtU);
+    /// Makes room for the next frame, whatever it is, if the stack says that there is none. Growing is a call of the runtime,
+    /// which has stack of its own; a helper function that calls it could overflow the stack that is being unwound.
+    fn grow_frames(&mut self) {
         self.body.cold.push(self.body.code.len() as u32);
         self.open_typed(0x04, &[], &[]);
         self.body.op(&Instruction::I32Const(64));
-        self.body.op(&Instruction::MemoryGrow(memory));
+        self.body.op(&Instruction::MemoryGrow(self.layout.frames_memory));
         self.body.op(&Instruction::Drop);
         self.close();
     }

@@ -147,7 +147,7 @@ fn helper_type(helper: &Helper, source: &Source) -> (Vec<ValType>, Vec<ValType>)
     let exception = ValType::Ref(wasmparser::RefType::EXNREF);
     let address = |wide: bool| if wide { ValType::I64 } else { ValType::I32 };
     match helper {
-        Helper::Save(shape) => (shape.parameters(), vec![]),
+        Helper::Save(shape) => (shape.parameters(), vec![ValType::I32]),
         Helper::SaveException => (vec![ValType::I32, exception], vec![]),
         Helper::LoadException => (vec![ValType::I32], vec![exception]),
         Helper::DropData(_) | Helper::DropElement(_) => (vec![], vec![]),
