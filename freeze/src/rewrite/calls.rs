@@ -1,7 +1,8 @@
 //! Who calls whom: which functions may unwind, and where cycles of calls are broken by an entry poll.
 //!
 //! A function may unwind if it polls, or calls something that may. Calls through tables go to every function
-//! that a reference can point to and that has the signature.
+//! that a reference can point to and that has the signature. A cycle of calls needs an entry poll only if one can go round it
+//! without passing a loop.
 
 use super::source::{Kind, Source, kind};
 use crate::error::RewriteError;
@@ -22,6 +23,8 @@ pub(super) struct Scan {
     /// Reachable loops and calls in order; `None` is a loop.
     pub sites: Vec<Option<Target>>,
     pub tail_calls: Vec<Target>,
+    /// Whom it may call before it has passed a poll in a loop of its own.
+    pub unpolled: BTreeSet<Target>,
     /// Functions named by `ref.func`.
     pub references: Vec<u32>,
     pub written_tables: BTreeSet<u32>,
@@ -30,6 +33,8 @@ pub(super) struct Scan {
     /// (segment, memory) of `memory.init`; (segment, table) of `table.init`.
     pub memory_inits: BTreeSet<(u32, u32)>,
     pub table_inits: BTreeSet<(u32, u32)>,
+    /// A GC array is made or filled from a segment, which a continuation cannot name.
+    pub arrays_from_segments: bool,
     /// Something names a function or drops a segment, so the body cannot be copied as it is.
     pub touched: bool,
     pub unsupported: Option<String>,
@@ -79,32 +84,132 @@ impl Reach {
     }
 }
 
+/// Follows whether every way to an instruction has passed a loop, and thus a poll: forward data flow, which needs one pass since
+/// what holds at a loop's header when it is entered holds in all its rounds.
+struct Passed {
+    blocks: Vec<PassedBlock>,
+    now: bool,
+}
+
+struct PassedBlock {
+    is_loop: bool,
+    /// At its start; for the way past an `if` without an else, and for the else.
+    at_start: bool,
+    is_if: bool,
+    /// On all ways to its end that were seen so far; `None` if there was none.
+    at_end: Option<bool>,
+}
+
+impl Passed {
+    fn new() -> Passed {
+        Passed { blocks: vec![PassedBlock { is_loop: false, at_start: false, is_if: false, at_end: None }], now: false }
+    }
+
+    fn arrive(&mut self, depth: u32) {
+        let now = self.now;
+        // The body is not validated yet: a label may lead nowhere.
+        let Some(index) = self.blocks.len().checked_sub(1 + depth as usize) else { return };
+        let block = &mut self.blocks[index];
+        if !block.is_loop {
+            block.at_end = Some(block.at_end.unwrap_or(true) && now);
+        }
+    }
+
+    fn step(&mut self, op: &Operator, reachable: bool, reachable_behind: bool) {
+        let open = |passed: &mut Passed, is_loop: bool, is_if: bool| {
+            passed.blocks.push(PassedBlock { is_loop, at_start: passed.now, is_if, at_end: None });
+        };
+        match op {
+            Operator::Block { .. } => open(self, false, false),
+            Operator::If { .. } => open(self, false, true),
+            Operator::Loop { .. } => {
+                open(self, true, false);
+                self.now = true;
+            }
+            Operator::TryTable { try_table } => {
+                try_table.catches.iter().for_each(|catch| self.arrive(super::plan::catch_label(catch)));
+                open(self, false, false);
+            }
+            Operator::Else => {
+                if reachable_behind {
+                    self.arrive(0);
+                }
+                if let Some(block) = self.blocks.last_mut() {
+                    self.now = block.at_start;
+                    block.is_if = false;
+                }
+            }
+            Operator::End => {
+                if let Some(block) = self.blocks.last_mut() {
+                    if block.is_loop {
+                        block.at_end = reachable_behind.then_some(self.now);
+                    } else if reachable_behind {
+                        self.arrive(0);
+                    }
+                }
+                if let Some(block) = self.blocks.pop() {
+                    let past = if block.is_if { block.at_start } else { true };
+                    self.now = block.at_end.unwrap_or(true) && past;
+                }
+            }
+            _ if !reachable => {}
+            Operator::Br { relative_depth }
+            | Operator::BrIf { relative_depth }
+            | Operator::BrOnNull { relative_depth }
+            | Operator::BrOnNonNull { relative_depth }
+            | Operator::BrOnCast { relative_depth, .. }
+            | Operator::BrOnCastFail { relative_depth, .. } => self.arrive(*relative_depth),
+            Operator::BrTable { targets } => {
+                self.arrive(targets.default());
+                targets.targets().flatten().for_each(|depth| self.arrive(depth));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whom an instruction calls, if it is a call.
+fn target(op: &Operator) -> Option<Target> {
+    match *op {
+        Operator::Call { function_index } | Operator::ReturnCall { function_index } => Some(Target::Function(function_index)),
+        Operator::CallIndirect { type_index, .. }
+        | Operator::CallRef { type_index }
+        | Operator::ReturnCallIndirect { type_index, .. }
+        | Operator::ReturnCallRef { type_index } => Some(Target::Type(type_index)),
+        _ => None,
+    }
+}
+
 pub(super) fn scan(body: &FunctionBody, imported_functions: u32) -> Result<Scan, RewriteError> {
     let mut scan = Scan::default();
     let mut reach = Reach::new();
+    let mut passed = Passed::new();
     for op in body.get_operators_reader()? {
         let op = op?;
+        let live = reach.live;
         let reachable = reach.step(&op);
+        passed.step(&op, reachable, live);
+        if reachable && !passed.now {
+            scan.unpolled.extend(target(&op));
+        }
         match op {
             Operator::Loop { .. } if reachable => scan.sites.push(None),
             Operator::Call { function_index } => {
                 scan.touched |= function_index < imported_functions;
                 if reachable {
-                    scan.sites.push(Some(Target::Function(function_index)));
+                    scan.sites.push(target(&op));
                 }
             }
-            Operator::CallIndirect { type_index, .. } | Operator::CallRef { type_index } => {
+            Operator::CallIndirect { .. } | Operator::CallRef { .. } => {
                 if reachable {
-                    scan.sites.push(Some(Target::Type(type_index)));
+                    scan.sites.push(target(&op));
                 }
             }
             Operator::ReturnCall { function_index } => {
                 scan.touched |= function_index < imported_functions;
-                scan.tail_calls.push(Target::Function(function_index));
+                scan.tail_calls.extend(target(&op));
             }
-            Operator::ReturnCallIndirect { type_index, .. } | Operator::ReturnCallRef { type_index } => {
-                scan.tail_calls.push(Target::Type(type_index));
-            }
+            Operator::ReturnCallIndirect { .. } | Operator::ReturnCallRef { .. } => scan.tail_calls.extend(target(&op)),
             Operator::RefFunc { function_index } => {
                 scan.touched |= function_index < imported_functions;
                 scan.references.push(function_index);
@@ -122,6 +227,10 @@ pub(super) fn scan(body: &FunctionBody, imported_functions: u32) -> Result<Scan,
             Operator::MemoryInit { data_index, mem } => {
                 scan.memory_inits.insert((data_index, mem));
             }
+            Operator::ArrayNewData { .. }
+            | Operator::ArrayNewElem { .. }
+            | Operator::ArrayInitData { .. }
+            | Operator::ArrayInitElem { .. } => scan.arrays_from_segments = true,
             Operator::DataDrop { data_index } => {
                 scan.touched = true;
                 scan.dropped_data.insert(data_index);
@@ -258,7 +367,7 @@ pub(super) fn analyse(source: &Source, scans: &[Scan], every_entry: bool) -> Res
         let class = class_of_type[source.function_types[function as usize] as usize];
         edges[functions + class as usize].push(function);
     }
-    let graph = Graph { edges, functions, class_of_type };
+    let mut graph = Graph { edges, functions, class_of_type };
 
     let mut entry_poll = vec![false; functions];
     if every_entry {
@@ -267,7 +376,14 @@ pub(super) fn analyse(source: &Source, scans: &[Scan], every_entry: bool) -> Res
             *polls = source.signature(function as u32).params().iter().all(|ty| kind(*ty) != Kind::Opaque);
         }
     } else {
+        let all = std::mem::take(&mut graph.edges);
+        graph.edges = all.clone();
+        for (index, scan) in scans.iter().enumerate() {
+            let to = scan.unpolled.iter().map(|target| node(*target, &graph.class_of_type)).collect();
+            graph.edges[imported + index] = to;
+        }
         break_cycles(&graph, imported, &mut entry_poll);
+        graph.edges = all;
     }
     let polls = |function: usize| {
         function < imported

@@ -326,6 +326,24 @@ fn refuse_module(source: &Source, scans: &[Scan]) -> Result<(), RewriteError> {
         let ty = source.globals[index].content_type;
         return refuse(format!("global {index} is a variable of type {ty}"));
     }
+    let leads_to_aggregate = |ty: ValType| {
+        use wasmparser::AbstractHeapType::{Any, Array, Eq, Extern, Struct};
+        let ValType::Ref(reference) = ty else { return false };
+        match reference.heap_type() {
+            wasmparser::HeapType::Abstract { ty, .. } => matches!(ty, Any | Eq | Struct | Array | Extern),
+            wasmparser::HeapType::Concrete(index) | wasmparser::HeapType::Exact(index) => {
+                index.as_module_index().is_none_or(|index| source.types[index as usize].is_none())
+            }
+        }
+    };
+    if source.writable_aggregates {
+        if let Some(index) = source.globals.iter().position(|global| leads_to_aggregate(global.content_type)) {
+            return refuse(format!("global {index} refers to a struct or array, whose contents an image cannot hold"));
+        }
+        if let Some(index) = source.tables.iter().position(|table| leads_to_aggregate(ValType::Ref(table.element_type))) {
+            return refuse(format!("table {index} refers to structs or arrays, whose contents an image cannot hold"));
+        }
+    }
     for scan in scans {
         for table in &scan.written_tables {
             let ty = source.tables[*table as usize].element_type;
@@ -458,6 +476,10 @@ fn one_function<'a>(
         return Ok(Rewriting { body: form, loops: vec![], saves_references: false, helpers: BTreeSet::new() });
     }
     let mut plan = Plan::new(source, calls, function, body, first_point)?;
+    if scan.arrays_from_segments && plan.points.iter().any(|point| point.kind != super::plan::Kind::Entry) {
+        let construct = "it fills an array from a segment".to_string();
+        return Err(RewriteError::Unsupported { function: source.name(plan.function), construct });
+    }
     assert_eq!(plan.points.len(), points as usize, "the scan and the plan count the same resume points");
     plan.finish(source)?;
     refuse_exceptions(source, &plan, layout)?;

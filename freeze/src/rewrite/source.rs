@@ -35,6 +35,8 @@ pub(super) struct Source<'a> {
     type_index: HashMap<CoreTypeId, u32>,
     /// Some type has a supertype or may have one: signatures are then compared by arity only.
     pub subtyping: bool,
+    /// Some struct or array type can be written to: what an unchanging reference leads to may change all the same.
+    pub writable_aggregates: bool,
     /// Type index of each function, imported ones first.
     pub function_types: Vec<u32>,
     pub imported_functions: u32,
@@ -79,6 +81,7 @@ impl<'a> Source<'a> {
             types: vec![],
             type_index: HashMap::new(),
             subtyping: false,
+            writable_aggregates: false,
             function_types: vec![],
             imported_functions: 0,
             globals: vec![],
@@ -122,6 +125,11 @@ impl<'a> Source<'a> {
                         if ty.supertype_idx.is_some() || !ty.is_final {
                             self.subtyping = true;
                         }
+                        self.writable_aggregates |= match &ty.composite_type.inner {
+                            CompositeInnerType::Struct(fields) => fields.fields.iter().any(|field| field.mutable),
+                            CompositeInnerType::Array(array) => array.0.mutable,
+                            _ => false,
+                        };
                         self.types.push(match ty.composite_type.inner {
                             CompositeInnerType::Func(function) => Some(function),
                             _ => None,
