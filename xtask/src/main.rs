@@ -2,12 +2,19 @@
 //! command is a file of its own.
 
 mod bench;
+mod fetch;
+mod programs;
+mod setup;
+mod step;
+mod suites;
+mod tidy;
 
 use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// A command either did what it says, or says what went wrong and what to do next.
-pub type Outcome = Result<(), Box<dyn std::error::Error>>;
+pub type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Everything a developer of una runs", disable_help_subcommand = true)]
@@ -18,12 +25,33 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Install what the tests need beside Rust: a C compiler for WebAssembly
+    Setup,
+    /// Check the rules that no compiler checks: borders between crates, words, links, licences
+    Tidy,
+    /// Run every test that is quick enough to be run often
+    Test,
+    /// What is run for every change: setup, tidy, test
+    Ci,
+    /// What takes longer: full-length chains, fuzzing, programs from the registries
+    Nightly,
+    /// Compile the programs whose WebAssembly is kept in the repository
+    Programs(programs::Arguments),
+    /// Fetch WebAssembly programs that others publish, checked by hash, into target/programs
+    Fetch(fetch::Arguments),
     /// Measure, side by side with what others offer
     Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Setup => setup::run(),
+        Command::Tidy => tidy::run(),
+        Command::Test => suites::test(),
+        Command::Ci => suites::ci(),
+        Command::Nightly => suites::nightly(),
+        Command::Programs(arguments) => programs::run(&arguments),
+        Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Bench(arguments) => bench::run(arguments),
     };
     match outcome {
@@ -33,4 +61,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The project's directory.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ is a directory of the project").to_path_buf()
 }

@@ -1,0 +1,104 @@
+//! Installs what the tests need beside Rust. Knows Debian and its relatives; for others it says what is missing.
+
+use crate::Outcome;
+use crate::step::step;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A Debian package and what shows that it, or something that does as well, is there.
+struct Need {
+    package: &'static str,
+    sign: Sign,
+    what_for: &'static str,
+}
+
+enum Sign {
+    Program(&'static str),
+    File(&'static str),
+    /// What clang says it will link programs for WebAssembly with.
+    RuntimeLibrary,
+}
+
+const NEEDS: [Need; 5] = [
+    Need { package: "clang", sign: Sign::Program("clang"), what_for: "compiles the C programs of the tests" },
+    Need { package: "lld", sign: Sign::Program("wasm-ld"), what_for: "links them" },
+    Need { package: "wasi-libc", sign: Sign::File("/usr/lib/wasm32-wasi/libc.a"), what_for: "their C library" },
+    Need {
+        package: "libclang-rt-dev-wasm32",
+        sign: Sign::RuntimeLibrary,
+        what_for: "the run-time library of their compiler",
+    },
+    Need { package: "binaryen", sign: Sign::Program("wasm-opt"), what_for: "Asyncify, to compare with in `bench`" },
+];
+
+pub fn run() -> Outcome {
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !need.is_there()).collect();
+    if missing.is_empty() {
+        eprintln!("setup: everything is there");
+        return Ok(());
+    }
+    for need in &missing {
+        eprintln!("setup: {} is missing ({})", need.package(), need.what_for);
+    }
+    let packages: Vec<&str> = missing.iter().map(|need| need.package()).collect();
+    let install = format!("apt-get update && apt-get install --yes --no-install-recommends {}", packages.join(" "));
+    if !is_program("apt-get") {
+        return Err(format!("this system has no apt-get: install what corresponds to {}", packages.join(", ")).into());
+    }
+    if !is_root() {
+        return Err(format!("installing needs root; run this, then start again:\n  sudo sh -c '{install}'").into());
+    }
+    let environment = [("DEBIAN_FRONTEND", "noninteractive")];
+    step(Command::new("sh").args(["-c", &install]).envs(environment), "sh is part of every system")
+}
+
+impl Need {
+    fn is_there(&self) -> bool {
+        match self.sign {
+            Sign::Program(name) => is_program(name),
+            Sign::File(path) => Path::new(path).exists(),
+            Sign::RuntimeLibrary => runtime_library().is_some_and(|path| path.exists()),
+        }
+    }
+
+    /// The run-time library is named after the compiler's version, which differs from one release of Debian to the next.
+    fn package(&self) -> &'static str {
+        match self.package {
+            "libclang-rt-dev-wasm32" if debian_release() == Some(12) => "libclang-rt-14-dev-wasm32",
+            package => package,
+        }
+    }
+}
+
+fn debian_release() -> Option<u32> {
+    std::fs::read_to_string("/etc/debian_version").ok()?.split('.').next()?.trim().parse().ok()
+}
+
+fn runtime_library() -> Option<PathBuf> {
+    let mut clang = Command::new("clang");
+    let said = clang.args(["--target=wasm32-wasi", "-print-libgcc-file-name"]).output().ok()?;
+    Some(PathBuf::from(String::from_utf8(said.stdout).ok()?.trim()))
+}
+
+fn is_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_noticed() {
+        let is_there = |sign| Need { package: "p", sign, what_for: "" }.is_there();
+        assert!(is_there(Sign::Program("sh")));
+        assert!(!is_there(Sign::Program("a-program-that-nobody-has")));
+        assert!(is_there(Sign::File("/")));
+        assert!(!is_there(Sign::File("/nowhere")));
+    }
+}

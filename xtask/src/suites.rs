@@ -1,0 +1,54 @@
+//! Which tests are run when. Knows their names, not what they test.
+//!
+//! A test that takes too long for every change is marked `#[ignore]`, with the reason; `nightly` runs those as well.
+
+use crate::Outcome;
+use crate::step::{cargo, step};
+use std::process::Command;
+
+const CARGO: &str = "cargo comes with Rust";
+
+/// How long each fuzz target runs at night, in seconds.
+const FUZZ_SECONDS: u32 = 1200;
+
+pub fn ci() -> Outcome {
+    crate::setup::run()?;
+    crate::tidy::run()?;
+    test()
+}
+
+/// One build of everything, in the one profile, then every test.
+pub fn test() -> Outcome {
+    step(cargo().args(["test", "--release", "--locked", "--workspace", "--no-fail-fast"]), CARGO)
+}
+
+pub fn nightly() -> Outcome {
+    crate::setup::run()?;
+    crate::tidy::run()?;
+    crate::programs::run(&crate::programs::Arguments { check: true })?;
+    crate::fetch::all()?;
+    step(cargo().args(["clippy", "--release", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]), CARGO)?;
+    step(cargo().args(["test", "--release", "--locked", "--workspace", "--no-fail-fast", "--", "--include-ignored"]), CARGO)?;
+    fuzz()
+}
+
+/// Each fuzz target for a while. They need a nightly compiler and the command `cargo fuzz`.
+fn fuzz() -> Outcome {
+    let directory = crate::root().join("freeze/fuzz");
+    let mut targets = vec![];
+    for entry in std::fs::read_dir(directory.join("fuzz_targets"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            targets.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
+        }
+    }
+    targets.sort();
+    for target in targets {
+        let mut fuzz = Command::new("cargo");
+        fuzz.args(["+nightly", "fuzz", "run", &target, "--", &format!("-max_total_time={FUZZ_SECONDS}")]);
+        fuzz.current_dir(directory.parent().expect("it is below freeze/"));
+        let advice = "`rustup toolchain install nightly` and `cargo install cargo-fuzz` give what it needs";
+        step(&mut fuzz, advice).map_err(|error| format!("{error}; {advice}"))?;
+    }
+    Ok(())
+}
