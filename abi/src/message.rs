@@ -2,9 +2,10 @@
 //!
 //! The one idea: short content lies in the message itself, long content is shared and never copied on its way.
 
-use crate::ids::{CallId, HandleId, PipeId, PortId, ProcessId};
+use crate::ids::{CallId, HandleId, ProcessId};
 use crate::process::Exit;
 use crate::rights::Rights;
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -14,8 +15,8 @@ use core::ops::Deref;
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// The most handles one message carries.
 pub const MESSAGE_HANDLES_MAX: usize = 8;
-/// Content up to this length lies in the message itself: 64 bytes for a message and its length, no allocation.
-pub const INLINE_BYTES_MAX: usize = 62;
+/// Content up to this length lies in the message itself: no allocation. More would make every message longer to move about.
+pub const INLINE_BYTES_MAX: usize = 46;
 
 /// Immutable bytes that are cheap to pass on.
 #[derive(Clone)]
@@ -65,6 +66,7 @@ impl Bytes {
 impl Deref for Bytes {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Form::Inline { length, content } => &content[..usize::from(*length)],
@@ -129,12 +131,12 @@ pub struct Transfer {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Message {
     pub bytes: Bytes,
-    pub handles: Vec<Transfer>,
+    pub handles: Box<[Transfer]>,
 }
 
 impl Message {
     pub fn of(bytes: &[u8]) -> Message {
-        Message { bytes: Bytes::new(bytes), handles: Vec::new() }
+        Message { bytes: Bytes::new(bytes), handles: Box::default() }
     }
 }
 
@@ -154,7 +156,7 @@ pub enum Received {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Delivery {
     pub bytes: Bytes,
-    pub handles: Vec<HandleId>,
+    pub handles: Box<[HandleId]>,
     pub sender: ProcessId,
     pub badge: Badge,
     /// The sender waits for an answer.
@@ -174,7 +176,7 @@ pub struct Answerable {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
     pub bytes: Bytes,
-    pub handles: Vec<HandleId>,
+    pub handles: Box<[HandleId]>,
 }
 
 /// Where a notice shall go. The handle must hold the right to receive: nobody's queue is filled by others' notices.
@@ -201,8 +203,7 @@ pub enum NoticeEvent {
         exit: Exit,
     },
     /// A watched port has no receiver any more.
-    PortClosed(PortId),
-    PipeClosed(PipeId),
+    PortClosed,
     /// Nobody waits for the answer to a watched call any more: work on it can stop.
     CallerGone(CallId),
     /// The time came.

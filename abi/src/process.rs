@@ -3,7 +3,7 @@
 use crate::ids::{HandleId, ProcessId, ProgramId};
 use crate::limits::Limits;
 use crate::message::{Bytes, Notify, Transfer};
-use alloc::vec::Vec;
+use alloc::boxed::Box;
 
 /// What to run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -19,7 +19,7 @@ pub struct Spawn {
     pub program: Program,
     /// Opaque to the kernel: arguments, environment, what the program's host needs.
     pub arguments: Bytes,
-    pub handles: Vec<Transfer>,
+    pub handles: Box<[Transfer]>,
     pub limits: Limits,
     /// The share of the processor against others; [`crate::limits::WEIGHT_NORMAL`] is usual.
     pub weight: u32,

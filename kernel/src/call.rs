@@ -25,7 +25,6 @@ use abi::limits::Limit;
 use abi::message::{Answer, Badge, Bytes, MESSAGE_BYTES_MAX, MESSAGE_HANDLES_MAX, Message, NoticeEvent};
 use abi::rights::Rights;
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 
 /// One call.
 ///
@@ -60,7 +59,7 @@ pub(crate) enum CallerSide {
 /// An answer that the caller has not collected yet.
 pub(crate) struct Answering {
     bytes: Bytes,
-    pub rights: Vec<Right>,
+    pub rights: Box<[Right]>,
 }
 
 impl Call {
@@ -280,7 +279,7 @@ impl Kernel {
                 call.caller_side = CallerSide::Gone;
                 self.free_call_if_over(key);
                 let answer = result.map(|Answering { bytes, rights }| {
-                    let handles = if rights.is_empty() { Vec::new() } else { self.install(caller, rights) };
+                    let handles = if rights.is_empty() { Box::default() } else { self.install(caller, rights) };
                     Answer { bytes, handles }
                 });
                 self.wake(caller, Outcome::Called(answer));

@@ -180,7 +180,7 @@ impl Kernel {
         for (ticket, tag, key) in self.ready.iter() {
             let process = &self.processes[key];
             assert!(
-                matches!(process.state, State::Ready { ticket: kept, .. } if kept == ticket),
+                matches!(process.state, State::Ready { ticket: kept } if kept == ticket),
                 "{:?} stands in the ready queue and is not ready",
                 process.id
             );
@@ -193,7 +193,7 @@ impl Kernel {
                     assert!(ready.contains_key(&key), "{id:?} is ready and nobody knows");
                     assert!(!process.held, "{id:?} is held and would run");
                 }
-                State::Held { .. } => assert!(process.held, "{id:?} is kept back and not held"),
+                State::Held => assert!(process.held, "{id:?} is kept back and not held"),
                 State::Running { worker, .. } | State::Doomed { worker, .. } => {
                     let at = self.workers[usize::from(worker.0)];
                     assert_eq!(at, Worker::Running(key), "{id:?} runs where nobody runs it");

@@ -18,6 +18,7 @@ use abi::limits::Limit;
 use abi::message::{Badge, MESSAGE_HANDLES_MAX, Transfer, TransferMode};
 use abi::process::Fault;
 use abi::rights::{Kind, Rights};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// What somebody may do with an object.
@@ -354,7 +355,10 @@ impl Kernel {
     }
 
     /// Takes what the check allowed out of the sender's table.
-    pub(crate) fn take(&mut self, holder: Key<Process>, transfers: &[Transfer]) -> Vec<Right> {
+    pub(crate) fn take(&mut self, holder: Key<Process>, transfers: &[Transfer]) -> Box<[Right]> {
+        if transfers.is_empty() {
+            return Box::default();
+        }
         transfers.iter().map(|transfer| self.take_one(holder, transfer)).collect()
     }
 
@@ -374,7 +378,7 @@ impl Kernel {
     }
 
     /// Puts rights into a table that has room for them.
-    pub(crate) fn install(&mut self, holder: Key<Process>, rights: Vec<Right>) -> Vec<HandleId> {
+    pub(crate) fn install(&mut self, holder: Key<Process>, rights: Box<[Right]>) -> Box<[HandleId]> {
         let handles = &mut self.processes[holder].handles;
         rights.into_iter().map(|right| handles.insert(right)).collect()
     }

@@ -82,8 +82,8 @@ impl Kernel {
                     Envelope::Notice(_) => None,
                 })
                 .flat_map(|cargo| match cargo {
-                    Cargo::Taken(rights) => rights.as_slice(),
-                    Cargo::AtCaller(..) => &[],
+                    Cargo::Taken(rights) => &rights[..],
+                    Cargo::AtCaller(..) => &[][..],
                 })
                 .filter_map(|right| self.describe_right(right))
                 .collect(),
@@ -110,7 +110,7 @@ fn activity(process: &Process) -> Activity {
     match &process.state {
         State::Starting => Activity::Starting,
         State::Ready { .. } => Activity::Ready,
-        State::Held { .. } => Activity::Held,
+        State::Held => Activity::Held,
         State::Running { .. } => Activity::Running,
         State::Doomed { .. } => Activity::Ending,
         State::Exited { exit } => Activity::Exited(*exit),

@@ -37,7 +37,7 @@ pub use process::Process;
 pub use table::Key;
 pub use watch::Watch;
 
-use abi::call::SystemCall;
+use abi::call::{Outcome, SystemCall};
 use abi::ids::{DeviceId, NodeId, Time};
 use abi::process::Exit;
 use alloc::vec::Vec;
@@ -130,6 +130,11 @@ impl Kernel {
         self.alarms.arm(effects);
     }
 
+    /// What the last system call of a process that shall run gives; once for each [`Effect::Run`].
+    pub fn take_outcome(&mut self, process: Key<Process>) -> Outcome {
+        core::mem::replace(&mut self.processes[process].outcome, Outcome::Yielded)
+    }
+
     fn event(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Boot { program, arguments, limits } => self.boot(program, arguments, limits, effects),
@@ -196,7 +201,7 @@ impl Kernel {
             SystemCall::SetTimer { at, notify } => Next::Return(self.set_timer(me, at, notify)),
             SystemCall::Journal { device, work, notify } => self.journal(me, device, work, notify, effects),
 
-            SystemCall::Yield => Next::Yield(abi::call::Outcome::Yielded),
+            SystemCall::Yield => Next::Yield(Outcome::Yielded),
             SystemCall::Sleep { until } => self.sleep(me, until),
             SystemCall::Exit { code } => {
                 self.end(me, Exit::Code(code), effects);

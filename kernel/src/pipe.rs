@@ -15,6 +15,7 @@ use abi::ids::{HandleId, PipeId};
 use abi::limits::Limit;
 use abi::message::{Bytes, INLINE_BYTES_MAX, MESSAGE_BYTES_MAX};
 use abi::rights::Rights;
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -203,7 +204,7 @@ impl Kernel {
             return refuse(written, if wait == Wait::No { WriteCause::Full } else { WriteCause::Expired });
         }
         self.pipes[key].writing.push_back(me);
-        self.block(me, Waiting::Write { pipe: key, rest, written }, wait)
+        self.block(me, Waiting::Write { pipe: key, rest: Box::new(rest), written }, wait)
     }
 }
 
@@ -237,7 +238,7 @@ impl Kernel {
                 unreachable!("who stands among the writers of a pipe writes")
             };
             let before = rest.len();
-            *rest = pipe.add(core::mem::take(rest));
+            **rest = pipe.add(core::mem::take(rest));
             *written += (before - rest.len()) as u32;
             if rest.is_empty() {
                 pipe.writing.pop_front();

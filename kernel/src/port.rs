@@ -80,9 +80,9 @@ pub(crate) struct Letter {
 
 /// The rights that go along.
 pub(crate) enum Cargo {
-    Taken(Vec<Right>),
+    Taken(Box<[Right]>),
     /// Still in the table of the caller, who is blocked until a server takes the request: if none does, nothing was moved.
-    AtCaller(Key<Process>, Vec<Transfer>),
+    AtCaller(Key<Process>, Box<[Transfer]>),
 }
 
 /// A message for which there was no room yet. Its handles are in the sender's table.
@@ -363,10 +363,10 @@ impl Kernel {
         let Letter { bytes, cargo, sender, badge, call } = letter;
         let rights = match cargo {
             Cargo::Taken(rights) => rights,
-            Cargo::AtCaller(_, transfers) if transfers.is_empty() => Vec::new(),
+            Cargo::AtCaller(_, transfers) if transfers.is_empty() => Box::default(),
             Cargo::AtCaller(caller, transfers) => self.take(caller, &transfers),
         };
-        let handles = if rights.is_empty() { Vec::new() } else { self.install(receiver, rights) };
+        let handles = if rights.is_empty() { Box::default() } else { self.install(receiver, rights) };
         let call = call.map(|key| {
             let id = self.calls[key].taken();
             let reply = self.processes[receiver].handles.insert(Right::all(Object::Reply(key)));

@@ -42,6 +42,8 @@ use alloc::vec::Vec;
 pub struct Process {
     pub(crate) id: ProcessId,
     pub(crate) state: State,
+    /// What its last system call gives, once it runs again.
+    pub(crate) outcome: Outcome,
     /// It shall not run, whatever it becomes ready for.
     pub(crate) held: bool,
     pub(crate) handles: Handles,
@@ -82,12 +84,9 @@ pub(crate) enum State {
     /// In the ready queue, under this ticket.
     Ready {
         ticket: Ticket,
-        outcome: Outcome,
     },
     /// It could run and is kept from it.
-    Held {
-        outcome: Outcome,
-    },
+    Held,
     Running {
         worker: WorkerId,
         since: Time,
@@ -138,7 +137,7 @@ pub(crate) enum Waiting {
     },
     Write {
         pipe: Key<Pipe>,
-        rest: Bytes,
+        rest: Box<Bytes>,
         written: u32,
     },
 }
@@ -157,7 +156,7 @@ impl Kernel {
         let weight = abi::limits::WEIGHT_NORMAL;
         let key = self.create_process(program, limits, weight, Orphan::Dies, None);
         let devices: Vec<Right> = self.devices().map(|device| Right::all(Object::Device(device))).collect();
-        self.install(key, devices);
+        self.install(key, devices.into());
         self.first = Some(key);
         self.start(key, arguments, effects);
     }
@@ -222,6 +221,7 @@ impl Kernel {
         let process = Process {
             id,
             state: State::Starting,
+            outcome: Outcome::Begun,
             held: false,
             handles: Handles::new(limits.handles_max),
             references: 0,
@@ -256,7 +256,7 @@ impl Kernel {
     pub(crate) fn started(&mut self, key: Key<Process>) {
         // It may have been killed before its instance was there.
         if let Some(Process { state: State::Starting, .. }) = self.processes.get(key) {
-            self.make_ready(key, Outcome::Begun);
+            self.make_ready(key);
         }
     }
 
@@ -359,7 +359,7 @@ impl Kernel {
             self.withdraw(key);
         }
         match core::mem::replace(&mut self.processes[key].state, State::Exited { exit }) {
-            State::Ready { ticket, .. } => {
+            State::Ready { ticket } => {
                 self.ready.take(ticket);
             }
             State::Waiting { alarm: Some(ticket), .. } => {
@@ -538,11 +538,9 @@ impl Kernel {
         let process = &mut self.processes[target];
         process.held = true;
         match &process.state {
-            State::Ready { ticket, .. } => {
+            State::Ready { ticket } => {
                 self.ready.take(*ticket);
-                let taken = core::mem::replace(&mut process.state, State::Starting);
-                let State::Ready { outcome, .. } = taken else { unreachable!("the state was just seen") };
-                process.state = State::Held { outcome };
+                process.state = State::Held;
             }
             State::Running { worker, .. } if target != me => {
                 effects.push(Effect::Interrupt { worker: *worker, process: target });
@@ -559,11 +557,8 @@ impl Kernel {
         };
         let process = &mut self.processes[target];
         process.held = false;
-        if let State::Held { .. } = process.state {
-            let State::Held { outcome } = core::mem::replace(&mut process.state, State::Starting) else {
-                unreachable!("the state was just seen")
-            };
-            self.make_ready(target, outcome);
+        if let State::Held = process.state {
+            self.make_ready(target);
         }
         Next::Return(Outcome::Released(Ok(())))
     }
@@ -585,7 +580,7 @@ impl Kernel {
     pub(crate) fn yielded(&mut self, worker: WorkerId, key: Key<Process>, effects: &mut Vec<Effect>) {
         match self.back_from(worker, key) {
             Some(exit) => self.end(key, exit, effects),
-            None => self.set_aside(key, Outcome::Yielded),
+            None => self.set_aside(key),
         }
         self.dispatch(worker, effects);
     }

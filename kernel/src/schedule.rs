@@ -162,30 +162,29 @@ impl Kernel {
         };
         self.workers[usize::from(worker.0)] = Worker::Running(key);
         let running = State::Running { worker, since: self.now };
-        let State::Ready { outcome, .. } = core::mem::replace(&mut self.processes[key].state, running) else {
-            unreachable!("a process in the ready queue is ready")
-        };
-        effects.push(Effect::Run { worker, process: key, outcome, until: self.now.after(SLICE_NS) });
+        self.processes[key].state = running;
+        effects.push(Effect::Run { worker, process: key });
     }
 
     /// Carries out what a system call decided about its process.
     pub(crate) fn proceed(&mut self, worker: WorkerId, key: Key<Process>, next: Next, effects: &mut Vec<Effect>) {
         match next {
             Next::Return(outcome) => {
-                let process = &self.processes[key];
+                let process = &mut self.processes[key];
+                process.outcome = outcome;
                 let State::Running { since, .. } = process.state else {
                     unreachable!("a process whose call returns at once still runs")
                 };
-                let until = since.after(SLICE_NS);
-                if process.held || (self.now >= until && self.ready.len() > 0) {
-                    self.set_aside(key, outcome);
+                if process.held || (self.now.since(since) >= SLICE_NS && self.ready.len() > 0) {
+                    self.set_aside(key);
                     self.dispatch(worker, effects);
                 } else {
-                    effects.push(Effect::Run { worker, process: key, outcome, until });
+                    effects.push(Effect::Run { worker, process: key });
                 }
             }
             Next::Yield(outcome) => {
-                self.set_aside(key, outcome);
+                self.processes[key].outcome = outcome;
+                self.set_aside(key);
                 self.dispatch(worker, effects);
             }
             Next::Block | Next::Ended => self.dispatch(worker, effects),
@@ -207,19 +206,19 @@ impl Kernel {
     }
 
     /// A running process stops running and could go on.
-    pub(crate) fn set_aside(&mut self, key: Key<Process>, outcome: Outcome) {
+    pub(crate) fn set_aside(&mut self, key: Key<Process>) {
         self.charge(key);
-        self.make_ready(key, outcome);
+        self.make_ready(key);
     }
 
     /// Puts a process where it can be chosen to run, or keeps it back if it is held.
-    pub(crate) fn make_ready(&mut self, key: Key<Process>, outcome: Outcome) {
+    pub(crate) fn make_ready(&mut self, key: Key<Process>) {
         let process = &mut self.processes[key];
         process.state = if process.held {
-            State::Held { outcome }
+            State::Held
         } else {
             let ticket = self.ready.add(key, &mut process.tag);
-            State::Ready { ticket, outcome }
+            State::Ready { ticket }
         };
     }
 
@@ -238,13 +237,13 @@ impl Kernel {
 
     /// What a process waited for has come. Whoever calls this has taken it out of the queue it waited in.
     pub(crate) fn wake(&mut self, key: Key<Process>, outcome: Outcome) {
-        let State::Waiting { alarm, .. } = &self.processes[key].state else {
-            unreachable!("only a process that waits is woken")
-        };
-        if let Some(ticket) = *alarm {
+        let process = &mut self.processes[key];
+        let State::Waiting { alarm, .. } = process.state else { unreachable!("only a process that waits is woken") };
+        process.outcome = outcome;
+        if let Some(ticket) = alarm {
             self.alarms.take(ticket);
         }
-        self.make_ready(key, outcome);
+        self.make_ready(key);
     }
 
     /// Wakes workers for ready processes that nobody else will take soon.

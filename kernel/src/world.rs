@@ -26,7 +26,7 @@
 use crate::process::Process;
 use crate::table::Key;
 use crate::watch::Watch;
-use abi::call::{Outcome, SystemCall};
+use abi::call::SystemCall;
 use abi::device::{JournalResult, JournalWork};
 use abi::ids::{DeviceId, ProcessId, Time};
 use abi::limits::Limits;
@@ -100,14 +100,13 @@ pub enum Effect {
         arguments: Bytes,
         memory_pages_max: u32,
     },
-    /// Runs the process until it makes a system call; the outcome is what its last one gives. A process that came back by
-    /// [`Event::Yielded`] goes on where it was and has no use for the outcome. After `until` it should come back if others
-    /// are ready: the kernel sees to it at each system call, the world for what runs long without one.
+    /// Runs the process until it makes a system call. What its last one gives lies ready in
+    /// [`crate::Kernel::take_outcome`]: it would else be copied through every effect. A process that came back by
+    /// [`Event::Yielded`] goes on where it was and has no use for an outcome. After [`crate::limits::SLICE_NS`] it should
+    /// come back if others are ready: the kernel sees to it at each system call, the world for what runs long without one.
     Run {
         worker: WorkerId,
         process: Key<Process>,
-        outcome: Outcome,
-        until: Time,
     },
     Interrupt {
         worker: WorkerId,

@@ -21,7 +21,7 @@ struct Machine {
     kernel: Kernel,
     now: u64,
     effects: Vec<Effect>,
-    running: Option<(Key<Process>, Outcome)>,
+    running: Option<Key<Process>>,
 }
 
 impl Machine {
@@ -41,7 +41,7 @@ impl Machine {
         for effect in std::mem::take(&mut self.effects) {
             match effect {
                 Effect::Start { process, .. } => self.input(Input::Event(Event::Started { process })),
-                Effect::Run { process, outcome, .. } => self.running = Some((process, outcome)),
+                Effect::Run { process, .. } => self.running = Some(process),
                 Effect::Park { .. } => self.running = None,
                 Effect::Wake { .. } => self.input(Input::Event(Event::Awake { worker: WORKER })),
                 _ => {}
@@ -51,28 +51,26 @@ impl Machine {
 
     /// The running process makes a system call: what runs then, with what outcome.
     fn call(&mut self, call: SystemCall) -> Outcome {
-        let process = self.running.as_ref().expect("a process runs").0;
+        let process = self.running.expect("a process runs");
         self.now += 20;
         self.kernel.step(Time(self.now), Input::Call { worker: WORKER, process, call }, &mut self.effects);
         let mut gives = None;
         for effect in self.effects.drain(..) {
             match effect {
-                Effect::Run { process, outcome, .. } => gives = Some((process, outcome)),
+                Effect::Run { process, .. } => gives = Some(process),
                 Effect::Alarm { .. } => {}
                 effect => panic!("the measured path asked for {effect:?}"),
             }
         }
-        let (process, outcome) = gives.expect("somebody is always ready in the measured paths");
-        self.running = Some((process, Outcome::Yielded));
-        outcome
+        let process = gives.expect("somebody is always ready in the measured paths");
+        self.running = Some(process);
+        self.kernel.take_outcome(process)
     }
 
     fn set_up(&mut self, call: SystemCall) -> Outcome {
-        let process = self.running.as_ref().expect("a process runs").0;
+        let process = self.running.expect("a process runs");
         self.input(Input::Call { worker: WORKER, process, call });
-        let (process, outcome) = self.running.take().expect("the process goes on");
-        self.running = Some((process, Outcome::Yielded));
-        outcome
+        self.kernel.take_outcome(self.running.expect("the process goes on"))
     }
 
     /// Makes a port and a second process that holds the given handles to it; the first process still runs.
@@ -82,7 +80,7 @@ impl Machine {
         let spawn = Spawn {
             program: Program::Service(1),
             arguments: Bytes::EMPTY,
-            handles: vec![Transfer { handle: port, rights, mode: TransferMode::Copy }],
+            handles: [Transfer { handle: port, rights, mode: TransferMode::Copy }].into(),
             limits: Limits::NORMAL,
             weight: WEIGHT_NORMAL,
             orphan: Orphan::Dies,
@@ -101,7 +99,7 @@ fn processor_ns() -> u64 {
 }
 
 fn message(bytes: usize) -> Message {
-    Message { bytes: Bytes::new(&vec![7; bytes]), handles: Vec::new() }
+    Message { bytes: Bytes::new(&vec![7; bytes]), handles: Box::default() }
 }
 
 fn send(port: HandleId, message: Message) -> SystemCall {
@@ -152,16 +150,17 @@ fn call_and_reply(bytes: usize, deadline_ns: Option<u64>, carried: bool, count: 
         let at = deadline_ns.map(|after| Time(machine.now + after));
         let mut message = request.clone();
         if carried {
-            message.handles.push(Transfer { handle: port_of_caller, rights: Rights::SEND, mode: TransferMode::Copy });
+            message.handles =
+                [Transfer { handle: port_of_caller, rights: Rights::SEND, mode: TransferMode::Copy }].into();
         }
         let deadline = Deadline { at, again: None };
         let call = SystemCall::Call { port: port_of_caller, message, deadline };
         let Outcome::Received(Ok(Received::Message(delivery))) = machine.call(call) else { panic!("not called") };
-        for handle in delivery.handles {
+        for &handle in &delivery.handles {
             let Outcome::Closed(Ok(())) = machine.call(SystemCall::Close { handle }) else { panic!("not closed") };
         }
         let reply = delivery.call.expect("a call can be answered").reply;
-        let message = Message { bytes: delivery.bytes, handles: Vec::new() };
+        let message = Message { bytes: delivery.bytes, handles: Box::default() };
         let Outcome::Replied(Ok(())) = machine.call(SystemCall::Reply { reply, message }) else { panic!("no reply") };
         let Outcome::Called(Ok(_)) = machine.call(receive.clone()) else { panic!("no answer") };
     }
