@@ -277,6 +277,8 @@ pub struct PortStatus {
 pub enum HandleError {
     /// There is no such handle, or not any more.
     Bad,
+    /// What it points to has ended.
+    Ended,
     /// It points to something that cannot do this.
     WrongKind,
     /// These rights are missing.
@@ -376,8 +378,8 @@ pub enum ReceiveError {
 pub enum Reached {
     /// No server had taken the request, and none ever will: it had no effect.
     Nobody,
-    /// A server had taken it: ask again with [`Deadline::again`] to know.
-    Server,
+    /// A server had taken it: to know, ask again with this number as [`Deadline::again`].
+    Server { sequence: u64 },
 }
 
 /// Why a call has no answer.
@@ -390,8 +392,11 @@ pub enum CallError {
     PortClosed,
     /// There is no room now, and the port or the caller does not wait.
     Full,
-    /// A server took the request and then ended, or gave the right to answer up.
-    Abandoned,
+    /// A server took the request and then ended, or gave the right to answer up. To know what it did, ask again with this
+    /// number as [`Deadline::again`].
+    Abandoned {
+        sequence: u64,
+    },
     Expired(Reached),
     Interrupted(Reached),
     /// The sequence number to be used again was never used.
@@ -442,6 +447,8 @@ pub struct WriteError {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum WriteCause {
     Handle(HandleError),
+    /// Longer than a message may be: write it in parts.
+    TooLong,
     Full,
     Expired,
     Interrupted,
