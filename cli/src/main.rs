@@ -1,1 +1,103 @@
-fn main() {}
+//! The program `una`: reads the command line and hands it to the file of the command. Knows no command's work.
+
+mod completions;
+mod control;
+mod directories;
+mod failure;
+mod freeze;
+mod grants;
+mod image_file;
+mod inspect;
+mod job;
+mod man;
+mod mounts;
+mod program;
+mod progress;
+mod ps;
+mod run;
+mod thaw;
+
+use clap::{Parser, Subcommand};
+use failure::{Result, status};
+use std::ffi::OsStr;
+use std::process::ExitCode;
+
+/// The status each kind of end has, for people and scripts.
+const EXIT_STATUS: &str = "Exit status of `una run` and `una thaw`:
+  that of the program, or
+  125  una could not do it; also a wrong command line
+  126  the program was found and cannot run
+  127  the program was not found
+  134  the program trapped
+  148  the program was frozen into an image
+Exit status of the other commands:
+  0 done    1 failed    2 wrong command line";
+
+/// Runs WebAssembly programs that can be stopped anywhere, saved, and continued elsewhere.
+#[derive(Parser)]
+#[command(name = "una", version, after_long_help = EXIT_STATUS, infer_subcommands = false)]
+pub struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Run),
+    Freeze(freeze::Freeze),
+    Thaw(thaw::Thaw),
+    Ps(ps::Ps),
+    Inspect(inspect::Inspect),
+    Completions(completions::Completions),
+    Man(man::Man),
+}
+
+fn main() -> ExitCode {
+    failure::install();
+    let command_line = match CommandLine::try_parse() {
+        Ok(command_line) => command_line,
+        Err(error) => return usage(&error),
+    };
+    let done = match command_line.command {
+        Command::Run(command) => command.execute(),
+        Command::Freeze(command) => command.execute(),
+        Command::Thaw(command) => command.execute(),
+        Command::Ps(command) => command.execute(),
+        Command::Inspect(command) => command.execute(),
+        Command::Completions(command) => command.execute(),
+        Command::Man(command) => command.execute(),
+    };
+    match done {
+        Ok(status) => status.into(),
+        Err(failure) => {
+            let status = failure.status;
+            failure.print();
+            status.into()
+        }
+    }
+}
+
+/// Help that was asked for, or a wrong command line.
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed standard output is no reason to complain.
+    let _ = error.print();
+    let runs = std::env::args_os().nth(1).is_some_and(|command| command == OsStr::new("run") || command == "thaw");
+    match (error.exit_code(), runs) {
+        (0, _) => ExitCode::SUCCESS,
+        // The program's own status may be 2.
+        (_, true) => status::UNA.into(),
+        (_, false) => status::USAGE.into(),
+    }
+}
+
+/// Prints for people and scripts. Who closed the other end has read enough.
+fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(failure::Failure::new(status::FAILED, "cannot write to standard output").because(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,1 +1,28 @@
-//! The processor of una.
+//! The processor of una: runs programs as processes on wasmtime, until they exit, fail or are frozen.
+//!
+//! It knows nothing of Linux but files by name: what a process may touch comes to it behind the traits of `abi::file`.
+//!
+//! ```text
+//!   admission   which programs are taken           cache     compiled code on disk
+//!   engine      the set-up processor               library   programs by hash
+//!   program     loaded: rewritten and compiled     process   running, frozen, ended
+//!   image       a frozen process as bytes          wasi      what a program may call
+//! ```
+mod admission;
+pub mod cache;
+pub mod engine;
+pub mod error;
+pub mod image;
+pub mod library;
+pub mod process;
+pub mod program;
+pub mod progress;
+pub mod wasi;
+
+pub use engine::{Engine, Options, Target};
+pub use error::{CacheError, EngineError, LibraryError, LoadError, RunError, SaveError, StartError, ThawError, TraceFrame};
+pub use image::{Facts, Image};
+pub use library::Library;
+pub use process::{Process, State, Stop, Stopper};
+pub use program::Program;
+pub use progress::{Phase, Progress};

@@ -1,0 +1,131 @@
+//! `una inspect`: what is in an image, without continuing it.
+
+use crate::control::Mounted;
+use crate::failure::{Failure, Result, quoted, status};
+use crate::program::EngineArgument;
+use crate::{freeze, print, program, thaw};
+use clap::Args;
+use engine::{ThawError, wasi};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Say what is in an image
+///
+/// Reads all of it, so that a damaged image is noticed.
+#[derive(Args)]
+pub struct Inspect {
+    /// Print JSON for scripts
+    #[arg(long)]
+    json: bool,
+
+    /// The program's own file, if una does not find it
+    #[arg(long, value_name = "PROG")]
+    program: Option<PathBuf>,
+
+    #[arg(value_name = "FILE")]
+    image: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Inspection {
+    /// Changes when a field changes its meaning or goes; new fields may come.
+    schema: &'static str,
+    name: String,
+    arguments: Vec<String>,
+    environment: Vec<String>,
+    /// BLAKE3 of the program, in hexadecimal.
+    program: String,
+    /// Does the image carry its program?
+    has_program: bool,
+    canonical_nans: bool,
+    /// Size of each memory.
+    memories_bytes: Vec<u64>,
+    /// How much of that is in the image: the rest is zero.
+    content_bytes: u64,
+    mounts: Vec<Mounted>,
+    /// Innermost first; absent if the program was not found.
+    frames: Option<Vec<Frame>>,
+    frames_unknown_because: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Frame {
+    function: u32,
+    name: Option<String>,
+}
+
+impl Inspect {
+    pub fn execute(self) -> Result<u8> {
+        let mut image = thaw::open(&self.image)?;
+        let failure = |error: ThawError| {
+            Failure::new(status::FAILED, format!("cannot read {}", self.image.display())).because(error)
+        };
+        let facts = image.facts().map_err(failure)?;
+        let saved = wasi::Saved::read(image.system().map_err(failure)?).map_err(|error| failure(error.into()))?;
+        let content_bytes = image.check_rest().map_err(|error| failure(error.into()))?;
+        let frames = self.frames(&image);
+        let mounts = thaw::had(&saved);
+        let inspection = Inspection {
+            schema: "una.inspect/1",
+            name: facts.name,
+            arguments: saved.args,
+            environment: saved.env,
+            program: image.program_hash().to_hex().to_string(),
+            has_program: image.program().is_some(),
+            canonical_nans: facts.canonical_nans,
+            memories_bytes: image.state().memories.clone(),
+            content_bytes,
+            mounts,
+            frames_unknown_because: frames.as_ref().err().cloned(),
+            frames: frames.ok(),
+        };
+        let text = if self.json {
+            serde_json::to_string_pretty(&inspection).expect("the inspection is plain data") + "\n"
+        } else {
+            describe(&inspection)
+        };
+        print(&text)?;
+        Ok(0)
+    }
+
+    fn frames(&self, image: &engine::Image<impl std::io::Read>) -> std::result::Result<Vec<Frame>, String> {
+        let text = |failure: Failure| failure.to_lines().0;
+        let wasm = match &self.program {
+            Some(path) => program::read(path).map_err(text)?,
+            None => thaw::find_program(image, &self.image).map_err(text)?.0,
+        };
+        let engine = program::engine(EngineArgument::Native, false).map_err(text)?;
+        let frames = engine.backtrace(&wasm, image.state())?;
+        Ok(frames.into_iter().map(|frame| Frame { function: frame.function, name: frame.name }).collect())
+    }
+}
+
+fn describe(inspection: &Inspection) -> String {
+    let Inspection { name, arguments, environment, program, mounts, .. } = inspection;
+    let words = |words: &[String]| words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+    let carried = if inspection.has_program { "in the image" } else { "not in the image" };
+    let memory: u64 = inspection.memories_bytes.iter().sum();
+    let mut lines = vec![
+        ("name", name.clone()),
+        ("command", words(arguments)),
+        ("program", format!("{program} ({carried})")),
+        ("memory", format!("{}, of which {} not zero", freeze::size(memory), freeze::size(inspection.content_bytes))),
+    ];
+    if !environment.is_empty() {
+        lines.push(("environment", words(environment)));
+    }
+    for Mounted { guest, host, read_only } in mounts {
+        let writable = if *read_only { ", read only" } else { "" };
+        lines.push(("directory", format!("{guest} (was {host}{writable})")));
+    }
+    match (&inspection.frames, &inspection.frames_unknown_because) {
+        (Some(frames), _) => {
+            for (index, Frame { function, name }) in frames.iter().enumerate() {
+                let name = name.clone().unwrap_or_else(|| format!("function {function}"));
+                lines.push((if index == 0 { "stopped in" } else { "called from" }, name));
+            }
+        }
+        (None, because) => lines.push(("stopped in", format!("unknown: {}", because.as_deref().unwrap_or("?")))),
+    }
+    lines.iter().map(|(label, value)| format!("{label:<12} {value}\n")).collect()
+}

@@ -1,0 +1,75 @@
+//! The processor, set up once for many programs. Knows wasmtime's settings and why they are so.
+
+use crate::cache::Cache;
+use crate::error::{CacheError, EngineError};
+use crate::process::State;
+use crate::wasi;
+use std::path::PathBuf;
+use wasmtime::{Config, Linker, WasmBacktraceDetails};
+
+/// How deep a program's own calls may go, in bytes of native stack. Programs that count on the 8 MiB of a Linux main thread need
+/// several times that here, since a frame of compiled wasm is larger than one of C; and a process that was frozen deep in
+/// a recursion must fit again where frames are larger still. Memory is used only as it is touched.
+pub(crate) const WASM_STACK_BYTES: usize = 64 << 20;
+
+/// For the host functions that a program calls at its deepest.
+pub(crate) const HOST_STACK_BYTES: usize = 2 << 20;
+
+/// What executes a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Target {
+    /// This machine's processor.
+    #[default]
+    Native,
+    /// wasmtime's portable interpreter: runs anywhere, many times slower.
+    Pulley,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    pub target: Target,
+    /// Floating-point results that are not numbers have the same bits on every processor; costs 2.7 to 4.6 times the time of
+    /// floating-point loops.
+    pub canonical_nans: bool,
+    /// Where compiled code is kept; nobody but the user may be able to write there. `None`: programs are compiled each time.
+    pub cache: Option<PathBuf>,
+}
+
+/// Loads programs and makes processes of them.
+pub struct Engine {
+    pub(crate) wasmtime: wasmtime::Engine,
+    pub(crate) linker: Linker<State>,
+    pub(crate) cache: Option<Cache>,
+    pub(crate) canonical_nans: bool,
+    cache_problem: Option<CacheError>,
+}
+
+impl Engine {
+    pub fn new(options: &Options) -> Result<Engine, EngineError> {
+        let mut config = Config::new();
+        freeze::configure(&mut config)
+            .max_wasm_stack(WASM_STACK_BYTES)
+            .async_stack_size(WASM_STACK_BYTES + HOST_STACK_BYTES)
+            .cranelift_nan_canonicalization(options.canonical_nans)
+            // Offsets in the rewritten module would tell nobody anything; names of functions are there without them.
+            .generate_address_map(false)
+            .wasm_backtrace_details(WasmBacktraceDetails::Disable);
+        if options.target == Target::Pulley {
+            config.target("pulley64").map_err(EngineError::Setup)?;
+        }
+        let wasmtime = wasmtime::Engine::new(&config).map_err(EngineError::Setup)?;
+        let mut linker = Linker::new(&wasmtime);
+        wasi::link(&mut linker).map_err(EngineError::Setup)?;
+        let opened = options.cache.as_deref().map(Cache::open).transpose();
+        let (cache, cache_problem) = match opened {
+            Ok(cache) => (cache, None),
+            Err(problem) => (None, Some(problem)),
+        };
+        Ok(Engine { wasmtime, linker, cache, canonical_nans: options.canonical_nans, cache_problem })
+    }
+
+    /// Why the cache that was asked for is not used.
+    pub fn cache_problem(&self) -> Option<&CacheError> {
+        self.cache_problem.as_ref()
+    }
+}
