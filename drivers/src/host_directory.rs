@@ -393,7 +393,9 @@ impl FileSystem for HostDirectory {
 
     fn remove_directory(&mut self, directory: Handle, path: &str) -> Result<(), Errno> {
         self.must_be_writable()?;
-        self.directory(directory)?.remove_dir(path).map_err(errno::of)
+        // cap-std takes a slash at the end for the directory's own `.`, which cannot be removed.
+        let name = path.trim_end_matches('/');
+        self.directory(directory)?.remove_dir(if name.is_empty() { path } else { name }).map_err(errno::of)
     }
 
     fn unlink(&mut self, directory: Handle, path: &str) -> Result<(), Errno> {
