@@ -104,9 +104,9 @@ impl<W: Write> Writer<W> {
         header.extend_from_slice(&MAGIC);
         header.extend_from_slice(&FORM.to_le_bytes());
         header.extend_from_slice(&VERSION.to_le_bytes());
-        header.push(match state.identity.options.poll {
-            Poll::Flag => 0,
+        header.push(match state.identity.options.in_images().poll {
             Poll::Countdown => 1,
+            _ => 0,
         });
         header.push(match state.identity.options.entry {
             Entry::Cycles => 0,

@@ -34,3 +34,10 @@ pub fn configure(config: &mut wasmtime::Config) -> &mut wasmtime::Config {
         .wasm_relaxed_simd(true)
         .relaxed_simd_deterministic(true)
 }
+
+/// [`configure`] for wasmtime's portable interpreter, which stands in for any processor. It has no shared memories and no atomic
+/// instructions; a freeze request reaches a program there by the engine's epoch, see [`Process::listen`].
+pub fn configure_pulley(config: &mut wasmtime::Config) -> Result<&mut wasmtime::Config, wasmtime::Error> {
+    configure(config).target("pulley64")?;
+    Ok(config.shared_memory(false).wasm_threads(false).epoch_interruption(true))
+}

@@ -17,11 +17,11 @@ use std::cell::UnsafeCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use wasmtime::{
     AsContextMut, Caller, Engine, Error, Extern, Func, FuncType, Global, Instance, Linker, Memory, Module, Ref,
-    RefType, SharedMemory, Table, TableType, V128, Val, ValType,
+    RefType, SharedMemory, Table, TableType, UpdateDeadline, V128, Val, ValType,
 };
 
 /// A rewritten, compiled program with its map and the continuations compiled so far. Cheap to clone.
@@ -54,6 +54,8 @@ pub struct Process {
     references: Table,
     frames: Memory,
     flag: FreezeRequest,
+    /// For [`Poll::LocalFlag`]: what the program polls.
+    local_flag: Option<Memory>,
     stopped: bool,
     /// Made at the first continuation: the table of continuations, and the functions made so far.
     continuations: Option<Table>,
@@ -65,7 +67,20 @@ pub struct Process {
 /// [`Poll::Countdown`] has no flag and does not hear it.
 #[derive(Clone)]
 pub struct FreezeRequest {
-    flag: Option<SharedMemory>,
+    flag: Flag,
+}
+
+#[derive(Clone)]
+enum Flag {
+    Shared(SharedMemory),
+    Local(Arc<LocalFlag>),
+    None,
+}
+
+/// The wish to stop, beside the memory that the program polls: the running thread copies it there when the epoch changes.
+struct LocalFlag {
+    asked: AtomicBool,
+    engine: Engine,
 }
 
 /// How a call or a continuation ended.
@@ -161,7 +176,7 @@ impl Program {
     }
 
     fn identity(&self) -> Identity {
-        Identity { program: self.inner.map.program, options: self.inner.map.options.clone() }
+        Identity { program: self.inner.map.program, options: self.inner.map.options.in_images() }
     }
 
     /// The continuations of these frames, compiled now where they were not before.
@@ -312,12 +327,18 @@ impl Process {
         let references =
             instance.get_table(&mut *store, "freeze:references").ok_or_else(|| missing("freeze:references"))?;
         let frames = instance.get_memory(&mut *store, "freeze:frames").ok_or_else(|| missing("freeze:frames"))?;
+        let mut local_flag = None;
+        let name = "freeze:flag";
         let flag = match program.map().options.poll {
             Poll::Flag => {
-                let flag = instance.get_shared_memory(&mut *store, "freeze:flag");
-                Some(flag.ok_or_else(|| missing("freeze:flag"))?)
+                Flag::Shared(instance.get_shared_memory(&mut *store, name).ok_or_else(|| missing(name))?)
             }
-            Poll::Countdown => None,
+            Poll::LocalFlag => {
+                local_flag = Some(instance.get_memory(&mut *store, name).ok_or_else(|| missing(name))?);
+                let engine = program.module().engine().clone();
+                Flag::Local(Arc::new(LocalFlag { asked: AtomicBool::new(false), engine }))
+            }
+            Poll::Countdown => Flag::None,
         };
         Ok(Process {
             program,
@@ -328,6 +349,7 @@ impl Process {
             references,
             frames,
             flag: FreezeRequest { flag },
+            local_flag,
             stopped: false,
             continuations: None,
             made: HashMap::new(),
@@ -345,6 +367,28 @@ impl Process {
 
     pub fn freeze_request(&self) -> FreezeRequest {
         self.flag.clone()
+    }
+
+    /// Lets a process that polls a flag of its own ([`Poll::LocalFlag`]) hear its freeze requests: call this once for each process,
+    /// before it runs. The engine must have epoch interruption (see [`crate::configure_pulley`]); the store's epoch callback is
+    /// replaced, so of several such processes in one store only the last hears. For all other processes this does nothing.
+    pub fn listen<T: 'static>(&self, store: &mut wasmtime::Store<T>) {
+        if let (Some(memory), Flag::Local(flag)) = (self.local_flag, &self.flag.flag) {
+            let flag = flag.clone();
+            store.epoch_deadline_callback(move |mut store| {
+                flag.show(memory, &mut store);
+                Ok(UpdateDeadline::Continue(1))
+            });
+            store.set_epoch_deadline(1);
+        }
+    }
+
+    /// A request from before the process runs reaches its flag here, a later one by the change of epoch.
+    fn look_at_flag(&self, mut store: impl AsContextMut) {
+        if let (Some(memory), Flag::Local(flag)) = (self.local_flag, &self.flag.flag) {
+            store.as_context_mut().set_epoch_deadline(1);
+            flag.show(memory, store);
+        }
     }
 
     /// Is it stopped, so that it can be captured and resumed?
@@ -380,6 +424,7 @@ impl Process {
             .get_func(&mut store, export)
             .ok_or_else(|| Error::msg(format!("the program has no exported function `{export}`")))?;
         self.must_be_idle()?;
+        self.look_at_flag(&mut store);
         function.call_async(&mut store, arguments, results).await?;
         self.leave(store)
     }
@@ -395,6 +440,7 @@ impl Process {
         &mut self, mut store: impl AsContextMut, function: Func, arguments: &[Val], results: &mut [Val],
     ) -> Result<Exit, Error> {
         self.must_be_idle()?;
+        self.look_at_flag(&mut store);
         function.call(&mut store, arguments, results)?;
         self.leave(store)
     }
@@ -412,6 +458,7 @@ impl Process {
     /// Continues a frozen process where it stopped. `results` are those of the call that was frozen.
     pub fn resume(&mut self, mut store: impl AsContextMut, results: &mut [Val]) -> Result<Exit, Error> {
         let outermost = self.prepare(&mut store)?;
+        self.look_at_flag(&mut store);
         outermost.call(&mut store, &[], results)?;
         self.leave(store)
     }
@@ -421,6 +468,7 @@ impl Process {
         &mut self, mut store: impl AsContextMut<Data = T>, results: &mut [Val],
     ) -> Result<Exit, Error> {
         let outermost = self.prepare(&mut store)?;
+        self.look_at_flag(&mut store);
         outermost.call_async(&mut store, &[], results).await?;
         self.leave(store)
     }
@@ -818,33 +866,51 @@ impl<'a> FunctionIndex<'a> {
 impl FreezeRequest {
     /// Asks the process to stop at its next poll. Stays set until it is cleared.
     pub fn set(&self) {
-        self.fill(u64::from_ne_bytes([1; 8]));
+        self.ask(true);
     }
 
     pub fn clear(&self) {
-        self.fill(0);
+        self.ask(false);
     }
 
     pub fn is_set(&self) -> bool {
-        self.words().next().is_some_and(|word| word.load(Ordering::Relaxed) != 0)
-    }
-
-    fn fill(&self, value: u64) {
-        for word in self.words() {
-            word.store(value, Ordering::Relaxed);
+        match &self.flag {
+            Flag::Shared(memory) => words(memory).next().is_some_and(|word| word.load(Ordering::Relaxed) != 0),
+            Flag::Local(flag) => flag.asked.load(Ordering::Relaxed),
+            Flag::None => false,
         }
     }
 
-    /// Every poll of a function reads a byte of its own, so all of the memory is the flag.
-    fn words(&self) -> impl Iterator<Item = &AtomicU64> {
-        let bytes: &[UnsafeCell<u8>] = self.flag.as_ref().map_or(&[], SharedMemory::data);
-        bytes.chunks_exact(8).map(|bytes| {
-            // SAFETY: a wasm memory begins at a page boundary, so each eighth byte is aligned for an AtomicU64; the memory lives
-            // as long as `self.flag`; all of Rust accesses it through these atomics only, and the program's own loads of it
-            // are accesses of a shared memory, which WebAssembly defines to be free of undefined behaviour.
-            unsafe { AtomicU64::from_ptr(bytes.as_ptr() as *mut u64) }
-        })
+    fn ask(&self, stop: bool) {
+        match &self.flag {
+            Flag::Shared(memory) => {
+                let value = u64::from_ne_bytes([stop as u8; 8]);
+                words(memory).for_each(|word| word.store(value, Ordering::Relaxed));
+            }
+            Flag::Local(flag) => {
+                flag.asked.store(stop, Ordering::SeqCst);
+                flag.engine.increment_epoch();
+            }
+            Flag::None => {}
+        }
     }
+}
+
+impl LocalFlag {
+    fn show(&self, memory: Memory, mut store: impl AsContextMut) {
+        memory.data_mut(&mut store).fill(self.asked.load(Ordering::SeqCst) as u8);
+    }
+}
+
+/// Every poll of a function reads a byte of its own, so all of the memory is the flag.
+fn words(memory: &SharedMemory) -> impl Iterator<Item = &AtomicU64> {
+    let bytes: &[UnsafeCell<u8>] = memory.data();
+    bytes.chunks_exact(8).map(|bytes| {
+        // SAFETY: a wasm memory begins at a page boundary, so each eighth byte is aligned for an AtomicU64; the memory lives
+        // as long as the reference to it; all of Rust accesses it through these atomics only, and the program's own loads of
+        // it are accesses of a shared memory, which WebAssembly defines to be free of undefined behaviour.
+        unsafe { AtomicU64::from_ptr(bytes.as_ptr() as *mut u64) }
+    })
 }
 
 /// For a host function that waits: says that its call is to be unwound, and issued again with the same arguments on

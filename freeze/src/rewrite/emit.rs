@@ -752,13 +752,15 @@ impl<'p, 'a> Emitter<'p, 'a> {
 
     fn poll(&mut self, point: &Point) {
         match self.options.poll {
-            Poll::Flag => {
+            Poll::Flag | Poll::LocalFlag => {
                 let memory = self.layout.flag_memory;
                 let arg = MemArg { offset: (self.polls % 65536) as u64, align: 0, memory_index: memory };
                 self.body.op(&Instruction::I32Const(0));
                 // Each poll of a function reads another byte, so that no load can be merged with an earlier one; a function
-                // with more polls than bytes reads them atomically, which no compiler merges.
-                self.body.op(&if self.polls < 65536 { Instruction::I32Load8U(arg) } else { Instruction::I32AtomicLoad8U(arg) });
+                // with more polls than bytes reads them atomically, which no compiler merges. (A local flag is written during
+                // calls of the host only, and across those no compiler merges anything.)
+                let distinct = self.polls < 65536 || self.options.poll == Poll::LocalFlag;
+                self.body.op(&if distinct { Instruction::I32Load8U(arg) } else { Instruction::I32AtomicLoad8U(arg) });
                 self.polls += 1;
             }
             Poll::Countdown => {

@@ -18,6 +18,9 @@ pub const VERSION: u32 = 2;
 pub enum Poll {
     /// A byte per poll in the shared memory `freeze:flag`, written by any thread.
     Flag,
+    /// The same in a memory that is not shared, written by the running thread: for engines that have no shared memories, as
+    /// Pulley. See [`Process::listen`](crate::Process::listen). Images do not tell it from `Flag`.
+    LocalFlag,
     /// The mutable i64 global `freeze:countdown` falls by one at each poll and stops the program when it
     /// reaches zero: slow and exact, for tests.
     Countdown,
@@ -36,6 +39,20 @@ pub enum Entry {
 pub struct Options {
     pub poll: Poll,
     pub entry: Entry,
+}
+
+impl Options {
+    /// What programs are rewritten with by default on this engine.
+    pub fn for_engine(engine: &wasmtime::Engine) -> Options {
+        let poll = if engine.is_pulley() { Poll::LocalFlag } else { Poll::Flag };
+        Options { poll, ..Options::default() }
+    }
+
+    /// The options as images know them: what makes no difference to frames is left out.
+    pub(crate) fn in_images(&self) -> Options {
+        let poll = if self.poll == Poll::LocalFlag { Poll::Flag } else { self.poll };
+        Options { poll, ..self.clone() }
+    }
 }
 
 impl Default for Options {
@@ -57,7 +74,7 @@ pub struct Rewritten {
 ///
 /// Exports of the rewritten module that the process runtime uses:
 /// ```text
-/// freeze:flag        (memory 1 1 shared)    Poll::Flag: every byte nonzero = stop
+/// freeze:flag        (memory 1 1 shared)    Poll::Flag, LocalFlag (not shared): every byte nonzero = stop
 /// freeze:countdown   (global mut i64)       Poll::Countdown
 /// freeze:frames      (memory)               the frames of a stopped process, from FRAMES_BASE up to freeze:top
 /// freeze:top         (global mut i32)       FRAMES_BASE while running; end of the frames when stopped
@@ -137,6 +154,7 @@ impl Map {
         out.u32(match self.options.poll {
             Poll::Flag => 0,
             Poll::Countdown => 1,
+            Poll::LocalFlag => 2,
         });
         out.u32(match self.options.entry {
             Entry::Cycles => 0,
@@ -169,6 +187,7 @@ impl Map {
         let poll = match input.u32()? {
             0 => Poll::Flag,
             1 => Poll::Countdown,
+            2 => Poll::LocalFlag,
             _ => return None,
         };
         let entry = match input.u32()? {
@@ -205,6 +224,11 @@ impl Map {
             },
         };
         input.0.is_empty().then_some(map)
+    }
+
+    /// Does the program poll when this function (by its original index) is entered?
+    pub fn polls_at_entry(&self, function: u32) -> bool {
+        self.functions.calls.entry_poll.get(function as usize).is_some_and(|polls| *polls)
     }
 
     /// Walks the frames of a stopped stack; the result is outermost first. Layout of the bytes: innermost frame first

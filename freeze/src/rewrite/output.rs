@@ -123,8 +123,9 @@ fn frames_memory() -> MemoryType {
     MemoryType { minimum, maximum: Some(65535), memory64: false, shared: false, page_size_log2: None }
 }
 
-fn flag_memory() -> MemoryType {
-    MemoryType { minimum: 1, maximum: Some(1), memory64: false, shared: true, page_size_log2: None }
+fn flag_memory(options: &Options) -> MemoryType {
+    let shared = options.poll == Poll::Flag;
+    MemoryType { minimum: 1, maximum: Some(1), memory64: false, shared, page_size_log2: None }
 }
 
 fn references_table() -> TableType {
@@ -680,8 +681,8 @@ fn assemble(
         RoundtripReencoder.parse_memory_section(&mut section, original.clone()).map_err(encoding)?;
     }
     section.memory(frames_memory());
-    if options.poll == Poll::Flag {
-        section.memory(flag_memory());
+    if options.poll != Poll::Countdown {
+        section.memory(flag_memory(options));
     }
     module.section(&section);
 
@@ -714,7 +715,7 @@ fn assemble(
         section.export(&format!("{PREFIX}{name}"), kind, index);
     };
     export("frames".into(), ExportKind::Memory, layout.frames_memory);
-    if options.poll == Poll::Flag {
+    if options.poll != Poll::Countdown {
         export("flag".into(), ExportKind::Memory, layout.flag_memory);
     }
     export("references".into(), ExportKind::Table, layout.references_table);
@@ -1037,8 +1038,8 @@ fn continuation_module(analyst: &Analyst, points: &BTreeSet<PointId>) -> Result<
         import(format!("{PREFIX}m{index}"), EntityType::Memory(ty));
     }
     import(format!("{PREFIX}frames"), EntityType::Memory(frames_memory()));
-    if options.poll == Poll::Flag {
-        import(format!("{PREFIX}flag"), EntityType::Memory(flag_memory()));
+    if options.poll != Poll::Countdown {
+        import(format!("{PREFIX}flag"), EntityType::Memory(flag_memory(options)));
     }
     for (index, global) in source.globals.iter().enumerate() {
         let ty = RoundtripReencoder.global_type(*global).map_err(encoding)?;
