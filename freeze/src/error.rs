@@ -46,6 +46,16 @@ pub enum ProgramError {
     Engine(#[source] wasmtime::Error),
 }
 
+/// Why a call that was asked to stop can be neither captured nor continued: its stack is lost. Calls and continuations give it
+/// as a `wasmtime::Error`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LostError {
+    #[error("the host function `{function}` had called the program, which stopped inside: a host's own frames cannot be saved")]
+    HostInside { function: String },
+    #[error("the host function `{function}` was interrupted, but its arguments or results cannot be part of an image")]
+    NotInterruptible { function: String },
+}
+
 /// Why a stopped process could not be written as an image.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {

@@ -12,7 +12,7 @@ pub mod image;
 pub mod process;
 pub mod rewrite;
 
-pub use error::{CaptureError, ImageError, ProgramError, RewriteError};
+pub use error::{CaptureError, ImageError, LostError, ProgramError, RewriteError};
 pub use process::{Exit, FreezeRequest, Pages, Process, Program, Thawed, interrupt};
 pub use rewrite::{Entry, Frame, Map, Options, PointId, Poll, Rewritten, VERSION, rewrite};
 

@@ -9,10 +9,10 @@
 //!                                                    image
 //! ```
 
-use crate::error::{CaptureError, ImageError, ProgramError};
+use crate::error::{CaptureError, ImageError, LostError, ProgramError};
 use crate::image::{self, Identity, Piece, State, Value};
 use crate::rewrite::output::{Analyst, PointInfo, walk};
-use crate::rewrite::{self, FRAMES_BASE, Frame, Map, Options, PointId, Poll, VERSION};
+use crate::rewrite::{self, FRAMES_BASE, HOST_REFUSES, HOST_WORD, Frame, Map, Options, PointId, Poll, VERSION};
 use std::cell::UnsafeCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
@@ -147,6 +147,10 @@ impl Program {
     pub fn instantiate<T: 'static>(
         &self, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>,
     ) -> Result<Process, Error> {
+        if self.inner.map.options.poll == Poll::LocalFlag {
+            // What sets the instance up is the program's code too, and there is nobody yet to answer at a deadline.
+            store.as_context_mut().set_epoch_deadline(u64::MAX / 2);
+        }
         let instance = linker.instantiate(&mut store, self.module())?;
         Process::new(self.clone(), instance, &mut store)
     }
@@ -425,8 +429,8 @@ impl Process {
             .ok_or_else(|| Error::msg(format!("the program has no exported function `{export}`")))?;
         self.must_be_idle()?;
         self.look_at_flag(&mut store);
-        function.call_async(&mut store, arguments, results).await?;
-        self.leave(store)
+        let outcome = function.call_async(&mut store, arguments, results).await;
+        self.leave(store, outcome)
     }
 
     fn must_be_idle(&self) -> Result<(), Error> {
@@ -441,26 +445,45 @@ impl Process {
     ) -> Result<Exit, Error> {
         self.must_be_idle()?;
         self.look_at_flag(&mut store);
-        function.call(&mut store, arguments, results)?;
-        self.leave(store)
+        let outcome = function.call(&mut store, arguments, results);
+        self.leave(store, outcome)
     }
 
-    /// After a call has come back: did it return, or was it unwound?
-    fn leave(&mut self, mut store: impl AsContextMut) -> Result<Exit, Error> {
-        if self.unwinding.get(&mut store).unwrap_i32() == 0 {
+    /// After a call has come back: did it return, was it unwound, or did it fail?
+    fn leave(&mut self, mut store: impl AsContextMut, outcome: Result<(), Error>) -> Result<Exit, Error> {
+        let unwound = self.unwinding.get(&mut store).unwrap_i32() != 0;
+        if outcome.is_ok() && !unwound {
             return Ok(Exit::Returned);
         }
         self.unwinding.set(&mut store, Val::I32(0))?;
-        self.stopped = true;
-        Ok(Exit::Frozen)
+        let word = HOST_WORD as usize..HOST_WORD as usize + 4;
+        let host = u32::from_le_bytes(self.frames.data(&store)[word.clone()].try_into().expect("four bytes"));
+        if outcome.is_ok() && host == 0 {
+            self.stopped = true;
+            return Ok(Exit::Frozen);
+        }
+        // The stack is lost, and what was saved of it, or not loaded yet, with it: the process is as between two calls.
+        self.frames.data_mut(&mut store)[word].fill(0);
+        self.top.set(&mut store, Val::I32(FRAMES_BASE as i32))?;
+        self.references_top.set(&mut store, Val::I32(0))?;
+        if host == 0 {
+            return outcome.map(|()| Exit::Returned);
+        }
+        let mut functions = self.program.module().imports().filter(|import| import.ty().func().is_some());
+        let import = functions.nth((host & !HOST_REFUSES) as usize - 1);
+        let function = import.map_or("?".to_string(), |import| format!("{}.{}", import.module(), import.name()));
+        Err(Error::new(match host & HOST_REFUSES {
+            0 => LostError::HostInside { function },
+            _ => LostError::NotInterruptible { function },
+        }))
     }
 
     /// Continues a frozen process where it stopped. `results` are those of the call that was frozen.
     pub fn resume(&mut self, mut store: impl AsContextMut, results: &mut [Val]) -> Result<Exit, Error> {
         let outermost = self.prepare(&mut store)?;
         self.look_at_flag(&mut store);
-        outermost.call(&mut store, &[], results)?;
-        self.leave(store)
+        let outcome = outermost.call(&mut store, &[], results);
+        self.leave(store, outcome)
     }
 
     /// [`Process::resume`] on a fiber, for stores with asynchronous host functions.
@@ -469,8 +492,8 @@ impl Process {
     ) -> Result<Exit, Error> {
         let outermost = self.prepare(&mut store)?;
         self.look_at_flag(&mut store);
-        outermost.call_async(&mut store, &[], results).await?;
-        self.leave(store)
+        let outcome = outermost.call_async(&mut store, &[], results).await;
+        self.leave(store, outcome)
     }
 
     /// The types of the results that [`Process::resume`] gives.

@@ -28,7 +28,7 @@
 
 use super::plan::{Kind, Place, Plan, Point, Recipe, catch_label, is_block, value_size};
 use super::source::{Kind as ValueKind, kind};
-use super::{FRAME_SIZE_MAX, Options, Poll};
+use super::{FRAMES_BASE, FRAME_SIZE_MAX, HOST_REFUSES, HOST_WORD, Options, Poll};
 use std::collections::{BTreeMap, HashMap};
 use wasm_encoder::reencode::{Reencode, RoundtripReencoder};
 use wasm_encoder::{BlockType, Encode, Instruction, MemArg};
@@ -383,6 +383,7 @@ pub(super) fn shim(
         call(&mut e);
         e.body.op(&Instruction::GlobalGet(layout.unwinding_global));
         e.open_typed(0x04, &[], &[]);
+        e.name_host(import + 1 | HOST_REFUSES);
         e.body.op(&Instruction::Unreachable);
         e.close();
         e.body.op(&Instruction::End);
@@ -789,6 +790,14 @@ impl<'p, 'a> Emitter<'p, 'a> {
         }
         self.body.cold.push(self.body.code.len() as u32);
         self.open_typed(0x04, &[], &[]);
+        if point.kind == Kind::Host {
+            self.body.op(&Instruction::GlobalGet(self.layout.top_global));
+            self.body.op(&Instruction::I32Const(FRAMES_BASE as i32));
+            self.body.op(&Instruction::I32Ne);
+            self.open_typed(0x04, &[], &[]);
+            self.name_host(self.plan.function + 1);
+            self.close();
+        }
         let id = self.id_local();
         self.body.op(&Instruction::I32Const(point.id as i32));
         self.body.op(&Instruction::LocalSet(id));
@@ -796,6 +805,13 @@ impl<'p, 'a> Emitter<'p, 'a> {
         let body = self.relative(BODY);
         self.body.op(&Instruction::Br(body + 1 + pad));
         self.close();
+    }
+
+    fn name_host(&mut self, host: u32) {
+        self.body.op(&Instruction::I32Const(0));
+        self.body.op(&Instruction::I32Const(host as i32));
+        let arg = self.memory(HOST_WORD);
+        self.body.op(&Instruction::I32Store(arg));
     }
 
     /// Writes the blocks around what `inside` writes, the pads and the end of the function.

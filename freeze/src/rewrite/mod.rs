@@ -109,6 +109,11 @@ pub struct Map {
 /// First byte of `freeze:frames` that frames use.
 pub const FRAMES_BASE: u32 = 64;
 
+/// The word of `freeze:frames` that says which imported function (from 1) makes a stopped stack one that cannot be continued,
+/// because frames of the program lie below the host's. With HOST_REFUSES: because its call cannot be issued again.
+pub(crate) const HOST_WORD: u32 = 0;
+pub(crate) const HOST_REFUSES: u32 = 1 << 31;
+
 /// No frame is larger than this; the frame memory always has room for one more.
 pub(crate) const FRAME_SIZE_MAX: u32 = 1 << 20;
 
