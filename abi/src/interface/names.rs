@@ -104,6 +104,8 @@ pub enum Failure {
     Full,
     /// The caller asked for a call older than its latest again.
     Forgotten,
+    /// Too many requests wait for the disk: nothing was done, ask later.
+    Busy,
 }
 
 impl Request {
@@ -226,7 +228,7 @@ impl Form {
 }
 
 impl Failure {
-    const ALL: [Failure; 12] = [
+    const ALL: [Failure; 13] = [
         Failure::Malformed,
         Failure::BadPath,
         Failure::NotFound,
@@ -239,6 +241,7 @@ impl Failure {
         Failure::Handles,
         Failure::Full,
         Failure::Forgotten,
+        Failure::Busy,
     ];
 }
 
@@ -282,6 +285,6 @@ mod tests {
         for answer in answers {
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
         }
-        assert!(Answer::decode(&[5, 12]).is_err());
+        assert!(Answer::decode(&[5, 13]).is_err());
     }
 }

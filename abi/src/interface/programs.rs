@@ -56,6 +56,8 @@ pub enum Failure {
     Full,
     /// The caller asked for a call older than its latest again.
     Forgotten,
+    /// Too many requests wait for the disk: nothing was done, ask later.
+    Busy,
 }
 
 impl Record {
@@ -137,8 +139,14 @@ impl Answer {
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Answer, Malformed> {
-        const FAILURES: [Failure; 5] =
-            [Failure::Malformed, Failure::NotFound, Failure::Contradiction, Failure::Full, Failure::Forgotten];
+        const FAILURES: [Failure; 6] = [
+            Failure::Malformed,
+            Failure::NotFound,
+            Failure::Contradiction,
+            Failure::Full,
+            Failure::Forgotten,
+            Failure::Busy,
+        ];
         let mut from = Reader::new(bytes);
         let answer = match from.u8()? {
             0 => Answer::Done,
