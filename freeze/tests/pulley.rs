@@ -7,6 +7,10 @@ use wasmtime::{Caller, Config, Engine, Linker, Store};
 /// Says numbers that depend on each other; `next` tells the test how far it is.
 const PROGRAM: &str = r#"(module
   (import "host" "next" (func $next (param i64)))
+  (memory 1)
+  (data (i32.const 0) "set up")
+  (table 1 funcref)
+  (elem (i32.const 0) $mix)
   (func $mix (param $state i64) (result i64) (local $rounds i32)
     (local.set $rounds (i32.const 1000))
     (loop $again
