@@ -379,7 +379,7 @@ impl Chain<'_> {
             } else if self.hops % 5 != 4 {
                 self.hop()?;
             }
-            let doublings = (stops.saturating_sub(STOPS_AT_ONE_DISTANCE)) / STOPS_PER_DOUBLING;
+            let doublings = (stops.saturating_sub(STOPS_AT_ONE_DISTANCE) / STOPS_PER_DOUBLING).min(40);
             // After a stop at a poll, the first poll is that one again.
             self.process.set_countdown(&mut self.store, if self.every == 0 { 0 } else { (self.every << doublings) + 1 })?;
             exit = self.process.resume(&mut self.store, results)?;
