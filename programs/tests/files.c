@@ -34,7 +34,7 @@ int main(int argc, char **argv) {
         fputs("usage: files DIRECTORY [ROUNDS]\n", stderr);
         return 2;
     }
-    int rounds = argc > 2 ? atoi(argv[2]) : 60;
+    int rounds = argc > 2 ? atoi(argv[2]) : 300;
     must(chdir(argv[1]) == 0, argv[1]);
     int log = open("log", O_WRONLY | O_CREAT | O_APPEND, 0666);
     int random = open("random", O_RDWR | O_CREAT | O_TRUNC, 0666);

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 
 int main(int argc, char **argv) {
-    int lines = argc > 1 ? atoi(argv[1]) : 40000;
+    int lines = argc > 1 ? atoi(argv[1]) : 80000;
     uint64_t state = 88172645463325252u;
     for (int line = 0; line < lines; line++) {
         state ^= state << 13, state ^= state >> 7, state ^= state << 17;

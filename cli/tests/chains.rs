@@ -1,0 +1,398 @@
+//! Programs that are frozen again and again at random times, each time continued by a process of its own, must end as if nothing
+//! had happened. Knows una only as its users do: the command line, signals, files.
+//!
+//! ```text
+//!   una run --image I PROG ---> SIGTSTP ---> una thaw --image I I ---> una freeze PID I ---> una thaw ... ---> the end
+//!   output:  aaaaaaaaaa                  +   aaabbbbbbb            +                      +  bbbbcc        ==  that of one run
+//! ```
+//! When a freeze hits is a matter of chance, what comes out is not: a freeze that comes too late is not counted, and the chain is
+//! begun anew with the next seed until there were enough.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{PipeReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// What `una run` and `una thaw` exit with when the program was frozen.
+const FROZEN: i32 = 148;
+
+/// Freezes of each program that every change is tested with; see the table in programs/tests/README.md.
+const FREEZES: u32 = 1000;
+const FREEZES_ACROSS_ENGINES: u32 = 100;
+
+/// The same at night.
+const FREEZES_AT_NIGHT: u32 = 10_000;
+const FREEZES_ACROSS_ENGINES_AT_NIGHT: u32 = 1000;
+
+/// Longer than anything here takes, for the case that something hangs.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A program of programs/tests and what it is given.
+#[derive(Clone, Copy)]
+struct Guest {
+    name: &'static str,
+    options: &'static [&'static str],
+    input: Input,
+    files: Files,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Input {
+    None,
+    /// Lines, which come slowly.
+    Lines,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Files {
+    None,
+    /// A directory of its own, as /data.
+    Data,
+}
+
+const fn guest(name: &'static str) -> Guest {
+    Guest { name, options: &[], input: Input::None, files: Files::None }
+}
+
+const RECURSION: Guest = guest("recursion");
+const POINTERS: Guest = guest("pointers");
+const SORTING: Guest = guest("sorting");
+const HEAP: Guest = guest("heap");
+const FLOATS: Guest = guest("floats");
+const LANES: Guest = Guest { options: &["-msimd128"], ..guest("lanes") };
+const JUMPS: Guest = guest("jumps");
+const PRINTING: Guest = guest("printing");
+const SLEEPING: Guest = guest("sleeping");
+const READING: Guest = Guest { input: Input::Lines, ..guest("reading") };
+const FILES: Guest = Guest { files: Files::Data, ..guest("files") };
+const FOLDER: Guest = Guest { files: Files::Data, ..guest("folder") };
+
+macro_rules! chains {
+    ($($test:ident: $guest:expr),* $(,)?) => {
+        mod often {
+            use super::*;
+            $(#[test] fn $test() { freeze_often(&$guest, FREEZES, &[Engine::Native]); })*
+        }
+        mod across_engines {
+            use super::*;
+            $(#[test] fn $test() { freeze_often(&$guest, FREEZES_ACROSS_ENGINES, &[Engine::Native, Engine::Pulley]); })*
+        }
+        mod at_night {
+            use super::*;
+            $(
+                #[test]
+                #[ignore = "takes minutes: for the nightly run"]
+                fn $test() {
+                    freeze_often(&$guest, FREEZES_AT_NIGHT, &[Engine::Native]);
+                    freeze_often(&$guest, FREEZES_ACROSS_ENGINES_AT_NIGHT, &[Engine::Native, Engine::Pulley]);
+                }
+            )*
+        }
+    };
+}
+
+chains! {
+    recursion: RECURSION,
+    pointers: POINTERS,
+    sorting: SORTING,
+    heap: HEAP,
+    floats: FLOATS,
+    lanes: LANES,
+    jumps: JUMPS,
+    printing: PRINTING,
+    sleeping: SLEEPING,
+    reading: READING,
+    files: FILES,
+    folder: FOLDER,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Engine {
+    Native,
+    Pulley,
+}
+
+impl Engine {
+    fn option(self) -> &'static str {
+        match self {
+            Engine::Native => "--engine=native",
+            Engine::Pulley => "--engine=pulley",
+        }
+    }
+}
+
+/// All that a program leaves behind.
+#[derive(PartialEq)]
+struct Outcome {
+    status: i32,
+    stdout: Vec<u8>,
+    /// Content by path below the directory that it was given.
+    files: BTreeMap<String, Vec<u8>>,
+}
+
+fn freeze_often(guest: &Guest, freezes: u32, engines: &[Engine]) {
+    let program = compiled(guest);
+    let expected = {
+        let place = Place::new(guest);
+        let mut child = place.start(Command::new(una()).args(place.run_arguments(&program, guest)));
+        let status = child.wait_patiently();
+        place.outcome(status)
+    };
+    assert_eq!(expected.status, 0, "the uninterrupted run failed: {}", String::from_utf8_lossy(&expected.stdout));
+    assert!(expected.stdout.len() > 200, "the uninterrupted run said too little to compare with");
+
+    let (mut done, mut longest, mut fruitless) = (0, 0, 0);
+    let mut seed = 0;
+    while done < freezes {
+        seed += 1;
+        let hops = chain(&program, guest, engines, seed, freezes - done, &expected);
+        fruitless = if hops == 0 { fruitless + 1 } else { 0 };
+        assert!(fruitless < 50, "{}: no freeze comes in time any more, after {done}", guest.name);
+        done += hops;
+        longest = longest.max(hops);
+    }
+    println!("{}: {done} freezes in {seed} chains, the longest of {longest}", guest.name);
+}
+
+/// Freezes one run of the program up to `most` times; says how often it did.
+fn chain(program: &Path, guest: &Guest, engines: &[Engine], seed: u64, most: u32, expected: &Outcome) -> u32 {
+    let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let place = Place::new(guest);
+    let image = place.directory.path().join("image");
+    let mut freezes = 0;
+    let mut command = Command::new(una());
+    command.args(["run", "--image"]).arg(&image).args(&place.run_arguments(program, guest)[1..]);
+    let mut child = place.start(&mut command);
+    let status = loop {
+        // Short slices, so that a run of half a second is frozen a hundred times; the shortest end before the first step.
+        let slice = Duration::from_micros(chance.below(6000));
+        let by_command = chance.below(10) == 0;
+        let status = if freezes == most { child.wait_patiently() } else { child.freeze_after(slice, by_command, &image) };
+        if status != FROZEN {
+            break status;
+        }
+        freezes += 1;
+        let engine = engines[freezes as usize % engines.len()];
+        let mut command = Command::new(una());
+        command.args(["thaw", engine.option(), "--image"]).arg(&image).arg(&image);
+        child = place.start(&mut command);
+    };
+    let outcome = place.outcome(status);
+    if outcome != *expected {
+        let kept = place.directory.keep();
+        let said = std::fs::read_to_string(kept.join("stderr")).unwrap_or_default();
+        panic!(
+            "{} came out differently after {freezes} freezes with seed {seed}; see {}\nstatus {status}, {}\nstandard error:\n{said}",
+            guest.name,
+            kept.display(),
+            difference(&expected.stdout, &outcome.stdout),
+        );
+    }
+    freezes
+}
+
+fn difference(expected: &[u8], found: &[u8]) -> String {
+    let (expected, found) = (String::from_utf8_lossy(expected), String::from_utf8_lossy(found));
+    let mut lines = expected.lines().zip(found.lines()).enumerate();
+    match lines.find(|(_, (a, b))| a != b) {
+        Some((number, (a, b))) => format!("first different line {}:\n  expected {a}\n  found    {b}", number + 1),
+        None => format!("{} lines expected, {} found", expected.lines().count(), found.lines().count()),
+    }
+}
+
+/// Where one run lives: its directories, its output so far, its input.
+struct Place {
+    directory: tempfile::TempDir,
+    stdout: File,
+    stderr: File,
+    input: Option<PipeReader>,
+}
+
+impl Place {
+    fn new(guest: &Guest) -> Place {
+        let directory = tempfile::tempdir().expect("there is room for a directory");
+        std::fs::create_dir(directory.path().join("data")).expect("the directory is new");
+        let open = |name| {
+            let options = File::options().create_new(true).append(true).open(directory.path().join(name));
+            options.expect("the directory is new")
+        };
+        let input = (guest.input == Input::Lines).then(slow_lines);
+        Place { stdout: open("stdout"), stderr: open("stderr"), input, directory }
+    }
+
+    fn run_arguments(&self, program: &Path, guest: &Guest) -> Vec<std::ffi::OsString> {
+        let mut arguments = vec!["run".into()];
+        if guest.files == Files::Data {
+            let mut mount = self.directory.path().join("data").into_os_string();
+            mount.push("=/data");
+            arguments.extend(["--mount".into(), mount]);
+        }
+        arguments.push(program.into());
+        if guest.files == Files::Data {
+            arguments.push("/data".into());
+        }
+        arguments
+    }
+
+    /// Every process of a chain reads from one pipe and writes to the end of one file.
+    fn start(&self, command: &mut Command) -> Running {
+        let clone = |file: &File| file.try_clone().expect("a descriptor can be had");
+        let input = self.input.as_ref().map(|pipe| pipe.try_clone().expect("a descriptor can be had"));
+        command.stdin(input.map_or(Stdio::null(), Stdio::from)).stdout(clone(&self.stdout)).stderr(clone(&self.stderr));
+        Running(environment(command).spawn().expect("una can be started"))
+    }
+
+    fn outcome(&self, status: i32) -> Outcome {
+        let stdout = std::fs::read(self.directory.path().join("stdout")).expect("it was written");
+        let mut files = BTreeMap::new();
+        let mut directories = vec![self.directory.path().join("data")];
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(directory).expect("it is there") {
+                let path = entry.expect("it can be read").path();
+                if path.is_dir() {
+                    directories.push(path);
+                } else {
+                    let name = path.strip_prefix(self.directory.path()).expect("it is below").to_string_lossy().into_owned();
+                    files.insert(name, std::fs::read(path).expect("it can be read"));
+                }
+            }
+        }
+        Outcome { status, stdout, files }
+    }
+}
+
+/// A process that runs una.
+struct Running(Child);
+
+impl Running {
+    fn wait_patiently(&mut self) -> i32 {
+        self.wait_until(|_| false).expect("nothing else was waited for")
+    }
+
+    /// Lets the program run for a while, then freezes it. Gives the process's exit status, whatever came first.
+    fn freeze_after(&mut self, slice: Duration, by_command: bool, image: &Path) -> i32 {
+        // Before una listens for SIGTSTP, the signal would stop the process as it stops any other.
+        if let Some(status) = self.wait_until(Running::listens) {
+            return status;
+        }
+        std::thread::sleep(slice);
+        let pid = self.0.id();
+        if by_command {
+            let mut freeze = Command::new(una());
+            // It fails if the program has ended, which the status of the program shows.
+            let freeze = environment(freeze.arg("freeze").arg(pid.to_string()).arg(image));
+            freeze.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("una can be started");
+        } else {
+            // Not yet waited for, so the number is still that of this process.
+            let pid = rustix::process::Pid::from_child(&self.0);
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TSTP);
+        }
+        self.wait_patiently()
+    }
+
+    /// Until it has ended, which gives its exit status, or something else is so.
+    fn wait_until(&mut self, other: impl Fn(&Running) -> bool) -> Option<i32> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().expect("it is our child") {
+                return Some(status.code().unwrap_or_else(|| panic!("una was killed: {status}")));
+            }
+            if other(self) {
+                return None;
+            }
+            assert!(start.elapsed() < PATIENCE, "una does not end");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Does the process catch SIGTSTP?
+    fn listens(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).map(str::trim);
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
+        caught >> (rustix::process::Signal::TSTP.as_raw() - 1) & 1 == 1
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.try_wait().is_ok_and(|status| status.is_none()) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+fn una() -> &'static str {
+    env!("CARGO_BIN_EXE_una")
+}
+
+/// One user for all tests, who has nothing but what the tests gave him.
+fn environment(command: &mut Command) -> &mut Command {
+    static HOME: OnceLock<PathBuf> = OnceLock::new();
+    let home = HOME.get_or_init(|| {
+        // A short path: sockets have at most 107 characters.
+        let home = std::env::temp_dir().join(format!("una-chains-{}", std::process::id()));
+        std::fs::create_dir_all(&home).expect("there is room for a directory");
+        home
+    });
+    command.env_clear().env("HOME", home).env("XDG_RUNTIME_DIR", home)
+}
+
+/// The compiled program. `jumps` needs another compiler than Debian's, so it is kept compiled.
+fn compiled(guest: &Guest) -> PathBuf {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("it is in the project").join("programs");
+    if guest.name == "jumps" {
+        return sources.join("tests/jumps.wasm");
+    }
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (program, new) = (made.join(guest.name).with_extension("wasm"), made.join(format!("{}-{}", guest.name, std::process::id())));
+    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut compile = Command::new(sources.join("compile"));
+    compile.arg(sources.join("tests").join(guest.name).with_extension("c")).arg(&new).args(guest.options);
+    let output = compile.output().expect("the script is in the repository");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "cannot compile {}; `cargo xtask setup` installs the compiler\n{said}", guest.name);
+    std::fs::rename(new, &program).expect("both are in one directory");
+    program
+}
+
+/// A pipe into which lines trickle.
+fn slow_lines() -> PipeReader {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe can be had");
+    std::thread::spawn(move || {
+        let mut chance = Chance(0x2545_f491_4f6c_dd1d);
+        let mut text = vec![];
+        for line in 0..400 {
+            writeln!(text, "line {line} {}", "lorem ipsum ".repeat(chance.below(20) as usize)).expect("memory takes it");
+        }
+        text.extend_from_slice(b"raw\n0123456ABCDEFG7654321GFEDCBAxyzXYZ0the last line has no end");
+        let mut rest = text.as_slice();
+        while !rest.is_empty() {
+            let length = rest.len().min(1 + chance.below(150) as usize);
+            // When every reader is gone, the test has failed for another reason.
+            if writer.write_all(&rest[..length]).is_err() {
+                return;
+            }
+            rest = &rest[length..];
+            std::thread::sleep(Duration::from_micros(chance.below(4000)));
+        }
+    });
+    reader
+}
+
+/// Xorshift; never zero.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % limit
+    }
+}
