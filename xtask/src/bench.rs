@@ -1,0 +1,28 @@
+//! `cargo xtask bench`: measures, side by side with what others offer. Each benchmark is a file of its own.
+
+mod asyncify;
+mod continuing;
+mod freeze;
+mod host;
+mod programs;
+mod report;
+mod steady;
+mod stopping;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+}
+
+#[derive(clap::Subcommand)]
+enum Benchmark {
+    /// What being stoppable costs a program: speed, size, compile time; how fast it stops and continues
+    Freeze(freeze::Arguments),
+}
+
+pub fn run(arguments: Arguments) -> crate::Outcome {
+    match arguments.benchmark {
+        Benchmark::Freeze(arguments) => freeze::run(&arguments),
+    }
+}
