@@ -431,10 +431,13 @@ impl FileSystem for HostDirectory {
         let path = HostDirectory::host_path(self.fd(handle)?)?;
         let root = HostDirectory::host_path(self.fd(ROOT)?)?;
         let top = if root == b"/" { &root[..0] } else { &root[..] };
-        let below = path.strip_prefix(top).and_then(|path| path.strip_prefix(b"/"));
+        let below = match path == root {
+            true => Some(&b""[..]),
+            false => path.strip_prefix(top).and_then(|path| path.strip_prefix(b"/")),
+        };
         if let Some(below) = below.and_then(|below| std::str::from_utf8(below).ok()) {
             // /proc says where the file was when its name was last looked at: believe it only if it is there.
-            let found = self.stat_at(ROOT, below, LastLink::Itself);
+            let found = self.stat_at(ROOT, if below.is_empty() { "." } else { below }, LastLink::Itself);
             if found.is_ok_and(|found| (found.device, found.inode) == (stat.device, stat.inode)) {
                 return Ok(Place::Path(below.into()));
             }

@@ -424,6 +424,8 @@ fn what_is_open_is_found_again() {
     let file = files.open(root, "file", &WRITE).unwrap().handle;
     let sub = files.open(root, "sub", &READ).unwrap().handle;
     assert_eq!((files.locate(file), files.locate(sub)), (path("file"), path("sub")));
+    let top = files.open(root, "sub/..", &READ).unwrap().handle;
+    assert_eq!(files.locate(top), path(""));
     // Wherever they are moved, and by whom.
     fs::rename(place.inside("file"), place.inside("sub/renamed")).unwrap();
     files.rename((root, "sub"), (root, "moved (deleted)")).unwrap();
