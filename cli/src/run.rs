@@ -9,7 +9,7 @@ use crate::program::{self, EngineArgument, Freezing};
 use clap::Args;
 use engine::wasi;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Run a WebAssembly program
 ///
@@ -46,31 +46,28 @@ pub struct Run {
     #[arg(long)]
     name: Option<String>,
 
-    /// The program: a .wasm file
-    #[arg(value_name = "PROG")]
-    program: PathBuf,
-
-    /// What the program is given
-    #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
-    arguments: Vec<OsString>,
+    // One list: what follows the program's name is the program's, even if it looks like an option of una.
+    /// The program, a .wasm file, and what it is given
+    #[arg(value_name = "PROG [ARGS]", required = true, trailing_var_arg = true)]
+    words: Vec<OsString>,
 }
 
 impl Run {
     pub fn execute(self) -> Result<u8> {
-        let wasm = program::read(&self.program)?;
+        let (program_path, arguments) = self.words.split_first().expect("the command line has at least the program");
+        let program_path = Path::new(program_path);
+        let wasm = program::read(program_path)?;
         let image = self.image.as_deref().map(image_file::choose).transpose()?;
         let mounts = mounts::open(&self.mounts)?;
         let environment = self.environment.iter().map(|word| variable(word)).collect::<Result<Vec<_>>>()?;
         let engine = program::engine(self.engine, self.canonical_nans)?;
         let freezing = if self.unfreezable { Freezing::Impossible } else { Freezing::Possible };
-        let program = program::load(&engine, wasm, &self.program, freezing)?;
+        let program = program::load(&engine, wasm, program_path, freezing)?;
 
-        let file_name = self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy().into_owned();
+        let file_name = program_path.file_name().unwrap_or(program_path.as_os_str()).to_string_lossy().into_owned();
         let name = self.name.unwrap_or_else(|| file_name.trim_end_matches(".wasm").to_string());
-        let mut arguments = vec![file_name];
-        for argument in &self.arguments {
-            arguments.push(text(argument)?);
-        }
+        let arguments = std::iter::once(Ok(file_name)).chain(arguments.iter().map(|argument| text(argument)));
+        let arguments = arguments.collect::<Result<Vec<_>>>()?;
         let description = Description {
             pid: std::process::id(),
             name: name.clone(),
@@ -85,7 +82,7 @@ impl Run {
         let setup =
             wasi::Setup { args: arguments, env: environment, mounts, stdin, stdout, stderr, clock, entropy, waiter };
         let process = engine.start(&program, &name, setup).map_err(|error| {
-            Failure::new(status::NOT_RUNNABLE, format!("cannot run {}", self.program.display())).because(error)
+            Failure::new(status::NOT_RUNNABLE, format!("cannot run {}", program_path.display())).because(error)
         })?;
         Job { process, description, image }.run()
     }

@@ -329,8 +329,8 @@ mod tests {
         let cache = Cache::open(&directory.path().join("cache")).unwrap();
         let turn = cache.take_turn(&key(b"a"), || {});
         assert!(turn.lock.is_some());
+        let (tell, told) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
-            let (tell, told) = std::sync::mpsc::channel();
             let other = scope.spawn(|| {
                 let mut waited = false;
                 let turn = cache.take_turn(&key(b"a"), || {

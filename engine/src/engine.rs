@@ -47,17 +47,18 @@ pub struct Engine {
 impl Engine {
     pub fn new(options: &Options) -> Result<Engine, EngineError> {
         let mut config = Config::new();
-        freeze::configure(&mut config)
+        let config = match options.target {
+            Target::Native => freeze::configure(&mut config),
+            Target::Pulley => freeze::configure_pulley(&mut config).map_err(EngineError::Setup)?,
+        };
+        config
             .max_wasm_stack(WASM_STACK_BYTES)
             .async_stack_size(WASM_STACK_BYTES + HOST_STACK_BYTES)
             .cranelift_nan_canonicalization(options.canonical_nans)
             // Offsets in the rewritten module would tell nobody anything; names of functions are there without them.
             .generate_address_map(false)
             .wasm_backtrace_details(WasmBacktraceDetails::Disable);
-        if options.target == Target::Pulley {
-            config.target("pulley64").map_err(EngineError::Setup)?;
-        }
-        let wasmtime = wasmtime::Engine::new(&config).map_err(EngineError::Setup)?;
+        let wasmtime = wasmtime::Engine::new(config).map_err(EngineError::Setup)?;
         let mut linker = Linker::new(&wasmtime);
         wasi::link(&mut linker).map_err(EngineError::Setup)?;
         let opened = options.cache.as_deref().map(Cache::open).transpose();

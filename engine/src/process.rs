@@ -83,14 +83,24 @@ impl Engine {
     pub fn start(&self, program: &Program, name: &str, setup: wasi::Setup) -> Result<Process, StartError> {
         let interrupt = setup.waiter.interrupt();
         let system = wasi::System::new(setup).map_err(|error| StartError::System(error.to_string()))?;
-        let mut store = Store::new(&self.wasmtime, State { system });
+        let mut store = self.store(system);
         let body = match &program.code {
             Code::Freezable(program) => program.instantiate(&mut store, &self.linker).map(Body::Freezable),
             Code::Plain(module) => self.linker.instantiate(&mut store, module).map(Body::Plain),
         };
         let body = body.map_err(StartError::Instantiate)?;
+        if let Body::Freezable(process) = &body {
+            process.listen(&mut store);
+        }
         let facts = Facts { name: name.into(), canonical_nans: self.canonical_nans, stage: Stage::Initializing };
         Ok(Process { store, program: program.clone(), body, stage: Stage::Initializing, facts, interrupt })
+    }
+
+    fn store(&self, system: wasi::System) -> Store<State> {
+        let mut store = Store::new(&self.wasmtime, State { system });
+        // Epochs mean nothing to a process that does not listen for them, or not yet.
+        store.set_epoch_deadline(u64::MAX / 2);
+        store
     }
 
     /// Makes a frozen process of an image: [`Process::run`] continues it.
@@ -106,12 +116,13 @@ impl Engine {
         let facts = image.facts()?;
         let interrupt = resume.waiter.interrupt();
         let system = wasi::System::restore(image.system()?, resume)?;
-        let mut store = Store::new(&self.wasmtime, State { system });
+        let mut store = self.store(system);
         let thawed = freezable.thaw_reader(&mut store, &self.linker, &mut image.reader).map_err(|error| match error {
             freeze::ProgramError::Image(error) => ThawError::Image(error),
             freeze::ProgramError::Engine(error) => ThawError::Engine(error),
             freeze::ProgramError::Rewrite(error) => ThawError::Engine(wasmtime::Error::new(error)),
         })?;
+        thawed.process.listen(&mut store);
         let (body, stage) = (Body::Freezable(thawed.process), facts.stage);
         Ok(Process { store, program: program.clone(), body, stage, facts, interrupt })
     }

@@ -69,7 +69,7 @@ impl Engine {
         }
         let total = wasm.len() as u64;
         progress(Progress { phase: Phase::Rewriting, done: 0, total });
-        let rewritten = freeze::rewrite(&wasm, &freeze::Options::default()).map_err(rewrite_error)?;
+        let rewritten = freeze::rewrite(&wasm, &freeze::Options::for_engine(&self.wasmtime)).map_err(rewrite_error)?;
         progress(Progress { phase: Phase::Rewriting, done: total, total });
         let module = self.compile(&rewritten.wasm, progress)?;
         self.keep(&key, &module, &rewritten.map.to_bytes());
@@ -124,7 +124,7 @@ impl Engine {
     }
 
     fn freezable_key(&self, program: &blake3::Hash) -> Key {
-        let rewriting = Rewriting::Freezable { version: freeze::VERSION, options: freeze::Options::default() };
+        let rewriting = Rewriting::Freezable { version: freeze::VERSION, options: freeze::Options::for_engine(&self.wasmtime) };
         Key::new(program, &self.wasmtime, rewriting)
     }
 

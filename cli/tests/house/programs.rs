@@ -1,0 +1,173 @@
+//! Small programs for tests, as text.
+
+/// What all of them begin with: WASI, and a few functions over it. An error of a call ends the program with status 100 + errno.
+/// Memory below 1024 is scratch; the programs' own data begins there.
+const PRELUDE: &str = r#"
+  (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_readdir" (func $fd_readdir (param i32 i32 i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $path_open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_filestat_get" (func $path_filestat_get (param i32 i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "args_sizes_get" (func $args_sizes_get (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "args_get" (func $args_get (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "environ_sizes_get" (func $environ_sizes_get (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "environ_get" (func $environ_get (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
+  (memory (export "memory") 4)
+  (func $check (param $errno i32)
+    (if (local.get $errno) (then (call $proc_exit (i32.add (i32.const 100) (local.get $errno))))))
+  (func $write (param $fd i32) (param $at i32) (param $length i32)
+    (loop $more
+      (if (i32.eqz (local.get $length)) (then (return)))
+      (i32.store (i32.const 0) (local.get $at)) (i32.store (i32.const 4) (local.get $length))
+      (call $check (call $fd_write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8)))
+      (local.set $at (i32.add (local.get $at) (i32.load (i32.const 8))))
+      (local.set $length (i32.sub (local.get $length) (i32.load (i32.const 8))))
+      (br $more)))
+  (func $read (param $fd i32) (param $at i32) (param $length i32) (result i32)
+    (i32.store (i32.const 0) (local.get $at)) (i32.store (i32.const 4) (local.get $length))
+    (call $check (call $fd_read (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (i32.load (i32.const 8)))
+  (func $open (param $at i32) (param $length i32) (param $oflags i32) (param $rights i64) (result i32)
+    (call $check (call $path_open (i32.const 3) (i32.const 1) (local.get $at) (local.get $length) (local.get $oflags)
+      (local.get $rights) (local.get $rights) (i32.const 0) (i32.const 8)))
+    (i32.load (i32.const 8)))
+  (func $exists (param $at i32) (param $length i32) (result i32)
+    (i32.eqz (call $path_filestat_get (i32.const 3) (i32.const 1) (local.get $at) (local.get $length) (i32.const 64))))
+  (func $newline (i32.store8 (i32.const 12) (i32.const 10)) (call $write (i32.const 1) (i32.const 12) (i32.const 1)))
+  (func $number (param $n i32) (local $at i32)
+    (local.set $at (i32.const 40))
+    (loop $digit
+      (local.set $at (i32.sub (local.get $at) (i32.const 1)))
+      (i32.store8 (local.get $at) (i32.add (i32.const 48) (i32.rem_u (local.get $n) (i32.const 10))))
+      (br_if $digit (local.tee $n (i32.div_u (local.get $n) (i32.const 10)))))
+    (call $write (i32.const 1) (local.get $at) (i32.sub (i32.const 40) (local.get $at)))
+    (call $newline))
+  (func $length (param $at i32) (result i32) (local $n i32)
+    (loop $next (if (i32.load8_u (i32.add (local.get $at) (local.get $n)))
+      (then (local.set $n (i32.add (local.get $n) (i32.const 1))) (br $next))))
+    (local.get $n))
+"#;
+
+/// A program of the prelude and this body.
+pub fn program(body: &str) -> String {
+    format!("(module {PRELUDE} {body})")
+}
+
+pub fn hello() -> String {
+    program(r#"(data (i32.const 1024) "hello\n") (func (export "_start") (call $write (i32.const 1) (i32.const 1024) (i32.const 6)))"#)
+}
+
+pub fn exiting(status: u32) -> String {
+    program(&format!(r#"(func (export "_start") (call $proc_exit (i32.const {status})))"#))
+}
+
+/// Prints its arguments, then its environment, one a line.
+pub fn words() -> String {
+    program(
+        r#"(func $list (param $count i32) (local $i i32) (local $at i32)
+             (loop $next
+               (if (i32.eq (local.get $i) (local.get $count)) (then (return)))
+               (local.set $at (i32.load (i32.add (i32.const 2048) (i32.mul (i32.const 4) (local.get $i)))))
+               (call $write (i32.const 1) (local.get $at) (call $length (local.get $at)))
+               (call $newline)
+               (local.set $i (i32.add (local.get $i) (i32.const 1)))
+               (br $next)))
+           (func (export "_start")
+             (call $check (call $args_sizes_get (i32.const 16) (i32.const 20)))
+             (call $check (call $args_get (i32.const 2048) (i32.const 65536)))
+             (call $list (i32.load (i32.const 16)))
+             (call $check (call $environ_sizes_get (i32.const 16) (i32.const 20)))
+             (call $check (call $environ_get (i32.const 2048) (i32.const 65536)))
+             (call $list (i32.load (i32.const 16))))"#,
+    )
+}
+
+/// Copies standard input to standard output.
+pub fn cat() -> String {
+    program(
+        r#"(func (export "_start") (local $n i32)
+             (loop $next
+               (local.set $n (call $read (i32.const 0) (i32.const 4096) (i32.const 4096)))
+               (if (i32.eqz (local.get $n)) (then (return)))
+               (call $write (i32.const 1) (i32.const 4096) (local.get $n))
+               (br $next)))"#,
+    )
+}
+
+/// Counts aloud, for ever if `end` is zero; `work` rounds of work go into each number. At the end it waits for the end of its input,
+/// so that it is not over before it can be frozen.
+pub fn counting(end: u32, work: u32) -> String {
+    program(&format!(
+        r#"(func $busy (param $n i32) (loop $l (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1))))))
+           (func $count (export "count") (local $i i32)
+             (loop $next
+               (call $number (local.get $i))
+               (call $busy (i32.const {work}))
+               (local.set $i (i32.add (local.get $i) (i32.const 1)))
+               (br_if $next (i32.ne (local.get $i) (i32.const {end})))))
+           (func (export "_start")
+             (call $count)
+             (drop (call $read (i32.const 0) (i32.const 4096) (i32.const 1))))"#
+    ))
+}
+
+/// For each byte of its input: prints the next three bytes of `in` and the name of the next entry of the directory, and adds the
+/// three bytes to `out`. Says `ready` first.
+pub fn files() -> String {
+    program(
+        r#"(data (i32.const 1024) "ready\n") (data (i32.const 1040) "in") (data (i32.const 1050) "out")
+           (func (export "_start") (local $in i32) (local $out i32) (local $cookie i64)
+             (local.set $in (call $open (i32.const 1040) (i32.const 2) (i32.const 0) (i64.const 2)))
+             (local.set $out (call $open (i32.const 1050) (i32.const 3) (i32.const 1) (i64.const 64)))
+             (call $write (i32.const 1) (i32.const 1024) (i32.const 6))
+             (loop $next
+               (if (i32.eqz (call $read (i32.const 0) (i32.const 1100) (i32.const 1))) (then (return)))
+               (drop (call $read (local.get $in) (i32.const 1104) (i32.const 3)))
+               (call $write (i32.const 1) (i32.const 1104) (i32.const 3))
+               (call $newline)
+               (call $write (local.get $out) (i32.const 1104) (i32.const 3))
+               (call $check (call $fd_readdir (i32.const 3) (i32.const 2048) (i32.const 1024) (local.get $cookie) (i32.const 16)))
+               (local.set $cookie (i64.load (i32.const 2048)))
+               (call $write (i32.const 1) (i32.const 2072) (i32.load (i32.const 2064)))
+               (call $newline)
+               (br $next)))"#,
+    )
+}
+
+/// Says `busy`, computes until there is a file `go`, then copies its input to its output.
+pub fn busy_before_reading() -> String {
+    program(
+        r#"(data (i32.const 1024) "busy\n") (data (i32.const 1040) "go")
+           (func (export "_start") (local $n i32)
+             (call $write (i32.const 1) (i32.const 1024) (i32.const 5))
+             (loop $wait (br_if $wait (i32.eqz (call $exists (i32.const 1040) (i32.const 2)))))
+             (loop $next
+               (local.set $n (call $read (i32.const 0) (i32.const 4096) (i32.const 4096)))
+               (if (i32.eqz (local.get $n)) (then (return)))
+               (call $write (i32.const 1) (i32.const 4096) (local.get $n))
+               (br $next)))"#,
+    )
+}
+
+/// Makes a file `new`, or ends with 100 + errno.
+pub fn creating(name: &str) -> String {
+    program(&format!(
+        r#"(data (i32.const 1024) "{name}")
+           (func (export "_start")
+             (drop (call $open (i32.const 1024) (i32.const {}) (i32.const 1) (i64.const 64))))"#,
+        name.len()
+    ))
+}
+
+/// Prints the file of this name, or ends with 100 + errno.
+pub fn printing(name: &str) -> String {
+    program(&format!(
+        r#"(data (i32.const 1024) "{name}")
+           (func (export "_start") (local $fd i32)
+             (local.set $fd (call $open (i32.const 1024) (i32.const {}) (i32.const 0) (i64.const 2)))
+             (call $write (i32.const 1) (i32.const 4096) (call $read (local.get $fd) (i32.const 4096) (i32.const 4096))))"#,
+        name.len()
+    ))
+}
