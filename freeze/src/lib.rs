@@ -9,6 +9,8 @@
 //! ```
 pub mod error;
 pub mod image;
+#[doc(hidden)]
+pub mod planted;
 pub mod process;
 pub mod rewrite;
 

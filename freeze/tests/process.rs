@@ -12,9 +12,10 @@ use wasmtime::{Caller, Linker, Store, Val};
 
 #[test]
 fn stopped_everywhere() {
+    let engines = chains::Engines::new();
     let failed: Vec<String> = chains::programs()
         .into_iter()
-        .filter_map(|(name, wat)| chains::check(&wat).err().map(|difference| format!("{name}: {difference}")))
+        .filter_map(|(name, wat)| chains::check(&engines, &wat).err().map(|difference| format!("{name}: {difference}")))
         .collect();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }

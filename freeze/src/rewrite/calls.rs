@@ -6,6 +6,7 @@
 
 use super::source::{Kind, Source, kind};
 use crate::error::RewriteError;
+use crate::planted::{Bug, planted};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use wasmparser::{ElementItems, ExternalKind, FuncType, FunctionBody, Operator, ValType};
 
@@ -267,7 +268,7 @@ impl Calls {
     pub fn may(&self, target: Target) -> bool {
         match target {
             Target::Function(function) => self.may_unwind[function as usize],
-            Target::Type(ty) => self.type_may_unwind[ty as usize],
+            Target::Type(ty) => self.type_may_unwind[ty as usize] && !planted(Bug::IndirectCallsTrusted),
         }
     }
 }

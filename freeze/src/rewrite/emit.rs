@@ -28,6 +28,7 @@
 
 use super::plan::{Kind, Place, Plan, Point, Recipe, catch_label, is_block, value_size};
 use super::source::{Kind as ValueKind, kind};
+use crate::planted::{Bug, planted};
 use super::{FRAMES_BASE, FRAME_SIZE_MAX, HOST_REFUSES, HOST_WORD, Options, Poll};
 use std::collections::{BTreeMap, HashMap};
 use wasm_encoder::reencode::{Reencode, RoundtripReencoder};
@@ -151,6 +152,7 @@ pub(super) fn save_helper(body: &mut Body, shape: &Shape, layout: &Layout) {
             'l' => (Instruction::I64Store(arg(offset)), 8),
             'f' => (Instruction::F32Store(arg(offset)), 4),
             'd' => (Instruction::F64Store(arg(offset)), 8),
+            'v' if planted(Bug::HalfVector) => (Instruction::V128Store64Lane { memarg: arg(offset), lane: 0 }, 16),
             'v' => (Instruction::V128Store(arg(offset)), 16),
             _ => (Instruction::I32Store(arg(offset)), 4),
         };
@@ -307,7 +309,7 @@ pub(super) fn function<'a>(
     e.body.locals = plan.locals[plan.parameters..].to_vec();
     e.first_local = plan.parameters as u32;
     e.enclosed(|e| {
-        if let Some(index) = plan.entry {
+        if let Some(index) = plan.entry.filter(|_| !planted(Bug::EntryPollMissing)) {
             e.poll(&plan.points[index]);
         }
         e.range(0, plan.ops.len());
@@ -400,6 +402,10 @@ pub(super) fn shim_continuation(
     let mut e = Emitter::new(&plan, &[], layout, options, Module::Continuation);
     e.body.locals = parameters.to_vec();
     e.load_frame(&point);
+    if planted(Bug::HostArgumentChanged) && parameters.first() == Some(&ValType::I32) {
+        e.body.op(&Instruction::I32Const(-77));
+        e.body.op(&Instruction::LocalSet(0));
+    }
     for parameter in 0..parameters.len() as u32 {
         e.body.op(&Instruction::LocalGet(parameter));
     }
@@ -461,12 +467,12 @@ fn index_op(body: &mut Body, op: &Operator, layout: &Layout) -> bool {
         }
         Operator::DataDrop { data_index } => {
             body.op(&Instruction::DataDrop(data_index));
-            body.op(&Instruction::I32Const(1));
+            body.op(&Instruction::I32Const(!planted(Bug::DroppedDataBack) as i32));
             body.op(&Instruction::GlobalSet(layout.dropped_data[&data_index]));
         }
         Operator::ElemDrop { elem_index } => {
             body.op(&Instruction::ElemDrop(elem_index));
-            body.op(&Instruction::I32Const(1));
+            body.op(&Instruction::I32Const(!planted(Bug::DroppedElementsBack) as i32));
             body.op(&Instruction::GlobalSet(layout.dropped_elements[&elem_index]));
         }
         _ => return false,
@@ -701,20 +707,28 @@ impl<'p, 'a> Emitter<'p, 'a> {
 
     fn load_frame(&mut self, point: &Point) {
         let frame = self.frame_local();
-        let size = point.size(self.layout.exception_size);
+        let size = point.size(self.layout.exception_size) + 4 * planted(Bug::FrameTooLarge) as u32;
         self.body.op(&Instruction::GlobalGet(self.layout.top_global));
         self.body.op(&Instruction::I32Const(size as i32));
         self.body.op(&Instruction::I32Sub);
         self.body.op(&Instruction::LocalTee(frame));
         self.body.op(&Instruction::GlobalSet(self.layout.top_global));
         let mut offset = 0;
-        for (place, ty) in &point.saved {
+        let mut saved = point.saved.clone();
+        if planted(Bug::LoadedInWrongOrder) && saved.len() > 1 && saved[0].1 == saved[1].1 {
+            saved.swap(0, 1);
+        }
+        for (place, ty) in &saved {
             let local = self.local_of(*place, *ty);
             let arg = self.memory(offset);
             self.body.op(&Instruction::LocalGet(frame));
             match kind(*ty) {
                 ValueKind::Function => {
                     self.body.op(&Instruction::I32Load(arg));
+                    if planted(Bug::WrongReferenceSlot) {
+                        self.body.op(&Instruction::I32Const(1));
+                        self.body.op(&Instruction::I32Sub);
+                    }
                     self.body.op(&Instruction::TableGet(self.layout.references_table));
                 }
                 ValueKind::Exception => {
@@ -752,6 +766,9 @@ impl<'p, 'a> Emitter<'p, 'a> {
     // Polls and checks.
 
     fn poll(&mut self, point: &Point) {
+        if planted(Bug::NestedPollMissing) && self.open.len() > 2 {
+            return;
+        }
         match self.options.poll {
             Poll::Flag | Poll::LocalFlag => {
                 let memory = self.layout.flag_memory;
@@ -1104,7 +1121,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
         if let Some(Point { kind: Kind::Call { below }, .. }) = point {
             let types = &plan.site(at).stack;
             if *below > self.water {
-                self.spill(types, self.water);
+                self.spill(types, self.water + planted(Bug::WaterTooHigh) as u32);
                 self.water = *below;
             }
         }
@@ -1114,7 +1131,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
             }
             _ => self.program_op(at),
         }
-        if let Some(point) = point {
+        if let Some(point) = point.filter(|_| !planted(Bug::CheckAfterCallMissing)) {
             self.check_unwinding(point);
         }
     }
@@ -1205,7 +1222,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
             Role::PathLoop { exit } => {
                 let start = open.start.expect("a loop has a start");
                 let fell = self.live;
-                if fell {
+                if fell && !planted(Bug::PeeledLoopGoesOn) {
                     let exit = self.relative(exit);
                     self.body.op(&Instruction::Br(exit));
                 }

@@ -6,6 +6,7 @@ use super::plan::{Plan, value_size};
 use super::source::{Kind as ValueKind, Source, kind};
 use super::{EXCEPTION_SIZE_MAX, Frame, Functions, Map, Options, PointId, Poll, Rewritten};
 use crate::error::RewriteError;
+use crate::planted::{Bug, planted};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use wasm_encoder::reencode::{Reencode, RoundtripReencoder};
@@ -232,7 +233,7 @@ fn save_exception(body: &mut Body, source: &Source, layout: &Layout) {
         body.op(&Instruction::I32Const(tag as i32 + 1));
         body.op(&Instruction::I32Store(frame_arg(layout, 0)));
         let mut offset = 4;
-        for (index, ty) in parameters.iter().enumerate() {
+        for (index, ty) in parameters.iter().enumerate().skip(planted(Bug::PayloadLost) as usize) {
             body.op(&Instruction::LocalGet(0));
             body.op(&Instruction::LocalGet(first + index as u32));
             let arg = frame_arg(layout, offset);
@@ -415,10 +416,10 @@ pub(super) fn rewrite(wasm: &[u8], options: &Options) -> Result<Rewritten, Rewri
             .globals
             .iter()
             .enumerate()
-            .filter(|(_, global)| global.mutable)
+            .filter(|(_, global)| global.mutable && !planted(Bug::GlobalsLost))
             .map(|(index, global)| (index as u32, global.content_type))
             .collect(),
-        tables: written.into_iter().collect(),
+        tables: written.into_iter().filter(|_| !planted(Bug::TableWritesLost)).collect(),
         referable,
         droppable_data,
         droppable_elem,

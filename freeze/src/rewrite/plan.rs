@@ -6,6 +6,7 @@
 use super::calls::{Calls, Reach, Target};
 use super::source::{Kind as ValueKind, Source, kind};
 use crate::error::RewriteError;
+use crate::planted::{Bug, planted};
 use wasmparser::{
     Catch, FuncToValidate, FuncValidatorAllocations, FunctionBody, Operator, ValType, ValidatorResources,
 };
@@ -363,7 +364,7 @@ impl<'a> Plan<'a> {
         for index in 0..self.points.len() {
             let Kind::Call { below } = self.points[index].kind else { continue };
             let call = self.points[index].at;
-            if inside_try[call] || self.site(call).results != self.results {
+            if inside_try[call] && !planted(Bug::FrameLeftOut) || self.site(call).results != self.results {
                 continue;
             }
             let mut at = call + 1;
@@ -413,7 +414,7 @@ impl<'a> Plan<'a> {
                 loops.push((at, self.end_of[at] as usize));
             }
         }
-        for (start, end) in loops {
+        for (start, end) in loops.into_iter().filter(|_| !planted(Bug::StaleCopy)) {
             let site = self.site(start);
             let base = site.stack.len() - site.parameters.len();
             if base == 0 {
@@ -459,6 +460,9 @@ impl<'a> Plan<'a> {
             }
             // By type, so that many frames have the same shape and share a save helper.
             point.saved.sort_by_key(|(_, ty)| value_order(*ty));
+            if planted(Bug::LiveValueDropped) {
+                point.saved.pop();
+            }
         }
         let unsupported = |construct: String| RewriteError::Unsupported { function: source.name(self.function), construct };
         for point in &self.points {

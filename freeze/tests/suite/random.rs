@@ -43,6 +43,13 @@ impl Numbers {
     }
 }
 
+/// An engine that also ends a program whose own fuel has been tampered with.
+pub fn watched_engine() -> Engine {
+    let mut config = wasmtime::Config::new();
+    super::wast::accept_all(&mut config).cranelift_nan_canonicalization(true).consume_fuel(true);
+    Engine::new(&config).unwrap()
+}
+
 pub fn engine(target: Option<&str>) -> Engine {
     let mut config = wasmtime::Config::new();
     // With canonical NaNs every bit of every value is determined.
@@ -219,6 +226,13 @@ fn host_value(ty: &ValType, calls: u64) -> Val {
     }
 }
 
+fn new_store(engine: &Engine, host: Host) -> Store<Host> {
+    let mut store = Store::new(engine, host);
+    // Only an engine that watches has fuel.
+    let _ = store.set_fuel(5_000_000);
+    store
+}
+
 /// Defines the host's global, memory, table and tag in this store.
 fn define_objects(linker: &mut Linker<Host>, store: &mut Store<Host>) {
     linker.allow_shadowing(true);
@@ -330,7 +344,7 @@ fn observe(module: &Module, mut export: impl FnMut(&mut Store<Host>, &str) -> Ex
 }
 
 fn plain(engine: &Engine, module: &Module, seed: u64) -> Outcome {
-    let mut store = Store::new(engine, Host::default());
+    let mut store = new_store(engine, Host::default());
     let mut linker = linker(engine, module);
     define_objects(&mut linker, &mut store);
     let mut outcome = Outcome::default();
@@ -392,7 +406,7 @@ impl Chain<'_> {
         let image = self.process.capture(&mut self.store, vec![], Pages::Included, BTreeMap::new())?;
         let to = self.hops % self.programs.len();
         let host = std::mem::take(self.store.data_mut());
-        self.store = Store::new(&self.engines[to], host);
+        self.store = new_store(&self.engines[to], host);
         define_objects(&mut self.linkers[to], &mut self.store);
         self.process = self.programs[to].thaw(&mut self.store, &self.linkers[to], &image[..])?.process;
         Ok(())
@@ -409,7 +423,7 @@ fn chain(
     engines: &[Engine], original: &Module, programs: &[Program], seed: u64, every: i64, counts: &mut Counts,
 ) -> Outcome {
     let mut linkers: Vec<Linker<Host>> = engines.iter().map(|engine| linker(engine, original)).collect();
-    let mut store = Store::new(&engines[0], Host { interrupts: every != 0, ..Host::default() });
+    let mut store = new_store(&engines[0], Host { interrupts: every != 0, ..Host::default() });
     define_objects(&mut linkers[0], &mut store);
     let mut outcome = Outcome::default();
     let process = match programs[0].instantiate(&mut store, &linkers[0]) {
