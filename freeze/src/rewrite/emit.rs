@@ -23,10 +23,12 @@
 //! next frame and returns zeros.
 //!
 //! A continuation starts in the middle of loops. A small enclosing loop is written twice: the rest of the interrupted round,
-//! then the whole loop for the rounds that follow ("peeled"). For a large one the second part is a tail call of its loop
-//! function, which was compiled with the program. Code that the rest cannot reach is left out.
+//! then the whole loop for the rounds that follow ("peeled"). Code that the rest cannot reach is left out. For a large loop the
+//! second part was compiled with the program. Where there are only blocks around the loop, the function itself can begin with
+//! it: the continuation stores a frame of the loop's header, sets `entering` and tail-calls the function, which loads the frame
+//! and skips what is in front of the loop. Other large loops have a loop function.
 
-use super::plan::{Kind, Place, Plan, Point, Recipe, catch_label, is_block, value_size};
+use super::plan::{Entered, Kind, Place, Plan, Point, Recipe, catch_label, is_block, value_size};
 use super::source::{Kind as ValueKind, kind};
 use crate::planted::{Bug, planted};
 use super::{FRAMES_BASE, FRAME_SIZE_MAX, HOST_REFUSES, HOST_WORD, Options, Poll};
@@ -44,6 +46,7 @@ pub(super) struct Layout {
     pub flag_memory: u32,
     pub top_global: u32,
     pub unwinding_global: u32,
+    pub entering_global: u32,
     pub countdown_global: u32,
     pub references_top_global: u32,
     pub references_table: u32,
@@ -299,6 +302,10 @@ struct Emitter<'p, 'a> {
     /// Go over to the loop function when a large loop is met, except for this one.
     cut: bool,
     uncut: Option<usize>,
+    /// What is left of the way to the loop that the function may begin with; while there is something, a block is open whose end
+    /// is in front of the first of these, and the local says whether to skip it.
+    way: &'p [usize],
+    entering: u32,
 }
 
 /// The rewritten form of a function that has resume points.
@@ -309,6 +316,9 @@ pub(super) fn function<'a>(
     e.body.locals = plan.locals[plan.parameters..].to_vec();
     e.first_local = plan.parameters as u32;
     e.enclosed(|e| {
+        if let Some(entered) = &plan.entered {
+            e.may_enter(entered);
+        }
         if let Some(index) = plan.entry.filter(|_| !planted(Bug::EntryPollMissing)) {
             e.poll(&plan.points[index]);
         }
@@ -505,6 +515,8 @@ impl<'p, 'a> Emitter<'p, 'a> {
             live: true,
             cut: false,
             uncut: None,
+            way: &[],
+            entering: 0,
         }
     }
 
@@ -750,8 +762,71 @@ impl<'p, 'a> Emitter<'p, 'a> {
         }
     }
 
-    /// Pushes what a frame at the header of a large loop holds and tail-calls its loop function.
+    /// At the beginning of a function that may begin with a loop.
+    fn may_enter(&mut self, entered: &'p Entered) {
+        let point = self.plan.point(entered.at).expect("a large loop has a resume point");
+        self.entering = self.add_local(ValType::I32);
+        self.body.op(&Instruction::GlobalGet(self.layout.entering_global));
+        self.body.op(&Instruction::LocalTee(self.entering));
+        self.body.cold.push(self.body.code.len() as u32);
+        self.open_typed(0x04, &[], &[]);
+        self.body.op(&Instruction::I32Const(0));
+        self.body.op(&Instruction::GlobalSet(self.layout.entering_global));
+        // Above the values is the point's id, which is known.
+        self.body.op(&Instruction::GlobalGet(self.layout.top_global));
+        self.body.op(&Instruction::I32Const(4));
+        self.body.op(&Instruction::I32Sub);
+        self.body.op(&Instruction::GlobalSet(self.layout.top_global));
+        self.load_frame(point);
+        self.fill_slots(point);
+        self.close();
+        self.way = &entered.path;
+        self.skip();
+    }
+
+    /// Opens the block that is skipped when the function begins with a loop.
+    fn skip(&mut self) {
+        self.open_typed(0x02, &[], &[]);
+        self.body.op(&Instruction::LocalGet(self.entering));
+        self.body.op(&Instruction::BrIf(0));
+    }
+
+    /// In front of the next block on the way to the loop: what is on the stack comes from the slots, whether they were filled in
+    /// the skipped part or from a frame.
+    fn arrive(&mut self, types: &[ValType]) {
+        let height = types.len() as u32;
+        let base = self.open.last().map_or(0, |open| open.base);
+        for depth in (base..height).rev() {
+            let slot = self.slot(depth, types[depth as usize]);
+            self.body.op(&Instruction::LocalSet(slot));
+        }
+        self.close();
+        self.live = true;
+        self.push_slots(types, base, height);
+        self.water = height;
+    }
+
+    /// Pushes what a frame at the header of a large loop holds and tail-calls its loop function, or the function itself.
     fn go_to_loop_function(&mut self, point: &Point) {
+        if self.plan.entered.as_ref().is_some_and(|entered| entered.at == point.at) {
+            let id = self.id_local();
+            self.body.op(&Instruction::I32Const(point.id as i32));
+            self.body.op(&Instruction::LocalSet(id));
+            self.pad(&point.saved);
+            // Where the continuation's own frame was there is room for this one, and nothing is unwound.
+            self.body.op(&Instruction::Drop);
+            self.body.op(&Instruction::I32Const(0));
+            self.body.op(&Instruction::GlobalSet(self.layout.unwinding_global));
+            self.body.op(&Instruction::I32Const(1));
+            self.body.op(&Instruction::GlobalSet(self.layout.entering_global));
+            self.zeros(&self.plan.locals[..self.plan.parameters]);
+            match self.module {
+                Module::Program => self.body.op(&Instruction::ReturnCall(self.plan.function)),
+                Module::Continuation => self.body.tail_call(Fix::Function(self.plan.function)),
+            }
+            self.live = false;
+            return;
+        }
         for (place, ty) in &point.saved {
             let local = self.local_of(*place, *ty);
             self.body.op(&Instruction::LocalGet(local));
@@ -870,7 +945,12 @@ impl<'p, 'a> Emitter<'p, 'a> {
         if !pads.is_empty() {
             self.grow_frames();
         }
-        for ty in &results {
+        self.zeros(&results);
+        self.body.op(&Instruction::End);
+    }
+
+    fn zeros(&mut self, types: &[ValType]) {
+        for ty in types {
             self.body.op(&match ty {
                 ValType::I32 => Instruction::I32Const(0),
                 ValType::I64 => Instruction::I64Const(0),
@@ -882,7 +962,6 @@ impl<'p, 'a> Emitter<'p, 'a> {
                 ),
             });
         }
-        self.body.op(&Instruction::End);
     }
 
     /// Makes room for the next frame, whatever it is, if the stack says that there is none. Growing is a call of the runtime,
@@ -901,14 +980,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
     /// From the middle of the function: opens the blocks around the point and writes what follows it.
     fn from_point(&mut self, point: &Point) {
         let plan = self.plan;
-        let mut path: Vec<usize> = vec![];
-        for at in 0..point.at {
-            if is_block(&plan.ops[at]) {
-                path.push(at);
-            } else if matches!(plan.ops[at], Operator::End) {
-                path.pop();
-            }
-        }
+        let path = plan.blocks_around(point.at);
         let mut pushed = 0;
         for start in path {
             let site = plan.site(start);
@@ -1000,7 +1072,8 @@ impl<'p, 'a> Emitter<'p, 'a> {
                 at += 1;
                 continue;
             }
-            if !self.live && !matches!(plan.ops[at], Operator::End | Operator::Else) {
+            // (A loop that the function may begin with is reached in any case.)
+            if !self.live && self.way.is_empty() && !matches!(plan.ops[at], Operator::End | Operator::Else) {
                 // Nothing reaches this: go to where the enclosing block ends or its other arm begins.
                 at = match self.open.last().and_then(|open| open.start) {
                     Some(start) => {
@@ -1143,6 +1216,11 @@ impl<'p, 'a> Emitter<'p, 'a> {
         let condition = matches!(op, Operator::If { .. }) as u32;
         let base = height - condition - site.parameters.len() as u32;
         let is_loop = matches!(op, Operator::Loop { .. });
+        let on_way = self.way.first() == Some(&at);
+        if on_way {
+            self.way = &self.way[1..];
+            self.arrive(&site.stack);
+        }
         if plan.holds_point(at) || (is_loop && plan.point(at).is_some()) {
             if height > self.water {
                 self.spill(&site.stack, self.water);
@@ -1179,6 +1257,9 @@ impl<'p, 'a> Emitter<'p, 'a> {
             label, base, water, start: Some(at), role: Role::Plain, targeted: false, entered: true, arm_falls: false,
         });
         self.water = water;
+        if on_way && !self.way.is_empty() {
+            self.skip();
+        }
         if is_loop && let Some(point) = plan.point(at) {
             // The loop's parameters differ from round to round, so they go into their slots inside the loop.
             if base < height {

@@ -11,7 +11,7 @@ use crate::error::RewriteError;
 use wasmparser::ValType;
 
 /// Changes whenever the same input may give other output; an image is pinned to it.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 4;
 
 /// How a rewritten program learns that it should stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

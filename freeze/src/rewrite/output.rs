@@ -89,6 +89,7 @@ fn layout(source: &Source, dropped_data: &[u32], dropped_elements: &[u32], optio
         top_global: global(),
         unwinding_global: global(),
         references_top_global: global(),
+        entering_global: global(),
         countdown_global: if options.poll == Poll::Countdown { global() } else { 0 },
         references_table: source.tables.len() as u32,
         continuations_table: source.tables.len() as u32 + 1,
@@ -105,6 +106,7 @@ fn added_globals(layout: &Layout, options: &Options) -> Vec<(String, wasm_encode
         ("top".to_string(), i32, ConstExpr::i32_const(super::FRAMES_BASE as i32)),
         ("unwinding".to_string(), i32, ConstExpr::i32_const(0)),
         ("references-top".to_string(), i32, ConstExpr::i32_const(0)),
+        ("entering".to_string(), i32, ConstExpr::i32_const(0)),
     ];
     if options.poll == Poll::Countdown {
         globals.push(("countdown".to_string(), wasm_encoder::ValType::I64, ConstExpr::i64_const(0)));
@@ -300,6 +302,8 @@ fn load_exception(body: &mut Body, source: &Source, layout: &Layout) {
 struct Rewriting<'a> {
     body: Form<'a>,
     loops: Vec<LoopFunction>,
+    /// Can it begin with one of its loops?
+    is_entered: bool,
     saves_references: bool,
     helpers: BTreeSet<Helper>,
 }
@@ -475,7 +479,13 @@ fn one_function<'a>(
         } else {
             Form::Untouched(body.as_bytes())
         };
-        return Ok(Rewriting { body: form, loops: vec![], saves_references: false, helpers: BTreeSet::new() });
+        return Ok(Rewriting {
+            body: form,
+            loops: vec![],
+            is_entered: false,
+            saves_references: false,
+            helpers: BTreeSet::new(),
+        });
     }
     let mut plan = Plan::new(source, calls, function, body, first_point)?;
     if scan.arrays_from_segments && plan.points.iter().any(|point| point.kind != super::plan::Kind::Entry) {
@@ -485,9 +495,11 @@ fn one_function<'a>(
     assert_eq!(plan.points.len(), points as usize, "the scan and the plan count the same resume points");
     plan.finish(source)?;
     refuse_exceptions(source, &plan, layout)?;
+    let entered = plan.entered.as_ref().map(|entered| entered.at);
     let loops = plan
         .large_loops
         .iter()
+        .filter(|at| entered != Some(**at))
         .map(|at| {
             let point = plan.point(*at).expect("a large loop has a resume point");
             LoopFunction {
@@ -503,7 +515,7 @@ fn one_function<'a>(
     let body = Form::Written(emit::function(&plan, source.wasm, layout, options));
     let stops = plan.points.iter().filter(|point| plan.stops_at(point.id).is_some());
     let helpers = stops.flat_map(emit::helpers).collect();
-    Ok(Rewriting { body, loops, saves_references, helpers })
+    Ok(Rewriting { body, loops, is_entered: entered.is_some(), saves_references, helpers })
 }
 
 fn refuse_exceptions(source: &Source, plan: &Plan, layout: &Layout) -> Result<(), RewriteError> {
@@ -614,6 +626,8 @@ fn assemble(
         Fix::Type(_) | Fix::Function(_) | Fix::Reference(_) => unreachable!("only continuations name these"),
     };
 
+    let indexed = rewritten.iter().enumerate().filter(|(_, function)| function.is_entered);
+    let entered: Vec<u32> = indexed.map(|(index, _)| source.imported_functions + index as u32).collect();
     let mut loops = vec![];
     let mut write = |code: &mut CodeSection, types: &mut Types, function: u32, body: Body| {
         let (bytes, cold) = settle(body, types, resolve);
@@ -739,7 +753,9 @@ fn assemble(
     for index in 0..source.tags.len() as u32 {
         export(format!("e{index}"), ExportKind::Tag, index);
     }
-    for function in callable(source, scans, map) {
+    let mut called = callable(source, scans, map);
+    called.extend(entered);
+    for function in called {
         let shim = to_shims.function_index(function).map_err(encoding)?;
         export(format!("f{function}"), ExportKind::Func, shim);
     }

@@ -114,8 +114,19 @@ pub(super) struct Plan<'a> {
     /// How many points are at instructions before this one.
     pub points_before: Vec<u32>,
     pub entry: Option<usize>,
-    /// Loops whose copies are functions of their own (see emit.rs), by instruction index, in order.
+    /// Loops that no continuation holds a copy of (see emit.rs), by instruction index, in order.
     pub large_loops: Vec<usize>,
+    /// One of them that the function itself can begin with; the others have loop functions.
+    pub entered: Option<Entered>,
+}
+
+/// A large loop that the function can begin with.
+#[derive(Debug)]
+pub(super) struct Entered {
+    /// Index of the loop's instruction.
+    pub at: usize,
+    /// The blocks around it, from the outermost, and the loop itself.
+    pub path: Vec<usize>,
 }
 
 pub(super) fn is_block(op: &Operator) -> bool {
@@ -324,6 +335,7 @@ impl<'a> Plan<'a> {
             points_before: vec![],
             entry: None,
             large_loops: vec![],
+            entered: None,
         }
     }
 
@@ -488,6 +500,7 @@ impl<'a> Plan<'a> {
                 self.large_loops.push(point.at);
             }
         }
+        self.entered = self.choose_entered();
         if !self.points.is_empty() {
             let not_null = |ty: &ValType| matches!(ty, ValType::Ref(r) if !r.is_nullable());
             if self.results.iter().any(not_null) {
@@ -498,6 +511,37 @@ impl<'a> Plan<'a> {
             }
         }
         Ok(())
+    }
+}
+
+impl Plan<'_> {
+    /// The blocks around an instruction, from the outermost.
+    pub fn blocks_around(&self, at: usize) -> Vec<usize> {
+        let mut around = vec![];
+        for (index, op) in self.ops[..at].iter().enumerate() {
+            if is_block(op) {
+                around.push(index);
+            } else if matches!(op, Operator::End) {
+                around.pop();
+            }
+        }
+        around
+    }
+
+    /// The largest large loop with nothing but plain blocks around it.
+    fn choose_entered(&self) -> Option<Entered> {
+        let default = |ty: &ValType| !matches!(ty, ValType::Ref(reference) if !reference.is_nullable());
+        if !self.locals[..self.parameters].iter().all(default) {
+            return None;
+        }
+        let plain = |at: &usize| matches!(self.ops[*at], Operator::Block { .. }) && self.site(*at).parameters.is_empty();
+        let candidates = self.large_loops.iter().filter_map(|at| {
+            let mut path = self.blocks_around(*at);
+            let fits = path.iter().all(plain);
+            path.push(*at);
+            fits.then_some(Entered { at: *at, path })
+        });
+        candidates.max_by_key(|entered| self.offsets[self.end_of[entered.at] as usize] - self.offsets[entered.at])
     }
 }
 
