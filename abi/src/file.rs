@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 
 /// Something that one file system has open, by that file system's own number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Handle(pub u64);
+pub struct OpenId(pub u64);
 
 /// Does a path that ends in a symbolic link mean the link, or what it points to?
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,7 +59,7 @@ pub enum Access {
 /// What was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Opened {
-    pub handle: Handle,
+    pub id: OpenId,
     pub kind: Filetype,
 }
 
@@ -124,77 +124,77 @@ pub enum Place {
 /// A tree of files below one root. Paths are relative, have no NUL, and never lead out of the directory that they start from, neither
 /// by `..` nor by links: such a path is answered with [`Errno::NotCapable`].
 ///
-/// A directory handle is a place in the tree, and not a name: it stays valid when the directory is renamed.
+/// An open directory is a place in the tree, and not a name: it stays valid when the directory is renamed.
 pub trait FileSystem: Send {
     /// The directory at the top. It is always open; closing it does nothing.
-    fn root(&self) -> Handle;
+    fn root(&self) -> OpenId;
 
-    fn open(&mut self, directory: Handle, path: &str, how: &Open) -> Result<Opened, Errno>;
+    fn open(&mut self, directory: OpenId, path: &str, how: &Open) -> Result<Opened, Errno>;
 
-    /// One more handle for what is open.
-    fn duplicate(&mut self, handle: Handle) -> Result<Handle, Errno>;
+    /// One more number for what is open.
+    fn duplicate(&mut self, id: OpenId) -> Result<OpenId, Errno>;
 
-    fn close(&mut self, handle: Handle);
+    fn close(&mut self, id: OpenId);
 
     /// Less than asked for at the end of the file; 0 behind it.
-    fn read_at(&mut self, file: Handle, buffer: &mut [u8], offset: u64) -> Result<usize, Errno>;
+    fn read_at(&mut self, file: OpenId, buffer: &mut [u8], offset: u64) -> Result<usize, Errno>;
 
-    fn write_at(&mut self, file: Handle, bytes: &[u8], offset: u64) -> Result<usize, Errno>;
+    fn write_at(&mut self, file: OpenId, bytes: &[u8], offset: u64) -> Result<usize, Errno>;
 
     /// Writes at the end in one step, whoever else does so too. Gives the number of bytes and the position behind them.
-    fn append(&mut self, file: Handle, bytes: &[u8]) -> Result<(usize, u64), Errno>;
+    fn append(&mut self, file: OpenId, bytes: &[u8]) -> Result<(usize, u64), Errno>;
 
-    fn stat(&mut self, handle: Handle) -> Result<Stat, Errno>;
+    fn stat(&mut self, id: OpenId) -> Result<Stat, Errno>;
 
-    fn set_size(&mut self, file: Handle, size_bytes: u64) -> Result<(), Errno>;
+    fn set_size(&mut self, file: OpenId, size_bytes: u64) -> Result<(), Errno>;
 
-    fn set_times(&mut self, handle: Handle, times: SetTimes) -> Result<(), Errno>;
+    fn set_times(&mut self, id: OpenId, times: SetTimes) -> Result<(), Errno>;
 
     /// Sees to it that writing to this part cannot fail for want of space.
-    fn allocate(&mut self, file: Handle, offset: u64, length: u64) -> Result<(), Errno>;
+    fn allocate(&mut self, file: OpenId, offset: u64, length: u64) -> Result<(), Errno>;
 
-    fn advise(&mut self, file: Handle, offset: u64, length: u64, advice: Advice) -> Result<(), Errno>;
+    fn advise(&mut self, file: OpenId, offset: u64, length: u64, advice: Advice) -> Result<(), Errno>;
 
-    fn sync(&mut self, handle: Handle, what: Durable) -> Result<(), Errno>;
+    fn sync(&mut self, id: OpenId, what: Durable) -> Result<(), Errno>;
 
     /// All names in a directory as they are now, `.` and `..` first. The root's `..` is the root. Names that are not UTF-8 are left out,
     /// since no path could name them.
-    fn list(&mut self, directory: Handle) -> Result<Vec<Entry>, Errno>;
+    fn list(&mut self, directory: OpenId) -> Result<Vec<Entry>, Errno>;
 
-    fn stat_at(&mut self, directory: Handle, path: &str, last_link: LastLink) -> Result<Stat, Errno>;
+    fn stat_at(&mut self, directory: OpenId, path: &str, last_link: LastLink) -> Result<Stat, Errno>;
 
     fn set_times_at(
-        &mut self, directory: Handle, path: &str, last_link: LastLink, times: SetTimes,
+        &mut self, directory: OpenId, path: &str, last_link: LastLink, times: SetTimes,
     ) -> Result<(), Errno>;
 
-    fn create_directory(&mut self, directory: Handle, path: &str) -> Result<(), Errno>;
+    fn create_directory(&mut self, directory: OpenId, path: &str) -> Result<(), Errno>;
 
-    fn remove_directory(&mut self, directory: Handle, path: &str) -> Result<(), Errno>;
+    fn remove_directory(&mut self, directory: OpenId, path: &str) -> Result<(), Errno>;
 
-    fn unlink(&mut self, directory: Handle, path: &str) -> Result<(), Errno>;
+    fn unlink(&mut self, directory: OpenId, path: &str) -> Result<(), Errno>;
 
     /// Both directories are of this file system.
-    fn rename(&mut self, from: (Handle, &str), to: (Handle, &str)) -> Result<(), Errno>;
+    fn rename(&mut self, from: (OpenId, &str), to: (OpenId, &str)) -> Result<(), Errno>;
 
     /// A second name for a file; a symbolic link gets one itself.
-    fn link(&mut self, from: (Handle, &str), to: (Handle, &str)) -> Result<(), Errno>;
+    fn link(&mut self, from: (OpenId, &str), to: (OpenId, &str)) -> Result<(), Errno>;
 
     /// `content` is relative.
-    fn symlink(&mut self, content: &str, directory: Handle, path: &str) -> Result<(), Errno>;
+    fn symlink(&mut self, content: &str, directory: OpenId, path: &str) -> Result<(), Errno>;
 
-    fn read_link(&mut self, directory: Handle, path: &str) -> Result<String, Errno>;
+    fn read_link(&mut self, directory: OpenId, path: &str) -> Result<String, Errno>;
 
     /// Where an open file or directory is now.
-    fn locate(&mut self, handle: Handle) -> Result<Place, Errno>;
+    fn locate(&mut self, id: OpenId) -> Result<Place, Errno>;
 
     /// All of a file's content, whatever it was opened for. [`Errno::FBig`] if there is more than that.
-    fn content(&mut self, file: Handle, bytes_max: u64) -> Result<Vec<u8>, Errno>;
+    fn content(&mut self, file: OpenId, bytes_max: u64) -> Result<Vec<u8>, Errno>;
 
     /// A new file with this content and no name, open for reading and writing.
-    fn orphan_file(&mut self, content: &[u8]) -> Result<Handle, Errno>;
+    fn orphan_file(&mut self, content: &[u8]) -> Result<OpenId, Errno>;
 
     /// A new, empty directory that has been removed already.
-    fn orphan_directory(&mut self) -> Result<Handle, Errno>;
+    fn orphan_directory(&mut self) -> Result<OpenId, Errno>;
 }
 
 /// By which a [`Waiter`] knows a stream: both are made by the same hand, and the number means something to them alone.

@@ -8,7 +8,7 @@
 use crate::errno;
 use abi::errno::Errno;
 use abi::file::{
-    Access, Durable, Entry, Existence, FileSystem, Handle, Kind, LastLink, Open, Opened, Place, SetTime, SetTimes, Stat,
+    Access, Durable, Entry, Existence, FileSystem, OpenId, Kind, LastLink, Open, Opened, Place, SetTime, SetTimes, Stat,
 };
 use abi::wasi::{Advice, Filetype};
 use cap_fs_ext::{
@@ -23,21 +23,21 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The handle of the directory itself.
-const ROOT: Handle = Handle(0);
+/// The number of the directory itself.
+const ROOT: OpenId = OpenId(0);
 
 /// More names in one directory are refused: a listing is held in memory.
 const ENTRIES_MAX: usize = 1 << 22;
 
 /// A directory of the host, and what is open below it.
 ///
-/// Invariants: node 0 is the directory itself and stays open.
+/// Invariants: number 0 is the directory itself and stays open.
 pub struct HostDirectory {
-    nodes: Vec<Option<Node>>,
+    open: Vec<Option<Held>>,
     read_only: bool,
 }
 
-enum Node {
+enum Held {
     Directory(Dir),
     File(File),
 }
@@ -49,7 +49,7 @@ impl HostDirectory {
         // cap-std opens directories only to look up names in them; this one is also synced and stamped.
         let directory = open_in(&directory, ".", LastLink::Itself, Access::Read, Existence::Required, false, OFlags::DIRECTORY)
             .map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(HostDirectory { nodes: vec![Some(Node::Directory(Dir::from_std_file(directory)))], read_only: false })
+        Ok(HostDirectory { open: vec![Some(Held::Directory(Dir::from_std_file(directory)))], read_only: false })
     }
 
     /// The same, with every change refused.
@@ -57,38 +57,38 @@ impl HostDirectory {
         Ok(HostDirectory { read_only: true, ..HostDirectory::open(path)? })
     }
 
-    fn node(&self, handle: Handle) -> Result<&Node, Errno> {
-        usize::try_from(handle.0).ok().and_then(|index| self.nodes.get(index)?.as_ref()).ok_or(Errno::BadF)
+    fn held(&self, id: OpenId) -> Result<&Held, Errno> {
+        usize::try_from(id.0).ok().and_then(|index| self.open.get(index)?.as_ref()).ok_or(Errno::BadF)
     }
 
-    fn directory(&self, handle: Handle) -> Result<&Dir, Errno> {
-        match self.node(handle)? {
-            Node::Directory(directory) => Ok(directory),
-            Node::File(_) => Err(Errno::NotDir),
+    fn directory(&self, id: OpenId) -> Result<&Dir, Errno> {
+        match self.held(id)? {
+            Held::Directory(directory) => Ok(directory),
+            Held::File(_) => Err(Errno::NotDir),
         }
     }
 
-    fn file(&self, handle: Handle) -> Result<&File, Errno> {
-        match self.node(handle)? {
-            Node::File(file) => Ok(file),
-            Node::Directory(_) => Err(Errno::IsDir),
+    fn file(&self, id: OpenId) -> Result<&File, Errno> {
+        match self.held(id)? {
+            Held::File(file) => Ok(file),
+            Held::Directory(_) => Err(Errno::IsDir),
         }
     }
 
-    fn fd(&self, handle: Handle) -> Result<BorrowedFd<'_>, Errno> {
-        Ok(match self.node(handle)? {
-            Node::Directory(directory) => directory.as_fd(),
-            Node::File(file) => file.as_fd(),
+    fn fd(&self, id: OpenId) -> Result<BorrowedFd<'_>, Errno> {
+        Ok(match self.held(id)? {
+            Held::Directory(directory) => directory.as_fd(),
+            Held::File(file) => file.as_fd(),
         })
     }
 
-    fn insert(&mut self, node: Node) -> Handle {
-        let free = self.nodes.iter().position(Option::is_none).unwrap_or(self.nodes.len());
-        if free == self.nodes.len() {
-            self.nodes.push(None);
+    fn insert(&mut self, held: Held) -> OpenId {
+        let free = self.open.iter().position(Option::is_none).unwrap_or(self.open.len());
+        if free == self.open.len() {
+            self.open.push(None);
         }
-        self.nodes[free] = Some(node);
-        Handle(free as u64)
+        self.open[free] = Some(held);
+        OpenId(free as u64)
     }
 
     fn must_be_writable(&self) -> Result<(), Errno> {
@@ -180,11 +180,11 @@ fn offset_of(offset: u64) -> Result<u64, Errno> {
 }
 
 impl FileSystem for HostDirectory {
-    fn root(&self) -> Handle {
+    fn root(&self) -> OpenId {
         ROOT
     }
 
-    fn open(&mut self, directory: Handle, path: &str, how: &Open) -> Result<Opened, Errno> {
+    fn open(&mut self, directory: OpenId, path: &str, how: &Open) -> Result<Opened, Errno> {
         let directory = self.directory(directory)?;
         let flags = if how.kind == Kind::Directory { OFlags::DIRECTORY } else { OFlags::empty() };
         let open = |access, existence, truncate| {
@@ -216,42 +216,42 @@ impl FileSystem for HostDirectory {
             (existence, access) => open(access, existence, how.truncate && existence != Existence::CreatedNew),
         }?;
         let kind = kind_of(Metadata::from_file(&file).map_err(errno::of)?.file_type());
-        let node = match kind {
-            Filetype::Directory => Node::Directory(Dir::from_std_file(file)),
-            Filetype::RegularFile | Filetype::CharacterDevice | Filetype::BlockDevice => Node::File(file),
+        let held = match kind {
+            Filetype::Directory => Held::Directory(Dir::from_std_file(file)),
+            Filetype::RegularFile | Filetype::CharacterDevice | Filetype::BlockDevice => Held::File(file),
             // Pipes and sockets of the host have no positions, and reading them waits.
             _ => return Err(Errno::NotSup),
         };
-        Ok(Opened { handle: self.insert(node), kind })
+        Ok(Opened { id: self.insert(held), kind })
     }
 
-    fn duplicate(&mut self, handle: Handle) -> Result<Handle, Errno> {
-        let node = match self.node(handle)? {
-            Node::Directory(directory) => Node::Directory(directory.try_clone().map_err(errno::of)?),
-            Node::File(file) => Node::File(file.try_clone().map_err(errno::of)?),
+    fn duplicate(&mut self, id: OpenId) -> Result<OpenId, Errno> {
+        let held = match self.held(id)? {
+            Held::Directory(directory) => Held::Directory(directory.try_clone().map_err(errno::of)?),
+            Held::File(file) => Held::File(file.try_clone().map_err(errno::of)?),
         };
-        Ok(self.insert(node))
+        Ok(self.insert(held))
     }
 
-    fn close(&mut self, handle: Handle) {
-        if handle != ROOT
-            && let Some(node) = usize::try_from(handle.0).ok().and_then(|index| self.nodes.get_mut(index))
+    fn close(&mut self, id: OpenId) {
+        if id != ROOT
+            && let Some(held) = usize::try_from(id.0).ok().and_then(|index| self.open.get_mut(index))
         {
-            *node = None;
+            *held = None;
         }
     }
 
-    fn read_at(&mut self, file: Handle, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    fn read_at(&mut self, file: OpenId, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
         let (file, offset) = (self.file(file)?, offset_of(offset)?);
         rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *buffer, offset)).map_err(errno::of)
     }
 
-    fn write_at(&mut self, file: Handle, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
+    fn write_at(&mut self, file: OpenId, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
         let (file, offset) = (self.file(file)?, offset_of(offset)?);
         rustix::io::retry_on_intr(|| rustix::io::pwrite(file, bytes, offset)).map_err(errno::of)
     }
 
-    fn append(&mut self, file: Handle, bytes: &[u8]) -> Result<(usize, u64), Errno> {
+    fn append(&mut self, file: OpenId, bytes: &[u8]) -> Result<(usize, u64), Errno> {
         let file = self.file(file)?;
         // At the current position (-1), which moves with the write; nothing else uses it.
         let flags = rustix::io::ReadWriteFlags::APPEND;
@@ -265,20 +265,20 @@ impl FileSystem for HostDirectory {
         Ok((written, end))
     }
 
-    fn stat(&mut self, handle: Handle) -> Result<Stat, Errno> {
-        let metadata = match self.node(handle)? {
-            Node::Directory(directory) => directory.dir_metadata(),
-            Node::File(file) => Metadata::from_file(file),
+    fn stat(&mut self, id: OpenId) -> Result<Stat, Errno> {
+        let metadata = match self.held(id)? {
+            Held::Directory(directory) => directory.dir_metadata(),
+            Held::File(file) => Metadata::from_file(file),
         };
         metadata.map(|metadata| stat_of(&metadata)).map_err(errno::of)
     }
 
-    fn set_size(&mut self, file: Handle, size_bytes: u64) -> Result<(), Errno> {
+    fn set_size(&mut self, file: OpenId, size_bytes: u64) -> Result<(), Errno> {
         self.must_be_writable()?;
         rustix::fs::ftruncate(self.file(file)?, offset_of(size_bytes)?).map_err(errno::of)
     }
 
-    fn set_times(&mut self, handle: Handle, times: SetTimes) -> Result<(), Errno> {
+    fn set_times(&mut self, id: OpenId, times: SetTimes) -> Result<(), Errno> {
         self.must_be_writable()?;
         let time = |time| match time {
             SetTime::Keep => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
@@ -286,10 +286,10 @@ impl FileSystem for HostDirectory {
             SetTime::At(ns) => Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as _ },
         };
         let times = Timestamps { last_access: time(times.accessed), last_modification: time(times.modified) };
-        rustix::fs::futimens(self.fd(handle)?, &times).map_err(errno::of)
+        rustix::fs::futimens(self.fd(id)?, &times).map_err(errno::of)
     }
 
-    fn allocate(&mut self, file: Handle, offset: u64, length: u64) -> Result<(), Errno> {
+    fn allocate(&mut self, file: OpenId, offset: u64, length: u64) -> Result<(), Errno> {
         self.must_be_writable()?;
         let end = offset.checked_add(length).filter(|end| *end <= i64::MAX as u64).ok_or(Errno::FBig)?;
         let file = self.file(file)?;
@@ -299,7 +299,7 @@ impl FileSystem for HostDirectory {
         rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), offset, length).map_err(errno::of)
     }
 
-    fn advise(&mut self, file: Handle, offset: u64, length: u64, advice: Advice) -> Result<(), Errno> {
+    fn advise(&mut self, file: OpenId, offset: u64, length: u64, advice: Advice) -> Result<(), Errno> {
         let advice = match advice {
             Advice::Normal => rustix::fs::Advice::Normal,
             Advice::Sequential => rustix::fs::Advice::Sequential,
@@ -312,8 +312,8 @@ impl FileSystem for HostDirectory {
         rustix::fs::fadvise(self.file(file)?, offset_of(offset)?, length, advice).map_err(errno::of)
     }
 
-    fn sync(&mut self, handle: Handle, what: Durable) -> Result<(), Errno> {
-        let fd = self.fd(handle)?;
+    fn sync(&mut self, id: OpenId, what: Durable) -> Result<(), Errno> {
+        let fd = self.fd(id)?;
         let result = match what {
             Durable::Content => rustix::fs::fdatasync(fd),
             Durable::Everything => rustix::fs::fsync(fd),
@@ -321,8 +321,8 @@ impl FileSystem for HostDirectory {
         result.map_err(errno::of)
     }
 
-    fn list(&mut self, handle: Handle) -> Result<Vec<Entry>, Errno> {
-        let directory = self.directory(handle)?;
+    fn list(&mut self, id: OpenId) -> Result<Vec<Entry>, Errno> {
+        let directory = self.directory(id)?;
         let own = directory.dir_metadata().map_err(errno::of)?.ino();
         let special = |name: &str| Entry { name: name.into(), inode: own, kind: Filetype::Directory };
         let mut entries = vec![special("."), special("..")];
@@ -336,7 +336,7 @@ impl FileSystem for HostDirectory {
             match entry.file_name().to_bytes() {
                 b"." => {}
                 // What is above the root is nobody's business.
-                b".." if handle == ROOT => {}
+                b".." if id == ROOT => {}
                 b".." => entries[1].inode = entry.ino(),
                 name => {
                     let Ok(name) = std::str::from_utf8(name) else { continue };
@@ -356,7 +356,7 @@ impl FileSystem for HostDirectory {
         Ok(entries)
     }
 
-    fn stat_at(&mut self, directory: Handle, path: &str, last_link: LastLink) -> Result<Stat, Errno> {
+    fn stat_at(&mut self, directory: OpenId, path: &str, last_link: LastLink) -> Result<Stat, Errno> {
         let directory = self.directory(directory)?;
         let metadata = match last_link {
             LastLink::Itself => directory.symlink_metadata(path),
@@ -366,7 +366,7 @@ impl FileSystem for HostDirectory {
     }
 
     fn set_times_at(
-        &mut self, directory: Handle, path: &str, last_link: LastLink, times: SetTimes,
+        &mut self, directory: OpenId, path: &str, last_link: LastLink, times: SetTimes,
     ) -> Result<(), Errno> {
         self.must_be_writable()?;
         let time = |time| match time {
@@ -386,49 +386,49 @@ impl FileSystem for HostDirectory {
         .map_err(errno::of)
     }
 
-    fn create_directory(&mut self, directory: Handle, path: &str) -> Result<(), Errno> {
+    fn create_directory(&mut self, directory: OpenId, path: &str) -> Result<(), Errno> {
         self.must_be_writable()?;
         self.directory(directory)?.create_dir(path).map_err(errno::of)
     }
 
-    fn remove_directory(&mut self, directory: Handle, path: &str) -> Result<(), Errno> {
+    fn remove_directory(&mut self, directory: OpenId, path: &str) -> Result<(), Errno> {
         self.must_be_writable()?;
         // cap-std takes a slash at the end for the directory's own `.`, which cannot be removed.
         let name = path.trim_end_matches('/');
         self.directory(directory)?.remove_dir(if name.is_empty() { path } else { name }).map_err(errno::of)
     }
 
-    fn unlink(&mut self, directory: Handle, path: &str) -> Result<(), Errno> {
+    fn unlink(&mut self, directory: OpenId, path: &str) -> Result<(), Errno> {
         self.must_be_writable()?;
         self.directory(directory)?.remove_file(path).map_err(errno::of)
     }
 
-    fn rename(&mut self, from: (Handle, &str), to: (Handle, &str)) -> Result<(), Errno> {
+    fn rename(&mut self, from: (OpenId, &str), to: (OpenId, &str)) -> Result<(), Errno> {
         self.must_be_writable()?;
         self.directory(from.0)?.rename(from.1, self.directory(to.0)?, to.1).map_err(errno::of)
     }
 
-    fn link(&mut self, from: (Handle, &str), to: (Handle, &str)) -> Result<(), Errno> {
+    fn link(&mut self, from: (OpenId, &str), to: (OpenId, &str)) -> Result<(), Errno> {
         self.must_be_writable()?;
         self.directory(from.0)?.hard_link(from.1, self.directory(to.0)?, to.1).map_err(errno::of)
     }
 
-    fn symlink(&mut self, content: &str, directory: Handle, path: &str) -> Result<(), Errno> {
+    fn symlink(&mut self, content: &str, directory: OpenId, path: &str) -> Result<(), Errno> {
         self.must_be_writable()?;
         self.directory(directory)?.symlink(content, path).map_err(errno::of)
     }
 
-    fn read_link(&mut self, directory: Handle, path: &str) -> Result<String, Errno> {
+    fn read_link(&mut self, directory: OpenId, path: &str) -> Result<String, Errno> {
         let content = self.directory(directory)?.read_link_contents(path).map_err(errno::of)?;
         content.into_os_string().into_string().map_err(|_| Errno::IlSeq)
     }
 
-    fn locate(&mut self, handle: Handle) -> Result<Place, Errno> {
-        if handle == ROOT {
+    fn locate(&mut self, id: OpenId) -> Result<Place, Errno> {
+        if id == ROOT {
             return Ok(Place::Path(String::new()));
         }
-        let stat = self.stat(handle)?;
-        let path = HostDirectory::host_path(self.fd(handle)?)?;
+        let stat = self.stat(id)?;
+        let path = HostDirectory::host_path(self.fd(id)?)?;
         let root = HostDirectory::host_path(self.fd(ROOT)?)?;
         let top = if root == b"/" { &root[..0] } else { &root[..] };
         let below = match path == root {
@@ -452,7 +452,7 @@ impl FileSystem for HostDirectory {
         }
     }
 
-    fn content(&mut self, file: Handle, bytes_max: u64) -> Result<Vec<u8>, Errno> {
+    fn content(&mut self, file: OpenId, bytes_max: u64) -> Result<Vec<u8>, Errno> {
         // Through /proc, because it may be open for writing alone.
         let path = format!("/proc/self/fd/{}", self.file(file)?.as_raw_fd());
         let file = File::open(path).map_err(errno::of)?;
@@ -462,7 +462,7 @@ impl FileSystem for HostDirectory {
         if content.len() as u64 > bytes_max { Err(Errno::FBig) } else { Ok(content) }
     }
 
-    fn orphan_file(&mut self, content: &[u8]) -> Result<Handle, Errno> {
+    fn orphan_file(&mut self, content: &[u8]) -> Result<OpenId, Errno> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let on_disk = match self.read_only {
             false => rustix::fs::openat(self.fd(ROOT)?, ".", flags, Mode::from_raw_mode(0o600)),
@@ -473,10 +473,10 @@ impl FileSystem for HostDirectory {
         let file: OwnedFd = on_disk.or_else(memory).map_err(errno::of)?;
         let mut file = File::from(file);
         io::Write::write_all(&mut file, content).map_err(errno::of)?;
-        Ok(self.insert(Node::File(file)))
+        Ok(self.insert(Held::File(file)))
     }
 
-    fn orphan_directory(&mut self) -> Result<Handle, Errno> {
+    fn orphan_directory(&mut self) -> Result<OpenId, Errno> {
         // Nothing can be made in it and nothing above it can be reached from it, so it may be anywhere.
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let name = format!("una-orphan-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -484,6 +484,6 @@ impl FileSystem for HostDirectory {
         std::fs::create_dir(&path).map_err(errno::of)?;
         let directory = File::open(&path);
         std::fs::remove_dir(&path).map_err(errno::of)?;
-        Ok(self.insert(Node::Directory(Dir::from_std_file(directory.map_err(errno::of)?))))
+        Ok(self.insert(Held::Directory(Dir::from_std_file(directory.map_err(errno::of)?))))
     }
 }

@@ -54,7 +54,7 @@ const CREATE: Open = Open { existence: Existence::Created, ..WRITE };
 const NOW: SetTimes = SetTimes { accessed: SetTime::Now, modified: SetTime::At(1) };
 
 fn read(files: &mut HostDirectory, path: &str) -> Result<Vec<u8>, Errno> {
-    let file = files.open(files.root(), path, &READ)?.handle;
+    let file = files.open(files.root(), path, &READ)?.id;
     let mut buffer = vec![0; 100];
     let read = files.read_at(file, &mut buffer, 0)?;
     files.close(file);
@@ -177,7 +177,7 @@ fn a_link_out_is_only_a_link() {
 fn a_directory_that_is_open_leads_nowhere_when_it_is_moved_out() {
     let place = Place::new();
     let mut files = place.mount();
-    let sub = files.open(files.root(), "sub", &READ).unwrap().handle;
+    let sub = files.open(files.root(), "sub", &READ).unwrap().id;
     assert_eq!(files.open(sub, "../file", &READ), Err(Errno::NotCapable));
     fs::rename(place.inside("sub"), place.outside("sub")).unwrap();
     assert_eq!(files.open(sub, "../secret", &READ), Err(Errno::NotCapable));
@@ -217,7 +217,7 @@ fn a_swap_at_the_wrong_moment_leads_nowhere() {
                     refused += 1;
                 }
             }
-            let _ = files.open(root, "swapped/new", &CREATE).map(|opened| files.close(opened.handle));
+            let _ = files.open(root, "swapped/new", &CREATE).map(|opened| files.close(opened.id));
             let _ = files.unlink(root, "swapped/new");
             let _ = files.create_directory(root, "swapped/directory");
             let _ = files.rename((root, "swapped/directory"), (root, "swapped/other"));
@@ -245,7 +245,7 @@ fn a_read_only_directory_refuses_every_change() {
     assert_eq!(files.open(root, "new", &WRITE), Err(Errno::NoEnt));
     assert_eq!(files.open(root, "sub", &WRITE), Err(Errno::IsDir));
     assert!(files.open(root, "file", &Open { existence: Existence::Created, ..READ }).is_ok());
-    let file = files.open(root, "file", &READ).unwrap().handle;
+    let file = files.open(root, "file", &READ).unwrap().id;
     let refusals = [
         files.set_size(file, 0),
         files.set_times(file, NOW),
@@ -357,7 +357,7 @@ fn a_pipe_in_the_tree_makes_nobody_wait() {
 fn content_is_read_written_and_appended() {
     let place = Place::new();
     let mut files = place.mount();
-    let file = files.open(files.root(), "file", &WRITE).unwrap().handle;
+    let file = files.open(files.root(), "file", &WRITE).unwrap().id;
     let mut buffer = [0; 4];
     assert_eq!((files.read_at(file, &mut buffer, 5), &buffer), (Ok(2), b"nt\0\0"));
     assert_eq!(files.read_at(file, &mut buffer, 7), Ok(0));
@@ -408,9 +408,9 @@ fn a_listing_is_whole_and_keeps_what_is_above_to_itself() {
         (kind("file"), kind("link"), kind("sub")),
         (Filetype::RegularFile, Filetype::SymbolicLink, Filetype::Directory)
     );
-    let sub = files.open(files.root(), "sub", &READ).unwrap().handle;
+    let sub = files.open(files.root(), "sub", &READ).unwrap().id;
     assert_eq!(files.list(sub).unwrap()[1].inode, root);
-    let file = files.open(files.root(), "file", &READ).unwrap().handle;
+    let file = files.open(files.root(), "file", &READ).unwrap().id;
     assert_eq!(files.list(file), Err(Errno::NotDir));
 }
 
@@ -421,10 +421,10 @@ fn what_is_open_is_found_again() {
     let root = files.root();
     let path = |path: &str| Ok(abi::file::Place::Path(path.into()));
     assert_eq!(files.locate(root), path(""));
-    let file = files.open(root, "file", &WRITE).unwrap().handle;
-    let sub = files.open(root, "sub", &READ).unwrap().handle;
+    let file = files.open(root, "file", &WRITE).unwrap().id;
+    let sub = files.open(root, "sub", &READ).unwrap().id;
     assert_eq!((files.locate(file), files.locate(sub)), (path("file"), path("sub")));
-    let top = files.open(root, "sub/..", &READ).unwrap().handle;
+    let top = files.open(root, "sub/..", &READ).unwrap().id;
     assert_eq!(files.locate(top), path(""));
     // Wherever they are moved, and by whom.
     fs::rename(place.inside("file"), place.inside("sub/renamed")).unwrap();
@@ -464,7 +464,7 @@ fn files_without_names_are_made_and_read() {
     files.close(orphan);
     assert_eq!(files.content(second, 100), Ok(b"orphan!".to_vec()));
     // Also what was opened for writing alone.
-    let file = files.open(root, "file", &Open { access: Access::Write, ..READ }).unwrap().handle;
+    let file = files.open(root, "file", &Open { access: Access::Write, ..READ }).unwrap().id;
     assert_eq!(files.read_at(file, &mut [0; 4], 0), Err(Errno::BadF));
     assert_eq!(files.content(file, 100), Ok(b"content".to_vec()));
     let directory = files.orphan_directory().unwrap();

@@ -23,7 +23,7 @@ impl System {
 
     pub(super) fn release(&mut self, object: &Object) {
         if let Object::File { at, .. } | Object::Directory { at, .. } = object {
-            self.files(*at).close(at.handle);
+            self.files(*at).close(at.id);
         }
     }
 
@@ -149,7 +149,7 @@ impl System {
         let mut read = 0u32;
         for buffer in buffers {
             let bytes = memory.slice_mut(buffer.address, buffer.length)?;
-            match self.files(at).read_at(at.handle, bytes, offset + u64::from(read)) {
+            match self.files(at).read_at(at.id, bytes, offset + u64::from(read)) {
                 Ok(more) => {
                     read += more as u32;
                     if more < bytes.len() {
@@ -213,9 +213,7 @@ impl System {
                     (written, file.offset + u64::from(written))
                 }
             };
-            if written > 0 {
-                self.table.set_offset(fd, end);
-            }
+            self.table.set_offset(fd, end);
             memory.write_u32(result, written)?;
             return Ok(Progress::Done);
         };
@@ -256,7 +254,7 @@ impl System {
         let mut written = 0u32;
         for buffer in buffers {
             let bytes = memory.slice(buffer.address, buffer.length)?;
-            match self.files(file.at).write_at(file.at.handle, bytes, offset + u64::from(written)) {
+            match self.files(file.at).write_at(file.at.id, bytes, offset + u64::from(written)) {
                 Ok(more) => {
                     written += more as u32;
                     if more < bytes.len() {
@@ -288,7 +286,7 @@ impl System {
         if bytes.is_empty() {
             return Ok((0, file.offset));
         }
-        let (written, end) = self.files(file.at).append(file.at.handle, bytes)?;
+        let (written, end) = self.files(file.at).append(file.at.id, bytes)?;
         self.sync_after_write(fd, written as u32)?;
         Ok((written as u32, end))
     }
@@ -302,7 +300,7 @@ impl System {
         } else {
             return Ok(());
         };
-        if written == 0 { Ok(()) } else { self.files(file.at).sync(file.at.handle, durable) }
+        if written == 0 { Ok(()) } else { self.files(file.at).sync(file.at.id, durable) }
     }
 
     /// Writes from where `written` stands, and moves it.
@@ -343,7 +341,7 @@ impl System {
         let base = match whence {
             Whence::Set => 0,
             Whence::Cur => file.offset,
-            Whence::End => self.files(file.at).stat(file.at.handle)?.size_bytes,
+            Whence::End => self.files(file.at).stat(file.at.id)?.size_bytes,
         };
         let offset = match base.checked_add_signed(delta) {
             Some(offset) if offset <= OFFSET_MAX => offset,
@@ -381,7 +379,7 @@ impl System {
         memory.check(result, filestat::SIZE)?;
         let stat = match descriptor.object {
             Object::Stream(standard) => self.stream(standard).stat()?,
-            Object::File { at, .. } | Object::Directory { at, .. } => self.files(at).stat(at.handle)?,
+            Object::File { at, .. } | Object::Directory { at, .. } => self.files(at).stat(at.id)?,
         };
         write_stat(memory, result, &stat)
     }
@@ -391,7 +389,7 @@ impl System {
         if size_bytes > OFFSET_MAX {
             return Err(Errno::Inval);
         }
-        self.files(file.at).set_size(file.at.handle, size_bytes)
+        self.files(file.at).set_size(file.at.id, size_bytes)
     }
 
     pub fn fd_filestat_set_times(
@@ -402,7 +400,7 @@ impl System {
         descriptor.must_have(Rights::FD_FILESTAT_SET_TIMES)?;
         match descriptor.object {
             Object::Stream(_) => Err(Errno::Inval),
-            Object::File { at, .. } | Object::Directory { at, .. } => self.files(at).set_times(at.handle, times),
+            Object::File { at, .. } | Object::Directory { at, .. } => self.files(at).set_times(at.id, times),
         }
     }
 
@@ -416,7 +414,7 @@ impl System {
         if offset > OFFSET_MAX || length > OFFSET_MAX {
             return Err(Errno::Inval);
         }
-        self.files(file.at).advise(file.at.handle, offset, length, advice)
+        self.files(file.at).advise(file.at.id, offset, length, advice)
     }
 
     pub fn fd_allocate(&mut self, _: &mut Memory, fd: u32, offset: u64, length: u64) -> Result<(), Errno> {
@@ -427,7 +425,7 @@ impl System {
         if offset.checked_add(length).is_none_or(|end| end > OFFSET_MAX) {
             return Err(Errno::FBig);
         }
-        self.files(file.at).allocate(file.at.handle, offset, length)
+        self.files(file.at).allocate(file.at.id, offset, length)
     }
 
     pub fn fd_datasync(&mut self, _: &mut Memory, fd: u32) -> Result<(), Errno> {
@@ -444,7 +442,7 @@ impl System {
             Object::Stream(_) => Err(Errno::Inval),
             Object::File { at, .. } | Object::Directory { at, .. } => {
                 descriptor.must_have(needed)?;
-                self.files(at).sync(at.handle, durable)
+                self.files(at).sync(at.id, durable)
             }
         }
     }
@@ -464,7 +462,7 @@ impl System {
         };
         let entries = match listing {
             Some(entries) if cookie != 0 => entries,
-            listing => listing.insert(self.mounts[at.mount].files.list(at.handle)?),
+            listing => listing.insert(self.mounts[at.mount].files.list(at.id)?),
         };
         let start = usize::try_from(cookie).map_or(entries.len(), |start| start.min(entries.len()));
         let room = memory.slice_mut(buffer, length)?;

@@ -109,7 +109,7 @@ pub struct Wait {
 
 /// Everything of a process that is neither memory nor code.
 ///
-/// Invariants: every `At` of the table names a mount, and a handle that only this descriptor uses (the roots of mounts aside);
+/// Invariants: every `At` of the table names a mount, and something open there that only this descriptor uses (the roots of mounts aside);
 /// `args` and `env` have no NUL.
 pub struct System {
     args: Vec<String>,
@@ -198,7 +198,7 @@ impl System {
             system.table.place(standard.number(), stream);
         }
         for mount in 0..system.mounts.len() {
-            let at = At { mount, handle: system.mounts[mount].files.root() };
+            let at = At { mount, id: system.mounts[mount].files.root() };
             let object = Object::Directory { at, preopened: true, listing: None };
             let rights = table::DIRECTORY_RIGHTS;
             // What does not apply to a file is taken away when it is opened.

@@ -55,8 +55,8 @@ impl System {
             access: access(reads, writes),
             truncate: oflags.contains(Oflags::TRUNC),
         };
-        let opened = self.files(at).open(at.handle, path, &how)?;
-        let at = At { mount: at.mount, handle: opened.handle };
+        let opened = self.files(at).open(at.id, path, &how)?;
+        let at = At { mount: at.mount, id: opened.id };
         let descriptor = match opened.kind {
             Filetype::Directory => Descriptor {
                 object: Object::Directory { at, preopened: false, listing: None },
@@ -82,7 +82,7 @@ impl System {
         let last_link = last_link(lookup)?;
         let path = relative(memory, path, length)?;
         memory.check(result, filestat::SIZE)?;
-        let stat = self.files(at).stat_at(at.handle, path, last_link)?;
+        let stat = self.files(at).stat_at(at.id, path, last_link)?;
         write_stat(memory, result, &stat)
     }
 
@@ -94,25 +94,25 @@ impl System {
         let last_link = last_link(lookup)?;
         let times = set_times(accessed_ns, modified_ns, flags)?;
         let path = relative(memory, path, length)?;
-        self.files(at).set_times_at(at.handle, path, last_link, times)
+        self.files(at).set_times_at(at.id, path, last_link, times)
     }
 
     pub fn path_create_directory(&mut self, memory: &mut Memory, fd: u32, path: u32, length: u32) -> Result<(), Errno> {
         let at = self.table.directory(fd, Rights::PATH_CREATE_DIRECTORY)?;
         let path = relative(memory, path, length)?;
-        self.files(at).create_directory(at.handle, path)
+        self.files(at).create_directory(at.id, path)
     }
 
     pub fn path_remove_directory(&mut self, memory: &mut Memory, fd: u32, path: u32, length: u32) -> Result<(), Errno> {
         let at = self.table.directory(fd, Rights::PATH_REMOVE_DIRECTORY)?;
         let path = relative(memory, path, length)?;
-        self.files(at).remove_directory(at.handle, path)
+        self.files(at).remove_directory(at.id, path)
     }
 
     pub fn path_unlink_file(&mut self, memory: &mut Memory, fd: u32, path: u32, length: u32) -> Result<(), Errno> {
         let at = self.table.directory(fd, Rights::PATH_UNLINK_FILE)?;
         let path = relative(memory, path, length)?;
-        self.files(at).unlink(at.handle, path)
+        self.files(at).unlink(at.id, path)
     }
 
     pub fn path_link(
@@ -129,7 +129,7 @@ impl System {
         if from_at.mount != to_at.mount {
             return Err(Errno::XDev);
         }
-        self.files(from_at).link((from_at.handle, from), (to_at.handle, to))
+        self.files(from_at).link((from_at.id, from), (to_at.id, to))
     }
 
     pub fn path_rename(
@@ -141,7 +141,7 @@ impl System {
         if from_at.mount != to_at.mount {
             return Err(Errno::XDev);
         }
-        self.files(from_at).rename((from_at.handle, from), (to_at.handle, to))
+        self.files(from_at).rename((from_at.id, from), (to_at.id, to))
     }
 
     pub fn path_symlink(
@@ -150,7 +150,7 @@ impl System {
         let at = self.table.directory(fd, Rights::PATH_SYMLINK)?;
         let content = relative(memory, content, content_length)?;
         let path = relative(memory, path, length)?;
-        self.files(at).symlink(content, at.handle, path)
+        self.files(at).symlink(content, at.id, path)
     }
 
     pub fn path_readlink(
@@ -160,7 +160,7 @@ impl System {
         let path = relative(memory, path, length)?;
         memory.check(buffer, room as usize)?;
         memory.check(result, 4)?;
-        let content = self.files(at).read_link(at.handle, path)?;
+        let content = self.files(at).read_link(at.id, path)?;
         let used = content.len().min(room as usize);
         memory.write(buffer, &content.as_bytes()[..used])?;
         memory.write_u32(result, used as u32)

@@ -141,7 +141,7 @@ impl System {
             // A file is always ready, and a directory is not asked for long.
             Object::File { at, offset, .. } => {
                 let bytes = match direction {
-                    Direction::Read => self.files(at).stat(at.handle)?.size_bytes.saturating_sub(offset),
+                    Direction::Read => self.files(at).stat(at.id)?.size_bytes.saturating_sub(offset),
                     Direction::Write => 0,
                 };
                 Ok((Readiness::Ready { bytes, hangup: false }, None))

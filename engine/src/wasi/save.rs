@@ -14,7 +14,7 @@ use super::table::{At, DESCRIPTORS_MAX, Descriptor, Object, Standard};
 use super::{Epoch, MOUNTS_MAX, Pending, Resume, SetupError, System, Table, Unread};
 use abi::encoding::{Malformed, Reader, Writer};
 use abi::errno::Errno;
-use abi::file::{Entry, Existence, Handle, Kind, LastLink, Mount, Open, Place, SetTime, SetTimes, Stat, StreamKind};
+use abi::file::{Entry, Existence, OpenId, Kind, LastLink, Mount, Open, Place, SetTime, SetTimes, Stat, StreamKind};
 use abi::wasi::{Fdflags, Filetype, Rights};
 
 const MAGIC: &[u8; 8] = b"una-wasi";
@@ -232,8 +232,8 @@ impl System {
         for (fd, at) in objects {
             let Mount { guest, files, .. } = &mut self.mounts[at.mount];
             let unreadable = |errno| SaveError::Unreadable { fd, guest: guest.clone(), errno };
-            let stat = files.stat(at.handle).map_err(unreadable)?;
-            let place = match files.locate(at.handle).map_err(unreadable)? {
+            let stat = files.stat(at.id).map_err(unreadable)?;
+            let place = match files.locate(at.id).map_err(unreadable)? {
                 Place::Path(path) => Found::At { path, identity: Identity::of(&stat) },
                 Place::Elsewhere(name) => return Err(SaveError::Elsewhere { fd, name, guest: guest.clone() }),
                 Place::Unlinked(name) => {
@@ -244,7 +244,7 @@ impl System {
                             let content = match stat.kind {
                                 Filetype::Directory => OrphanContent::Directory,
                                 _ => {
-                                    let bytes = files.content(at.handle, ORPHAN_BYTES_MAX).map_err(|errno| match errno {
+                                    let bytes = files.content(at.id, ORPHAN_BYTES_MAX).map_err(|errno| match errno {
                                         Errno::FBig => SaveError::OrphanTooLarge { fd, name },
                                         errno => unreadable(errno),
                                     })?;
@@ -420,7 +420,7 @@ impl System {
         for _ in 0..input.u32()? {
             orphans.push(read_orphan(&mut input)?);
         }
-        let mut made: Vec<Option<Handle>> = orphans.iter().map(|_| None).collect();
+        let mut made: Vec<Option<OpenId>> = orphans.iter().map(|_| None).collect();
         for _ in 0..input.u32()? {
             let fd = input.u32()?;
             if fd as usize >= DESCRIPTORS_MAX || system.table.get(fd).is_ok() {
@@ -441,7 +441,7 @@ impl System {
     /// Reads what a descriptor is, and opens it.
     fn read_object(
         &mut self, input: &mut Reader, fd: u32, rights: Rights, saved: &[SavedMount],
-        orphans: (&[Orphan], &mut [Option<Handle>]),
+        orphans: (&[Orphan], &mut [Option<OpenId>]),
     ) -> Result<Object, RestoreError> {
         let tag = input.u8()?;
         if tag == 0 {
@@ -470,8 +470,8 @@ impl System {
                     truncate: false,
                 };
                 let found = read_found(input)?;
-                let handle = self.find(fd, mount, is_same_host, found, &how, Some(kind), orphans)?;
-                Ok(Object::File { at: At { mount, handle }, kind, offset })
+                let id = self.find(fd, mount, is_same_host, found, &how, Some(kind), orphans)?;
+                Ok(Object::File { at: At { mount, id }, kind, offset })
             }
             2 => {
                 let preopened = flag(input)?;
@@ -486,7 +486,7 @@ impl System {
                 }
                 let root = self.mounts[mount].files.root();
                 if preopened {
-                    return Ok(Object::Directory { at: At { mount, handle: root }, preopened, listing });
+                    return Ok(Object::Directory { at: At { mount, id: root }, preopened, listing });
                 }
                 let how = Open {
                     last_link: LastLink::Itself,
@@ -495,8 +495,8 @@ impl System {
                     access: abi::file::Access::Read,
                     truncate: false,
                 };
-                let handle = self.find(fd, mount, is_same_host, found, &how, None, orphans)?;
-                Ok(Object::Directory { at: At { mount, handle }, preopened, listing })
+                let id = self.find(fd, mount, is_same_host, found, &how, None, orphans)?;
+                Ok(Object::Directory { at: At { mount, id }, preopened, listing })
             }
             _ => Err(input.malformed().into()),
         }
@@ -506,30 +506,30 @@ impl System {
     #[allow(clippy::too_many_arguments)]
     fn find(
         &mut self, fd: u32, mount: usize, is_same_host: bool, found: Found, how: &Open, kind: Option<Filetype>,
-        (orphans, made): (&[Orphan], &mut [Option<Handle>]),
-    ) -> Result<Handle, RestoreError> {
+        (orphans, made): (&[Orphan], &mut [Option<OpenId>]),
+    ) -> Result<OpenId, RestoreError> {
         let Mount { guest, files, .. } = &mut self.mounts[mount];
         let malformed = RestoreError::Damaged { what: "its parts do not fit together" };
         let (path, identity) = match found {
             Found::At { path, identity } => (path, identity),
             Found::Orphan(index) => {
                 let orphan = orphans.get(index).filter(|orphan| orphan.mount == mount).ok_or(malformed.clone())?;
-                let handle = match (made[index], &orphan.content, kind) {
-                    (Some(handle), OrphanContent::File { .. }, Some(_)) => files.duplicate(handle),
-                    (Some(handle), OrphanContent::Directory, None) => files.duplicate(handle),
+                let id = match (made[index], &orphan.content, kind) {
+                    (Some(id), OrphanContent::File { .. }, Some(_)) => files.duplicate(id),
+                    (Some(id), OrphanContent::Directory, None) => files.duplicate(id),
                     (None, OrphanContent::Directory, None) => files.orphan_directory(),
                     (None, OrphanContent::File { bytes, accessed_ns, modified_ns }, Some(_)) => {
                         let times = SetTimes { accessed: SetTime::At(*accessed_ns), modified: SetTime::At(*modified_ns) };
-                        files.orphan_file(bytes).inspect(|handle| {
+                        files.orphan_file(bytes).inspect(|id| {
                             // That its times are other ones is no reason not to continue.
-                            let _ = files.set_times(*handle, times);
+                            let _ = files.set_times(*id, times);
                         })
                     }
                     _ => return Err(malformed),
                 };
-                let handle = handle.map_err(|errno| RestoreError::Orphan { fd, guest: guest.clone(), errno })?;
-                made[index].get_or_insert(handle);
-                return Ok(handle);
+                let id = id.map_err(|errno| RestoreError::Orphan { fd, guest: guest.clone(), errno })?;
+                made[index].get_or_insert(id);
+                return Ok(id);
             }
         };
         let name = format!("{}/{path}", guest.trim_end_matches('/'));
@@ -541,10 +541,10 @@ impl System {
             Err(Errno::Loop | Errno::IsDir) => return Err(RestoreError::Replaced { fd, path: name }),
             Err(errno) => return Err(RestoreError::Unavailable { fd, path: name, errno }),
         };
-        let stat = match files.stat(opened.handle) {
+        let stat = match files.stat(opened.id) {
             Ok(stat) => stat,
             Err(errno) => {
-                files.close(opened.handle);
+                files.close(opened.id);
                 return Err(RestoreError::Unavailable { fd, path: name, errno });
             }
         };
@@ -553,10 +553,10 @@ impl System {
         let must_be_same = is_same_host && !path.is_empty();
         let is_replaced = must_be_same && Identity::of(&stat) != identity;
         if is_replaced || opened.kind != kind.unwrap_or(Filetype::Directory) {
-            files.close(opened.handle);
+            files.close(opened.id);
             return Err(RestoreError::Replaced { fd, path: name });
         }
-        Ok(opened.handle)
+        Ok(opened.id)
     }
 }
 

@@ -3,7 +3,7 @@
 //! The one idea: what kind of thing a descriptor is decides first (a directory is told that it is one), its rights second.
 
 use abi::errno::Errno;
-use abi::file::{Entry, Handle, StreamKind};
+use abi::file::{Entry, OpenId, StreamKind};
 use abi::wasi::{Fdflags, Filetype, Rights};
 
 /// No process has more descriptors; opening one more is answered with [`Errno::MFile`].
@@ -79,7 +79,7 @@ impl Standard {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct At {
     pub mount: usize,
-    pub handle: Handle,
+    pub id: OpenId,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

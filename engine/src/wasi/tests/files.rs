@@ -14,6 +14,7 @@ fn content_is_read_and_written_where_the_position_is() {
     assert_eq!(guest.write(fd, b"hello world"), Ok(11));
     assert_eq!((guest.tell(fd), guest.size(fd)), (Ok(11), Ok(11)));
     assert_eq!(guest.read(fd, 10), Ok(vec![]));
+    assert_eq!(guest.seek(fd, 2, 0), Ok(2));
     assert_eq!(guest.seek(fd, -5, 2), Ok(6));
     assert_eq!(guest.read(fd, 3), Ok(b"wor".to_vec()));
     assert_eq!(guest.seek(fd, -9, 1), Ok(0));
@@ -34,8 +35,10 @@ fn content_is_read_and_written_where_the_position_is() {
     guest.call(|system, memory| system.fd_advise(memory, fd, 1, 3, 1)).unwrap();
     guest.call(|system, memory| system.fd_sync(memory, fd)).unwrap();
     guest.call(|system, memory| system.fd_datasync(memory, fd)).unwrap();
+    let closed = guest.system.table.file(fd, Rights::NONE, Errno::BadF).unwrap().at;
     guest.close(fd).unwrap();
     assert_eq!(guest.close(fd), Err(Errno::BadF));
+    assert_eq!(guest.system.files(closed).stat(closed.id), Err(Errno::BadF));
 }
 
 #[test]
@@ -187,7 +190,9 @@ fn descriptors_are_renumbered_and_reused() {
     assert_eq!((a, b), (5, 6));
     guest.write(a, b"aaa").unwrap();
     let stat = guest.fdstat(a);
+    let replaced = guest.system.table.file(b, Rights::NONE, Errno::BadF).unwrap().at;
     guest.renumber(a, b).unwrap();
+    assert_eq!(guest.system.files(replaced).stat(replaced.id), Err(Errno::BadF));
     assert_eq!((guest.fdstat(b), guest.tell(b)), (stat, Ok(3)));
     assert_eq!(guest.close(a), Err(Errno::BadF));
     assert_eq!(guest.renumber(b, a), Err(Errno::BadF));
