@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod chains;
+pub mod fuzz;
 pub mod random;
 pub mod stops;
 pub mod wast;
