@@ -198,7 +198,16 @@ fn a_stack_at_its_edge_unwinds() {
         let engine = wasmtime::Engine::new(&config).unwrap();
         let roomy = wasmtime::Engine::new(config.async_stack_size(48 << 20).max_wasm_stack(24 << 20)).unwrap();
         type Expect = fn(i32) -> i32;
-        let cases: [(&str, Expect, String); 3] = [
+        let cases: [(&str, Expect, String); 4] = [
+            ("exceptions", |depth| depth, r#"(module (tag $x (param i32))
+                (func $down (param $n i32) (result i32) (local $e exnref)
+                  (block $h (result exnref) (try_table (catch_all_ref $h) (throw $x (local.get $n))) (unreachable))
+                  (local.set $e)
+                  (if (i32.eqz (local.get $n))
+                    (then (loop $spin (br_if $spin (i32.const 0))) (return (ref.is_null (local.get $e)))))
+                  (i32.add (i32.const 1) (call $down (i32.sub (local.get $n) (i32.const 1))))
+                  (i32.add (ref.is_null (local.get $e))))
+              (func (export "run") (param i32) (result i32) (call $down (local.get 0))))"#.to_string()),
             ("values of all kinds", deep_result, DEEP.to_string()),
             ("one value", |depth| depth, r#"(module (func $down (param $n i32) (result i32)
                 (if (i32.eqz (local.get $n)) (then (loop $spin (br_if $spin (i32.const 0))) (return (i32.const 0))))

@@ -31,7 +31,7 @@
 use super::plan::{Entered, Kind, Place, Plan, Point, Recipe, catch_label, is_block, value_size};
 use super::source::{Kind as ValueKind, kind};
 use crate::planted::{Bug, planted};
-use super::{FRAMES_BASE, FRAME_SIZE_MAX, HOST_REFUSES, HOST_WORD, Options, Poll};
+use super::{FRAMES_BASE, FRAME_SIZE_MAX, HOST_REFUSES, HOST_WORD, Options, PROBED_WORD, Poll};
 use std::collections::{BTreeMap, HashMap};
 use wasm_encoder::reencode::{Reencode, RoundtripReencoder};
 use wasm_encoder::{BlockType, Encode, Instruction, MemArg};
@@ -926,6 +926,13 @@ impl<'p, 'a> Emitter<'p, 'a> {
         let behind = self.body.code.split_off(before);
         let behind_fixes = self.body.fixes.split_off(fixes);
         let pads = std::mem::take(&mut self.pads);
+        if pads.iter().flatten().any(|(_, ty)| kind(*ty) == ValueKind::Exception) {
+            // The helper that takes an exception apart has a stack frame. A stack without room for it overflows here, at the
+            // entry, as it may anywhere, and not when it is unwound. Null is stored as a zero in a word that nobody reads.
+            self.body.op(&Instruction::I32Const(PROBED_WORD as i32));
+            self.body.op(&Instruction::RefNull(wasm_encoder::RefType::EXNREF.heap_type));
+            self.helper(Helper::SaveException);
+        }
         if !pads.is_empty() {
             self.body.op(&Instruction::Block(BlockType::Result(wasm_encoder::ValType::I32)));
         }

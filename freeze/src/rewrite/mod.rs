@@ -114,6 +114,9 @@ pub const FRAMES_BASE: u32 = 64;
 pub(crate) const HOST_WORD: u32 = 0;
 pub(crate) const HOST_REFUSES: u32 = 1 << 31;
 
+/// A word of `freeze:frames` that is written and never read.
+const PROBED_WORD: u32 = 4;
+
 /// No frame is larger than this; the frame memory always has room for one more.
 pub(crate) const FRAME_SIZE_MAX: u32 = 1 << 20;
 
