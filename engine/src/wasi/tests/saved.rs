@@ -439,6 +439,15 @@ fn a_state_of_another_kind_is_refused_with_the_reason() {
     let mut newer = content.to_vec();
     newer[8] = 2;
     check(&sealed(&newer), RestoreError::UnknownVersion { version: 2 });
+    let misfit = "its parts do not fit together";
+    check(&sealed(&[content, &[0]].concat()), RestoreError::Damaged { what: misfit });
+    // A file whose position no file can have.
+    let rich = rich(&world);
+    let mut far = rich[..rich.len() - 32].to_vec();
+    let file = [1, 0, 0, 0, 0, Filetype::RegularFile.raw(), 3, 0, 0, 0, 0, 0, 0, 0];
+    let at = far.windows(file.len()).position(|window| window == file).unwrap();
+    far[at + 13] = 0x80;
+    check(&sealed(&far), RestoreError::Damaged { what: misfit });
     let mut nul = content.to_vec();
     let at = nul.windows(4).position(|window| window == b"prog").unwrap();
     nul[at] = 0;

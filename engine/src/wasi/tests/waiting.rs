@@ -80,6 +80,19 @@ fn reading_waits_until_there_is_something() {
     assert_eq!(guest.read(0, 100), Ok(vec![]));
 }
 
+/// What fills the first buffer exactly is not kept back, or lost, because there is nothing for the second.
+#[test]
+fn reading_does_not_wait_for_more_than_something() {
+    let world = World::new();
+    let mut guest = world.guest();
+    world.input.lock().unwrap().input.extend(b"abc");
+    let (iovs, count) = guest.buffers(&[(BUFFER, 3), (BUFFER + 3, 3)]);
+    let read = guest.issue(|system, memory| system.fd_read(memory, 0, iovs, count, RESULT));
+    assert_eq!((read, guest.u32(RESULT)), (Ended::Answered(Ok(())), 3));
+    assert_eq!(guest.bytes(BUFFER, 3), b"abc");
+    assert!(world.waited().is_empty());
+}
+
 #[test]
 fn who_will_not_wait_is_told_to_come_again() {
     let world = World::new();
@@ -164,7 +177,7 @@ fn a_timeout_lasts_as_long_as_it_says() {
     assert!(world.waited().is_empty());
     // The first of several; those that come together come together.
     let clock = |timeout_ns| Timeout { id: 1, timeout_ns, flags: 0 };
-    let events = guest.poll(&[clock(300), clock(100), clock(200), clock(100)]).unwrap();
+    let events = guest.poll(&[clock(300), clock(100), clock(200), clock(100), clock(400)]).unwrap();
     assert_eq!(events.iter().map(|event| event.0).collect::<Vec<_>>(), [1001, 1003]);
     assert_eq!(world.waited(), [Waited { interests: vec![], timeout_ns: Some(100) }]);
     // Longer than any clock will go.
