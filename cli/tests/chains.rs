@@ -95,7 +95,7 @@ const PYTHON: Guest = Guest {
 };
 const ESBUILD: Guest = Guest {
     origin: Origin::Published,
-    arguments: &["/data/input.js", "--bundle", "--minify", "--target=es2015", "--sourcemap=inline"],
+    arguments: &["/data/input.js", "--bundle", "--minify", "--sourcemap=inline"],
     files: Files::Given { name: "input.js", content: javascript },
     ..guest("esbuild")
 };

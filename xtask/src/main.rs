@@ -3,6 +3,7 @@
 
 mod bench;
 mod fetch;
+mod pictures;
 mod programs;
 mod setup;
 mod step;
@@ -39,6 +40,8 @@ enum Command {
     Programs(programs::Arguments),
     /// Fetch WebAssembly programs that others publish, checked by hash, into target/programs
     Fetch(fetch::Arguments),
+    /// Make the pictures in the documents from what una prints
+    Pictures,
     /// Measure, side by side with what others offer
     Bench(bench::Arguments),
 }
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Nightly => suites::nightly(),
         Command::Programs(arguments) => programs::run(&arguments),
         Command::Fetch(arguments) => fetch::run(&arguments),
+        Command::Pictures => pictures::run(),
         Command::Bench(arguments) => bench::run(arguments),
     };
     match outcome {
