@@ -153,3 +153,60 @@ impl Reencode for Polls<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two loops, one cycle of calls, a call through a table, and a host call.
+    const PROGRAM: &str = r#"(module
+      (import "host" "print" (func $print (param i32)))
+      (memory (export "memory") 1)
+      (table funcref (elem $print $down))
+      (export "down" (func $down))
+      (func $count (param i32) (loop $out (loop $in (br_if $in (i32.const 0))) (br_if $out (local.get 0))))
+      (func $down (param i32) (if (local.get 0) (then (call $print (local.get 0)) (call $down (i32.sub (local.get 0) (i32.const 1))))))
+      (func (export "_start") (call $count (i32.const 0)) (call_indirect (param i32) (i32.const 3) (i32.const 1))))"#;
+
+    #[test]
+    fn polls_are_at_loops_and_at_the_entries_that_the_rewriter_polls() {
+        let wasm = wat::parse_str(PROGRAM).expect("the program above is right");
+        let map = freeze::rewrite(&wasm, &freeze::Options::default()).expect("it can be frozen").map;
+        let polling = with_polls(&wasm, &map).expect("it can be given polls");
+        wasmparser::validate(&polling).expect("what was written is valid");
+        let mut polls = vec![];
+        for payload in Parser::new(0).parse_all(&polling) {
+            if let Payload::CodeSectionEntry(body) = payload.expect("it is valid") {
+                let operators = body.get_operators_reader().expect("it is valid").into_iter();
+                polls.push(
+                    operators.filter(|operator| matches!(operator, Ok(Operator::Call { function_index: 1 }))).count(),
+                );
+            }
+        }
+        assert_eq!(polls, [2, 1, 0], "two loops, one function that calls itself, and one that needs no poll");
+    }
+
+    #[test]
+    fn what_the_program_does_stays_the_same() {
+        let wasm = wat::parse_str(PROGRAM).expect("the program above is right");
+        let map = freeze::rewrite(&wasm, &freeze::Options::default()).expect("it can be frozen").map;
+        let polling = with_polls(&wasm, &map).expect("it can be given polls");
+        assert_eq!(printed(&wasm), [3, 2, 1]);
+        assert_eq!(printed(&polling), [3, 2, 1]);
+    }
+
+    fn printed(wasm: &[u8]) -> Vec<i32> {
+        use wasmtime::{Caller, Engine, Linker, Module, Store};
+        let engine = Engine::default();
+        let module = Module::new(&engine, wasm).expect("it is valid");
+        let mut linker: Linker<Vec<i32>> = Linker::new(&engine);
+        let print = |mut caller: Caller<'_, Vec<i32>>, number: i32| caller.data_mut().push(number);
+        linker.func_wrap("host", "print", print).expect("nothing else has the name");
+        linker.func_wrap("bench", "poll", || -> () { panic!("nobody set the flag") }).expect("nothing else has the name");
+        let mut store = Store::new(&engine, vec![]);
+        let instance = linker.instantiate(&mut store, &module).expect("all imports are there");
+        let start = instance.get_typed_func::<(), ()>(&mut store, "_start").expect("it is exported");
+        start.call(&mut store, ()).expect("it does not trap");
+        store.into_data()
+    }
+}

@@ -39,8 +39,11 @@ pub struct Row {
 
 const RIVALS: [&str; 4] = ["freeze", "epoch", "fuel", "asyncify"];
 
-/// The geometric mean of a variant's medians, if every kernel has one.
-fn mean(rows: &[Row], variant: &str) -> Option<f64> {
+/// The geometric mean of a variant's medians, if there are kernels and every one has it.
+fn mean(rows: &[&Row], variant: &str) -> Option<f64> {
+    if rows.is_empty() {
+        return None;
+    }
     let mut logarithms = 0.0;
     for row in rows {
         logarithms += row.steady.ratios.get(variant)?.median.ln();
@@ -77,8 +80,9 @@ pub fn json(rows: &[Row], deep: Option<&Deep>) -> serde_json::Result<String> {
         all.push(Value::Object(object.0));
     }
     let mut means = Object::of("geometric mean");
+    let every: Vec<&Row> = rows.iter().collect();
     for rival in RIVALS {
-        means.number(rival, mean(rows, rival).unwrap_or(f64::NAN));
+        means.number(rival, mean(&every, rival).unwrap_or(f64::NAN));
     }
     all.push(Value::Object(means.0));
     if let Some(deep) = deep {
@@ -125,7 +129,8 @@ pub fn table(rows: &[Row], deep: Option<&Deep>) -> String {
         speed.0.push(cells);
     }
     let mut cells = vec!["geometric mean".to_string(), String::new()];
-    cells.extend(RIVALS.map(|rival| mean(rows, rival).map_or("-".into(), |mean| format!("{mean:.3}"))));
+    let every: Vec<&Row> = rows.iter().collect();
+    cells.extend(RIVALS.map(|rival| mean(&every, rival).map_or("-".into(), |mean| format!("{mean:.3}"))));
     speed.0.push(cells);
 
     let mut making = Table::new(&["program", "wasm", "machine code", "compile CPU", "plain compile ms", "rewrite ms"]);
@@ -161,8 +166,9 @@ pub fn table(rows: &[Row], deep: Option<&Deep>) -> String {
     }
 
     let mut text = format!(
-        "Speed: time to that of plain code, medians (least-most)\n\n{speed}\nMaking: size and time to those of plain code\n\n{making}\n\
-         Stopping and continuing\n\n{moving}"
+        "Goals\n\n{}\nSpeed: time to that of plain code, medians (least-most)\n\n{speed}\n\
+         Making: size and time to those of plain code\n\n{making}\nStopping and continuing\n\n{moving}",
+        goals(rows, deep),
     );
     if let Some(Deep { frames, unwound_ms, image_ms, captured_ms, image_bytes }) = deep {
         let _ = writeln!(
@@ -174,6 +180,35 @@ pub fn table(rows: &[Row], deep: Option<&Deep>) -> String {
         );
     }
     text
+}
+
+/// What was wanted beside what was found. "Worst" is the worst median of all kernels or programs.
+fn goals(rows: &[Row], deep: Option<&Deep>) -> Table {
+    let is_python = |row: &&Row| row.program == "python";
+    let mut table = Table::new(&["goal", "wanted", "found", "met"]);
+    let mut goal = |name: &str, wanted: f64, found: Option<f64>| {
+        let Some(found) = found else { return };
+        let met = if found <= wanted { "yes" } else { "no" };
+        table.0.push(vec![name.into(), format!("{wanted}"), format!("{found:.3}"), met.into()]);
+    };
+    let worst = |rows: &[&Row], figure: &dyn Fn(&Row) -> f64| rows.iter().map(|row| figure(row)).max_by(f64::total_cmp);
+    let all: Vec<&Row> = rows.iter().collect();
+    let (python, small): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(is_python);
+    goal("time to plain, geometric mean", 1.05, mean(&all, "freeze"));
+    goal("time to plain, CPython, geometric mean", 1.05, mean(&python, "freeze"));
+    let above = |row: &Row| match (row.steady.ratios.get("freeze"), row.steady.ratios.get("epoch")) {
+        (Some(freeze), Some(epoch)) => freeze.median / epoch.median,
+        _ => f64::NAN,
+    };
+    goal("time to that with epochs, worst", 1.0, worst(&all, &above));
+    goal("machine code to plain, worst", 1.6, worst(&all, &|row| row.making.code));
+    goal("compile time to plain, worst", 1.3, worst(&all, &|row| row.making.compile.median));
+    goal("10,000 frames captured, ms", 1.0, deep.map(|deep| deep.captured_ms.median));
+    goal("flag to unwound, p50, worst, us", 100.0, worst(&all, &|row| row.stops.unwound_us.median));
+    goal("continuing a small program, worst, ms", 1.0, worst(&small, &|row| row.continuing.stored_ms.median));
+    goal("continuing CPython, worst, ms", 20.0, worst(&python, &|row| row.continuing.stored_ms.median));
+    goal("time after continuing to before, worst", 1.03, worst(&all, &|row| row.continuing.after.median));
+    table
 }
 
 /// Rows of cells, the first one names the columns.
@@ -218,5 +253,50 @@ mod tests {
         assert_eq!(spread(&[4.0, 1.0, 2.0, 3.0]), (2.5, 1.0, 4.0));
         assert_eq!(spread(&[7.0]), (7.0, 7.0, 7.0));
         assert!(Spread::of(&[]).median.is_nan());
+    }
+
+    #[test]
+    fn a_table_is_aligned() {
+        let mut table = Table::new(&["name", "number"]);
+        table.0.push(vec!["a long name".into(), "1".into()]);
+        let expected = "| name        | number |\n| ----------- | -----: |\n| a long name |      1 |\n";
+        assert_eq!(table.to_string(), expected);
+    }
+
+    fn row(program: &'static str, freeze: f64, epoch: f64, code: f64) -> Row {
+        let spread = Spread::of(&[1.0]);
+        Row {
+            kernel: program.into(),
+            program,
+            making: Making { wasm: 1.0, code, compile: spread, rewrite_ms: 1.0, plain_compile_ms: 1.0 },
+            steady: Steady {
+                plain_ms: 1.0,
+                ratios: [("freeze", Spread::of(&[freeze])), ("epoch", Spread::of(&[epoch]))].into(),
+                output: vec![],
+            },
+            stops: Stops { unwound_us: spread, unwound_p99_us: 1.0 },
+            continuing: Continuing {
+                ready_ms: spread,
+                stored_ms: spread,
+                cold_ms: spread,
+                load_ms: spread,
+                after: spread,
+            },
+        }
+    }
+
+    #[test]
+    fn a_goal_is_met_only_if_the_worst_kernel_meets_it() {
+        let rows = [row("fib", 1.0, 1.3, 1.9), row("python", 1.21, 1.1, 1.5)];
+        let goals = goals(&rows, None).0;
+        let found = |name: &str| {
+            goals.iter().find(|row| row[0].starts_with(name)).map(|row| (row[2].as_str(), row[3].as_str()))
+        };
+        assert_eq!(found("time to plain, geometric"), Some(("1.100", "no")));
+        assert_eq!(found("time to plain, CPython"), Some(("1.210", "no")));
+        assert_eq!(found("time to that with epochs"), Some(("1.100", "no")));
+        assert_eq!(found("machine code"), Some(("1.900", "no")));
+        assert_eq!(found("compile time"), Some(("1.000", "yes")));
+        assert_eq!(found("10,000 frames"), None);
     }
 }
