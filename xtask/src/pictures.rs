@@ -32,14 +32,15 @@ pub fn run() -> Outcome {
     // The program draws in colours by itself on a terminal; here it is told to.
     let start = start(&root, &una, &["run", "--image", image, "programs/raytracer.wasm", "--colour"])?;
     let (first, said) = draw(start, Some(FIRST_LINES))?;
-    let rest = draw(start_again(&root, &una, image)?, None);
+    let rest = start(&root, &una, &["thaw", image]).and_then(|process| draw(process, None));
     std::fs::remove_file(root.join(image))?;
     let (rest, _) = rest?;
     let rows = [
         Row::Command(format!("una run --image {image} programs/raytracer.wasm")),
         Row::Pixels(first),
         Row::Text("^Z".into()),
-        Row::Text(said.trim().into()),
+        // Where the project lies on this machine is nobody's business.
+        Row::Text(said.trim().replace(&root.display().to_string(), "~/una")),
         Row::Command(format!("una thaw {image}")),
         Row::Pixels(rest),
     ];
@@ -53,10 +54,6 @@ fn start(root: &Path, una: &Path, arguments: &[&str]) -> Outcome<Child> {
     let mut command = Command::new(una);
     command.args(arguments).current_dir(root).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     Ok(command.spawn()?)
-}
-
-fn start_again(root: &Path, una: &Path, image: &str) -> Outcome<Child> {
-    start(root, una, &["thaw", image])
 }
 
 /// The pixels that a process draws, until it ends or, after so many lines, is frozen; and what it says to the user.
