@@ -30,8 +30,8 @@ pub fn run() -> Outcome {
     let una = std::env::current_exe()?.with_file_name("una");
     let image = "half.image";
     // The program draws in colours by itself on a terminal; here it is told to.
-    let start = start(&root, &una, &["run", "--image", image, "programs/raytracer.wasm", "--colour"])?;
-    let (first, said) = draw(start, Some(FIRST_LINES))?;
+    let drawing = start(&root, &una, &["run", "--image", image, "programs/raytracer.wasm", "--colour"])?;
+    let (first, said) = draw(drawing, Some(FIRST_LINES))?;
     let rest = start(&root, &una, &["thaw", image]).and_then(|process| draw(process, None));
     std::fs::remove_file(root.join(image))?;
     let (rest, _) = rest?;
