@@ -179,7 +179,8 @@ pub struct Answer {
     pub handles: Box<[HandleId]>,
 }
 
-/// Where a notice shall go. The handle must hold the right to receive: nobody's queue is filled by others' notices.
+/// Where a notice shall go. The handle must hold the right to receive: nobody's queue is filled by others' notices. Whoever
+/// receives from the port gets it; after the end of the process that asked for it, nobody does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Notify {
     pub port: HandleId,

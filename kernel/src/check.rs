@@ -267,6 +267,12 @@ impl Kernel {
             Waiting::Write { pipe, .. } => self.pipes[*pipe].writing.contains(&key),
         };
         assert!(stands, "{:?} waits in nobody's queue", process.id);
+        let for_nothing = match waiting {
+            Waiting::Receive { port } => self.ports[*port].is_silent(),
+            Waiting::Select { ports } => self.all_silent(ports),
+            _ => false,
+        };
+        assert!(!for_nothing, "{:?} waits for what can never come", process.id);
     }
 
     fn check_children(&self, key: Key<Process>, process: &Process) {

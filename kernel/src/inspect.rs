@@ -45,6 +45,8 @@ pub struct PortView {
     pub id: PortId,
     pub options: PortOptions,
     pub status: PortStatus,
+    /// Notices in the queue.
+    pub notices: u32,
     /// Rights that lie in its messages.
     pub in_transit: Vec<Description>,
 }
@@ -74,12 +76,13 @@ impl Kernel {
                 receivers_waiting: port.receivers_waiting.len() as u32,
                 dropped: port.dropped,
             },
+            notices: port.queue.len() as u32 - port.messages,
             in_transit: port
                 .queue
                 .iter()
                 .filter_map(|envelope| match envelope {
                     Envelope::Letter(letter) => Some(&letter.cargo),
-                    Envelope::Notice(_) => None,
+                    Envelope::Notice(..) => None,
                 })
                 .flat_map(|cargo| match cargo {
                     Cargo::Taken(rights) => &rights[..],

@@ -26,5 +26,7 @@ pub const RECEIVERS_IN_TRANSIT_MAX: u32 = 1 << 12;
 
 /// How long a process runs while others are ready, in nanoseconds.
 pub const SLICE_NS: u64 = 2_000_000;
+/// How far before the present a process that wakes is put, at most, in nanoseconds of a process of normal weight.
+pub const WAKING_CREDIT_NS: u64 = SLICE_NS;
 /// What a turn costs at least: a process that stops at once pays for the change.
 pub const TURN_NS_MIN: u64 = 200;

@@ -39,7 +39,7 @@ pub enum Bug {
     ExitNotTold,
     /// A long write to a pipe that moves in by parts lets another in between.
     PipeMixesWrites,
-    /// A process that wakes goes behind all time it ever used.
+    /// A process that wakes goes behind others by more than it used.
     SleeperStarves,
     /// A kill does not reach a process that waits.
     KillIgnoresWaiting,

@@ -278,6 +278,11 @@ impl Kernel {
         (process.parent, process.next_sibling, process.previous_sibling) = (Some(parent), next, None);
     }
 
+    /// Whether a process has not ended.
+    pub(crate) fn is_alive(&self, key: Key<Process>) -> bool {
+        self.processes.get(key).is_some_and(|process| !matches!(process.state, State::Exited { .. }))
+    }
+
     fn unlink(&mut self, child: Key<Process>) {
         let Process { parent, next_sibling, previous_sibling, .. } = self.processes[child];
         let Some(parent) = parent else { return };

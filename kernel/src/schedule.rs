@@ -1,13 +1,14 @@
 //! Who runs next, on which worker, and who waits until when. This file knows nothing of what processes wait for.
 //!
 //! The one idea: start-time fair queueing (Goyal, Guo, Vin 1996). Each process has a tag that grows by the time it used,
-//! divided by its weight; the lowest tag runs next; who slept begins at the present and not in the past. Processes that
-//! always want to run get shares by weight, in turn; one that sleeps a lot runs as soon as it wakes, ahead of the others.
+//! divided by its weight; the lowest tag runs next; who slept begins a little before the present, however long it slept.
+//! Processes that always want to run get shares by weight, in turn; one that sleeps a lot runs as soon as it wakes: the
+//! little is what puts it before others that stand at the present too, and all that it can ever gain.
 
 use crate::Kernel;
 use crate::agenda::{Agenda, Ticket};
 use crate::call::Call;
-use crate::limits::{SLICE_NS, TURN_NS_MIN};
+use crate::limits::{SLICE_NS, TURN_NS_MIN, WAKING_CREDIT_NS};
 use crate::planted::{Bug, planted};
 use crate::process::{Process, State, Waiting};
 use crate::table::Key;
@@ -35,10 +36,10 @@ pub(crate) enum Next {
 /// The processes that are ready.
 ///
 /// Invariants: the agenda holds exactly the processes in `State::Ready`, each under the ticket that it keeps, by their tags;
-/// no tag in it is lower than `present`.
+/// no tag in it is lower than `present` by more than the credit; `present` never falls.
 pub(crate) struct Ready {
     agenda: Agenda<Key<Process>>,
-    /// The tag of the process that began to run last.
+    /// The highest tag of a process that began to run.
     present: u64,
 }
 
@@ -60,22 +61,20 @@ impl Ready {
     }
 
     fn add(&mut self, key: Key<Process>, tag: &mut u64) -> Ticket {
-        if planted(Bug::SleeperStarves) {
-            *tag = tag.saturating_add(50_000_000);
-        }
-        *tag = self.present.max(*tag);
+        *tag = self.present.saturating_sub(WAKING_CREDIT_NS).max(*tag);
         self.agenda.add(*tag, key)
     }
 
     fn take_first(&mut self) -> Option<Key<Process>> {
         let (tag, key) = self.agenda.take_first()?;
-        self.present = tag;
+        self.present = self.present.max(tag);
         Some(key)
     }
 
     pub fn check(&self) {
         self.agenda.check();
-        assert!(self.agenda.first().is_none_or(|first| first >= self.present), "a process waits in the past");
+        let earliest = self.present.saturating_sub(WAKING_CREDIT_NS);
+        assert!(self.agenda.first().is_none_or(|first| first >= earliest), "a process waits in the past");
     }
 }
 
@@ -240,6 +239,9 @@ impl Kernel {
         let process = &mut self.processes[key];
         let State::Waiting { alarm, .. } = process.state else { unreachable!("only a process that waits is woken") };
         process.outcome = outcome;
+        if planted(Bug::SleeperStarves) {
+            process.tag = process.tag.max(self.ready.present).saturating_add(30_000_000);
+        }
         if let Some(ticket) = alarm {
             self.alarms.take(ticket);
         }

@@ -101,8 +101,12 @@ impl Kernel {
         // The agenda must know the watch, and the watch its place in the agenda.
         let unset = Subject::Port(port);
         let watch = self.create_watch(me, unset, port, notify.token);
-        let ticket = self.alarms.add(at, Due::Watch(watch));
-        self.watches[watch].subject = Subject::Time(ticket);
+        if at <= self.now {
+            self.fire(watch, NoticeEvent::Timer);
+        } else {
+            let ticket = self.alarms.add(at, Due::Watch(watch));
+            self.watches[watch].subject = Subject::Time(ticket);
+        }
         Outcome::TimerSet(Ok(self.processes[me].handles.insert(Right::all(Object::Watch(watch)))))
     }
 
@@ -172,18 +176,19 @@ impl Kernel {
 
     fn take_watch(&mut self, key: Key<Watch>) -> Watch {
         let watch = self.watches.remove(key).expect("a watch fires or is forgotten once");
-        if let Some(owner) = self.processes.get_mut(watch.owner)
-            && !matches!(owner.state, State::Exited { .. })
-        {
-            owner.used.watches -= 1;
+        if self.is_alive(watch.owner) {
+            self.processes[watch.owner].used.watches -= 1;
         }
         watch
     }
 
     /// What was watched for has happened. The subject has taken the watch out of its list.
     pub(crate) fn fire(&mut self, key: Key<Watch>, event: NoticeEvent) {
-        let Watch { port, token, .. } = self.take_watch(key);
-        self.post(port, Notice { token, event });
+        if !self.is_alive(self.watches[key].owner) {
+            return self.forget_watch(key);
+        }
+        let Watch { port, token, owner, .. } = self.take_watch(key);
+        self.post(port, owner, Notice { token, event });
     }
 
     /// What was watched for cannot happen any more, or nobody wants to know. The subject has taken the watch out of its list.

@@ -1,0 +1,422 @@
+//! One node in one thread under one seed: a real kernel, and a world for it in which the seed decides what happens next.
+//! It knows nothing of what its processes do.
+//!
+//! The one idea: everything that could happen now is in a list, and the seed picks. Workers are interleaved at system calls
+//! and wherever they compute; disks, alarms and starting instances take as long as the seed likes; processes trap, and the
+//! whole node stops, when the seed says so. Nothing else is random, so the same seed gives the same history.
+
+use crate::disk::Disk;
+use crate::history::{HistoryHash, Record, Seen};
+use crate::random::Random;
+use abi::call::{Outcome, SystemCall};
+use abi::ids::{DeviceId, NodeId, ProcessId, Time};
+use abi::limits::Limits;
+use abi::message::Bytes;
+use abi::process::{Exit, Fault, Program, StartFailure};
+use kernel::inspect::Activity;
+use kernel::limits::SLICE_NS;
+use kernel::world::{Effect, Event, Input, WorkerId};
+use kernel::{Config, Kernel, Key, Process, Watch};
+use std::collections::BTreeMap;
+
+/// How long nothing happens at most, usually, though something could.
+pub const PAUSE_NS_MAX: u64 = 3_000_000;
+
+/// What a process does, given what its last system call gave.
+pub trait Body {
+    fn resume(&mut self, now: Time, outcome: Outcome) -> Doing;
+}
+
+/// What a process does next.
+#[derive(Clone, Debug)]
+pub enum Doing {
+    Call(SystemCall),
+    /// Runs for so many nanoseconds, then goes on with [`Outcome::Yielded`].
+    Compute(u64),
+    Trap(Fault),
+}
+
+/// Makes bodies: stands for the store of programs. `None` is a program that nobody knows.
+pub type Programs = Box<dyn Fn(Program, &Bytes, ProcessId) -> Option<Box<dyn Body>>>;
+
+/// What the world does to the node.
+#[derive(Clone, Copy, Debug)]
+pub struct Faults {
+    /// One journal work in so many fails.
+    pub journal_fails_once_in: Option<u64>,
+    /// A journal that could work does so once in this many times.
+    pub journal_works_once_in: u64,
+    /// One system call in so many of a process whose program may die is a trap instead.
+    pub trap_once_in: Option<u64>,
+    /// Programs that may die like this.
+    pub traps: fn(Program) -> bool,
+}
+
+impl Faults {
+    pub const NONE: Faults =
+        Faults { journal_fails_once_in: None, journal_works_once_in: 1, trap_once_in: None, traps: |_| false };
+}
+
+pub struct Options {
+    pub seed: u64,
+    pub workers: u16,
+    pub devices: u16,
+    pub faults: Faults,
+    pub first: Program,
+    pub arguments: Bytes,
+    pub limits: Limits,
+    pub pause_ns_max: u64,
+}
+
+/// A node and its world.
+pub struct Machine {
+    pub kernel: Kernel,
+    pub now: Time,
+    pub step: u64,
+    pub records: Vec<Record>,
+    pub hash: HistoryHash,
+    pub random: Random,
+    options: Options,
+    programs: Programs,
+    boots: u64,
+    effects: Vec<Effect>,
+    instances: BTreeMap<Key<Process>, Instance>,
+    starting: Vec<(Key<Process>, Program, Bytes, ProcessId)>,
+    workers: Vec<Worker>,
+    alarm: Option<Time>,
+    pub disks: Vec<Disk<Key<Watch>>>,
+    pub halted: Option<Exit>,
+    /// How long processes waited for a worker: the longest since this was last set to zero.
+    pub waited_longest_ns: BTreeMap<ProcessId, u64>,
+    ready_since: BTreeMap<Key<Process>, Time>,
+}
+
+struct Instance {
+    id: ProcessId,
+    program: Program,
+    body: Box<dyn Body>,
+    /// What it is about to do; nothing if it waits for an outcome.
+    doing: Option<Doing>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Worker {
+    Parked,
+    Waking,
+    Running { process: Key<Process>, since: Time, computes_until: Time, interrupted: bool },
+}
+
+/// One thing that could happen now.
+#[derive(Clone, Copy, Debug)]
+enum Choice {
+    Wake(usize),
+    Run(usize),
+    Preempt(usize),
+    Start(usize),
+    Alarm,
+    Disk(usize),
+}
+
+impl Machine {
+    pub fn new(options: Options, programs: Programs) -> Machine {
+        let mut machine = Machine {
+            kernel: Kernel::new(config(&options, 0)),
+            now: Time(0),
+            step: 0,
+            records: Vec::new(),
+            hash: HistoryHash::default(),
+            random: Random::new(options.seed),
+            programs,
+            boots: 0,
+            effects: Vec::new(),
+            instances: BTreeMap::new(),
+            starting: Vec::new(),
+            workers: Vec::new(),
+            alarm: None,
+            disks: (0..options.devices).map(|_| Disk::default()).collect(),
+            halted: None,
+            waited_longest_ns: BTreeMap::new(),
+            ready_since: BTreeMap::new(),
+            options,
+        };
+        machine.boot();
+        machine
+    }
+
+    fn boot(&mut self) {
+        self.kernel = Kernel::new(config(&self.options, self.boots));
+        self.boots += 1;
+        self.workers = vec![Worker::Waking; usize::from(self.options.workers)];
+        let (program, arguments, limits) = (self.options.first, self.options.arguments.clone(), self.options.limits);
+        self.input(Input::Event(Event::Boot { program, arguments, limits }), None);
+    }
+
+    /// The machine loses its power and comes back.
+    pub fn crash(&mut self) {
+        self.hash.add(&"crash");
+        self.instances.clear();
+        self.starting.clear();
+        self.ready_since.clear();
+        self.alarm = None;
+        self.halted = None;
+        for disk in &mut self.disks {
+            disk.crash(&mut self.random);
+        }
+        self.boot();
+    }
+
+    /// Lets one thing happen; false if nothing can, ever.
+    pub fn step(&mut self) -> bool {
+        self.step += 1;
+        let mut choices = self.choices();
+        if choices.is_empty() {
+            let Some(next) = self.next_time() else { return false };
+            self.now = self.now.max(next);
+            choices = self.choices();
+        }
+        let Some(choice) = self.random.pick(&choices).copied() else {
+            unreachable!("at the time when something can happen, it can")
+        };
+        self.hash.add(&choice);
+        self.happen(choice);
+        // Time passes, mostly little.
+        let passed = if self.random.once_in(50) {
+            self.random.below(self.options.pause_ns_max)
+        } else {
+            self.random.below(3_000)
+        };
+        self.now = self.now.after(passed);
+        true
+    }
+
+    fn choices(&self) -> Vec<Choice> {
+        let mut choices = Vec::new();
+        for (index, worker) in self.workers.iter().enumerate() {
+            match *worker {
+                Worker::Parked => {}
+                Worker::Waking => choices.push(Choice::Wake(index)),
+                Worker::Running { since, computes_until, interrupted, .. } => {
+                    if self.now >= computes_until {
+                        choices.push(Choice::Run(index));
+                    }
+                    let slice_over = self.now.since(since) >= SLICE_NS && self.kernel.ready_count() > 0;
+                    if interrupted || slice_over {
+                        choices.push(Choice::Preempt(index));
+                    }
+                }
+            }
+        }
+        choices.extend((0..self.starting.len()).map(Choice::Start));
+        if self.alarm.is_some_and(|at| at <= self.now) {
+            choices.push(Choice::Alarm);
+        }
+        let busy = self.disks.iter().enumerate().filter(|(_, disk)| disk.has_work());
+        choices.extend(busy.map(|(index, _)| Choice::Disk(index)));
+        choices
+    }
+
+    /// When something can happen if nothing can now.
+    fn next_time(&self) -> Option<Time> {
+        let computing = self.workers.iter().filter_map(|worker| match *worker {
+            Worker::Running { computes_until, since, .. } => {
+                let slice_end = if self.kernel.ready_count() > 0 { since.after(SLICE_NS) } else { computes_until };
+                Some(computes_until.min(slice_end))
+            }
+            _ => None,
+        });
+        computing.chain(self.alarm).min()
+    }
+
+    fn happen(&mut self, choice: Choice) {
+        match choice {
+            Choice::Wake(index) => {
+                self.input(Input::Event(Event::Awake { worker: WorkerId(index as u16) }), None);
+            }
+            Choice::Run(index) => self.run(index),
+            Choice::Preempt(index) => {
+                let Worker::Running { process, computes_until, .. } = self.workers[index] else {
+                    unreachable!("only a running worker is preempted")
+                };
+                if let Some(Instance { doing: Some(Doing::Compute(left)), .. }) = self.instances.get_mut(&process) {
+                    *left = computes_until.since(self.now);
+                }
+                let worker = WorkerId(index as u16);
+                // If the same process runs again, that is a new slice.
+                self.workers[index] = Worker::Waking;
+                self.input(Input::Event(Event::Yielded { worker, process }), None);
+            }
+            Choice::Start(index) => {
+                let (process, program, arguments, id) = self.starting.remove(index);
+                let event = match (self.programs)(program, &arguments, id) {
+                    Some(body) => {
+                        self.instances.insert(process, Instance { id, program, body, doing: None });
+                        Event::Started { process }
+                    }
+                    None => Event::NotStarted { process, failure: StartFailure::UnknownProgram },
+                };
+                self.input(Input::Event(event), None);
+            }
+            Choice::Alarm => {
+                self.alarm = None;
+                self.input(Input::Event(Event::Alarm), None);
+            }
+            Choice::Disk(_) if !self.random.once_in(self.options.faults.journal_works_once_in) => {}
+            Choice::Disk(index) => {
+                let fails = self.options.faults.journal_fails_once_in.is_some_and(|times| self.random.once_in(times));
+                let done = self.disks[index].work(fails, &mut self.random);
+                let (request, result) = done.expect("a disk that was chosen has work");
+                self.input(Input::Event(Event::Journal { request, result }), None);
+            }
+        }
+    }
+
+    /// The process on this worker does the next thing.
+    fn run(&mut self, index: usize) {
+        let Worker::Running { process, .. } = self.workers[index] else { unreachable!("only a running worker runs") };
+        let worker = WorkerId(index as u16);
+        let instance = self.instances.get_mut(&process).expect("the kernel runs what was started and not destroyed");
+        let traps = self
+            .options
+            .faults
+            .trap_once_in
+            .is_some_and(|times| (self.options.faults.traps)(instance.program) && self.random.once_in(times));
+        let id = instance.id;
+        let doing = instance.doing.take().expect("a process that runs is about to do something");
+        match doing {
+            Doing::Call(_) if traps => {
+                self.input(Input::Event(Event::Trapped { worker, process, fault: Fault::Trap }), Some(id));
+            }
+            Doing::Trap(fault) => self.input(Input::Event(Event::Trapped { worker, process, fault }), Some(id)),
+            Doing::Call(call) => {
+                self.record(id, Seen::Asked(call.clone()));
+                self.input(Input::Call { worker, process, call }, Some(id));
+            }
+            Doing::Compute(_) => {
+                let next = instance.body.resume(self.now, Outcome::Yielded);
+                self.about_to(index, next);
+            }
+        }
+    }
+
+    fn about_to(&mut self, index: usize, doing: Doing) {
+        let Worker::Running { process, computes_until, .. } = &mut self.workers[index] else {
+            unreachable!("who is about to do something runs")
+        };
+        *computes_until = match doing {
+            Doing::Compute(time) => self.now.after(time),
+            _ => self.now,
+        };
+        let instance = self.instances.get_mut(process).expect("what runs is there");
+        instance.doing = Some(doing);
+    }
+
+    fn record(&mut self, process: ProcessId, seen: Seen) {
+        self.hash.add(&seen);
+        self.records.push(Record { step: self.step, at: self.now, process, seen });
+    }
+
+    /// Brings one input to the kernel and carries the effects out.
+    fn input(&mut self, input: Input, caller: Option<ProcessId>) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.kernel.step(self.now, input, &mut effects);
+        for effect in effects.drain(..) {
+            self.hash.add(&effect);
+            self.carry_out(effect, caller);
+        }
+        self.effects = effects;
+        self.note_ready();
+    }
+
+    fn carry_out(&mut self, effect: Effect, caller: Option<ProcessId>) {
+        match effect {
+            Effect::Start { process, id, program, arguments, .. } => {
+                self.record(id, Seen::Born { parent: caller });
+                self.starting.push((process, program, arguments, id));
+            }
+            Effect::Run { worker, process } => {
+                let index = usize::from(worker.0);
+                let outcome = self.kernel.take_outcome(process);
+                let before = match self.workers[index] {
+                    Worker::Running { process: before, since, .. } if before == process => Some(since),
+                    _ => None,
+                };
+                let since = before.unwrap_or(self.now);
+                if let Some(ready) = self.ready_since.remove(&process) {
+                    let id = self.instances[&process].id;
+                    let longest = self.waited_longest_ns.entry(id).or_default();
+                    *longest = (*longest).max(self.now.since(ready));
+                }
+                self.workers[index] = Worker::Running { process, since, computes_until: self.now, interrupted: false };
+                let instance = self.instances.get_mut(&process).expect("the kernel runs only what was started");
+                let doing = match instance.doing.take() {
+                    // It was preempted in the middle of something.
+                    Some(doing) => doing,
+                    None => {
+                        let (id, next) = (instance.id, instance.body.resume(self.now, outcome.clone()));
+                        self.record(id, Seen::Got(outcome));
+                        next
+                    }
+                };
+                self.about_to(index, doing);
+            }
+            Effect::Park { worker } => self.workers[usize::from(worker.0)] = Worker::Parked,
+            Effect::Wake { worker } => self.workers[usize::from(worker.0)] = Worker::Waking,
+            Effect::Interrupt { worker, process } => {
+                if let Worker::Running { process: running, interrupted, .. } = &mut self.workers[usize::from(worker.0)]
+                    && *running == process
+                {
+                    *interrupted = true;
+                }
+            }
+            Effect::Destroy { process } => {
+                self.ready_since.remove(&process);
+                let gone = self.instances.remove(&process).map(|instance| instance.id);
+                let starting = self.starting.iter().position(|(key, ..)| *key == process);
+                let id = gone.or_else(|| starting.map(|index| self.starting.remove(index).3));
+                self.record(id.expect("what ends was started"), Seen::Ended);
+            }
+            Effect::Alarm { at } => self.alarm = Some(at),
+            Effect::Journal { request, device: DeviceId(device), work } => {
+                self.disks[usize::from(device)].ask(request, work);
+            }
+            Effect::Halt { exit } => self.halted = Some(exit),
+        }
+    }
+
+    /// Notes since when processes have been ready.
+    fn note_ready(&mut self) {
+        for view in self.kernel.processes() {
+            match view.activity {
+                Activity::Ready => {
+                    self.ready_since.entry(view.key).or_insert(self.now);
+                }
+                _ => {
+                    self.ready_since.remove(&view.key);
+                }
+            }
+        }
+    }
+
+    pub fn key_of(&self, process: ProcessId) -> Option<Key<Process>> {
+        self.instances.iter().find(|(_, instance)| instance.id == process).map(|(key, _)| *key)
+    }
+
+    /// Whether the process runs, is between two system calls and so has a table that nobody changes.
+    pub fn is_between_calls(&self, process: ProcessId) -> bool {
+        self.instances.values().any(|instance| instance.id == process && instance.doing.is_some())
+    }
+
+    pub fn instance_count(&self) -> usize {
+        self.instances.len() + self.starting.len()
+    }
+}
+
+fn config(options: &Options, boots: u64) -> Config {
+    Config {
+        node: NodeId(1),
+        // Each life has serial numbers of its own, as a daemon must see to.
+        first_serial: 1 + (boots << 32),
+        workers: options.workers,
+        devices: options.devices,
+    }
+}

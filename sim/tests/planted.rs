@@ -1,0 +1,39 @@
+//! Each bug that is planted on purpose is found by some checker within a few seeds. One test, because what is planted is
+//! planted in the whole process.
+
+use sim::runs::{self, Run};
+
+/// More than any bug needs; what needs more is hardly looked for.
+const SEEDS_MAX: u64 = 300;
+
+/// The first seed that finds what is planted, and what it says.
+fn hunt(runs: &[Run]) -> Option<(u64, Run, String)> {
+    (0..SEEDS_MAX).find_map(|seed| {
+        runs.iter().find_map(|run| runs::play(*run, seed).err().map(|failure| (seed, *run, failure.what.0)))
+    })
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut missed = Vec::new();
+    let mut report = |name: String, found: Option<(u64, Run, String)>| match found {
+        Some((seed, run, what)) => {
+            let what: String = what.chars().take(100).collect();
+            println!("{name:<24} seed {seed:>3} {run:?}: {}", what.lines().next().unwrap_or_default())
+        }
+        None => missed.push(name),
+    };
+    for bug in kernel::planted::Bug::ALL {
+        kernel::planted::plant(Some(bug));
+        report(format!("kernel {bug:?}"), hunt(&runs::ALL));
+    }
+    kernel::planted::plant(None);
+    for bug in services::planted::Bug::ALL {
+        services::planted::plant(Some(bug));
+        report(format!("services {bug:?}"), hunt(&[Run::Torn, Run::Names]));
+    }
+    services::planted::plant(None);
+    let _ = std::panic::take_hook();
+    assert!(missed.is_empty(), "not found within {SEEDS_MAX} seeds: {missed:?}");
+}
