@@ -146,7 +146,9 @@ fn recursion_is_deep() {
     house.program(
         "deep.wasm",
         r#"(module (func $f (param i32) (result i32)
-            (if (result i32) (local.get 0) (then (i32.add (i32.const 1) (call $f (i32.sub (local.get 0) (i32.const 1))))) (else (i32.const 0))))
+            (if (result i32) (local.get 0)
+              (then (i32.add (i32.const 1) (call $f (i32.sub (local.get 0) (i32.const 1)))))
+              (else (i32.const 0))))
           (func (export "_start") (if (i32.ne (call $f (i32.const 100000)) (i32.const 100000)) (then unreachable))))"#,
     );
     house.done(&["run", "deep.wasm"]).expect(0, "");

@@ -135,8 +135,9 @@ pub(super) fn helpers(point: &Point) -> Vec<Helper> {
     helpers
 }
 
-/// The save helper: returns whether there is no room for one more frame behind this one. A leaf function without a stack frame of its own, so that the engine does not check the stack's limit at
-/// its entry, and a stack that is nearly full can still be unwound.
+/// The save helper: returns whether there is no room for one more frame behind this one. A leaf function without a stack frame
+/// of its own, so that the engine does not check the stack's limit at its entry, and a stack that is nearly full can still be
+/// unwound.
 pub(super) fn save_helper(body: &mut Body, shape: &Shape, layout: &Layout) {
     let parameters = shape.parameters();
     let top = Instruction::GlobalGet(layout.top_global);
