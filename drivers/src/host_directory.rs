@@ -12,7 +12,7 @@ use abi::file::{
 };
 use abi::wasi::{Advice, Filetype};
 use cap_fs_ext::{
-    DirExt, FileTypeExt, FollowSymlinks, OpenOptionsFollowExt, OpenOptionsMaybeDirExt, OpenOptionsSyncExt, SystemTimeSpec,
+    DirExt, FileTypeExt, FollowSymlinks, OpenOptionsFollowExt, OpenOptionsMaybeDirExt, SystemTimeSpec,
 };
 use cap_std::fs::{Dir, FileType, Metadata, MetadataExt, OpenOptions, OpenOptionsExt};
 use cap_std::time::{Duration, SystemTime};
@@ -116,7 +116,6 @@ fn open_in(
         .create_new(existence == Existence::CreatedNew)
         .custom_flags(flags.bits() as i32)
         .maybe_dir(true)
-        .nonblock(true)
         .follow(match last_link {
             LastLink::Itself => FollowSymlinks::No,
             LastLink::Target => FollowSymlinks::Yes,

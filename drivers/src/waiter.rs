@@ -109,9 +109,14 @@ mod tests {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let mut reader = HostStream::new(reader).unwrap();
         let interest = Interest { source: reader.source(), direction: Direction::Read };
-        let thread = std::thread::spawn(move || rustix::io::write(&writer, b"x").unwrap());
-        assert_eq!(waiter.wait(&[interest], None), Ok(Wake::Perhaps));
-        thread.join().unwrap();
+        let thread = std::thread::spawn(move || {
+            rustix::io::write(&writer, b"x").unwrap();
+            writer
+        });
+        let start = Instant::now();
+        assert_eq!(waiter.wait(&[interest], Some(100_000_000_000)), Ok(Wake::Perhaps));
+        assert!(start.elapsed() < Duration::from_secs(100), "the time ended the wait, not the stream");
+        let _writer = thread.join().unwrap();
         let mut buffer = [0; 4];
         assert_eq!((reader.read(&mut buffer), buffer[0]), (Ok(1), b'x'));
         let unknown = Interest { source: abi::file::Source(u64::MAX), direction: Direction::Read };

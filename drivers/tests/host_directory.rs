@@ -195,8 +195,16 @@ fn a_swap_at_the_wrong_moment_leads_nowhere() {
     symlink("../outside", place.inside("link")).unwrap();
     let (swapped, link) = (place.inside("swapped"), place.inside("link"));
     let done = AtomicBool::new(false);
+    /// Ends the swapping also when the test fails.
+    struct Done<'a>(&'a AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let (mut opened, mut refused) = (0, 0);
     std::thread::scope(|scope| {
+        let _done = Done(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 let flags = rustix::fs::RenameFlags::EXCHANGE;
@@ -223,7 +231,6 @@ fn a_swap_at_the_wrong_moment_leads_nowhere() {
             let _ = files.rename((root, "swapped/directory"), (root, "swapped/other"));
             let _ = files.remove_directory(root, "swapped/other");
         }
-        done.store(true, Ordering::Relaxed);
     });
     let listing: Vec<_> = fs::read_dir(place.outside("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(listing, ["secret"]);
@@ -327,6 +334,7 @@ fn files_are_opened_as_asked() {
         ("dangling", READ, Err(Errno::NoEnt)),
         ("dangling", Open { existence: Existence::CreatedNew, ..WRITE }, Err(Errno::Exist)),
         ("dangling", CREATE, Ok(Filetype::RegularFile)),
+        ("new", Open { existence: Existence::Created, ..READ }, Ok(Filetype::RegularFile)),
         ("fresh", Open { existence: Existence::CreatedNew, ..READ }, Ok(Filetype::RegularFile)),
     ] {
         let opened = files.open(root, path, &how).map(|opened| opened.kind);
@@ -443,6 +451,8 @@ fn what_is_open_is_found_again() {
     files.unlink(root, "back").unwrap();
     assert!(matches!(files.locate(file), Ok(abi::file::Place::Elsewhere(_))));
     files.unlink(root, "second").unwrap();
+    // This is what Linux calls it now.
+    fs::write(place.inside("back (deleted)"), "another").unwrap();
     let Ok(abi::file::Place::Unlinked(name)) = files.locate(file) else { panic!("it has no name") };
     assert_eq!(Path::new(&name), place.inside("back").canonicalize().unwrap_or(fs::canonicalize(place.inside("")).unwrap().join("back")));
     fs::remove_dir_all(place.inside("moved (deleted)")).unwrap();
