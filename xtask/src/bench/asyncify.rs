@@ -202,7 +202,9 @@ mod tests {
         let mut linker: Linker<Vec<i32>> = Linker::new(&engine);
         let print = |mut caller: Caller<'_, Vec<i32>>, number: i32| caller.data_mut().push(number);
         linker.func_wrap("host", "print", print).expect("nothing else has the name");
-        linker.func_wrap("bench", "poll", || -> () { panic!("nobody set the flag") }).expect("nothing else has the name");
+        linker
+            .func_wrap("bench", "poll", || -> () { panic!("nobody set the flag") })
+            .expect("nothing else has the name");
         let mut store = Store::new(&engine, vec![]);
         let instance = linker.instantiate(&mut store, &module).expect("all imports are there");
         let start = instance.get_typed_func::<(), ()>(&mut store, "_start").expect("it is exported");

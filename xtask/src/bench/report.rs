@@ -52,7 +52,8 @@ fn mean(rows: &[&Row], variant: &str) -> Option<f64> {
 }
 
 /// An array of flat rows, one for each kernel, then one of the geometric means and one of the deep stack. A figure `x` that was
-/// taken several times has its extremes beside it as `x_min` and `x_max`.
+/// taken several times has its extremes beside it as `x_min` and `x_max`; `x_best` compares the quickest run with the quickest plain one,
+/// which is the least disturbed figure on a busy machine.
 pub fn json(rows: &[Row], deep: Option<&Deep>) -> serde_json::Result<String> {
     let mut all = vec![];
     for row in rows {
@@ -60,7 +61,10 @@ pub fn json(rows: &[Row], deep: Option<&Deep>) -> serde_json::Result<String> {
         object.number("plain_ms", row.steady.plain_ms);
         for rival in RIVALS {
             match row.steady.ratios.get(rival) {
-                Some(ratio) => object.spread(rival, *ratio),
+                Some(ratio) => {
+                    object.spread(rival, *ratio);
+                    object.number(&format!("{rival}_best"), row.steady.best[rival]);
+                }
                 None => drop(object.0.insert(rival.into(), Value::Null)),
             }
         }
@@ -272,6 +276,7 @@ mod tests {
             steady: Steady {
                 plain_ms: 1.0,
                 ratios: [("freeze", Spread::of(&[freeze])), ("epoch", Spread::of(&[epoch]))].into(),
+                best: Default::default(),
                 output: vec![],
             },
             stops: Stops { unwound_us: spread, unwound_p99_us: 1.0 },

@@ -12,6 +12,8 @@ pub struct Steady {
     pub plain_ms: f64,
     /// Of each variant but plain, to plain.
     pub ratios: BTreeMap<&'static str, Spread>,
+    /// The quickest run of each variant but plain, to the quickest plain one.
+    pub best: BTreeMap<&'static str, f64>,
     /// What it prints.
     pub output: Vec<u8>,
 }
@@ -53,9 +55,12 @@ pub fn measure(contest: &Contest, kernel: &Kernel, rounds: u32) -> Outcome<Stead
         let ratios: Vec<f64> = own.iter().zip(&times[0]).map(|(own, plain)| own / plain).collect();
         Spread::of(&ratios)
     };
+    let best = |own: &Vec<f64>| Spread::of(own).min / Spread::of(&times[0]).min;
+    let rivals = || variants.iter().zip(&times).skip(1);
     Ok(Steady {
         plain_ms: Spread::of(&times[0]).median,
-        ratios: variants.iter().zip(&times).skip(1).map(|(variant, own)| (variant.name, ratio(own))).collect(),
+        ratios: rivals().map(|(variant, own)| (variant.name, ratio(own))).collect(),
+        best: rivals().map(|(variant, own)| (variant.name, best(own))).collect(),
         output: expected.ok_or("at least one round was asked for")?,
     })
 }
