@@ -257,9 +257,21 @@ pub fn connect(pid: u32) -> Result<Option<Connection>> {
         }
         Err(error) => return Err(failure(error)),
     };
+    if is_stopped(pid) {
+        return Err(Failure::new(status::FAILED, format!("cannot reach process {pid}"))
+            .because("it is stopped (by ctrl-Z or a signal)")
+            .help(format!("let it run on: fg, or kill -CONT {pid}")));
+    }
     let timeouts = stream.set_read_timeout(Some(SILENCE_MAX)).and(stream.set_write_timeout(Some(SILENCE_MAX)));
     timeouts.map_err(failure)?;
     Ok(Some(Connection { stream, pid }))
+}
+
+/// Who is stopped answers nobody, so nobody should wait for it.
+fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name, which may hold anything.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
 }
 
 impl Connection {

@@ -43,9 +43,28 @@ struct Inspection {
     /// How much of that is in the image: the rest is zero.
     content_bytes: u64,
     mounts: Vec<Mounted>,
+    descriptors: Vec<Descriptor>,
+    /// Input that was taken before the program asked for it.
+    unread_input_bytes: usize,
     /// Innermost first; absent if the program was not found.
     frames: Option<Vec<Frame>>,
     frames_unknown_because: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Descriptor {
+    number: u32,
+    #[serde(flatten)]
+    what: What,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+enum What {
+    Stream { stream: &'static str },
+    /// Without a path it had been removed, and is in the image itself.
+    File { path: Option<String>, offset_bytes: u64 },
+    Directory { path: Option<String> },
 }
 
 #[derive(Serialize)]
@@ -62,6 +81,7 @@ impl Inspect {
         };
         let facts = image.facts().map_err(failure)?;
         let saved = wasi::Saved::read(image.system().map_err(failure)?).map_err(|error| failure(error.into()))?;
+        let inventory = wasi::Saved::inventory(image.system().map_err(failure)?).map_err(|error| failure(error.into()))?;
         let content_bytes = image.check_rest().map_err(|error| failure(error.into()))?;
         let frames = self.frames(&image);
         let mounts = thaw::had(&saved);
@@ -76,6 +96,8 @@ impl Inspect {
             memories_bytes: image.state().memories.clone(),
             content_bytes,
             mounts,
+            descriptors: inventory.descriptors.into_iter().map(describe_descriptor).collect(),
+            unread_input_bytes: inventory.unread_bytes,
             frames_unknown_because: frames.as_ref().err().cloned(),
             frames: frames.ok(),
         };
@@ -100,6 +122,21 @@ impl Inspect {
     }
 }
 
+fn describe_descriptor((number, object): (u32, wasi::SavedObject)) -> Descriptor {
+    let what = match object {
+        wasi::SavedObject::Stream(stream) => What::Stream {
+            stream: match stream {
+                0 => "standard input",
+                1 => "standard output",
+                _ => "standard error",
+            },
+        },
+        wasi::SavedObject::File { path, offset_bytes } => What::File { path, offset_bytes },
+        wasi::SavedObject::Directory { path } => What::Directory { path },
+    };
+    Descriptor { number, what }
+}
+
 fn describe(inspection: &Inspection) -> String {
     let Inspection { name, arguments, environment, program, mounts, .. } = inspection;
     let words = |words: &[String]| words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
@@ -117,6 +154,20 @@ fn describe(inspection: &Inspection) -> String {
     for Mounted { guest, host, read_only } in mounts {
         let writable = if *read_only { ", read only" } else { "" };
         lines.push(("directory", format!("{guest} (was {host}{writable})")));
+    }
+    for Descriptor { number, what } in &inspection.descriptors {
+        let removed = "a removed ";
+        let text = match what {
+            What::Stream { stream } => stream.to_string(),
+            What::File { path: Some(path), offset_bytes } => format!("{path} at byte {offset_bytes}"),
+            What::File { path: None, offset_bytes } => format!("{removed}file at byte {offset_bytes}"),
+            What::Directory { path: Some(path) } => path.clone(),
+            What::Directory { path: None } => format!("{removed}directory"),
+        };
+        lines.push(("open", format!("{number} {text}")));
+    }
+    if inspection.unread_input_bytes > 0 {
+        lines.push(("unread", format!("{} of input", freeze::size(inspection.unread_input_bytes as u64))));
     }
     match (&inspection.frames, &inspection.frames_unknown_because) {
         (Some(frames), _) => {

@@ -4,6 +4,34 @@ mod house;
 
 use house::{House, programs};
 
+#[test]
+fn inspection_tells_what_is_open() {
+    let house = House::new();
+    house.write("d/in", "abcdef");
+    house.program("files.wasm", &programs::files());
+    let mut running = house.start(&["run", "--mount", "d=/d", "files.wasm"]);
+    running.expect_line("ready");
+    running.say(".");
+    running.expect_line("abc");
+    // Behind this line it waits for input.
+    running.line();
+    std::fs::remove_file(house.path("d/out")).unwrap();
+    house.done(&["freeze", &running.pid(), "image"]);
+    assert_eq!(running.end().status, 148);
+    let json: serde_json::Value = serde_json::from_str(&house.done(&["inspect", "--json", "image"]).out).unwrap();
+    let expected = serde_json::json!([
+        { "number": 0, "what": "stream", "stream": "standard input" },
+        { "number": 1, "what": "stream", "stream": "standard output" },
+        { "number": 2, "what": "stream", "stream": "standard error" },
+        { "number": 3, "what": "directory", "path": "/d/" },
+        { "number": 4, "what": "file", "path": "/d/in", "offset_bytes": 3 },
+        { "number": 5, "what": "file", "path": null, "offset_bytes": 3 },
+    ]);
+    assert_eq!(json["descriptors"], expected);
+    let text = house.done(&["inspect", "image"]).out;
+    assert!(text.contains("4 /d/in at byte 3") && text.contains("5 a removed file at byte 3"), "{text}");
+}
+
 /// A house with an image of a program that waits for input.
 fn with_image() -> (House, Vec<u8>) {
     let house = House::new();

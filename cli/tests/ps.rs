@@ -80,8 +80,8 @@ fn hostile_bytes() {
         (message(r#"{"version":99,"request":"describe"}"#), "protocol version 99; this is version 1"),
         (message(r#"{"version":1,"request":"destroy"}"#), "unknown variant `destroy`"),
         (message(r#"{"version":1,"request":"freeze"}"#), "missing field"),
-        (message(&format!("{{\"version\":1,\"request\":{}", "[".repeat(60_000))), "recursion limit exceeded"),
-        (message(r#"{"version":1,"request":"freeze","image":"/proc/self/mem","with_program":false,"afterwards":"end"}"#), "no image"),
+        (message(&format!("{{\"version\":1,\"request\":{}", "[".repeat(30_000) + &"]".repeat(30_000) + "}")), "recursion limit exceeded"),
+        (message(r#"{"version":1,"request":"freeze","image":"/proc/self/mem","with_program":false,"afterwards":"end"}"#), "cannot freeze into /proc/self/mem"),
         (message(r#"{"version":1,"request":"freeze","image":"","with_program":false,"afterwards":"end"}"#), "cannot freeze into"),
     ];
     for (bytes, expected) in cases {

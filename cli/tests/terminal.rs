@@ -139,9 +139,10 @@ fn the_signal_stops_as_ever_without_an_image() {
     };
     send(libc::SIGTSTP);
     until("it to stop", || (state() == 'T').then_some(()));
-    // Who is stopped gives no answer, and `ps` says so.
     let listed = house.done(&["ps"]);
-    assert!(listed.out.contains(&pid.to_string()) && listed.out.contains("nothing was heard"), "{}", listed.out);
+    assert!(listed.out.contains(&pid.to_string()) && listed.out.contains("it is stopped"), "{}", listed.out);
+    let resume = format!("kill -CONT {pid}");
+    house.done(&["freeze", &pid.to_string(), "image"]).expect_error(1, &["it is stopped", &resume]);
     send(libc::SIGCONT);
     running.say("two\n");
     running.expect_line("two");

@@ -330,8 +330,9 @@ mod tests {
         let turn = cache.take_turn(&key(b"a"), || {});
         assert!(turn.lock.is_some());
         let (tell, told) = std::sync::mpsc::channel();
+        let cache = &cache;
         std::thread::scope(|scope| {
-            let other = scope.spawn(|| {
+            let other = scope.spawn(move || {
                 let mut waited = false;
                 let turn = cache.take_turn(&key(b"a"), || {
                     if !waited {

@@ -27,7 +27,7 @@ mod tests;
 
 pub use link::{link, provides};
 pub use memory::Memory;
-pub use save::{RestoreError, SaveError, Saved};
+pub use save::{Inventory, RestoreError, SaveError, Saved, SavedObject};
 
 use abi::errno::Errno;
 use abi::file::{Clock, Entropy, FileSystem, Interest, Mount, Stream, Waiter, Wake};
@@ -109,8 +109,8 @@ pub struct Wait {
 
 /// Everything of a process that is neither memory nor code.
 ///
-/// Invariants: every `At` of the table names a mount, and something open there that only this descriptor uses (the roots of mounts aside);
-/// `args` and `env` have no NUL.
+/// Invariants: every `At` of the table names a mount, and something open there that only this descriptor uses (the roots of
+/// mounts aside); `args` and `env` have no NUL.
 pub struct System {
     args: Vec<String>,
     /// As `NAME=value`.

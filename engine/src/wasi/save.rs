@@ -14,7 +14,7 @@ use super::table::{At, DESCRIPTORS_MAX, Descriptor, Object, Standard};
 use super::{Epoch, MOUNTS_MAX, Pending, Resume, SetupError, System, Table, Unread};
 use abi::encoding::{Malformed, Reader, Writer};
 use abi::errno::Errno;
-use abi::file::{Entry, Existence, OpenId, Kind, LastLink, Mount, Open, Place, SetTime, SetTimes, Stat, StreamKind};
+use abi::file::{Entry, Existence, Kind, LastLink, Mount, Open, OpenId, Place, SetTime, SetTimes, Stat, StreamKind};
 use abi::wasi::{Fdflags, Filetype, Rights};
 
 const MAGIC: &[u8; 8] = b"una-wasi";
@@ -77,7 +77,9 @@ pub enum RestoreError {
     Replaced { fd: u32, path: String },
     #[error("`{path}`, open as descriptor {fd} when the process was frozen, cannot be opened: {errno}")]
     Unavailable { fd: u32, path: String, errno: Errno },
-    #[error("a file that had been removed but was still open as descriptor {fd} cannot be made again below `{guest}`: {errno}")]
+    #[error(
+        "a file that had been removed but was still open as descriptor {fd} cannot be made again below `{guest}`: {errno}"
+    )]
     Orphan { fd: u32, guest: String, errno: Errno },
 }
 
@@ -108,6 +110,41 @@ impl Saved {
         Saved::read_from(&mut open(bytes)?)
     }
 
+    /// What else the state holds, for people: nothing is opened.
+    pub fn inventory(bytes: &[u8]) -> Result<Inventory, RestoreError> {
+        let mut input = open(bytes)?;
+        let saved = Saved::read_from(&mut input)?;
+        let _clocks = (input.u64()?, input.u64()?);
+        let unread_bytes = input.bytes()?.len();
+        let _ended = flag(&mut input)?;
+        read_pending(&mut input)?;
+        for _ in 0..input.u32()? {
+            read_orphan(&mut input)?;
+        }
+        let mut descriptors = vec![];
+        for _ in 0..input.u32()? {
+            let (fd, _rights, _flags) = (input.u32()?, (input.u64()?, input.u64()?), input.u32()?);
+            let described = read_described(&mut input)?;
+            let name = |mount: usize, found: Found| -> Result<Option<String>, Malformed> {
+                let mount = saved.mounts.get(mount).ok_or_else(|| input.malformed())?;
+                Ok(match found {
+                    Found::At { path, .. } => Some(name_of(&mount.guest, &path)),
+                    Found::Orphan(_) => None,
+                })
+            };
+            let what = match described {
+                Described::Stream(standard) => SavedObject::Stream(standard.number()),
+                Described::File { mount, offset, found, .. } => {
+                    SavedObject::File { path: name(mount, found)?, offset_bytes: offset }
+                }
+                Described::Directory { mount, found, .. } => SavedObject::Directory { path: name(mount, found)? },
+            };
+            descriptors.push((fd, what));
+        }
+        input.finish()?;
+        Ok(Inventory { unread_bytes, descriptors })
+    }
+
     fn read_from(input: &mut Reader) -> Result<Saved, RestoreError> {
         let strings = |input: &mut Reader| (0..input.u32()?).map(|_| input.string()).collect::<Result<Vec<_>, _>>();
         let (args, env) = (strings(input)?, strings(input)?);
@@ -117,6 +154,29 @@ impl Saved {
         }
         Ok(Saved { args, env, mounts })
     }
+}
+
+/// What a saved state holds beside what it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inventory {
+    /// Of the standard input.
+    pub unread_bytes: usize,
+    /// In ascending order.
+    pub descriptors: Vec<(u32, SavedObject)>,
+}
+
+/// What was open; a path is as the program sees it, and nothing if the file had been removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SavedObject {
+    /// 0, 1 or 2.
+    Stream(u32),
+    File {
+        path: Option<String>,
+        offset_bytes: u64,
+    },
+    Directory {
+        path: Option<String>,
+    },
 }
 
 /// A file that has no name.
@@ -221,10 +281,15 @@ impl System {
     /// Where each descriptor's file is (nothing for streams), and the files that are nowhere.
     #[allow(clippy::type_complexity)]
     fn places(&mut self) -> Result<(Vec<Orphan>, Vec<Option<Found>>), SaveError> {
-        let objects: Vec<(u32, At)> = self.table.iter().map(|(fd, descriptor)| match descriptor.object {
-            Object::Stream(_) => (fd, None),
-            Object::File { at, .. } | Object::Directory { at, .. } => (fd, Some(at)),
-        }).filter_map(|(fd, at)| Some((fd, at?))).collect();
+        let objects: Vec<(u32, At)> = self
+            .table
+            .iter()
+            .map(|(fd, descriptor)| match descriptor.object {
+                Object::Stream(_) => (fd, None),
+                Object::File { at, .. } | Object::Directory { at, .. } => (fd, Some(at)),
+            })
+            .filter_map(|(fd, at)| Some((fd, at?)))
+            .collect();
         let mut found = std::collections::BTreeMap::new();
         let mut orphans: Vec<Orphan> = vec![];
         // Two descriptors of one file without a name stay two descriptors of one file.
@@ -244,10 +309,11 @@ impl System {
                             let content = match stat.kind {
                                 Filetype::Directory => OrphanContent::Directory,
                                 _ => {
-                                    let bytes = files.content(at.id, ORPHAN_BYTES_MAX).map_err(|errno| match errno {
-                                        Errno::FBig => SaveError::OrphanTooLarge { fd, name },
-                                        errno => unreadable(errno),
-                                    })?;
+                                    let bytes =
+                                        files.content(at.id, ORPHAN_BYTES_MAX).map_err(|errno| match errno {
+                                            Errno::FBig => SaveError::OrphanTooLarge { fd, name },
+                                            errno => unreadable(errno),
+                                        })?;
                                     let Stat { accessed_ns, modified_ns, .. } = stat;
                                     OrphanContent::File { bytes, accessed_ns, modified_ns }
                                 }
@@ -270,7 +336,9 @@ impl System {
 fn write_pending(out: &mut Writer, pending: Option<&Pending>) {
     match pending {
         None => _ = out.u8(0),
-        Some(Pending::Write { fd, iovs, count, written }) => _ = out.u8(1).u32(*fd).u32(*iovs).u32(*count).u32(*written),
+        Some(Pending::Write { fd, iovs, count, written }) => {
+            _ = out.u8(1).u32(*fd).u32(*iovs).u32(*count).u32(*written)
+        }
         Some(Pending::Poll { subscriptions, events, count, deadlines_ns }) => {
             out.u8(2).u32(*subscriptions).u32(*events).u32(*count);
             deadlines_ns.iter().for_each(|deadline_ns| write_option(out, *deadline_ns));
@@ -380,6 +448,47 @@ fn read_found(input: &mut Reader) -> Result<Found, Malformed> {
     }
 }
 
+/// A descriptor's object as it is written.
+enum Described {
+    Stream(Standard),
+    File { mount: usize, kind: Filetype, offset: u64, found: Found },
+    Directory { mount: usize, preopened: bool, found: Found, listing: Option<Vec<Entry>> },
+}
+
+fn read_described(input: &mut Reader) -> Result<Described, Malformed> {
+    match input.u8()? {
+        0 => {
+            let standard = Standard::from_number(input.u8()?.into()).ok_or_else(|| input.malformed())?;
+            Ok(Described::Stream(standard))
+        }
+        1 => {
+            let (mount, kind, offset) = (input.u32()? as usize, kind(input)?, input.u64()?);
+            if kind == Filetype::Directory || offset > i64::MAX as u64 {
+                return Err(input.malformed());
+            }
+            Ok(Described::File { mount, kind, offset, found: read_found(input)? })
+        }
+        2 => {
+            let (mount, preopened, found) = (input.u32()? as usize, flag(input)?, read_found(input)?);
+            let mut listing = None;
+            if flag(input)? {
+                let mut entries = vec![];
+                for _ in 0..input.u32()? {
+                    entries.push(Entry { name: input.string()?, inode: input.u64()?, kind: kind(input)? });
+                }
+                listing = Some(entries);
+            }
+            Ok(Described::Directory { mount, preopened, found, listing })
+        }
+        _ => Err(input.malformed()),
+    }
+}
+
+/// A file's name as the program sees it.
+fn name_of(guest: &str, path: &str) -> String {
+    format!("{}/{path}", guest.trim_end_matches('/'))
+}
+
 impl System {
     /// The state of a process that is to be continued, with the files that it had open.
     pub fn restore(bytes: &[u8], resume: Resume) -> Result<System, RestoreError> {
@@ -443,62 +552,40 @@ impl System {
         &mut self, input: &mut Reader, fd: u32, rights: Rights, saved: &[SavedMount],
         orphans: (&[Orphan], &mut [Option<OpenId>]),
     ) -> Result<Object, RestoreError> {
-        let tag = input.u8()?;
-        if tag == 0 {
-            let standard = Standard::from_number(input.u8()?.into()).ok_or_else(|| input.malformed())?;
-            return Ok(Object::Stream(standard));
-        }
-        let mount = input.u32()? as usize;
+        let described = read_described(input)?;
+        let mount = match described {
+            Described::Stream(standard) => return Ok(Object::Stream(standard)),
+            Described::File { mount, .. } | Described::Directory { mount, .. } => mount,
+        };
         if mount >= self.mounts.len() {
             return Err(input.malformed().into());
         }
         let is_same_host = self.mounts[mount].host == saved[mount].host;
-        match tag {
-            1 => {
-                let (kind, offset) = (kind(input)?, input.u64()?);
-                if kind == Filetype::Directory || offset > i64::MAX as u64 {
-                    return Err(input.malformed().into());
-                }
+        let how = |kind, access| Open {
+            last_link: LastLink::Itself,
+            existence: Existence::Required,
+            kind,
+            access,
+            truncate: false,
+        };
+        match described {
+            Described::Stream(_) => unreachable!("it is dealt with above"),
+            Described::File { kind, offset, found, .. } => {
                 let reads = rights.contains(Rights::FD_READ);
                 let writes = Rights::FD_WRITE | Rights::FD_ALLOCATE | Rights::FD_FILESTAT_SET_SIZE;
-                let access = access(reads, rights.intersects(writes));
-                let how = Open {
-                    last_link: LastLink::Itself,
-                    existence: Existence::Required,
-                    kind: Kind::Any,
-                    access,
-                    truncate: false,
-                };
-                let found = read_found(input)?;
+                let how = how(Kind::Any, access(reads, rights.intersects(writes)));
                 let id = self.find(fd, mount, is_same_host, found, &how, Some(kind), orphans)?;
                 Ok(Object::File { at: At { mount, id }, kind, offset })
             }
-            2 => {
-                let preopened = flag(input)?;
-                let found = read_found(input)?;
-                let mut listing = None;
-                if flag(input)? {
-                    let mut entries = vec![];
-                    for _ in 0..input.u32()? {
-                        entries.push(Entry { name: input.string()?, inode: input.u64()?, kind: kind(input)? });
-                    }
-                    listing = Some(entries);
-                }
+            Described::Directory { preopened, found, listing, .. } => {
                 let root = self.mounts[mount].files.root();
                 if preopened {
                     return Ok(Object::Directory { at: At { mount, id: root }, preopened, listing });
                 }
-                let how = Open {
-                    last_link: LastLink::Itself,
-                    existence: Existence::Required,
-                    kind: Kind::Directory,
-                    access: abi::file::Access::Read,
-                    truncate: false,
-                };
+                let how = how(Kind::Directory, abi::file::Access::Read);
                 let id = self.find(fd, mount, is_same_host, found, &how, None, orphans)?;
                 Ok(Object::Directory { at: At { mount, id }, preopened, listing })
             }
-            _ => Err(input.malformed().into()),
         }
     }
 
@@ -519,7 +606,8 @@ impl System {
                     (Some(id), OrphanContent::Directory, None) => files.duplicate(id),
                     (None, OrphanContent::Directory, None) => files.orphan_directory(),
                     (None, OrphanContent::File { bytes, accessed_ns, modified_ns }, Some(_)) => {
-                        let times = SetTimes { accessed: SetTime::At(*accessed_ns), modified: SetTime::At(*modified_ns) };
+                        let times =
+                            SetTimes { accessed: SetTime::At(*accessed_ns), modified: SetTime::At(*modified_ns) };
                         files.orphan_file(bytes).inspect(|id| {
                             // That its times are other ones is no reason not to continue.
                             let _ = files.set_times(*id, times);
@@ -532,7 +620,7 @@ impl System {
                 return Ok(id);
             }
         };
-        let name = format!("{}/{path}", guest.trim_end_matches('/'));
+        let name = name_of(guest, &path);
         // The root has no name in itself.
         let relative = if path.is_empty() { "." } else { &path };
         let opened = match files.open(files.root(), relative, how) {
@@ -564,11 +652,9 @@ fn read_orphan(input: &mut Reader) -> Result<Orphan, Malformed> {
     let mount = input.u32()? as usize;
     let content = match flag(input)? {
         false => OrphanContent::Directory,
-        true => OrphanContent::File {
-            bytes: input.bytes()?.to_vec(),
-            accessed_ns: input.u64()?,
-            modified_ns: input.u64()?,
-        },
+        true => {
+            OrphanContent::File { bytes: input.bytes()?.to_vec(), accessed_ns: input.u64()?, modified_ns: input.u64()? }
+        }
     };
     Ok(Orphan { mount, content })
 }
