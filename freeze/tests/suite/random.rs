@@ -121,11 +121,50 @@ pub fn program(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(module.to_bytes())
 }
 
-/// The program of a seed. Lengths differ, so that small programs are among them.
+/// The program of a seed. Lengths differ, so that small programs are among them. In every third one all loops are large ones,
+/// which the rewriter treats in a way of its own.
 pub fn program_of_seed(seed: u64) -> Option<Vec<u8>> {
     let mut numbers = Numbers(seed);
     let length = 64 << numbers.below(7);
-    program(&numbers.bytes(length))
+    let wasm = program(&numbers.bytes(length))?;
+    Some(if seed % 3 == 1 { with_large_loops(&wasm) } else { wasm })
+}
+
+/// The same program with many instructions that do nothing at the beginning of each loop.
+fn with_large_loops(wasm: &[u8]) -> Vec<u8> {
+    const NOP: u8 = 0x01;
+    let mut module = wasm_encoder::Module::new();
+    let mut code = wasm_encoder::CodeSection::new();
+    let mut functions = 0;
+    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+        match payload.unwrap() {
+            wasmparser::Payload::CodeSectionEntry(body) => {
+                let mut bytes = wasm[body.range().start..].to_vec();
+                bytes.truncate(body.range().len());
+                let mut operators = body.get_operators_reader().unwrap();
+                let mut loops = vec![];
+                while !operators.eof() {
+                    if let wasmparser::Operator::Loop { .. } = operators.read().unwrap() {
+                        loops.push(operators.original_position() - body.range().start);
+                    }
+                }
+                for at in loops.into_iter().rev() {
+                    bytes.splice(at..at, [NOP; 9000]);
+                }
+                code.raw(&bytes);
+                if code.len() == functions {
+                    module.section(&code);
+                }
+            }
+            wasmparser::Payload::CodeSectionStart { count, .. } => functions = count,
+            payload => {
+                if let Some((id, range)) = payload.as_section() {
+                    module.section(&wasm_encoder::RawSection { id, data: &wasm[range] });
+                }
+            }
+        }
+    }
+    module.finish()
 }
 
 /// All that can be seen of a program's run.
