@@ -121,8 +121,8 @@ pub enum Place {
     Elsewhere(String),
 }
 
-/// A tree of files below one root. Paths are relative, have no NUL, and never lead out of the directory that they start from, neither
-/// by `..` nor by links: such a path is answered with [`Errno::NotCapable`].
+/// A tree of files below one root. Paths are relative, have no NUL, and never lead out of the directory that they start
+/// from, neither by `..` nor by links: such a path is answered with [`Errno::NotCapable`].
 ///
 /// An open directory is a place in the tree, and not a name: it stays valid when the directory is renamed.
 pub trait FileSystem: Send {
@@ -157,8 +157,8 @@ pub trait FileSystem: Send {
 
     fn sync(&mut self, id: OpenId, what: Durable) -> Result<(), Errno>;
 
-    /// All names in a directory as they are now, `.` and `..` first. The root's `..` is the root. Names that are not UTF-8 are left out,
-    /// since no path could name them.
+    /// All names in a directory as they are now, `.` and `..` first. The root's `..` is the root. Names that are not UTF-8
+    /// are left out, since no path could name them.
     fn list(&mut self, directory: OpenId) -> Result<Vec<Entry>, Errno>;
 
     fn stat_at(&mut self, directory: OpenId, path: &str, last_link: LastLink) -> Result<Stat, Errno>;

@@ -8,12 +8,10 @@
 use crate::errno;
 use abi::errno::Errno;
 use abi::file::{
-    Access, Durable, Entry, Existence, FileSystem, OpenId, Kind, LastLink, Open, Opened, Place, SetTime, SetTimes, Stat,
+    Access, Durable, Entry, Existence, FileSystem, Kind, LastLink, Open, OpenId, Opened, Place, SetTime, SetTimes, Stat,
 };
 use abi::wasi::{Advice, Filetype};
-use cap_fs_ext::{
-    DirExt, FileTypeExt, FollowSymlinks, OpenOptionsFollowExt, OpenOptionsMaybeDirExt, SystemTimeSpec,
-};
+use cap_fs_ext::{DirExt, FileTypeExt, FollowSymlinks, OpenOptionsFollowExt, OpenOptionsMaybeDirExt, SystemTimeSpec};
 use cap_std::fs::{Dir, FileType, Metadata, MetadataExt, OpenOptions, OpenOptionsExt};
 use cap_std::time::{Duration, SystemTime};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -47,8 +45,9 @@ impl HostDirectory {
     pub fn open(path: &Path) -> io::Result<HostDirectory> {
         let directory = Dir::open_ambient_dir(path, cap_std::ambient_authority())?;
         // cap-std opens directories only to look up names in them; this one is also synced and stamped.
-        let directory = open_in(&directory, ".", LastLink::Itself, Access::Read, Existence::Required, false, OFlags::DIRECTORY)
-            .map_err(|error| io::Error::other(error.to_string()))?;
+        let directory =
+            open_in(&directory, ".", LastLink::Itself, Access::Read, Existence::Required, false, OFlags::DIRECTORY)
+                .map_err(|error| io::Error::other(error.to_string()))?;
         Ok(HostDirectory { open: vec![Some(Held::Directory(Dir::from_std_file(directory)))], read_only: false })
     }
 
@@ -104,7 +103,8 @@ impl HostDirectory {
 
 /// Opens below a directory. Nothing that could wait (a pipe without its other end) does so.
 fn open_in(
-    directory: &Dir, path: &str, last_link: LastLink, access: Access, existence: Existence, truncate: bool, flags: OFlags,
+    directory: &Dir, path: &str, last_link: LastLink, access: Access, existence: Existence, truncate: bool,
+    flags: OFlags,
 ) -> Result<File, Errno> {
     let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
     let mut options = OpenOptions::new();
@@ -186,9 +186,8 @@ impl FileSystem for HostDirectory {
     fn open(&mut self, directory: OpenId, path: &str, how: &Open) -> Result<Opened, Errno> {
         let directory = self.directory(directory)?;
         let flags = if how.kind == Kind::Directory { OFlags::DIRECTORY } else { OFlags::empty() };
-        let open = |access, existence, truncate| {
-            open_in(directory, path, how.last_link, access, existence, truncate, flags)
-        };
+        let open =
+            |access, existence, truncate| open_in(directory, path, how.last_link, access, existence, truncate, flags);
         let mut existence = how.existence;
         if self.read_only {
             let found = match open(Access::Read, Existence::Required, false) {
@@ -206,7 +205,8 @@ impl FileSystem for HostDirectory {
         }
         // cap-std makes files only for writing, so a file to be read is first looked for, as it may not be writable at all.
         let file = match (existence, how.access) {
-            (Existence::Created, Access::Read) if !how.truncate => match open(Access::Read, Existence::Required, false) {
+            (Existence::Created, Access::Read) if !how.truncate => match open(Access::Read, Existence::Required, false)
+            {
                 Err(Errno::NoEnt) => open(Access::ReadWrite, Existence::Created, false),
                 result => result,
             },
@@ -344,7 +344,8 @@ impl FileSystem for HostDirectory {
                     }
                     let mut kind = entry.file_type();
                     if kind == rustix::fs::FileType::Unknown
-                        && let Ok(stat) = rustix::fs::statat(directory, entry.file_name(), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+                        && let Ok(stat) =
+                            rustix::fs::statat(directory, entry.file_name(), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
                     {
                         kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
                     }

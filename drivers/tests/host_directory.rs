@@ -147,7 +147,9 @@ fn a_link_out_is_only_a_link() {
     let place = Place::new();
     let mut files = place.mount();
     let root = files.root();
-    for (name, content) in [("up", "../outside/secret".to_string()), ("abs", place.outside("secret").to_str().unwrap().into())] {
+    for (name, content) in
+        [("up", "../outside/secret".to_string()), ("abs", place.outside("secret").to_str().unwrap().into())]
+    {
         symlink(&content, place.inside(name)).unwrap();
         for how in [READ, WRITE, CREATE, Open { truncate: true, ..WRITE }] {
             assert_eq!(files.open(root, name, &how), Err(Errno::NotCapable), "{name} {how:?}");
@@ -388,7 +390,14 @@ fn content_is_read_written_and_appended() {
     assert!(stat.accessed_ns > 5_000_000_007 && stat.born_ns.is_some_and(|born_ns| born_ns > 5_000_000_007));
     let metadata = fs::metadata(place.inside("file")).unwrap();
     assert_eq!((stat.device, stat.inode, stat.links), (metadata.dev(), metadata.ino(), 1));
-    files.set_times_at(files.root(), "file", LastLink::Itself, SetTimes { accessed: SetTime::At(3), modified: SetTime::Keep }).unwrap();
+    files
+        .set_times_at(
+            files.root(),
+            "file",
+            LastLink::Itself,
+            SetTimes { accessed: SetTime::At(3), modified: SetTime::Keep },
+        )
+        .unwrap();
     assert_eq!(files.stat(file).map(|stat| (stat.accessed_ns, stat.modified_ns)), Ok((3, 5_000_000_007)));
     files.close(file);
     assert_eq!(files.stat(file), Err(Errno::BadF));
@@ -401,7 +410,8 @@ fn a_listing_is_whole_and_keeps_what_is_above_to_itself() {
     let place = Place::new();
     symlink("file", place.inside("link")).unwrap();
     fs::write(place.inside("na\u{ef}ve"), "").unwrap();
-    fs::write(place.inside("").join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff")), "").unwrap();
+    fs::write(place.inside("").join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff")), "")
+        .unwrap();
     let mut files = place.mount();
     let entries = files.list(files.root()).unwrap();
     let names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
@@ -454,7 +464,10 @@ fn what_is_open_is_found_again() {
     // This is what Linux calls it now.
     fs::write(place.inside("back (deleted)"), "another").unwrap();
     let Ok(abi::file::Place::Unlinked(name)) = files.locate(file) else { panic!("it has no name") };
-    assert_eq!(Path::new(&name), place.inside("back").canonicalize().unwrap_or(fs::canonicalize(place.inside("")).unwrap().join("back")));
+    assert_eq!(
+        Path::new(&name),
+        place.inside("back").canonicalize().unwrap_or(fs::canonicalize(place.inside("")).unwrap().join("back"))
+    );
     fs::remove_dir_all(place.inside("moved (deleted)")).unwrap();
     assert!(matches!(files.locate(sub), Ok(abi::file::Place::Unlinked(_))));
     assert_eq!(files.list(sub).map(|entries| entries.len()), Ok(2));

@@ -6,7 +6,8 @@ use super::{Pending, Progress, System, Wait};
 use abi::errno::Errno;
 use abi::file::{Direction, Durable, Entry, Interest, SetTime, SetTimes, Stat};
 use abi::wasi::{
-    Advice, Fdflags, Filetype, Fstflags, Preopentype, Riflags, Rights, Sdflags, Whence, dirent, fdstat, filestat, prestat,
+    Advice, Fdflags, Filetype, Fstflags, Preopentype, Riflags, Rights, Sdflags, Whence, dirent, fdstat, filestat,
+    prestat,
 };
 
 /// The end of what a file's position can be.
@@ -64,9 +65,7 @@ impl System {
         Ok(())
     }
 
-    pub fn fd_fdstat_set_rights(
-        &mut self, _: &mut Memory, fd: u32, rights: u64, inheriting: u64,
-    ) -> Result<(), Errno> {
+    pub fn fd_fdstat_set_rights(&mut self, _: &mut Memory, fd: u32, rights: u64, inheriting: u64) -> Result<(), Errno> {
         let descriptor = self.table.get_mut(fd)?;
         // Rights that do not exist are rights that it does not have.
         let rights = Rights::from_raw(rights).ok_or(Errno::NotCapable)?;
@@ -323,9 +322,7 @@ impl System {
 
     // Positions.
 
-    pub fn fd_seek(
-        &mut self, memory: &mut Memory, fd: u32, delta: i64, whence: u32, result: u32,
-    ) -> Result<(), Errno> {
+    pub fn fd_seek(&mut self, memory: &mut Memory, fd: u32, delta: i64, whence: u32, result: u32) -> Result<(), Errno> {
         let descriptor = self.table.get(fd)?;
         let whence = u8::try_from(whence).ok().and_then(Whence::from_raw).ok_or(Errno::Inval)?;
         if let Object::Stream(_) = descriptor.object {
@@ -404,9 +401,7 @@ impl System {
         }
     }
 
-    pub fn fd_advise(
-        &mut self, _: &mut Memory, fd: u32, offset: u64, length: u64, advice: u32,
-    ) -> Result<(), Errno> {
+    pub fn fd_advise(&mut self, _: &mut Memory, fd: u32, offset: u64, length: u64, advice: u32) -> Result<(), Errno> {
         let advice = u8::try_from(advice).ok().and_then(Advice::from_raw);
         self.table.get(fd)?;
         let advice = advice.ok_or(Errno::Inval)?;

@@ -1,9 +1,9 @@
 //! `path_*`: what is done with names.
 
+use super::System;
 use super::file::{set_times, write_stat};
 use super::memory::Memory;
 use super::table::{At, DIRECTORY_RIGHTS, Descriptor, FILE_RIGHTS, Object};
-use super::System;
 use abi::errno::Errno;
 use abi::file::{Access, Existence, Kind, LastLink, Open};
 use abi::wasi::{Fdflags, Filetype, Lookupflags, Oflags, Rights, filestat};

@@ -218,7 +218,8 @@ struct World {
 impl World {
     fn new() -> World {
         let time = Time { monotonic_ns: Arc::new(AtomicU64::new(5_000)), date_ns: DATE_NS };
-        let (input, output, error) = (Far::new(StreamKind::Pipe), Far::new(StreamKind::Pipe), Far::new(StreamKind::Terminal));
+        let (input, output, error) =
+            (Far::new(StreamKind::Pipe), Far::new(StreamKind::Pipe), Far::new(StreamKind::Terminal));
         let script = Script {
             events: Default::default(),
             waited: Default::default(),

@@ -58,7 +58,9 @@ fn clocks_tell_the_processs_own_time() {
     assert_eq!(time(&mut guest, 1), Ok(1_000_000_100));
     assert_eq!((time(&mut guest, 2), time(&mut guest, 3)), (Ok(50), Ok(50)));
     assert_eq!(time(&mut guest, 4), Err(Errno::Inval));
-    for (id, resolution) in [(0, Ok(1)), (1, Ok(1)), (2, Ok(2)), (3, Ok(3)), (4, Err(Errno::Inval)), (u32::MAX, Err(Errno::Inval))] {
+    for (id, resolution) in
+        [(0, Ok(1)), (1, Ok(1)), (2, Ok(2)), (3, Ok(3)), (4, Err(Errno::Inval)), (u32::MAX, Err(Errno::Inval))]
+    {
         let answer = guest.call(|system, memory| system.clock_res_get(memory, id, RESULT));
         assert_eq!(answer.map(|()| guest.u64(RESULT)), resolution, "{id}");
     }
@@ -183,8 +185,15 @@ fn the_kind_of_a_descriptor_comes_before_its_rights() {
             _ => None,
         }),
         ("a directory", |name| match name {
-            "fd_advise" | "fd_allocate" | "fd_filestat_set_size" | "fd_pread" | "fd_pwrite" | "fd_read" | "fd_seek"
-            | "fd_tell" | "fd_write" => Some(Errno::IsDir),
+            "fd_advise"
+            | "fd_allocate"
+            | "fd_filestat_set_size"
+            | "fd_pread"
+            | "fd_pwrite"
+            | "fd_read"
+            | "fd_seek"
+            | "fd_tell"
+            | "fd_write" => Some(Errno::IsDir),
             name if name.starts_with("sock_") => Some(Errno::NotSock),
             // What is to be removed is a file.
             "path_remove_directory" => Some(Errno::NotDir),
@@ -206,7 +215,10 @@ fn the_kind_of_a_descriptor_comes_before_its_rights() {
             let answer = call(&mut guest.system, &mut Memory::new(&mut guest.memory));
             match expected(name) {
                 Some(expected) => assert_eq!(answer, Err(expected), "{name} on {kind}"),
-                None => assert!(!matches!(answer, Err(Errno::NotDir | Errno::IsDir | Errno::SPipe | Errno::NotSock)), "{name} on {kind}: {answer:?}"),
+                None => assert!(
+                    !matches!(answer, Err(Errno::NotDir | Errno::IsDir | Errno::SPipe | Errno::NotSock)),
+                    "{name} on {kind}: {answer:?}"
+                ),
             }
         }
         std::fs::write(world.path("abc"), "content").unwrap();

@@ -120,7 +120,8 @@ fn what_is_opened_has_what_was_asked_for_and_can_be() {
     assert_eq!(guest.fdstat(file), Ok((4, 4, READ_WRITE.raw(), READ_WRITE.raw())));
     let file = guest.open_with(root, 0, "file", 0, Rights::FD_READ | Rights::PATH_OPEN, Rights::FD_SEEK, 0).unwrap();
     assert_eq!(guest.fdstat(file), Ok((4, 0, 2, 4)));
-    let dir = guest.open_with(root, 0, "dir", DIRECTORY, Rights::FD_READ | Rights::FD_SEEK, Rights::PATH_OPEN, 0).unwrap();
+    let dir =
+        guest.open_with(root, 0, "dir", DIRECTORY, Rights::FD_READ | Rights::FD_SEEK, Rights::PATH_OPEN, 0).unwrap();
     assert_eq!(guest.fdstat(dir), Ok((3, 0, 0, 1 << 13)));
     assert_eq!(guest.open(root, "dir", DIRECTORY, Rights::FD_READ | Rights::FD_WRITE), Err(Errno::IsDir));
     assert_eq!(guest.open(root, ".", 0, Rights::FD_WRITE), Err(Errno::IsDir));

@@ -96,7 +96,10 @@ fn an_exit_is_an_exit() {
         ("(call $exit (call $raise (i32.const 18)))", Errno::NotSup.raw().into()),
         ("(drop (call $raise (i32.const 6)))", 134),
         // No answer is more than 16 bits, and a bad address is an answer.
-        ("(call $exit (call $write (i32.const 1) (i32.const -8) (i32.const 2) (i32.const 0)))", Errno::Fault.raw().into()),
+        (
+            "(call $exit (call $write (i32.const 1) (i32.const -8) (i32.const 2) (i32.const 0)))",
+            Errno::Fault.raw().into(),
+        ),
     ] {
         assert_eq!(start(&engine, &world, &program(body)).run().unwrap(), Stop::Exited(expected), "{body}");
     }

@@ -29,7 +29,8 @@ fn a_process_keeps_what_it_was_given() {
     let saved = Saved::read(&bytes).unwrap();
     assert_eq!(saved.args, ["prog", "", "\u{e4}rg"]);
     assert_eq!(saved.env, ["A=1=2", "EMPTY="]);
-    let mounts: Vec<_> = saved.mounts.iter().map(|mount| (mount.guest.as_str(), mount.host.as_str(), mount.read_only)).collect();
+    let mounts: Vec<_> =
+        saved.mounts.iter().map(|mount| (mount.guest.as_str(), mount.host.as_str(), mount.read_only)).collect();
     assert_eq!(mounts, [("/data", "data", false), ("other", "other", false)]);
     // On a host whose clocks began at another time: the process's clocks go on, the date is the date.
     let mut resume = world.resume();
@@ -261,7 +262,10 @@ fn unread_input_is_read_first() {
     world.input.lock().unwrap().ended = true;
     let bytes = guest.system.save().unwrap();
     assert_eq!((guest.read(0, 100), guest.read(0, 100)), (Ok(b"last".to_vec()), Ok(vec![])));
-    *world.input.lock().unwrap() = Far { input: b"of another process".iter().copied().collect(), ..Arc::into_inner(Far::new(StreamKind::Pipe)).unwrap().into_inner().unwrap() };
+    *world.input.lock().unwrap() = Far {
+        input: b"of another process".iter().copied().collect(),
+        ..Arc::into_inner(Far::new(StreamKind::Pipe)).unwrap().into_inner().unwrap()
+    };
     let mut guest = Guest { system: System::restore(&bytes, world.resume()).unwrap(), memory: guest.memory };
     assert_eq!((guest.read(0, 100), guest.read(0, 100)), (Ok(b"last".to_vec()), Ok(vec![])));
     let mut guest = world.reborn(&mut guest);

@@ -224,13 +224,35 @@ fn a_subscription_that_is_wrong_is_an_event() {
     let (badf, inval, notsup, notcapable) = (8, 28, 58, 76);
     let clock = |id, flags| Timeout { id, timeout_ns: 5, flags };
     let events = guest.poll(&[
-        Read(99), Write(u32::MAX), Unknown(0), clock(4, 0), clock(1, 2), clock(2, 0), clock(3, 1), Read(blind), Read(deaf),
-        Write(deaf), Read(1), Write(0), Read(DATA), clock(1, 0),
+        Read(99),
+        Write(u32::MAX),
+        Unknown(0),
+        clock(4, 0),
+        clock(1, 2),
+        clock(2, 0),
+        clock(3, 1),
+        Read(blind),
+        Read(deaf),
+        Write(deaf),
+        Read(1),
+        Write(0),
+        Read(DATA),
+        clock(1, 0),
     ]);
     let errors: Vec<_> = events.unwrap().into_iter().map(|event| (event.0 - 1000, event.1, event.2)).collect();
     let expected = [
-        (0, badf, 1), (1, badf, 2), (2, inval, 3), (3, inval, 0), (4, inval, 0), (5, notsup, 0), (6, notsup, 0),
-        (7, notcapable, 1), (8, notcapable, 1), (9, notcapable, 2), (10, notcapable, 1), (11, notcapable, 2),
+        (0, badf, 1),
+        (1, badf, 2),
+        (2, inval, 3),
+        (3, inval, 0),
+        (4, inval, 0),
+        (5, notsup, 0),
+        (6, notsup, 0),
+        (7, notcapable, 1),
+        (8, notcapable, 1),
+        (9, notcapable, 2),
+        (10, notcapable, 1),
+        (11, notcapable, 2),
         (12, notcapable, 1),
     ];
     assert_eq!(errors, expected);
@@ -251,7 +273,8 @@ fn an_interrupted_timeout_does_not_begin_anew() {
     let clock = Timeout { id: 1, timeout_ns: 1000, flags: 0 };
     world.then(&[Event::Time(300), Event::Interrupt]);
     let count = guest.subscribe(&[clock, Read(0)]);
-    let poll = |guest: &mut Guest| guest.issue(|system, memory| system.poll_oneoff(memory, BUFFER, EVENTS, count, RESULT));
+    let poll =
+        |guest: &mut Guest| guest.issue(|system, memory| system.poll_oneoff(memory, BUFFER, EVENTS, count, RESULT));
     assert_eq!(poll(&mut guest), Ended::Interrupted);
     assert!(matches!(guest.system.pending, Some(Pending::Poll { .. })));
     world.script.time.pass(200);
