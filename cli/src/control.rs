@@ -18,8 +18,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// Of this protocol. Another number is refused.
@@ -177,7 +177,9 @@ fn serve(mut stream: UnixStream, answerer: &dyn Answerer) {
             };
             answerer.answer(request, &mut working)
         }
-        Err(error) => Answer { reply: Reply::Refused { why: format!("not a request: {error}"), help: None }, sent: None },
+        Err(error) => {
+            Answer { reply: Reply::Refused { why: format!("not a request: {error}"), help: None }, sent: None }
+        }
     };
     let _ = send(&mut stream, &answer.reply);
     drop(answer.sent);
@@ -224,7 +226,9 @@ fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> std::io::Result<T> {
 }
 
 /// A socket's path may have 107 bytes only; through an open directory any path is short enough.
-fn at_short_path<T>(path: &std::path::Path, act: impl FnOnce(&std::path::Path) -> std::io::Result<T>) -> std::io::Result<T> {
+fn at_short_path<T>(
+    path: &std::path::Path, act: impl FnOnce(&std::path::Path) -> std::io::Result<T>,
+) -> std::io::Result<T> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(ErrorKind::InvalidInput.into());
     };
@@ -245,7 +249,8 @@ pub struct Connection {
 pub fn connect(pid: u32) -> Result<Option<Connection>> {
     let path = directories::runtime()?.join(format!("{pid}.sock"));
     let failure = |error: std::io::Error| {
-        Failure::new(status::FAILED, format!("cannot reach process {pid}")).because(format!("{}: {error}", path.display()))
+        Failure::new(status::FAILED, format!("cannot reach process {pid}"))
+            .because(format!("{}: {error}", path.display()))
     };
     let stream = match at_short_path(&path, |short| UnixStream::connect(short)) {
         Ok(stream) => stream,
@@ -303,9 +308,8 @@ impl Connection {
 /// The process ids of the user's running programs, in order. Some may have died meanwhile.
 pub fn running() -> Result<Vec<u32>> {
     let directory = directories::runtime()?;
-    let entries = std::fs::read_dir(&directory).map_err(|error| {
-        Failure::new(status::FAILED, format!("cannot read {}", directory.display())).because(error)
-    })?;
+    let entries = std::fs::read_dir(&directory)
+        .map_err(|error| Failure::new(status::FAILED, format!("cannot read {}", directory.display())).because(error))?;
     let pid = |entry: std::fs::DirEntry| entry.file_name().to_str()?.strip_suffix(".sock")?.parse().ok();
     let mut pids: Vec<u32> = entries.flatten().filter_map(pid).collect();
     pids.sort_unstable();

@@ -41,7 +41,7 @@ pub type Result<T> = std::result::Result<T, Failure>;
 
 impl Failure {
     pub fn new(status: u8, what: impl Display) -> Failure {
-        Failure { what: what.to_string(), causes: None, help: None, status }
+        Failure { what: lines(what), causes: None, help: None, status }
     }
 
     /// Adds the reason of the reason given last.
@@ -50,12 +50,12 @@ impl Failure {
         while let Some(cause) = end {
             end = &mut cause.next;
         }
-        *end = Some(Box::new(Cause { text: why.to_string(), next: None }));
+        *end = Some(Box::new(Cause { text: lines(why), next: None }));
         self
     }
 
     pub fn help(mut self, help: impl Display) -> Failure {
-        self.help = Some(help.to_string());
+        self.help = Some(lines(help));
         self
     }
 
@@ -80,6 +80,10 @@ impl Failure {
     pub fn print(self) {
         eprintln!("{:?}", miette::Report::new(self));
     }
+}
+
+fn lines(text: impl Display) -> String {
+    text.to_string().split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
 impl Display for Failure {
@@ -119,6 +123,11 @@ pub fn install() {
     };
     // Fails only if it was done before.
     let _ = miette::set_hook(Box::new(handler));
+}
+
+/// Text that may come from anywhere (a program, an image), so that it cannot play with the reader's terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// A word as a shell takes it.

@@ -46,7 +46,9 @@ impl Freeze {
                 crate::print(&done)?;
                 Ok(0)
             }
-            Reply::Refused { why, help } => Err(help.into_iter().fold(Failure::new(status::FAILED, why), Failure::help)),
+            Reply::Refused { why, help } => {
+                Err(help.into_iter().fold(Failure::new(status::FAILED, why), Failure::help))
+            }
             other => Err(Failure::new(status::FAILED, format!("process {pid} answered something else: {other:?}"))),
         }
     }
@@ -55,7 +57,11 @@ impl Freeze {
 fn not_running(pid: u32) -> Failure {
     let failure = Failure::new(status::FAILED, format!("process {pid} is not a program that una runs for you"));
     let exists = std::path::Path::new(&format!("/proc/{pid}")).exists();
-    let failure = if exists { failure.because("it does not listen for una") } else { failure.because("there is no such process") };
+    let failure = if exists {
+        failure.because("it does not listen for una")
+    } else {
+        failure.because("there is no such process")
+    };
     failure.help("see which there are: una ps")
 }
 

@@ -68,7 +68,8 @@ pub fn write<E: From<std::io::Error>>(
 ) -> Result<Written, E> {
     let directory = directory_of(path);
     let mut unnamed = Unnamed::create(&directory, path)?;
-    let mut out = BufWriter::with_capacity(1 << 20, Hashing { file: &unnamed.file, hasher: blake3::Hasher::new(), bytes: 0 });
+    let mut out =
+        BufWriter::with_capacity(1 << 20, Hashing { file: &unnamed.file, hasher: blake3::Hasher::new(), bytes: 0 });
     fill(&mut out)?;
     let Hashing { hasher, bytes, .. } = out.into_inner().map_err(|error| error.into_error())?;
     let written = Written { bytes, hash: hasher.finalize() };

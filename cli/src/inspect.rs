@@ -1,7 +1,7 @@
 //! `una inspect`: what is in an image, without continuing it.
 
 use crate::control::Mounted;
-use crate::failure::{Failure, Result, quoted, status};
+use crate::failure::{Failure, Result, printable, quoted, status};
 use crate::program::EngineArgument;
 use crate::{freeze, print, program, thaw};
 use clap::Args;
@@ -61,10 +61,17 @@ struct Descriptor {
 #[derive(Serialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 enum What {
-    Stream { stream: &'static str },
+    Stream {
+        stream: &'static str,
+    },
     /// Without a path it had been removed, and is in the image itself.
-    File { path: Option<String>, offset_bytes: u64 },
-    Directory { path: Option<String> },
+    File {
+        path: Option<String>,
+        offset_bytes: u64,
+    },
+    Directory {
+        path: Option<String>,
+    },
 }
 
 #[derive(Serialize)]
@@ -81,7 +88,8 @@ impl Inspect {
         };
         let facts = image.facts().map_err(failure)?;
         let saved = wasi::Saved::read(image.system().map_err(failure)?).map_err(|error| failure(error.into()))?;
-        let inventory = wasi::Saved::inventory(image.system().map_err(failure)?).map_err(|error| failure(error.into()))?;
+        let inventory =
+            wasi::Saved::inventory(image.system().map_err(failure)?).map_err(|error| failure(error.into()))?;
         let content_bytes = image.check_rest().map_err(|error| failure(error.into()))?;
         let frames = self.frames(&image);
         let mounts = thaw::had(&saved);
@@ -178,5 +186,5 @@ fn describe(inspection: &Inspection) -> String {
         }
         (None, because) => lines.push(("stopped in", format!("unknown: {}", because.as_deref().unwrap_or("?")))),
     }
-    lines.iter().map(|(label, value)| format!("{label:<12} {value}\n")).collect()
+    lines.iter().map(|(label, value)| format!("{label:<12} {}\n", printable(value))).collect()
 }

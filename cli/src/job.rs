@@ -41,7 +41,8 @@ pub struct World {
 
 impl World {
     pub fn of_this_process() -> Result<World> {
-        let failure = |error: std::io::Error| Failure::new(status::UNA, "cannot use the standard streams").because(error);
+        let failure =
+            |error: std::io::Error| Failure::new(status::UNA, "cannot use the standard streams").because(error);
         Ok(World {
             stdin: Box::new(HostStream::standard_input().map_err(failure)?),
             stdout: Box::new(HostStream::standard_output().map_err(failure)?),
@@ -76,7 +77,10 @@ struct Order {
 enum Asker {
     /// The person at the terminal.
     Signal,
-    Control { reply: mpsc::Sender<Reply>, sent: mpsc::Receiver<()> },
+    Control {
+        reply: mpsc::Sender<Reply>,
+        sent: mpsc::Receiver<()>,
+    },
 }
 
 impl Job {
@@ -186,7 +190,10 @@ impl Order {
         };
         match self.asker {
             Asker::Control { reply: answer, sent } => {
-                if matches!(reply, Reply::Frozen { .. }) && afterwards == Afterwards::End && std::io::stderr().is_terminal() {
+                if matches!(reply, Reply::Frozen { .. })
+                    && afterwards == Afterwards::End
+                    && std::io::stderr().is_terminal()
+                {
                     tell_frozen(image);
                 }
                 // Who does not listen any more need not be told.

@@ -16,7 +16,8 @@ pub struct Man {
 impl Man {
     pub fn execute(self) -> Result<u8> {
         let failure = |error: std::io::Error| {
-            Failure::new(status::FAILED, format!("cannot write manual pages to {}", self.directory.display())).because(error)
+            Failure::new(status::FAILED, format!("cannot write manual pages to {}", self.directory.display()))
+                .because(error)
         };
         std::fs::create_dir_all(&self.directory).map_err(failure)?;
         let command = crate::CommandLine::command().disable_help_subcommand(true);

@@ -54,7 +54,9 @@ pub fn open(arguments: &[MountArgument]) -> Result<Vec<Mount>> {
         let MountArgument { host, guest, read_only } = argument;
         let failure = || Failure::new(status::UNA, format!("cannot mount {host} at {guest}"));
         if mounts.iter().any(|mount| mount.guest == *guest) {
-            return Err(failure().because("another directory is mounted there").help("give each --mount its own /path"));
+            return Err(failure()
+                .because("another directory is mounted there")
+                .help("give each --mount its own /path"));
         }
         let path = std::path::absolute(host).map_err(|error| failure().because(error))?;
         let opened = if *read_only { HostDirectory::open_read_only(&path) } else { HostDirectory::open(&path) };
@@ -64,7 +66,10 @@ pub fn open(arguments: &[MountArgument]) -> Result<Vec<Mount>> {
                 std::io::ErrorKind::NotFound => failure.help(format!("make it: mkdir -p {}", quoted(host))),
                 std::io::ErrorKind::NotADirectory => failure.help(match Path::new(host).parent() {
                     Some(parent) if parent != Path::new("") => {
-                        format!("mount the directory that it is in: --mount {}={guest}", quoted(&parent.to_string_lossy()))
+                        format!(
+                            "mount the directory that it is in: --mount {}={guest}",
+                            quoted(&parent.to_string_lossy())
+                        )
                     }
                     _ => format!("mount the directory that it is in: --mount .={guest}"),
                 }),
@@ -78,11 +83,8 @@ pub fn open(arguments: &[MountArgument]) -> Result<Vec<Mount>> {
 }
 
 pub fn describe(mounts: &[Mount]) -> Vec<Mounted> {
-    let describe = |mount: &Mount| Mounted {
-        guest: mount.guest.clone(),
-        host: mount.host.clone(),
-        read_only: mount.read_only,
-    };
+    let describe =
+        |mount: &Mount| Mounted { guest: mount.guest.clone(), host: mount.host.clone(), read_only: mount.read_only };
     mounts.iter().map(describe).collect()
 }
 

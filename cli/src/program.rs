@@ -108,7 +108,9 @@ pub fn load(engine: &Engine, wasm: Arc<[u8]>, path: &Path, freezing: Freezing) -
 fn advice(error: &LoadError, path: &Path) -> Option<String> {
     let file = quoted(&path.to_string_lossy());
     Some(match error {
-        LoadError::Empty | LoadError::Truncated { .. } => "get the file again; it may not have been copied to its end".into(),
+        LoadError::Empty | LoadError::Truncated { .. } => {
+            "get the file again; it may not have been copied to its end".into()
+        }
         LoadError::NotWasm { looks_like: Some(kind), .. } if kind.contains("ELF") => {
             "compile it for WebAssembly, for example: clang --target=wasm32-wasi".into()
         }
@@ -124,7 +126,9 @@ fn advice(error: &LoadError, path: &Path) -> Option<String> {
         LoadError::Threads { .. } => "build it without threads (wasm32-wasip1, not wasm32-wasip1-threads)".into(),
         LoadError::UnknownImport { .. } => "una provides WASI preview 1, module `wasi_snapshot_preview1`".into(),
         LoadError::OldWasi { .. } => "build it again with a compiler made after 2020".into(),
-        LoadError::ImportedMemory { .. } => "build it so that it exports a memory of its own: ld without --import-memory".into(),
+        LoadError::ImportedMemory { .. } => {
+            "build it so that it exports a memory of its own: ld without --import-memory".into()
+        }
         LoadError::Reactor { .. } | LoadError::NoStart { .. } | LoadError::StartType { .. } => {
             "build it as a command, with a main function (for clang, without -mexec-model=reactor)".into()
         }

@@ -1,7 +1,7 @@
 //! `una ps`: the programs that una runs for this user.
 
 use crate::control::{self, Description, Reply, Request};
-use crate::failure::{Result, quoted};
+use crate::failure::{Result, printable, quoted};
 use crate::{job, print};
 use clap::Args;
 use serde::Serialize;
@@ -26,7 +26,10 @@ struct List {
 enum Process {
     Running(Description),
     /// It is there, but does not answer: it may be stopped.
-    Silent { pid: u32, why: String },
+    Silent {
+        pid: u32,
+        why: String,
+    },
 }
 
 impl Ps {
@@ -63,13 +66,18 @@ fn table(processes: &[Process]) -> String {
         rows.push(match process {
             Process::Running(Description { pid, name, arguments, engine, started_ms, .. }) => {
                 let command = arguments.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
-                [pid.to_string(), name.clone(), duration(job::now_ms().saturating_sub(*started_ms)), engine.clone(), command]
+                [
+                    pid.to_string(),
+                    name.clone(),
+                    duration(job::now_ms().saturating_sub(*started_ms)),
+                    engine.clone(),
+                    command,
+                ]
             }
-            Process::Silent { pid, why } => {
-                [pid.to_string(), "?".into(), "?".into(), "?".into(), format!("({why})")]
-            }
+            Process::Silent { pid, why } => [pid.to_string(), "?".into(), "?".into(), "?".into(), format!("({why})")],
         });
     }
+    rows.iter_mut().flatten().for_each(|cell| *cell = printable(cell));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..5).map(width).collect();
     let mut text = String::new();

@@ -96,7 +96,10 @@ impl Thaw {
                 let line = format!("una thaw {} {}", list.join(" "), quoted(&self.image.to_string_lossy()));
                 let guests: Vec<&str> = needed.iter().map(|mount| mount.guest.as_str()).collect();
                 return Err(cannot()
-                    .because(format!("the program had directories ({}), and was not frozen by you on this machine", guests.join(", ")))
+                    .because(format!(
+                        "the program had directories ({}), and was not frozen by you on this machine",
+                        guests.join(", ")
+                    ))
                     .help(format!("say which directories it may have, for example those that it had: {line}")));
             }
         }
@@ -151,7 +154,11 @@ pub fn open(path: &Path) -> Result<Image<BufReader<File>>> {
     let file = File::open(path).map_err(|error| {
         let missing = error.kind() == std::io::ErrorKind::NotFound;
         let failure = failure().because(error);
-        if missing { failure.help("images are made by `una freeze PID FILE` and `una run --image FILE`") } else { failure }
+        if missing {
+            failure.help("images are made by `una freeze PID FILE` and `una run --image FILE`")
+        } else {
+            failure
+        }
     })?;
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
         return Err(failure().because("it is a directory"));
@@ -164,8 +171,12 @@ pub fn open(path: &Path) -> Result<Image<BufReader<File>>> {
 
 fn image_help(error: &ImageError) -> Option<&'static str> {
     Some(match error {
-        ImageError::NotAnImage => "images are made by `una freeze PID FILE` and `una run --image FILE`; programs are run by `una run`",
-        ImageError::Version { .. } | ImageError::OtherRewriter { .. } => "continue it with the version of una that made it",
+        ImageError::NotAnImage => {
+            "images are made by `una freeze PID FILE` and `una run --image FILE`; programs are run by `una run`"
+        }
+        ImageError::Version { .. } | ImageError::OtherRewriter { .. } => {
+            "continue it with the version of una that made it"
+        }
         ImageError::Truncated { .. } | ImageError::Damaged { .. } => "get the file again; this copy of it is not whole",
         _ => return None,
     })

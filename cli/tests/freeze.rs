@@ -127,12 +127,16 @@ fn the_program_is_found_or_asked_for() {
     // On another machine it is not there, unless it is in the image.
     std::fs::remove_dir_all(house.path("home")).unwrap();
     let hash = blake3::hash(&wasm).to_hex().to_string();
-    house.done(&["thaw", "image"]).expect_error(125, &[&hash, "not on this machine", "una thaw --program PROG.wasm image"]);
+    house
+        .done(&["thaw", "image"])
+        .expect_error(125, &[&hash, "not on this machine", "una thaw --program PROG.wasm image"]);
     house.done_with(&["thaw", "whole"], "z\n").expect(0, "z\n");
     house.write("again.wasm", &wasm);
     house.done_with(&["thaw", "--program", "again.wasm", "image"], "z\n").expect(0, "z\n");
     house.program("other.wasm", &programs::hello());
-    house.done(&["thaw", "--program", "other.wasm", "image"]).expect_error(125, &["another program than other.wasm", &hash]);
+    house
+        .done(&["thaw", "--program", "other.wasm", "image"])
+        .expect_error(125, &["another program than other.wasm", &hash]);
 }
 
 /// An image that came from elsewhere gets no directory that it names itself.
@@ -182,11 +186,15 @@ fn places_where_no_image_can_be() {
     running.say("x\n");
     running.expect_line("x");
     let pid = running.pid();
-    house.done(&["freeze", &pid, "notes.txt"]).expect_error(1, &["a file of this name that is no image", "choose another name"]);
+    house
+        .done(&["freeze", &pid, "notes.txt"])
+        .expect_error(1, &["a file of this name that is no image", "choose another name"]);
     assert_eq!(house.read("notes.txt"), "my notes");
     house.done(&["freeze", &pid, "directory"]).expect_error(1, &["it is a directory"]);
     house.done(&["freeze", &pid, "absent/image"]).expect_error(1, &["No such file or directory", "make the directory"]);
-    house.done(&["run", "--image", "notes.txt", "cat.wasm"]).expect_error(125, &["a file of this name that is no image"]);
+    house
+        .done(&["run", "--image", "notes.txt", "cat.wasm"])
+        .expect_error(125, &["a file of this name that is no image"]);
     if !house::is_root() {
         house.done(&["freeze", &pid, "/image"]).expect_error(1, &["Permission denied"]);
     }
@@ -219,7 +227,13 @@ fn two_freezes_at_once() {
         for (done, image) in done.iter().zip(["a", "b"]) {
             assert_eq!(done.status == 0, exists(&house.path(image)));
             if done.status != 0 {
-                let said = ["being frozen already", "has ended", "ended meanwhile", "not a program that una runs", "no answer"];
+                let said = [
+                    "being frozen already",
+                    "has ended",
+                    "ended meanwhile",
+                    "not a program that una runs",
+                    "no answer",
+                ];
                 assert!(said.iter().any(|said| done.err.contains(said)), "{}", done.err);
             }
         }
@@ -290,7 +304,10 @@ fn a_full_disk() {
     }
     let house = House::new();
     std::fs::create_dir(house.path("small")).unwrap();
-    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "none"]).arg(house.path("small")).status();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=64k", "none"])
+        .arg(house.path("small"))
+        .status();
     if !mounted.is_ok_and(|status| status.success()) {
         eprintln!("skipped: no file system can be mounted here");
         return;

@@ -52,8 +52,12 @@ fn what_is_no_image() {
     house.write("image", "some text");
     for command in ["thaw", "inspect"] {
         let status = if command == "thaw" { 125 } else { 1 };
-        house.done(&[command, "image"]).expect_error(status, &["cannot read image", "not an una image", "una freeze PID FILE"]);
-        house.done(&[command, "absent"]).expect_error(status, &["cannot read absent", "No such file", "una freeze PID FILE"]);
+        house
+            .done(&[command, "image"])
+            .expect_error(status, &["cannot read image", "not an una image", "una freeze PID FILE"]);
+        house
+            .done(&[command, "absent"])
+            .expect_error(status, &["cannot read absent", "No such file", "una freeze PID FILE"]);
         house.done(&[command, "."]).expect_error(status, &["it is a directory"]);
     }
     // A program is no image.
@@ -94,13 +98,31 @@ fn inspection_tells_what_is_inside() {
     let house = House::new();
     house.write("d/in", "");
     house.program("count.wasm", &programs::counting(0, 1_000_000));
-    let mut running = house.start(&["run", "--mount", "d=/d:ro", "--env", "A=b c", "--name", "my count", "count.wasm", "an argument"]);
+    let mut running = house.start(&[
+        "run",
+        "--mount",
+        "d=/d:ro",
+        "--env",
+        "A=b c",
+        "--name",
+        "my count",
+        "count.wasm",
+        "an argument",
+    ]);
     running.expect_line("0");
     house.done(&["freeze", &running.pid(), "image"]);
     assert_eq!(running.end().status, 148);
     let done = house.done(&["inspect", "image"]);
     assert_eq!(done.status, 0, "{}", done.err);
-    for part in ["my count", "count.wasm 'an argument'", "'A=b c'", "/d (was ", "read only", "called from  count", "not in the image"] {
+    for part in [
+        "my count",
+        "count.wasm 'an argument'",
+        "'A=b c'",
+        "/d (was ",
+        "read only",
+        "called from  count",
+        "not in the image",
+    ] {
         assert!(done.out.contains(part), "{part}: {}", done.out);
     }
     let json: serde_json::Value = serde_json::from_str(&house.done(&["inspect", "--json", "image"]).out).unwrap();
@@ -114,7 +136,12 @@ fn inspection_tells_what_is_inside() {
     // Without the program all is known but where it stopped.
     std::fs::remove_dir_all(house.path("home")).unwrap();
     let done = house.done(&["inspect", "image"]);
-    assert!(done.status == 0 && done.out.contains("my count") && done.out.contains("unknown: "), "{}{}", done.out, done.err);
+    assert!(
+        done.status == 0 && done.out.contains("my count") && done.out.contains("unknown: "),
+        "{}{}",
+        done.out,
+        done.err
+    );
     let done = house.done(&["inspect", "--program", "count.wasm", "image"]);
     assert!(done.out.contains("called from  count"), "{}{}", done.out, done.err);
 }

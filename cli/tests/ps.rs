@@ -33,7 +33,8 @@ fn running_programs_are_listed() {
 
     let json: serde_json::Value = serde_json::from_str(&house.done(&["ps", "--json"]).out).unwrap();
     assert_eq!(json["schema"], "una.ps/1");
-    let process = |pid: &str| json["processes"].as_array().unwrap().iter().find(|p| p["pid"].to_string() == pid).unwrap();
+    let process =
+        |pid: &str| json["processes"].as_array().unwrap().iter().find(|p| p["pid"].to_string() == pid).unwrap();
     let found = process(&first.pid());
     assert_eq!(found["state"], "running");
     assert_eq!(found["arguments"], serde_json::json!(["cat.wasm", "a b"]));
@@ -43,6 +44,24 @@ fn running_programs_are_listed() {
     first.end().expect(0, "");
     second.end().expect(0, "");
     assert_eq!(house.list("run/una"), [""; 0]);
+}
+
+/// What a program calls itself is shown, not obeyed.
+#[test]
+fn names_cannot_play_with_the_terminal() {
+    let house = House::new();
+    house.program("cat.wasm", &programs::cat());
+    let mut running = house.start(&["run", "--name", "\x1b[31mred", "cat.wasm", "\x1b]0;title\x07", "two\nlines"]);
+    running.say("x\n");
+    running.expect_line("x");
+    let listed = house.done(&["ps"]).out;
+    house.done(&["freeze", &running.pid(), "image"]);
+    assert_eq!(running.end().status, 148);
+    for text in [listed, house.done(&["inspect", "image"]).out] {
+        assert!(!text.contains(['\x1b', '\x07']) && !text.contains("two\nlines"), "{text:?}");
+        assert!(text.contains(r"\u{1b}[31mred") && text.contains(r"two\nlines"), "{text}");
+    }
+    house.done(&["run", "\x1b[2J.wasm"]).expect_error(127, &[r"cannot run \u{1b}[2J.wasm"]);
 }
 
 #[test]
@@ -80,9 +99,20 @@ fn hostile_bytes() {
         (message(r#"{"version":99,"request":"describe"}"#), "protocol version 99; this is version 1"),
         (message(r#"{"version":1,"request":"destroy"}"#), "unknown variant `destroy`"),
         (message(r#"{"version":1,"request":"freeze"}"#), "missing field"),
-        (message(&format!("{{\"version\":1,\"request\":{}", "[".repeat(30_000) + &"]".repeat(30_000) + "}")), "recursion limit exceeded"),
-        (message(r#"{"version":1,"request":"freeze","image":"/proc/self/mem","with_program":false,"afterwards":"end"}"#), "cannot freeze into /proc/self/mem"),
-        (message(r#"{"version":1,"request":"freeze","image":"","with_program":false,"afterwards":"end"}"#), "cannot freeze into"),
+        (
+            message(&format!("{{\"version\":1,\"request\":{}", "[".repeat(30_000) + &"]".repeat(30_000) + "}")),
+            "recursion limit exceeded",
+        ),
+        (
+            message(
+                r#"{"version":1,"request":"freeze","image":"/proc/self/mem","with_program":false,"afterwards":"end"}"#,
+            ),
+            "cannot freeze into /proc/self/mem",
+        ),
+        (
+            message(r#"{"version":1,"request":"freeze","image":"","with_program":false,"afterwards":"end"}"#),
+            "cannot freeze into",
+        ),
     ];
     for (bytes, expected) in cases {
         let mut stream = UnixStream::connect(&path).unwrap();

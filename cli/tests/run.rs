@@ -43,7 +43,11 @@ fn streams_of_any_kind_pass_through() {
 
     house.write("in", &much);
     let file = |name: &str| std::fs::File::create(house.path(name)).unwrap();
-    let status = house.una(&["run", "cat.wasm"]).stdin(std::fs::File::open(house.path("in")).unwrap()).stdout(file("out")).status();
+    let status = house
+        .una(&["run", "cat.wasm"])
+        .stdin(std::fs::File::open(house.path("in")).unwrap())
+        .stdout(file("out"))
+        .status();
     assert!(status.unwrap().success());
     assert_eq!(house.read("out"), much);
 }
@@ -91,7 +95,11 @@ fn directories_with_rights_and_without_escape() {
         let done = house.done(&["run", "--mount", "d=/d", "print.wasm"]);
         assert_eq!(done.out, "");
         // The last goes through what is not there, which may be said first (ENOENT, 44).
-        assert!(done.status == NOTCAPABLE || (outside.starts_with('x') && done.status == 144), "{outside}: {}", done.status);
+        assert!(
+            done.status == NOTCAPABLE || (outside.starts_with('x') && done.status == 144),
+            "{outside}: {}",
+            done.status
+        );
     }
 
     house.program("create.wasm", &programs::creating("new"));
@@ -113,7 +121,9 @@ fn mounts_that_cannot_be() {
     run("file=/d").expect_error(125, &["cannot mount file at /d", "--mount .=/d"]);
     run("nothing").expect_error(125, &["expected HOST=/path", "--mount"]);
     run(".=/a/../b").expect_error(125, &["must be a plain one"]);
-    house.done(&["run", "--mount", ".=/d", "--mount", "file=/d", "hello.wasm"]).expect_error(125, &["another directory is mounted there"]);
+    house
+        .done(&["run", "--mount", ".=/d", "--mount", "file=/d", "hello.wasm"])
+        .expect_error(125, &["another directory is mounted there"]);
 }
 
 #[test]
@@ -125,7 +135,10 @@ fn a_trap_names_the_functions() {
     );
     for engine in ["native", "pulley"] {
         let done = house.done(&["run", "--engine", engine, "trap.wasm"]);
-        done.expect_error(134, &["`unreachable` instruction executed", "in deep", "called from middle", "called from start"]);
+        done.expect_error(
+            134,
+            &["`unreachable` instruction executed", "in deep", "called from middle", "called from start"],
+        );
     }
     house.program(
         "deep.wasm",

@@ -178,7 +178,9 @@ impl Outside {
         }
         match self.imports.iter().find(unknown) {
             None => Ok(()),
-            Some(Import { module, .. }) if module == "wasi_unstable" => Err(LoadError::OldWasi { module: module.clone() }),
+            Some(Import { module, .. }) if module == "wasi_unstable" => {
+                Err(LoadError::OldWasi { module: module.clone() })
+            }
             Some(Import { module, name, ty: TypeRef::Memory(_) }) => {
                 Err(LoadError::ImportedMemory { import: format!("{module} {name}") })
             }
@@ -214,7 +216,9 @@ impl Outside {
 /// Who made a program that imports this, if the name tells that it wants JavaScript around it.
 fn javascript_host(module: &str, name: &str) -> Option<&'static str> {
     let emscripten = |name: &str| {
-        ["emscripten_", "_emscripten_", "invoke_", "__syscall_", "_embind_", "_emval_"].iter().any(|p| name.starts_with(p))
+        ["emscripten_", "_emscripten_", "invoke_", "__syscall_", "_embind_", "_emval_"]
+            .iter()
+            .any(|p| name.starts_with(p))
             || ["__cxa_throw", "_abort_js", "_tzset_js", "__assert_fail"].contains(&name)
     };
     match module {
@@ -236,7 +240,10 @@ mod tests {
     fn check(wasm: &[u8], expected: &str) {
         let provided = |module: &str, name: &str| module == "wasi_snapshot_preview1" && name == "fd_write";
         let found = examine(wasm, provided).map_or_else(|error| error.to_string(), |()| String::new());
-        assert!(found.starts_with(expected) && found.is_empty() == expected.is_empty(), "{found:?}, expected {expected:?}");
+        assert!(
+            found.starts_with(expected) && found.is_empty() == expected.is_empty(),
+            "{found:?}, expected {expected:?}"
+        );
     }
 
     #[track_caller]
@@ -293,7 +300,10 @@ mod tests {
     #[test]
     fn programs_without_a_start() {
         check_text(r#"(module)"#, "the program has no `_start` to run: it exports no function");
-        check_text(r#"(module (func (export "add")))"#, "the program has no `_start` to run: it is a library that exports `add`");
+        check_text(
+            r#"(module (func (export "add")))"#,
+            "the program has no `_start` to run: it is a library that exports `add`",
+        );
         check_text(r#"(module (func (export "_initialize")))"#, "a reactor");
         check_text(r#"(module (func (export "_start") (param i32)))"#, "`_start` has the wrong type: (i32) -> ()");
         check_text(r#"(module (memory (export "_start") 1))"#, "the program has no `_start`");

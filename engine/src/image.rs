@@ -2,8 +2,8 @@
 
 use crate::error::ThawError;
 use crate::process::Stage;
-use freeze::image::{Reader, State};
 use freeze::ImageError;
+use freeze::image::{Reader, State};
 use std::io::Read;
 
 // Names of attachments.

@@ -117,11 +117,12 @@ impl Engine {
         let interrupt = resume.waiter.interrupt();
         let system = wasi::System::restore(image.system()?, resume)?;
         let mut store = self.store(system);
-        let thawed = freezable.thaw_reader(&mut store, &self.linker, &mut image.reader).map_err(|error| match error {
-            freeze::ProgramError::Image(error) => ThawError::Image(error),
-            freeze::ProgramError::Engine(error) => ThawError::Engine(error),
-            freeze::ProgramError::Rewrite(error) => ThawError::Engine(wasmtime::Error::new(error)),
-        })?;
+        let thawed =
+            freezable.thaw_reader(&mut store, &self.linker, &mut image.reader).map_err(|error| match error {
+                freeze::ProgramError::Image(error) => ThawError::Image(error),
+                freeze::ProgramError::Engine(error) => ThawError::Engine(error),
+                freeze::ProgramError::Rewrite(error) => ThawError::Engine(wasmtime::Error::new(error)),
+            })?;
         thawed.process.listen(&mut store);
         let (body, stage) = (Body::Freezable(thawed.process), facts.stage);
         Ok(Process { store, program: program.clone(), body, stage, facts, interrupt })
@@ -133,7 +134,8 @@ impl Process {
     /// a program may recurse does not depend on who calls this.
     pub fn run(&mut self) -> Result<Stop, RunError> {
         std::thread::scope(|scope| {
-            let runner = std::thread::Builder::new().name("program".into()).stack_size(WASM_STACK_BYTES + HOST_STACK_BYTES);
+            let runner =
+                std::thread::Builder::new().name("program".into()).stack_size(WASM_STACK_BYTES + HOST_STACK_BYTES);
             let running = runner.spawn_scoped(scope, || self.run_here()).map_err(RunError::Thread)?;
             running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
@@ -204,10 +206,8 @@ impl Process {
         }
         let system = self.store.data_mut().system.save().map_err(|error| SaveError::System(error.to_string()))?;
         let facts = Facts { stage: self.stage, ..self.facts.clone() };
-        let mut attachments = BTreeMap::from([
-            (image::SYSTEM.to_string(), system),
-            (image::FACTS.to_string(), facts.to_bytes()),
-        ]);
+        let mut attachments =
+            BTreeMap::from([(image::SYSTEM.to_string(), system), (image::FACTS.to_string(), facts.to_bytes())]);
         if with_program {
             attachments.insert(image::PROGRAM.to_string(), self.program.wasm().to_vec());
         }

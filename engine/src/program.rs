@@ -50,9 +50,7 @@ impl Program {
 
 impl Engine {
     /// Rewrites and compiles a program, or finds it in the cache. `progress` is told of long work.
-    pub fn load(
-        &self, wasm: impl Into<Arc<[u8]>>, progress: &mut dyn FnMut(Progress),
-    ) -> Result<Program, LoadError> {
+    pub fn load(&self, wasm: impl Into<Arc<[u8]>>, progress: &mut dyn FnMut(Progress)) -> Result<Program, LoadError> {
         let wasm = wasm.into();
         let hash = blake3::hash(&wasm);
         let key = self.freezable_key(&hash);
@@ -124,7 +122,8 @@ impl Engine {
     }
 
     fn freezable_key(&self, program: &blake3::Hash) -> Key {
-        let rewriting = Rewriting::Freezable { version: freeze::VERSION, options: freeze::Options::for_engine(&self.wasmtime) };
+        let rewriting =
+            Rewriting::Freezable { version: freeze::VERSION, options: freeze::Options::for_engine(&self.wasmtime) };
         Key::new(program, &self.wasmtime, rewriting)
     }
 
@@ -132,9 +131,7 @@ impl Engine {
         self.cache.as_ref()?.find(key).and_then(make)
     }
 
-    fn turn(
-        &self, key: &Key, wasm: &[u8], progress: &mut dyn FnMut(Progress),
-    ) -> Option<crate::cache::Turn> {
+    fn turn(&self, key: &Key, wasm: &[u8], progress: &mut dyn FnMut(Progress)) -> Option<crate::cache::Turn> {
         let total = wasm.len() as u64;
         Some(self.cache.as_ref()?.take_turn(key, || progress(Progress { phase: Phase::Waiting, done: 0, total })))
     }
@@ -181,7 +178,9 @@ impl Engine {
 fn rewrite_error(error: RewriteError) -> LoadError {
     match error {
         RewriteError::Invalid { message, offset } => LoadError::Invalid { message, offset: offset as u64 },
-        RewriteError::Unsupported { function, construct } => LoadError::Unfreezable { function: Some(function), construct },
+        RewriteError::Unsupported { function, construct } => {
+            LoadError::Unfreezable { function: Some(function), construct }
+        }
         RewriteError::UnsupportedModule { construct } => LoadError::Unfreezable { function: None, construct },
     }
 }
@@ -194,7 +193,9 @@ fn function_names(wasm: &[u8]) -> Vec<(u32, String)> {
         let KnownCustom::Name(section) = section.as_known() else { continue };
         for part in section.into_iter().map_while(Result::ok) {
             if let Name::Function(map) = part {
-                names.extend(map.into_iter().map_while(Result::ok).map(|naming| (naming.index, naming.name.to_string())));
+                names.extend(
+                    map.into_iter().map_while(Result::ok).map(|naming| (naming.index, naming.name.to_string())),
+                );
             }
         }
     }

@@ -49,9 +49,7 @@ struct Bodies {
 }
 
 /// Does `compile`, which compiles this module, and tells `progress` of it.
-pub(crate) fn watch<T: Send>(
-    wasm: &[u8], progress: &mut dyn FnMut(Progress), compile: impl FnOnce() -> T + Send,
-) -> T {
+pub(crate) fn watch<T: Send>(wasm: &[u8], progress: &mut dyn FnMut(Progress), compile: impl FnOnce() -> T + Send) -> T {
     static LOGGING: Once = Once::new();
     LOGGING.call_once(|| {
         // A program with another logger goes without counting.
@@ -93,7 +91,8 @@ impl Bodies {
             match payload {
                 Payload::ImportSection(section) => {
                     let functions = section.into_imports().map_while(Result::ok);
-                    let functions = functions.filter(|import| matches!(import.ty, TypeRef::Func(_) | TypeRef::FuncExact(_)));
+                    let functions =
+                        functions.filter(|import| matches!(import.ty, TypeRef::Func(_) | TypeRef::FuncExact(_)));
                     bodies.imported = functions.count() as u32;
                 }
                 Payload::CodeSectionEntry(body) => bodies.sizes.push(body.range().len() as u64),

@@ -282,7 +282,9 @@ fn where_a_process_stopped() {
     let frames = engine.backtrace(program.wasm(), Image::open(&image[..]).unwrap().state()).unwrap();
     let names: Vec<_> = frames.iter().map(|frame| frame.name.as_deref().unwrap_or("-")).collect();
     assert_eq!(names, ["read", "ask", "middle", "-"]);
-    assert!(engine.backtrace(b"another program", Image::open(&image_of_spinning(&engine)[..]).unwrap().state()).is_err());
+    assert!(
+        engine.backtrace(b"another program", Image::open(&image_of_spinning(&engine)[..]).unwrap().state()).is_err()
+    );
 }
 
 fn image_of_spinning(engine: &Engine) -> Vec<u8> {

@@ -56,7 +56,9 @@ pub fn program(body: &str) -> String {
 }
 
 pub fn hello() -> String {
-    program(r#"(data (i32.const 1024) "hello\n") (func (export "_start") (call $write (i32.const 1) (i32.const 1024) (i32.const 6)))"#)
+    program(
+        r#"(data (i32.const 1024) "hello\n") (func (export "_start") (call $write (i32.const 1) (i32.const 1024) (i32.const 6)))"#,
+    )
 }
 
 pub fn exiting(status: u32) -> String {
