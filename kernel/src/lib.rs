@@ -167,6 +167,8 @@ impl Kernel {
         let next = match self.processes.get(me) {
             Some(Process { state: process::State::Doomed { exit, .. }, .. }) => {
                 let exit = *exit;
+                // It is back already.
+                effects.retain(|effect| !matches!(effect, Effect::Interrupt { process, .. } if *process == me));
                 self.end(me, exit, effects);
                 Next::Ended
             }

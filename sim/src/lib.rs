@@ -8,6 +8,7 @@
 //!   machine    the node and its world        bodies     model processes
 //!   disk       a journal that tears          checkers   what must be true
 //!   runs       what one seed plays           torn       one service alone at a disk that tears
+//!   scenario   small protocols as readable text
 //! ```
 
 pub mod bodies;
@@ -17,5 +18,6 @@ pub mod history;
 pub mod machine;
 pub mod random;
 pub mod runs;
+pub mod scenario;
 pub mod torn;
 pub mod tree;
