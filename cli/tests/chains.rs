@@ -110,6 +110,30 @@ const RESVG: Guest = Guest {
     ..guest("resvg")
 };
 
+const GCC: Guest = Guest {
+    origin: Origin::Published,
+    arguments: &["-quiet", "-O2", "/data/input.cc", "-o", "/data/output.s"],
+    files: Files::Given { name: "input.cc", content: templates },
+    ..guest("gcc-avr")
+};
+
+/// Enough for a compiler to do.
+fn templates() -> String {
+    let mut source = String::from(
+        "template <int N> struct F { static constexpr long v = N * F<N - 1>::v % 1000003 + N; };\n\
+         template <> struct F<0> { static constexpr long v = 1; };\n\
+         template <class T, int N> struct Row { T at[N]; T sum() const { T s = 0; for (T x : at) s += x; return s; } };\n",
+    );
+    for number in 1..120 {
+        source += &format!(
+            "long f{number}(const Row<long, {number}> &row, int n) {{\n  long s = F<{number}>::v;\n  for (int i = 0; i < n; i++) \
+             switch ((i * s + {number}) % 7) {{ case 0: s += row.sum(); break; case 3: s ^= i << 3; break; default: s -= i; }}\n  \
+             return s;\n}}\n"
+        );
+    }
+    source
+}
+
 /// Enough for a bundler to do.
 fn javascript() -> String {
     let function = |number: usize| {
@@ -189,6 +213,12 @@ mod published_at_night {
     #[ignore = "needs `cargo xtask fetch`"]
     fn esbuild() {
         freeze_often(&ESBUILD, 300, &[Engine::Native]);
+    }
+
+    #[test]
+    #[ignore = "needs `cargo xtask fetch`"]
+    fn gcc() {
+        freeze_often(&GCC, 300, &[Engine::Native]);
     }
 
     #[test]
