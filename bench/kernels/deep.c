@@ -11,7 +11,9 @@ static __attribute__((noinline)) unsigned down(unsigned depth, unsigned value) {
             value = value * 1664525 + 1013904223 + work;
         return value;
     }
-    return down(depth - 1, value * 31 + depth) ^ depth;
+    // What is done after the call keeps the compiler from making a loop of it.
+    unsigned below = down(depth - 1, value * 31 + depth);
+    return below * 31 + (depth ^ below >> 7);
 }
 
 int main(int count, char **arguments) {
