@@ -2,6 +2,7 @@
 
 use miette::Diagnostic;
 use std::fmt::Display;
+use std::io::Write;
 
 /// The status that `una` ends with. `docs/exit-codes` and `una help` say the same.
 pub mod status {
@@ -78,7 +79,9 @@ impl Failure {
 
     /// Prints it on standard error, for people.
     pub fn print(self) {
-        eprintln!("{:?}", miette::Report::new(self));
+        // In one piece, so that nothing that a program prints comes between its lines.
+        let text = format!("{:?}", miette::Report::new(self));
+        let _ = std::io::stderr().write_all(format!("{}\n", text.trim_end()).as_bytes());
     }
 }
 

@@ -110,7 +110,7 @@ fn ctrl_z_that_fails_leaves_the_program_running() {
     terminal.see("one\r\none\r\n");
     std::fs::remove_dir(house.path("d")).unwrap();
     terminal.type_in("\x1a");
-    terminal.see("cannot freeze into");
+    terminal.see("help: make the directory, or choose another\r\n");
     terminal.type_in("two\n");
     terminal.see("two\r\ntwo\r\n");
     terminal.type_in("\x04");
