@@ -2,7 +2,6 @@
 
 use abi::call::{Outcome, SystemCall};
 use abi::ids::{ProcessId, Time};
-use abi::process::Exit;
 use std::fmt::{Debug, Write};
 
 /// One thing that happened at the border between a process and the kernel.
@@ -23,7 +22,6 @@ pub enum Seen {
     Asked(SystemCall),
     Got(Outcome),
     Ended,
-    Exited(Exit),
 }
 
 /// Everything that was hashed so far (FNV-1a over its text). Equal for equal runs; the way to see that a seed decides all.

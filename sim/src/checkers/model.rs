@@ -73,6 +73,8 @@ struct Promise {
     port: Thing,
     subject: Subject,
     handle: Option<HandleId>,
+    /// The kernel has said that it will come.
+    sure: bool,
     received: bool,
     /// Its handle was closed: it may come, if it was on its way, or not.
     given_up: bool,
@@ -105,7 +107,7 @@ pub struct Model {
     tables: BTreeMap<ProcessId, BTreeMap<HandleId, Held>>,
     pending: BTreeMap<ProcessId, SystemCall>,
     /// By sender and bytes, in the order of asking: what is asked again has the same bytes.
-    offers: BTreeMap<(ProcessId, Bytes2), Vec<Offer>>,
+    offers: BTreeMap<(ProcessId, Content), Vec<Offer>>,
     /// The offer that each process waits for, and the offers behind handles to calls.
     current: BTreeMap<ProcessId, OfferKey>,
     begun: BTreeMap<Thing, OfferKey>,
@@ -126,11 +128,11 @@ pub struct Model {
     maybe_taken: BTreeMap<Thing, u64>,
 }
 
-/// Bytes with an order.
-type Bytes2 = Vec<u8>;
+/// The bytes of a message, with an order.
+type Content = Vec<u8>;
 
 /// The sender and the bytes, and which of those.
-type OfferKey = ((ProcessId, Bytes2), usize);
+type OfferKey = ((ProcessId, Content), usize);
 
 impl Model {
     pub fn new(devices: u16) -> Model {
@@ -178,7 +180,6 @@ impl Model {
                 self.ended(process);
                 Ok(())
             }
-            Seen::Exited(_) => Ok(()),
         }
     }
 
@@ -214,6 +215,7 @@ impl Model {
                         port,
                         subject,
                         handle: None,
+                        sure: true,
                         received: false,
                         given_up: false,
                     });
@@ -485,7 +487,8 @@ impl Model {
                 let index = self.promises.iter().rposition(mine).expect("it was noted when it was asked for");
                 match result {
                     Ok(handle) => {
-                        self.promises[index].handle = Some(*handle);
+                        let promise = &mut self.promises[index];
+                        (promise.handle, promise.sure) = (Some(*handle), true);
                         let held = self.new_held(Kind::Watch);
                         self.put(process, *handle, held)
                     }
@@ -540,7 +543,16 @@ impl Model {
     fn promise(&mut self, owner: ProcessId, notify: &abi::message::Notify, subject: Subject) {
         let port = self.held(owner, notify.port).map_or(Thing(0), |held| held.thing);
         let token = notify.token;
-        self.promises.push(Promise { owner, token, port, subject, handle: None, received: false, given_up: false });
+        self.promises.push(Promise {
+            owner,
+            token,
+            port,
+            subject,
+            handle: None,
+            sure: false,
+            received: false,
+            given_up: false,
+        });
     }
 
     fn received(&mut self, process: ProcessId, at: Time, port: HandleId, received: &Received) -> Checked {
@@ -819,7 +831,8 @@ impl Model {
                 Subject::Time(at) => at <= kernel.now(),
                 Subject::Other => false,
             };
-            if due && !promise.received && !promise.given_up && self.tables.contains_key(&promise.owner) {
+            if due && promise.sure && !promise.received && !promise.given_up && self.tables.contains_key(&promise.owner)
+            {
                 missing.entry(promise.port).or_insert((0, promise)).0 += 1;
             }
         }
