@@ -757,8 +757,6 @@ impl Process {
             let more = size.checked_sub(present).filter(|more| more % page == 0);
             let more = more.ok_or_else(|| unfit(format!("memory {index} cannot have {size} bytes")))?;
             memory.grow(&mut *store, more / page).map_err(|_| unfit(format!("memory {index} cannot have {size} bytes")))?;
-            // What the program's own data segments wrote is not part of the image.
-            memory.data_mut(&mut *store)[..present as usize].fill(0);
         }
         let function = |process: &Process, store: &mut _, index: Option<u32>| -> Result<Option<Func>, ProgramError> {
             let Some(index) = index else { return Ok(None) };
@@ -826,12 +824,25 @@ impl Process {
         self.frames.data_mut(&mut *store)[FRAMES_BASE as usize..end].copy_from_slice(&state.frames);
         self.top.set(&mut *store, Val::I32(end as i32)).map_err(ProgramError::Engine)?;
         self.stopped = true;
+        self.empty_memories(&mut *store);
         while let Some(Piece { memory, offset, bytes }) = image.piece()? {
             let memory = self.memory(&mut *store, memory).expect("the reader checks the memory's index");
             // The reader checks that the piece lies inside the memory, which has the image's size by now.
             memory.data_mut(&mut *store)[offset as usize..offset as usize + bytes.len()].copy_from_slice(&bytes);
         }
         Ok(())
+    }
+
+    /// Makes zero what the instance began with: it is not part of the image.
+    fn empty_memories(&self, mut store: impl AsContextMut) {
+        for (index, start, bytes) in &self.program.map().filled {
+            let Some(memory) = self.memory(&mut store, *index) else { continue };
+            let data = memory.data_mut(&mut store);
+            let end = start.saturating_add(*bytes).min(data.len() as u64);
+            if *start < end {
+                data[*start as usize..end as usize].fill(0);
+            }
+        }
     }
 }
 

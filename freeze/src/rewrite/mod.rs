@@ -11,7 +11,7 @@ use crate::error::RewriteError;
 use wasmparser::ValType;
 
 /// Changes whenever the same input may give other output; an image is pinned to it.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// How a rewritten program learns that it should stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,6 +94,9 @@ pub struct Map {
     pub program: [u8; 32],
     /// Per memory (original index): is it imported?
     pub memories: Vec<bool>,
+    /// What is in the memories of a new instance: (memory, first byte, bytes), by active data segments; all of an imported memory
+    /// and of one with a segment whose place is not a constant.
+    pub filled: Vec<(u32, u64, u64)>,
     /// Globals to save: (index, type), mutable ones that the module defines or imports.
     pub globals: Vec<(u32, ValType)>,
     /// Tables that the program can change or that are exported, thus to be saved.
@@ -170,6 +173,12 @@ impl Map {
         });
         out.0.extend_from_slice(&self.program);
         out.bits(&self.memories);
+        out.u32(self.filled.len() as u32);
+        for (memory, start, bytes) in &self.filled {
+            out.u32(*memory);
+            out.u64(*start);
+            out.u64(*bytes);
+        }
         out.list(&self.globals.iter().map(|(index, _)| *index).collect::<Vec<_>>());
         for (_, ty) in &self.globals {
             out.u32(global_type_code(*ty));
@@ -205,6 +214,10 @@ impl Map {
         };
         let program = input.take(32)?.try_into().ok()?;
         let memories = input.bits()?;
+        let mut filled = vec![];
+        for _ in 0..input.u32()? {
+            filled.push((input.u32()?, input.u64()?, input.u64()?));
+        }
         let mut globals = vec![];
         for index in input.list()? {
             globals.push((index, ValType::I32));
@@ -216,6 +229,7 @@ impl Map {
             options: Options { poll, entry },
             program,
             memories,
+            filled,
             globals,
             tables: input.list()?,
             referable: input.list()?,
@@ -311,6 +325,9 @@ impl Writer {
     pub fn u32(&mut self, value: u32) {
         self.0.extend_from_slice(&value.to_le_bytes());
     }
+    fn u64(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
     pub fn list(&mut self, values: &[u32]) {
         self.u32(values.len() as u32);
         for value in values {
@@ -336,6 +353,9 @@ impl<'a> Reader<'a> {
     }
     pub fn u32(&mut self) -> Option<u32> {
         Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
     pub fn list(&mut self) -> Option<Vec<u32>> {
         let count = self.u32()? as usize;

@@ -416,6 +416,7 @@ pub(super) fn rewrite(wasm: &[u8], options: &Options) -> Result<Rewritten, Rewri
         options: options.clone(),
         program: blake3::hash(wasm).into(),
         memories: (0..source.memories.len()).map(|index| (index as u32) < source.imported_memories).collect(),
+        filled: filled(&source)?,
         globals: source
             .globals
             .iter()
@@ -432,6 +433,28 @@ pub(super) fn rewrite(wasm: &[u8], options: &Options) -> Result<Rewritten, Rewri
     };
     let wasm = assemble(&source, &scans, &map, &layout, rewritten)?;
     Ok(Rewritten { wasm, map })
+}
+
+/// Where a new instance has something in its memories.
+fn filled(source: &Source) -> Result<Vec<(u32, u64, u64)>, RewriteError> {
+    let mut filled: Vec<(u32, u64, u64)> = (0..source.imported_memories).map(|memory| (memory, 0, u64::MAX)).collect();
+    let Some(range) = source.data_section.clone() else { return Ok(filled) };
+    let reader = wasmparser::BinaryReader::new(&source.wasm[range.clone()], range.start);
+    for segment in wasmparser::DataSectionReader::new(reader)? {
+        let segment = segment?;
+        let wasmparser::DataKind::Active { memory_index, offset_expr } = segment.kind else { continue };
+        let mut ops = offset_expr.get_operators_reader();
+        let place = match (ops.read()?, ops.read()?) {
+            (wasmparser::Operator::I32Const { value }, wasmparser::Operator::End) => Some(value as u32 as u64),
+            (wasmparser::Operator::I64Const { value }, wasmparser::Operator::End) => Some(value as u64),
+            _ => None,
+        };
+        filled.push(match place {
+            Some(start) => (memory_index, start, segment.data.len() as u64),
+            None => (memory_index, 0, u64::MAX),
+        });
+    }
+    Ok(filled)
 }
 
 /// Which error is reported must not depend on which thread was first: that a module is invalid comes before that a function of

@@ -155,8 +155,29 @@ pub fn check(engines: &Engines, wat: &str) -> Result<(), String> {
 pub fn programs() -> Vec<(&'static str, String)> {
     let mut all: Vec<(&'static str, String)> = PROGRAMS.iter().map(|(name, wat)| (*name, wat.to_string())).collect();
     all.push(("large loops", large_loops()));
+    all.push(("data segments that were overwritten by zeros", CLEARED.to_string()));
     all
 }
+
+/// Memory that is zero is not in an image, and a new instance has its data segments' content there.
+const CLEARED: &str = r#"(module
+  (import "host" "say" (func $say (param i32)))
+  (memory 1)
+  (memory $second 1)
+  (global $place i32 (i32.const 4096))
+  (data (i32.const 8) "\01\02\03\04")
+  (data (i32.const 65532) "\05\06\07\08")
+  (data (memory $second) (global.get $place) "\09\0a\0b\0c")
+  (func (export "run") (result i32) (local $i i32)
+    (i32.store (i32.const 8) (i32.const 0))
+    (i32.store (i32.const 65532) (i32.const 0))
+    (i32.store $second (i32.const 4096) (i32.const 0))
+    (loop $again
+      (call $say (i32.load (i32.const 8)))
+      (call $say (i32.load (i32.const 65532)))
+      (call $say (i32.load $second (i32.const 4096)))
+      (br_if $again (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 5))))
+    (local.get $i)))"#;
 
 /// A loop of more code than fits a continuation is continued in its loop function; nested ones too.
 fn large_loops() -> String {
