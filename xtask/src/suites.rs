@@ -17,9 +17,15 @@ pub fn ci() -> Outcome {
     test()
 }
 
-/// One build of everything, in the one profile, then every test.
+/// One build of everything, in the one profile, then every test; last, the tests of the tests.
 pub fn test() -> Outcome {
-    step(cargo().args(["test", "--release", "--locked", "--workspace", "--no-fail-fast"]), CARGO)
+    step(cargo().args(["test", "--release", "--locked", "--workspace", "--no-fail-fast"]), CARGO)?;
+    planted()
+}
+
+/// Bugs planted in the freezer, each of which its suite must catch. A build of its own, since nobody else can have them.
+fn planted() -> Outcome {
+    step(cargo().args(["test", "--release", "--locked", "-p", "freeze", "--features", "planted", "--test", "planted"]), CARGO)
 }
 
 pub fn nightly() -> Outcome {
@@ -29,6 +35,7 @@ pub fn nightly() -> Outcome {
     crate::fetch::all()?;
     step(cargo().args(["clippy", "--release", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]), CARGO)?;
     step(cargo().args(["test", "--release", "--locked", "--workspace", "--no-fail-fast", "--", "--include-ignored"]), CARGO)?;
+    planted()?;
     fuzz()
 }
 
