@@ -17,7 +17,7 @@
 //! | command | |
 //! |---|---|
 //! | `P: port NAME MESSAGES [drop]`, `P: pipe NAME BYTES` | makes one |
-//! | `P: spawn Q [HANDLE/RIGHTS ...] [adopted] [tell PORT]` | starts a process; Q is also P's name for it |
+//! | `P: spawn Q [HANDLE/RIGHTS ...] [adopted] [tell PORT] [limit WHAT N ...]` | starts a process; Q is also P's name for it |
 //! | `P: send PORT TEXT [WAIT] [HANDLES]` | WAIT: `no`, `until T`, `unreliable`, else for ever |
 //! | `P: receive PORT ... [WAIT]` | from several is a select |
 //! | `P: call PORT TEXT [until T] [again N] [HANDLES]`, `P: begin NAME PORT TEXT ...`, `P: end NAME [WAIT]` | |
@@ -246,6 +246,14 @@ impl Stage {
                         Some(self.notify(me, port)?)
                     }
                 };
+                let mut limits = Limits { handles_max: 64, ..Limits::NORMAL };
+                while let Some(index) = rest.iter().position(|word| *word == "limit") {
+                    let [what, bound] = rest.get(index + 1..index + 3).ok_or("`limit` wants what and how many")? else {
+                        unreachable!("two were taken")
+                    };
+                    set_limit(&mut limits, what, number(bound)?)?;
+                    rest.drain(index..index + 3);
+                }
                 let mut handles = Vec::new();
                 let mut names = Vec::new();
                 for grant in rest.drain(..) {
@@ -259,7 +267,7 @@ impl Stage {
                     program: Program::Service(1),
                     arguments: Bytes::EMPTY,
                     handles: handles.into(),
-                    limits: Limits { handles_max: 64, ..Limits::NORMAL },
+                    limits,
                     weight: WEIGHT_NORMAL,
                     orphan,
                     supervisor,
@@ -536,6 +544,19 @@ fn read_rights(text: &str) -> Result<Rights, String> {
         let one = (0..16).filter_map(|bit| Rights::from_bits(1 << bit)).find(|right| right.to_string() == name);
         Ok(rights.with(whole.or(one).ok_or(format!("there is no right `{name}`"))?))
     })
+}
+
+fn set_limit(limits: &mut Limits, what: &str, bound: u64) -> Result<(), String> {
+    match what {
+        "handles" => limits.handles_max = bound as u32,
+        "ports" => limits.ports_max = bound as u32,
+        "pipes" => limits.pipes_max = bound as u32,
+        "children" => limits.children_max = bound as u32,
+        "watches" => limits.watches_max = bound as u32,
+        "bytes" => limits.buffer_bytes_max = bound,
+        _ => return Err(format!("there is no limit of `{what}`")),
+    }
+    Ok(())
 }
 
 fn number(text: &str) -> Result<u64, String> {
