@@ -148,36 +148,36 @@ fn is_allowed(expression: &str) -> bool {
     // `A WITH E` is one licence.
     let words: Vec<&str> = expression.split_whitespace().collect();
     let mut rest = words.as_slice();
-    let allowed = either(&mut rest);
-    allowed && rest.is_empty()
+    either(&mut rest) == Some(true) && rest.is_empty()
 }
 
-fn either(words: &mut &[&str]) -> bool {
-    let mut allowed = both(words);
-    while let Some(("OR", rest)) = words.split_first().map(|(word, rest)| (*word, rest)) {
+/// `None` where the expression is not one.
+fn either(words: &mut &[&str]) -> Option<bool> {
+    let mut allowed = both(words)?;
+    while let ["OR", rest @ ..] = words {
         *words = rest;
-        allowed |= both(words);
+        allowed |= both(words)?;
     }
-    allowed
+    Some(allowed)
 }
 
-fn both(words: &mut &[&str]) -> bool {
-    let mut allowed = one(words);
-    while let Some(("AND", rest)) = words.split_first().map(|(word, rest)| (*word, rest)) {
+fn both(words: &mut &[&str]) -> Option<bool> {
+    let mut allowed = one(words)?;
+    while let ["AND", rest @ ..] = words {
         *words = rest;
-        allowed &= one(words);
+        allowed &= one(words)?;
     }
-    allowed
+    Some(allowed)
 }
 
-fn one(words: &mut &[&str]) -> bool {
-    let Some((first, rest)) = words.split_first() else { return false };
+fn one(words: &mut &[&str]) -> Option<bool> {
+    let (first, rest) = words.split_first()?;
     *words = rest;
     if *first == "(" {
-        let allowed = either(words);
-        let closed = words.split_first().filter(|(word, _)| **word == ")");
-        *words = closed.map_or(&[], |(_, rest)| rest);
-        return allowed && closed.is_some();
+        let allowed = either(words)?;
+        let [")", rest @ ..] = words else { return None };
+        *words = rest;
+        return Some(allowed);
     }
     let name = match words {
         ["WITH", exception, rest @ ..] => {
@@ -186,7 +186,7 @@ fn one(words: &mut &[&str]) -> bool {
         }
         _ => first.to_string(),
     };
-    LICENCES.contains(&name.as_str())
+    Some(LICENCES.contains(&name.as_str()))
 }
 
 const HOST: &str = "x86_64-unknown-linux-gnu";
