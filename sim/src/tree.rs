@@ -2,6 +2,7 @@
 
 use abi::interface::names::{Answer, Existing, Failure, Form, Request};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct Tree {
@@ -11,7 +12,8 @@ pub struct Tree {
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Entry {
     Directory,
-    Record(Vec<u8>),
+    /// Shared: the search keeps many trees.
+    Record(Rc<[u8]>),
 }
 
 impl Tree {
@@ -24,7 +26,7 @@ impl Tree {
         match request {
             Request::Lookup { path } => match self.look(path)? {
                 None | Some(Entry::Directory) => Ok(Answer::Directory),
-                Some(Entry::Record(record)) => Ok(Answer::Record(record.clone())),
+                Some(Entry::Record(record)) => Ok(Answer::Record(record.to_vec())),
             },
             Request::List { path, after, names_max } => {
                 if let Some(Entry::Record(_)) = self.look(path)? {
@@ -63,7 +65,7 @@ impl Tree {
                     (Some(_), Existing::Refuse) => Err(Failure::Exists),
                     (Some(Entry::Directory), Existing::Replace) => Err(Failure::IsADirectory),
                     _ => {
-                        self.at.insert(path.clone(), Entry::Record(record.clone()));
+                        self.at.insert(path.clone(), Entry::Record(record.as_slice().into()));
                         Ok(Answer::Done)
                     }
                 }
