@@ -8,15 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Our crates by directory: which of our own crates each may depend on, and which crates of others that are kept to few places.
 /// What only tests depend on is free.
-const BORDERS: [(&str, &[&str], &[&str]); 10] = [
+const BORDERS: [(&str, &[&str], &[&str]); 11] = [
     ("abi", &[], &[]),
     ("kernel", &["abi"], &[]),
     ("services", &["abi"], &[]),
     ("freeze", &[], WASM),
     ("engine", &["abi", "freeze", "workspace-hack"], WASM),
     ("drivers", &["abi"], LINUX),
+    ("daemon", &["abi", "kernel", "services", "engine", "drivers", "workspace-hack"], LINUX),
     ("sim", &["abi", "kernel", "services", "engine", "freeze"], &[]),
-    ("cli", &["abi", "freeze", "engine", "drivers", "workspace-hack"], LINUX),
+    ("cli", &["abi", "freeze", "engine", "drivers", "daemon", "workspace-hack"], LINUX),
     ("xtask", &["freeze", "engine", "workspace-hack"], &["rustix", "wasmtime", "wasmparser", "wasm-encoder"]),
     ("workspace-hack", &[], &["rustix"]),
 ];

@@ -1,0 +1,1 @@
+//! A node of una: the kernel, the services and the engine put together on Linux.
