@@ -289,6 +289,22 @@ pub trait Waiter: Send {
     fn wait(&mut self, interests: &[Interest], timeout_ns: Option<u64>) -> Result<Wake, Errno>;
 
     fn interrupt(&self) -> Arc<dyn Interrupt>;
+
+    /// Who watches instead, where a process that waits gives its thread to others.
+    fn watcher(&mut self) -> Option<&mut dyn Watcher> {
+        None
+    }
+}
+
+/// Rouses a process that sleeps elsewhere. It may do so for nothing, and does so at once if there is a reason already.
+pub trait Watcher {
+    /// From now on, and until [`Watcher::forget`], whatever happens to these sources rouses the process.
+    fn watch(&mut self, interests: &[Interest]) -> Result<(), Errno>;
+
+    fn forget(&mut self);
+
+    /// Was it [`Interrupt::raise`] that roused it?
+    fn is_interrupted(&self) -> bool;
 }
 
 /// Ends a wait from another thread.

@@ -39,6 +39,8 @@ pub struct Options {
 pub struct Engine {
     pub(crate) wasmtime: wasmtime::Engine,
     pub(crate) linker: Linker<State>,
+    /// For processes on fibers.
+    pub(crate) fibers: Linker<State>,
     pub(crate) cache: Option<Cache>,
     pub(crate) canonical_nans: bool,
     cache_problem: Option<CacheError>,
@@ -61,12 +63,14 @@ impl Engine {
         let wasmtime = wasmtime::Engine::new(config).map_err(EngineError::Setup)?;
         let mut linker = Linker::new(&wasmtime);
         wasi::link(&mut linker).map_err(EngineError::Setup)?;
+        let mut fibers = Linker::new(&wasmtime);
+        wasi::link_on_fibers(&mut fibers).map_err(EngineError::Setup)?;
         let opened = options.cache.as_deref().map(Cache::open).transpose();
         let (cache, cache_problem) = match opened {
             Ok(cache) => (cache, None),
             Err(problem) => (None, Some(problem)),
         };
-        Ok(Engine { wasmtime, linker, cache, canonical_nans: options.canonical_nans, cache_problem })
+        Ok(Engine { wasmtime, linker, fibers, cache, canonical_nans: options.canonical_nans, cache_problem })
     }
 
     /// Why the cache that was asked for is not used.

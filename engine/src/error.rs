@@ -91,6 +91,8 @@ pub enum StartError {
     Instantiate(wasmtime::Error),
     #[error("the program cannot be given what it needs: {0}")]
     System(String),
+    #[error("the program was loaded as not freezable: nothing could take its processor away from it again")]
+    NotOnFiber,
 }
 
 /// How a program failed.

@@ -7,11 +7,13 @@
 //!   engine      the set-up processor               library   programs by hash
 //!   program     loaded: rewritten and compiled     process   running, frozen, ended
 //!   image       a frozen process as bytes          wasi      what a program may call
+//!   fiber       processes that share threads
 //! ```
 mod admission;
 pub mod cache;
 pub mod engine;
 pub mod error;
+pub mod fiber;
 pub mod image;
 pub mod library;
 pub mod process;
@@ -21,6 +23,7 @@ pub mod wasi;
 
 pub use engine::{Engine, Options, Target};
 pub use error::{CacheError, EngineError, LibraryError, LoadError, RunError, SaveError, StartError, ThawError, TraceFrame};
+pub use fiber::{Fiber, SystemCalls, Usage};
 pub use image::{Facts, Image};
 pub use library::Library;
 pub use process::{Process, State, Stop, Stopper};

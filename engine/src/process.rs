@@ -9,6 +9,7 @@
 //! ```
 
 use crate::engine::{Engine, HOST_STACK_BYTES, WASM_STACK_BYTES};
+use crate::fiber::{Fiber, Meter, SystemCalls};
 use crate::error::{RunError, SaveError, StartError, ThawError, TraceFrame};
 use crate::image::{self, Facts, Image};
 use crate::program::{Code, Program};
@@ -22,19 +23,22 @@ use wasmtime::{Instance, Store, Trap, WasmBacktrace};
 /// What a process has beside its memory; what host functions work on.
 pub struct State {
     pub system: wasi::System,
+    /// For a process on a fiber: its kernel.
+    pub(crate) calls: Option<Box<dyn SystemCalls>>,
+    meter: Option<Meter>,
 }
 
 /// Invariants: `stage` is `Ended` if and only if the program will never run again; a `Body::Plain` never stops.
 pub struct Process {
-    store: Store<State>,
+    pub(crate) store: Store<State>,
     program: Program,
-    body: Body,
-    stage: Stage,
+    pub(crate) body: Body,
+    pub(crate) stage: Stage,
     facts: Facts,
     interrupt: Arc<dyn Interrupt>,
 }
 
-enum Body {
+pub(crate) enum Body {
     Freezable(freeze::Process),
     Plain(Instance),
 }
@@ -83,7 +87,7 @@ impl Engine {
     pub fn start(&self, program: &Program, name: &str, setup: wasi::Setup) -> Result<Process, StartError> {
         let interrupt = setup.waiter.interrupt();
         let system = wasi::System::new(setup).map_err(|error| StartError::System(error.to_string()))?;
-        let mut store = self.store(system);
+        let mut store = self.store(system, None);
         let body = match &program.code {
             Code::Freezable(program) => program.instantiate(&mut store, &self.linker).map(Body::Freezable),
             Code::Plain(module) => self.linker.instantiate(&mut store, module).map(Body::Plain),
@@ -93,11 +97,18 @@ impl Engine {
             process.listen(&mut store);
         }
         let facts = Facts { name: name.into(), canonical_nans: self.canonical_nans, stage: Stage::Initializing };
-        Ok(Process { store, program: program.clone(), body, stage: Stage::Initializing, facts, interrupt })
+        Ok(Process::new(store, program.clone(), body, facts, interrupt))
     }
 
-    fn store(&self, system: wasi::System) -> Store<State> {
-        let mut store = Store::new(&self.wasmtime, State { system });
+    pub(crate) fn store(&self, system: wasi::System, fiber: Option<Fiber>) -> Store<State> {
+        let (calls, meter) = match fiber {
+            Some(Fiber { calls, usage }) => (Some(calls), Some(Meter(usage))),
+            None => (None, None),
+        };
+        let mut store = Store::new(&self.wasmtime, State { system, calls, meter });
+        if store.data().meter.is_some() {
+            store.limiter(|state| state.meter.as_mut().expect("it was there just now, and nobody takes it"));
+        }
         // Epochs mean nothing to a process that does not listen for them, or not yet.
         store.set_epoch_deadline(u64::MAX / 2);
         store
@@ -116,20 +127,29 @@ impl Engine {
         let facts = image.facts()?;
         let interrupt = resume.waiter.interrupt();
         let system = wasi::System::restore(image.system()?, resume)?;
-        let mut store = self.store(system);
-        let thawed =
-            freezable.thaw_reader(&mut store, &self.linker, &mut image.reader).map_err(|error| match error {
-                freeze::ProgramError::Image(error) => ThawError::Image(error),
-                freeze::ProgramError::Engine(error) => ThawError::Engine(error),
-                freeze::ProgramError::Rewrite(error) => ThawError::Engine(wasmtime::Error::new(error)),
-            })?;
+        let mut store = self.store(system, None);
+        let thawed = freezable.thaw_reader(&mut store, &self.linker, &mut image.reader).map_err(thaw_error)?;
         thawed.process.listen(&mut store);
-        let (body, stage) = (Body::Freezable(thawed.process), facts.stage);
-        Ok(Process { store, program: program.clone(), body, stage, facts, interrupt })
+        Ok(Process::new(store, program.clone(), Body::Freezable(thawed.process), facts, interrupt))
+    }
+}
+
+pub(crate) fn thaw_error(error: freeze::ProgramError) -> ThawError {
+    match error {
+        freeze::ProgramError::Image(error) => ThawError::Image(error),
+        freeze::ProgramError::Engine(error) => ThawError::Engine(error),
+        freeze::ProgramError::Rewrite(error) => ThawError::Engine(wasmtime::Error::new(error)),
     }
 }
 
 impl Process {
+    /// At the stage that the facts tell.
+    pub(crate) fn new(
+        store: Store<State>, program: Program, body: Body, facts: Facts, interrupt: Arc<dyn Interrupt>,
+    ) -> Process {
+        Process { store, program, body, stage: facts.stage, facts, interrupt }
+    }
+
     /// Runs until the program exits, fails or is frozen. It runs on a thread with a stack of its own size, so that how deep
     /// a program may recurse does not depend on who calls this.
     pub fn run(&mut self) -> Result<Stop, RunError> {
@@ -155,24 +175,36 @@ impl Process {
                     .and_then(|start| start.call(&mut self.store, ()))
                     .map(|()| freeze::Exit::Returned),
             };
-            match result {
-                Ok(freeze::Exit::Returned) if self.stage == Stage::Initializing => self.stage = Stage::Main,
-                Ok(freeze::Exit::Returned) => {
-                    self.stage = Stage::Ended;
-                    return Ok(Stop::Exited(0));
+            if let Some(stop) = self.came_back(result) {
+                return stop;
+            }
+        }
+    }
+
+    /// What a call of the program came to; nothing if it is to be called again.
+    pub(crate) fn came_back(
+        &mut self, result: Result<freeze::Exit, wasmtime::Error>,
+    ) -> Option<Result<Stop, RunError>> {
+        match result {
+            Ok(freeze::Exit::Returned) if self.stage == Stage::Initializing => {
+                self.stage = Stage::Main;
+                None
+            }
+            Ok(freeze::Exit::Returned) => {
+                self.stage = Stage::Ended;
+                Some(Ok(Stop::Exited(0)))
+            }
+            Ok(freeze::Exit::Frozen) => {
+                // Before anyone hears of it: what is asked for from here on stops the process once more.
+                self.interrupt.lower();
+                if let Body::Freezable(process) = &self.body {
+                    process.freeze_request().clear();
                 }
-                Ok(freeze::Exit::Frozen) => {
-                    // Before anyone hears of it: what is asked for from here on stops the process once more.
-                    self.interrupt.lower();
-                    if let Body::Freezable(process) = &self.body {
-                        process.freeze_request().clear();
-                    }
-                    return Ok(Stop::Frozen);
-                }
-                Err(error) => {
-                    self.stage = Stage::Ended;
-                    return ended(error);
-                }
+                Some(Ok(Stop::Frozen))
+            }
+            Err(error) => {
+                self.stage = Stage::Ended;
+                Some(ended(error))
             }
         }
     }
@@ -221,7 +253,7 @@ impl Process {
 }
 
 /// How a program ended that did not return.
-fn ended(error: wasmtime::Error) -> Result<Stop, RunError> {
+pub(crate) fn ended(error: wasmtime::Error) -> Result<Stop, RunError> {
     if let Some(exit) = error.downcast_ref::<wasi::Exit>() {
         return Ok(Stop::Exited(exit.0));
     }

@@ -145,14 +145,30 @@ impl Program {
     }
 
     /// Makes an instance. The program's start function, if it has one, has not run yet: see [`Process::start`].
-    pub fn instantiate<T: 'static>(
-        &self, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>,
+    pub fn instantiate<T: Send + 'static>(
+        &self, store: impl AsContextMut<Data = T>, linker: &Linker<T>,
+    ) -> Result<Process, Error> {
+        at_once(self.instantiate_by(Calls::Here, store, linker))
+    }
+
+    /// [`Program::instantiate`] for linkers with asynchronous host functions.
+    pub async fn instantiate_async<T: Send + 'static>(
+        &self, store: impl AsContextMut<Data = T>, linker: &Linker<T>,
+    ) -> Result<Process, Error> {
+        self.instantiate_by(Calls::OnFiber, store, linker).await
+    }
+
+    async fn instantiate_by<T: Send + 'static>(
+        &self, calls: Calls, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>,
     ) -> Result<Process, Error> {
         if self.inner.map.options.poll == Poll::LocalFlag {
             // What sets the instance up is the program's code too, and there is nobody yet to answer at a deadline.
             store.as_context_mut().set_epoch_deadline(u64::MAX / 2);
         }
-        let instance = linker.instantiate(&mut store, self.module())?;
+        let instance = match calls {
+            Calls::Here => linker.instantiate(&mut store, self.module())?,
+            Calls::OnFiber => linker.instantiate_async(&mut store, self.module()).await?,
+        };
         Process::new(self.clone(), instance, &mut store)
     }
 
@@ -160,22 +176,36 @@ impl Program {
     ///
     /// The image must be of this program. Its memory is read as a stream. After an error the store should be dropped, since an
     /// instance that was filled in part stays in it.
-    pub fn thaw<T: 'static>(
+    pub fn thaw<T: Send + 'static>(
         &self, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>, image: impl Read,
     ) -> Result<Thawed, ProgramError> {
         self.thaw_reader(&mut store, linker, &mut image::Reader::open(image)?)
     }
 
     /// The same for an image whose beginning has been read.
-    pub fn thaw_reader<T: 'static>(
-        &self, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>, image: &mut image::Reader<impl Read>,
+    pub fn thaw_reader<T: Send + 'static>(
+        &self, store: impl AsContextMut<Data = T>, linker: &Linker<T>, image: &mut image::Reader<impl Read>,
+    ) -> Result<Thawed, ProgramError> {
+        at_once(self.thaw_by(Calls::Here, store, linker, image))
+    }
+
+    /// [`Program::thaw_reader`] for linkers with asynchronous host functions.
+    pub async fn thaw_reader_async<T: Send + 'static>(
+        &self, store: impl AsContextMut<Data = T>, linker: &Linker<T>, image: &mut image::Reader<impl Read>,
+    ) -> Result<Thawed, ProgramError> {
+        self.thaw_by(Calls::OnFiber, store, linker, image).await
+    }
+
+    async fn thaw_by<T: Send + 'static>(
+        &self, calls: Calls, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>,
+        image: &mut image::Reader<impl Read>,
     ) -> Result<Thawed, ProgramError> {
         let identity = self.identity();
         if image.state().identity != identity {
             return Err(ImageError::OtherProgram.into());
         }
-        let mut process = self.instantiate(&mut store, linker).map_err(ProgramError::Engine)?;
-        process.restore(&mut store, image)?;
+        let mut process = self.instantiate_by(calls, &mut store, linker).await.map_err(ProgramError::Engine)?;
+        process.restore(calls, &mut store, image).await?;
         let attachments = image.state().attachments.clone();
         Ok(Thawed { process, attachments })
     }
@@ -409,6 +439,16 @@ impl Process {
         }
     }
 
+    /// [`Process::start`] on a fiber, for stores with asynchronous host functions.
+    pub async fn start_async<T: Send + 'static>(
+        &mut self, mut store: impl AsContextMut<Data = T>,
+    ) -> Result<Exit, Error> {
+        match self.instance.get_func(&mut store, "freeze:start") {
+            Some(_) => self.call_async(store, "freeze:start", &[], &mut []).await,
+            None => Ok(Exit::Returned),
+        }
+    }
+
     /// Calls an exported function. `results` has the length of the function's results; it is written if it returns.
     pub fn call(
         &mut self, mut store: impl AsContextMut, export: &str, arguments: &[Val], results: &mut [Val],
@@ -480,8 +520,10 @@ impl Process {
     }
 
     /// Continues a frozen process where it stopped. `results` are those of the call that was frozen.
-    pub fn resume(&mut self, mut store: impl AsContextMut, results: &mut [Val]) -> Result<Exit, Error> {
-        let outermost = self.prepare(&mut store)?;
+    pub fn resume<T: Send + 'static>(
+        &mut self, mut store: impl AsContextMut<Data = T>, results: &mut [Val],
+    ) -> Result<Exit, Error> {
+        let outermost = at_once(self.prepare(Calls::Here, &mut store))?;
         self.look_at_flag(&mut store);
         let outcome = outermost.call(&mut store, &[], results);
         self.leave(store, outcome)
@@ -491,7 +533,7 @@ impl Process {
     pub async fn resume_async<T: Send + 'static>(
         &mut self, mut store: impl AsContextMut<Data = T>, results: &mut [Val],
     ) -> Result<Exit, Error> {
-        let outermost = self.prepare(&mut store)?;
+        let outermost = self.prepare(Calls::OnFiber, &mut store).await?;
         self.look_at_flag(&mut store);
         let outcome = outermost.call_async(&mut store, &[], results).await;
         self.leave(store, outcome)
@@ -550,7 +592,9 @@ impl Process {
     }
 
     /// Puts the continuations in place; returns the outermost one.
-    fn prepare(&mut self, mut store: impl AsContextMut) -> Result<Func, Error> {
+    async fn prepare<T: Send + 'static>(
+        &mut self, calls: Calls, mut store: impl AsContextMut<Data = T>,
+    ) -> Result<Func, Error> {
         if !self.stopped {
             return Err(Error::msg("the process is not frozen: there is nothing to resume"));
         }
@@ -583,7 +627,7 @@ impl Process {
                 let slot = match slots.get(&frame.point) {
                     Some(slot) => *slot,
                     None => {
-                        let function = self.make(&mut store, frame.point, &continuations[&frame.point], table)?;
+                        let function = self.make(calls, &mut store, frame.point, &continuations[&frame.point], table).await?;
                         functions.push(function);
                         slots.insert(frame.point, functions.len() as u32 - 1);
                         functions.len() as u32 - 1
@@ -619,8 +663,8 @@ impl Process {
     }
 
     /// The continuation of a point as a function of this store.
-    fn make(
-        &mut self, mut store: impl AsContextMut, point: PointId, batch: &Batch, table: Table,
+    async fn make<T: Send + 'static>(
+        &mut self, calls: Calls, mut store: impl AsContextMut<Data = T>, point: PointId, batch: &Batch, table: Table,
     ) -> Result<Func, Error> {
         if let Some(function) = self.made.get(&point) {
             return Ok(*function);
@@ -632,7 +676,10 @@ impl Process {
                 name => self.instance.get_export(&mut store, name).ok_or_else(|| missing(name))?,
             });
         }
-        let instance = Instance::new(&mut store, &batch.module, &imports)?;
+        let instance = match calls {
+            Calls::Here => Instance::new(&mut store, &batch.module, &imports)?,
+            Calls::OnFiber => Instance::new_async(&mut store, &batch.module, &imports).await?,
+        };
         for point in batch.points.keys() {
             let name = format!("c{}", point.0);
             let function = instance.get_func(&mut store, &name).ok_or_else(|| missing(&name))?;
@@ -741,8 +788,8 @@ impl Process {
 
     // Thaw.
 
-    fn restore(
-        &mut self, mut store: impl AsContextMut, image: &mut image::Reader<impl Read>,
+    async fn restore<T: Send + 'static>(
+        &mut self, calls: Calls, mut store: impl AsContextMut<Data = T>, image: &mut image::Reader<impl Read>,
     ) -> Result<(), ProgramError> {
         let store = &mut store;
         let state = image.state();
@@ -811,7 +858,11 @@ impl Process {
                 let name = format!("freeze:drop-{kind}{segment}");
                 let drop = droppable.contains(segment).then(|| self.instance.get_func(&mut *store, &name)).flatten();
                 let drop = drop.ok_or_else(|| unfit(format!("segment {segment} is never dropped")))?;
-                drop.call(&mut *store, &[], &mut []).map_err(ProgramError::Engine)?;
+                let dropped = match calls {
+                    Calls::Here => drop.call(&mut *store, &[], &mut []),
+                    Calls::OnFiber => drop.call_async(&mut *store, &[], &mut []).await,
+                };
+                dropped.map_err(ProgramError::Engine)?;
             }
         }
         if state.frames.is_empty() {
@@ -869,6 +920,22 @@ fn write_memory<W: Write>(writer: &mut image::Writer<W>, index: u32, data: &[u8]
 }
 
 /// Finds a function's index by its identity in the store; made only when a reference is met.
+/// How functions of the program are called: a store that knows asynchronous host functions takes no other calls than on fibers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Calls {
+    Here,
+    OnFiber,
+}
+
+/// What a future gives that never waits: with [`Calls::Here`] there is nothing in it that could.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(value) => value,
+        std::task::Poll::Pending => unreachable!("what is called on this thread returns when it is done"),
+    }
+}
+
 struct FunctionIndex<'a> {
     instance: Instance,
     referable: &'a [u32],

@@ -140,6 +140,7 @@ impl Kernel {
             Event::Boot { program, arguments, limits } => self.boot(program, arguments, limits, effects),
             Event::Started { process } => self.started(process),
             Event::NotStarted { process, failure } => self.not_started(process, failure, effects),
+            Event::Stir { process } => self.stir(process),
             Event::Yielded { worker, process } => self.yielded(worker, process, effects),
             Event::Trapped { worker, process, fault } => self.trapped(worker, process, fault, effects),
             Event::Awake { worker } => self.awake(worker, effects),
@@ -226,6 +227,11 @@ impl Kernel {
             Some(Worker::Running(_)) | None => panic!("a worker that runs, or is none, woke up"),
         }
         self.dispatch(worker, effects);
+    }
+
+    /// The number that the next new thing gets; no number below it is ever given out again.
+    pub fn next_serial(&self) -> u64 {
+        self.next_serial
     }
 
     fn serial(&mut self) -> u64 {

@@ -46,6 +46,8 @@ pub struct Process {
     pub(crate) outcome: Outcome,
     /// It shall not run, whatever it becomes ready for.
     pub(crate) held: bool,
+    /// Its next sleep ends at once.
+    pub(crate) stirred: bool,
     pub(crate) handles: Handles,
     pub(crate) references: u32,
     pub(crate) limits: Limits,
@@ -223,6 +225,7 @@ impl Kernel {
             state: State::Starting,
             outcome: Outcome::Begun,
             held: false,
+            stirred: false,
             handles: Handles::new(limits.handles_max),
             references: 0,
             limits,
@@ -375,7 +378,7 @@ impl Kernel {
         }
         // The world has no instance of what it could not start, and forgets one that it is still making.
         if !matches!(exit, Exit::NotStarted(_)) {
-            effects.push(Effect::Destroy { process: key });
+            effects.push(Effect::Destroy { process: key, exit });
         }
         let rights = self.processes[key].handles.drain();
         self.dropped.extend(rights);
@@ -438,7 +441,20 @@ impl Kernel {
         if until <= self.now {
             return Next::Yield(Outcome::Slept(Ok(())));
         }
+        if core::mem::take(&mut self.processes[me].stirred) {
+            return Next::Return(Outcome::Slept(Err(SleepError::Interrupted)));
+        }
         self.block(me, Waiting::Sleep, Wait::Until(until))
+    }
+
+    pub(crate) fn stir(&mut self, key: Key<Process>) {
+        // It may have ended meanwhile: whoever stirs it cannot know.
+        let Some(process) = self.processes.get_mut(key) else { return };
+        match process.state {
+            State::Waiting { waiting: Waiting::Sleep, .. } => self.give_up(key, Cause::Interrupted),
+            State::Exited { .. } | State::Doomed { .. } => {}
+            _ => process.stirred = true,
+        }
     }
 
     /// The deadline of a wait has come; its alarm is spent.

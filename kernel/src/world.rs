@@ -8,6 +8,7 @@
 //!   effect                   answered by                        meaning
 //!   ------------------------------------------------------------------------------------------------------------
 //!   -                        Boot                               make the first process
+//!   -                        Stir                               what a sleeping process waits for outside may have come
 //!   Start                    Started | NotStarted               make an instance of a program, do not run it yet
 //!   Run                      Call | Yielded | Trapped           run a process on this worker until it wants something
 //!   Interrupt                (the answer to Run, soon)          make the process on this worker come back
@@ -66,6 +67,11 @@ pub enum Event {
         process: Key<Process>,
         failure: StartFailure,
     },
+    /// Something that the kernel does not know of may have come for this process: its sleep ends with `Interrupted`, the one
+    /// that it is in or else its next one. Two of these before a sleep are as good as one.
+    Stir {
+        process: Key<Process>,
+    },
     /// The process came back without wanting anything: it was interrupted, or had its slice.
     Yielded {
         worker: WorkerId,
@@ -114,6 +120,7 @@ pub enum Effect {
     },
     Destroy {
         process: Key<Process>,
+        exit: Exit,
     },
     Park {
         worker: WorkerId,

@@ -368,7 +368,7 @@ impl Machine {
                     *interrupted = true;
                 }
             }
-            Effect::Destroy { process } => {
+            Effect::Destroy { process, .. } => {
                 self.ready_since.remove(&process);
                 let gone = self.instances.remove(&process).map(|instance| instance.id);
                 let starting = self.starting.iter().position(|(key, ..)| *key == process);

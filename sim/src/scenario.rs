@@ -135,7 +135,7 @@ impl Stage {
                 // A process that does nothing comes back at once.
                 return Some(Input::Event(Event::Yielded { worker, process }));
             }
-            Effect::Destroy { process } => {
+            Effect::Destroy { process, .. } => {
                 let name = self.name_of(process);
                 self.processes.get_mut(&name).expect("it was born").worker = None;
                 self.trace.push(format!("{name} ends"));

@@ -25,7 +25,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use link::{link, provides};
+pub use link::{link, link_on_fibers, provides};
 pub use memory::Memory;
 pub use save::{Inventory, RestoreError, SaveError, Saved, SavedObject};
 
@@ -246,6 +246,23 @@ impl System {
 
     fn stream(&mut self, standard: Standard) -> &mut dyn Stream {
         &mut *self.streams[standard as usize]
+    }
+
+    /// Has the process roused when what a call waits for may have come. Gives how long to sleep at most.
+    pub fn watch(&mut self, wait: &Wait) -> Result<Option<u64>, Errno> {
+        let timeout_ns = wait.until_ns.map(|until_ns| until_ns.saturating_sub(self.now_ns()));
+        let watched = self.waiter.watcher().ok_or(Errno::NotSup).and_then(|watcher| watcher.watch(&wait.interests));
+        if watched.is_err() {
+            self.pending = None;
+        }
+        watched.map(|()| timeout_ns)
+    }
+
+    /// Ends [`System::watch`]; says why the sleep ended.
+    pub fn roused(&mut self) -> Wake {
+        let Some(watcher) = self.waiter.watcher() else { return Wake::Perhaps };
+        watcher.forget();
+        if watcher.is_interrupted() { Wake::Interrupted } else { Wake::Perhaps }
     }
 
     /// Waits as a call asked for. After [`Wake::Perhaps`] the call is to be issued again.

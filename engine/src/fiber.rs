@@ -1,0 +1,157 @@
+//! A process on a fiber: whoever runs it polls a future, and a process that waits gives the thread away. Knows nothing of the kernel
+//! that answers its system calls, nor of threads.
+//!
+//! The one idea: a system call is tried at once, on the same thread and on top of the process's own stack. Only if the kernel
+//! says that the process must wait, or that another's turn has come, is the fiber left; whoever polls it again has the outcome.
+
+use crate::engine::Engine;
+use crate::error::{RunError, StartError, ThawError};
+use crate::image::{Facts, Image};
+use crate::process::{Body, Process, Stage, State, Stop, ended};
+use crate::program::{Code, Program};
+use crate::wasi;
+use abi::call::{Outcome, SystemCall};
+use abi::ids::Time;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use wasmtime::ResourceLimiter;
+
+/// Makes the system calls of one process.
+pub trait SystemCalls: Send {
+    fn now(&self) -> Time;
+
+    /// Ready if the process goes on at once. Else it is to be left, and [`SystemCalls::outcome`] gives the outcome when it runs
+    /// again.
+    fn call(&mut self, call: SystemCall) -> Poll<Outcome>;
+
+    fn outcome(&mut self) -> Outcome;
+}
+
+/// What a process may use of memory, and uses: bytes of all its memories and tables together. Anyone may look.
+#[derive(Debug)]
+pub struct Usage {
+    bytes: AtomicU64,
+    bytes_max: u64,
+    /// How often it asked for more than it may have.
+    refused: AtomicU64,
+}
+
+impl Usage {
+    pub fn new(bytes_max: u64) -> Arc<Usage> {
+        Arc::new(Usage { bytes: AtomicU64::new(0), bytes_max, refused: AtomicU64::new(0) })
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn was_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed) != 0
+    }
+}
+
+/// Counts what a store grows by.
+pub(crate) struct Meter(pub Arc<Usage>);
+
+impl Meter {
+    fn grow(&mut self, current: usize, desired: usize) -> bool {
+        let more = desired.saturating_sub(current) as u64;
+        let grown = self.0.bytes().saturating_add(more);
+        if grown > self.0.bytes_max {
+            self.0.refused.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        // Nobody else writes it: a process grows on one thread at a time.
+        self.0.bytes.store(grown, Ordering::Relaxed);
+        true
+    }
+}
+
+impl ResourceLimiter for Meter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(current, desired))
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(current * size_of::<usize>(), desired * size_of::<usize>()))
+    }
+}
+
+/// What a process on a fiber has beside what any process has.
+pub struct Fiber {
+    pub calls: Box<dyn SystemCalls>,
+    pub usage: Arc<Usage>,
+}
+
+impl State {
+    pub(crate) fn now(&self) -> Time {
+        self.calls.as_ref().expect("a process on a fiber has a kernel").now()
+    }
+
+    /// Makes a system call; the fiber is left if the process must wait.
+    pub(crate) async fn system_call(&mut self, call: SystemCall) -> Outcome {
+        let calls = self.calls.as_mut().expect("a process on a fiber has a kernel");
+        let mut call = Some(call);
+        std::future::poll_fn(|_| match call.take() {
+            Some(call) => calls.call(call),
+            None => Poll::Ready(calls.outcome()),
+        })
+        .await
+    }
+}
+
+impl Engine {
+    /// Makes a process that has not run yet, for [`Process::run_on_fiber`].
+    pub async fn start_on_fiber(
+        &self, program: &Program, name: &str, setup: wasi::Setup, fiber: Fiber,
+    ) -> Result<Process, StartError> {
+        let Code::Freezable(code) = &program.code else { return Err(StartError::NotOnFiber) };
+        let interrupt = setup.waiter.interrupt();
+        let system = wasi::System::new(setup).map_err(|error| StartError::System(error.to_string()))?;
+        let mut store = self.store(system, Some(fiber));
+        let process = code.instantiate_async(&mut store, &self.fibers).await.map_err(StartError::Instantiate)?;
+        process.listen(&mut store);
+        let facts = Facts { name: name.into(), canonical_nans: self.canonical_nans, stage: Stage::Initializing };
+        Ok(Process::new(store, program.clone(), Body::Freezable(process), facts, interrupt))
+    }
+
+    /// Makes a frozen process of an image, for [`Process::run_on_fiber`].
+    pub async fn thaw_on_fiber<R: Read>(
+        &self, program: &Program, mut image: Image<R>, resume: wasi::Resume, fiber: Fiber,
+    ) -> Result<Process, ThawError> {
+        let Code::Freezable(code) = &program.code else { return Err(ThawError::NotFreezable) };
+        let facts = image.facts()?;
+        let interrupt = resume.waiter.interrupt();
+        let system = wasi::System::restore(image.system()?, resume)?;
+        let mut store = self.store(system, Some(fiber));
+        let thawed = code.thaw_reader_async(&mut store, &self.fibers, &mut image.reader).await;
+        let thawed = thawed.map_err(crate::process::thaw_error)?;
+        thawed.process.listen(&mut store);
+        Ok(Process::new(store, program.clone(), Body::Freezable(thawed.process), facts, interrupt))
+    }
+}
+
+impl Process {
+    /// Runs until the program exits, fails or is frozen; pending while it waits for its kernel. Whoever drops the future before it is
+    /// done must drop the process too.
+    pub async fn run_on_fiber(&mut self) -> Result<Stop, RunError> {
+        loop {
+            let result = match (&mut self.body, self.stage) {
+                (_, Stage::Ended) => return Err(RunError::Ended),
+                (Body::Plain(_), _) => unreachable!("only what can be frozen is started on a fiber"),
+                (Body::Freezable(process), _) if process.is_frozen() => {
+                    process.resume_async(&mut self.store, &mut []).await
+                }
+                (Body::Freezable(process), Stage::Initializing) => process.start_async(&mut self.store).await,
+                (Body::Freezable(process), Stage::Main) => {
+                    process.call_async(&mut self.store, "_start", &[], &mut []).await
+                }
+            };
+            if let Some(stop) = self.came_back(result) {
+                return stop;
+            }
+        }
+    }
+}
