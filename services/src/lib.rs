@@ -9,12 +9,14 @@
 //!   boot       makes the ports, starts everything by the manifest, restarts what dies
 //!   names      one tree of names                 ledger   what must survive, before it is acknowledged
 //!   programs   which programs the system knows   once     a call that is asked again is not done again
+//!   files      the tree of files
 //! ```
 #![no_std]
 
 extern crate alloc;
 
 pub mod boot;
+pub mod files;
 pub mod host;
 mod ledger;
 pub mod names;
