@@ -1,1 +1,3 @@
 //! A node of una: the kernel, the services and the engine put together on Linux.
+
+pub mod node;

@@ -7,10 +7,16 @@
 //!   terminal         abi::file::Stream       standard input, output and error
 //!   clock, entropy   abi::file::{Clock, Entropy}
 //!   waiter           abi::file::Waiter       the one place where a process waits
+//!   journal          abi::device             bytes that only grow, in a file
+//!   facts            what the tree of files is: records in redb, many callers to a sync
+//!   chunks           what is in files: pieces named by their hash
 //! ```
+pub mod chunks;
 pub mod clock;
 pub mod entropy;
+pub mod facts;
 pub mod host_directory;
+pub mod journal;
 pub mod terminal;
 pub mod waiter;
 
@@ -19,5 +25,6 @@ mod errno;
 pub use clock::HostClock;
 pub use entropy::HostEntropy;
 pub use host_directory::HostDirectory;
+pub use journal::FileJournal;
 pub use terminal::HostStream;
 pub use waiter::HostWaiter;

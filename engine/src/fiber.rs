@@ -7,7 +7,7 @@
 use crate::engine::Engine;
 use crate::error::{RunError, StartError, ThawError};
 use crate::image::{Facts, Image};
-use crate::process::{Body, Process, Stage, State, Stop, ended};
+use crate::process::{Body, Process, Stage, State, Stop};
 use crate::program::{Code, Program};
 use crate::wasi;
 use abi::call::{Outcome, SystemCall};

@@ -38,7 +38,6 @@ impl<S: Service> Host<S> {
         };
         if let Some(input) = input {
             self.service.step(now, input, &mut self.calls);
-            self.service.check();
             self.wanted.extend(self.calls.drain(..));
         }
         match self.wanted.pop_front() {
@@ -46,6 +45,11 @@ impl<S: Service> Host<S> {
             None if self.service.port() == HandleId::NONE => SystemCall::Exit { code: crate::exit::MISPLACED },
             None => SystemCall::Receive { port: self.service.port(), wait: Wait::Forever },
         }
+    }
+
+    /// Panics if an invariant of the service does not hold. It may look at all that the service keeps.
+    pub fn check(&self) {
+        self.service.check();
     }
 
     pub fn service(&self) -> &S {

@@ -265,7 +265,9 @@ struct Hosted<S>(Host<S>);
 
 impl<S: services::Service> Body for Hosted<S> {
     fn resume(&mut self, now: Time, outcome: Outcome) -> crate::machine::Doing {
-        crate::machine::Doing::Call(self.0.resume(now, outcome))
+        let call = self.0.resume(now, outcome);
+        self.0.check();
+        crate::machine::Doing::Call(call)
     }
 }
 

@@ -1,0 +1,700 @@
+//! One node: the kernel on threads, the system's services, programs as processes, and what others may ask of them. Knows nothing of
+//! sockets or command lines.
+//!
+//! ```text
+//!   view      what others see                       console   standard streams
+//!   machine   the kernel on Linux threads           guest     a process that runs a program
+//!   puppet    system calls for outsiders            process   names, streams and ends of processes
+//! ```
+//! All calls here may be made from any thread that is not a worker; those that wait have a timeout.
+
+mod bodies;
+mod console;
+mod guest;
+mod machine;
+mod process;
+mod puppet;
+mod view;
+
+pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
+pub use view::{
+    ControlRefused, End, FreezeRefused, Kind, MountOrder, NodeError, NodeView, Order, Pid, PortError, ProcessLimits,
+    ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
+};
+
+use abi::call::{
+    CallError, ControlError, Deadline, Outcome, PortOptions, ReceiveError, SendError, SendMode, SystemCall, Wait,
+};
+use abi::file::{FileSystem, Mount, StreamKind};
+use abi::ids::{HandleId, ProgramId, Time};
+use abi::interface::names;
+use abi::limits::{Limits, WEIGHT_NORMAL};
+use abi::message::{MESSAGE_BYTES_MAX, Message, Received, Transfer, TransferMode};
+use abi::process::{Orphan, Program, Spawn};
+use abi::rights::Rights;
+use bodies::Bodies;
+use console::Side;
+use drivers::{FileJournal, HostDirectory, HostEntropy};
+use engine::{Fiber, Image, Usage, wasi};
+use guest::{Calls, Loan, ProcessClock};
+use kernel::inspect::Activity;
+use kernel::{Key, Process};
+use machine::{Machine, Used};
+use process::{Facts, Info};
+use puppet::{Refused, Strings};
+use std::future::Future;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// How long the system's own parts may take for something that they do at once.
+const SYSTEM_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a process may take to stop for a freeze.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a process that is to stop is roused again: it may have begun to wait just after the last time.
+const STOP_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The directory of names in which ports are found.
+const PORTS: &str = "/port";
+
+pub struct NodeOptions {
+    /// Where the node keeps all that must survive. Made if it is not there.
+    pub data: PathBuf,
+    /// For compiled code. `None`: programs are compiled each time.
+    pub cache: Option<PathBuf>,
+    /// Processors to use; all if not said.
+    pub workers: Option<u16>,
+    pub target: engine::Target,
+    pub canonical_nans: bool,
+}
+
+/// A node. All copies are the same node.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+struct Inner {
+    machine: Arc<Machine>,
+    bodies: Arc<Bodies>,
+    engine: engine::Engine,
+    /// Makes the node's own system calls; the parent of all programs that are started from outside.
+    desk: Arc<Strings>,
+    files: PathBuf,
+    began: Instant,
+}
+
+/// A process that was just started.
+pub struct Started {
+    pub pid: Pid,
+    pub console: Console,
+}
+
+/// What becomes of a process when its image is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Afterwards {
+    End,
+    RunOn,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Freeze {
+    /// The image holds the program too.
+    pub with_program: bool,
+    pub afterwards: Afterwards,
+}
+
+impl Node {
+    pub fn start(options: &NodeOptions) -> Result<Node, NodeError> {
+        let failure = |path: &Path| {
+            let path = path.to_path_buf();
+            |error| NodeError::Directory { path, error }
+        };
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&options.data)
+            .map_err(failure(&options.data))?;
+        let files = options.data.join("tree");
+        std::fs::create_dir_all(&files).map_err(failure(&files))?;
+        let journal = options.data.join("names.journal");
+        let journals = vec![FileJournal::open(&journal).map_err(failure(&journal))?];
+        let engine = engine::Engine::new(&engine::Options {
+            target: options.target,
+            canonical_nans: options.canonical_nans,
+            cache: options.cache.clone(),
+        })?;
+        let processors = std::thread::available_parallelism().map_or(1, |count| count.get().min(1024) as u16);
+        let workers = options.workers.unwrap_or(processors).max(1);
+        let machine = Machine::new(&options.data, workers, journals)?;
+        let bodies = Arc::new(Bodies::new(machine.clone()));
+        machine.boot(bodies.clone(), bodies::BOOT, bodies::limits())?;
+        let desk = bodies.desk();
+        let node =
+            Node(Arc::new(Inner { machine, bodies, engine, desk, files, began: Instant::now() }));
+        // The services answer once their journals are read.
+        match node.ask_names(&node.0.desk, &names::Request::MakeDirectory { path: PORTS.into() }, &[], SYSTEM_TIMEOUT) {
+            Ok((names::Answer::Done | names::Answer::Failed(names::Failure::Exists), _)) => Ok(node),
+            Ok(_) => Err(NodeError::Boot),
+            Err(_) => match node.0.machine.wait_halted(Duration::ZERO) {
+                Some(abi::process::Exit::Code(services::exit::JOURNAL_DAMAGED)) => Err(NodeError::Damaged),
+                _ => Err(NodeError::Boot),
+            },
+        }
+    }
+
+    /// Loads a program: finds its compiled code or makes it, which takes a while. `progress` is told of long work.
+    pub fn load(
+        &self, wasm: impl Into<Arc<[u8]>>, progress: &mut dyn FnMut(engine::Progress),
+    ) -> Result<engine::Program, engine::LoadError> {
+        self.0.engine.load(wasm, progress)
+    }
+
+    pub fn engine(&self) -> &engine::Engine {
+        &self.0.engine
+    }
+
+    pub fn run(&self, order: Order) -> Result<Started, RunRefused> {
+        let Order { program, name, args, env, mounts, limits, stdio } = order;
+        let world = self.world(&mounts, &limits, stdio)?;
+        let setup = wasi::Setup {
+            args: args.clone(),
+            env,
+            mounts: world.mounts,
+            stdin: world.stdin,
+            stdout: world.stdout,
+            stderr: world.stderr,
+            clock: world.clock,
+            entropy: Box::new(HostEntropy),
+            waiter: world.waiter,
+        };
+        let process = at_once(self.0.engine.start_on_fiber(&program, &name, setup, world.fiber))?;
+        let common = Common { name, args, mounts, limits };
+        self.launch(&program, process, common, world.rest)
+    }
+
+    /// Makes a process of an image, which goes on where it was frozen.
+    pub fn thaw(&self, image: Image<impl Read>, order: ThawOrder) -> Result<Started, RunRefused> {
+        let ThawOrder { program, name, mounts, limits, stdio } = order;
+        let world = self.world(&mounts, &limits, stdio)?;
+        let resume = wasi::Resume {
+            mounts: world.mounts,
+            stdin: world.stdin,
+            stdout: world.stdout,
+            stderr: world.stderr,
+            clock: world.clock,
+            entropy: Box::new(HostEntropy),
+            waiter: world.waiter,
+        };
+        let process = at_once(self.0.engine.thaw_on_fiber(&program, image, resume, world.fiber))?;
+        let args = process.system().args().to_vec();
+        let common = Common { name, args, mounts, limits };
+        self.launch(&program, process, common, world.rest)
+    }
+
+    fn world(&self, mounts: &[MountOrder], limits: &ProcessLimits, stdio: Stdio) -> Result<World, RunRefused> {
+        let mut opened = vec![];
+        for mount in mounts {
+            let files = match mount.read_only {
+                true => HostDirectory::open_read_only(&mount.host),
+                false => HostDirectory::open(&mount.host),
+            };
+            let files = files.map_err(|error| RunRefused::Mount { mount: mount.clone(), error })?;
+            opened.push(Mount {
+                guest: mount.guest.clone(),
+                host: mount.host.to_string_lossy().into_owned(),
+                read_only: mount.read_only,
+                files: Box::new(files),
+            });
+        }
+        let console = Console::new(stdio.input, stdio.lossless, limits.output_bytes.unwrap_or(u64::MAX));
+        let kind = |terminal| if terminal { StreamKind::Terminal } else { StreamKind::Pipe };
+        let usage = Usage::new(limits.memory_bytes.unwrap_or(u64::MAX));
+        let max_ns = limits.cpu_total.map_or(0, |total| (total.as_nanos() as u64).max(1));
+        let time = Arc::new(Used::bounded(max_ns));
+        let key = Arc::new(OnceLock::new());
+        let began = self.0.machine.began();
+        let calls = Box::new(Calls { key: key.clone(), began });
+        let (machine, roused) = (self.0.machine.clone(), key.clone());
+        console.connect(Box::new(move || {
+            // Before the process is in the kernel it does not sleep.
+            if let Some(key) = roused.get() {
+                machine.stir(*key);
+            }
+        }));
+        Ok(World {
+            mounts: opened,
+            stdin: Box::new(console.stream(Side::In, kind(stdio.input_is_terminal))),
+            stdout: Box::new(console.stream(Side::Out(Output::Out), kind(stdio.output_is_terminal))),
+            stderr: Box::new(console.stream(Side::Out(Output::Err), kind(stdio.output_is_terminal))),
+            clock: Box::new(ProcessClock { time: time.clone(), began }),
+            waiter: Box::new(console.waiter()),
+            fiber: Fiber { calls, usage: usage.clone() },
+            rest: Rest { console, usage, time, key },
+        })
+    }
+
+    fn launch(
+        &self, program: &engine::Program, process: engine::Process, common: Common, rest: Rest,
+    ) -> Result<Started, RunRefused> {
+        let Common { name, args, mounts, limits } = common;
+        let Rest { console, usage, time, key } = rest;
+        let info = Info::new(Facts {
+            name,
+            args,
+            program: program.hash().to_hex().to_string(),
+            kind: Kind::Program,
+            console: Some(console.clone()),
+            usage: Some(usage),
+            time,
+            mounts,
+            key,
+            stopper: Some(process.stopper()),
+            began: self.0.machine.began(),
+        });
+        let arguments = self.0.bodies.expect(guest::Program::new(process, info.clone()), info.clone());
+        let spawn = Spawn {
+            program: Program::Module(ProgramId(*program.hash().as_bytes())),
+            arguments: arguments.clone(),
+            handles: Box::new([grant_names()]),
+            limits: Limits { children_max: 1024, ..Limits::NORMAL },
+            weight: limits.cpu_weight.unwrap_or(WEIGHT_NORMAL),
+            orphan: Orphan::IsAdopted,
+            supervisor: None,
+        };
+        match self.desk(SystemCall::Spawn(Box::new(spawn))) {
+            Ok(Outcome::Spawned(Ok(spawned))) => {
+                let set = info.handle.set(spawned.process);
+                assert!(set.is_ok(), "a process is spawned once");
+                // It may have ended before its handle was known here.
+                if info.fate().end.is_some() {
+                    self.0.bodies.forget(&info);
+                }
+                Ok(Started { pid: Pid(spawned.id.serial()), console })
+            }
+            refused => {
+                self.0.bodies.unexpect(&arguments);
+                match refused {
+                    Ok(Outcome::Spawned(Err(error))) => Err(RunRefused::Limit(format!("{error:?}"))),
+                    _ => Err(RunRefused::Stopping),
+                }
+            }
+        }
+    }
+
+    fn desk(&self, call: SystemCall) -> Result<Outcome, Refused> {
+        self.0.desk.call(call, |key| self.0.machine.stir(key), SYSTEM_TIMEOUT)
+    }
+
+    /// All that run, and the last that ended.
+    pub fn processes(&self) -> Vec<ProcessView> {
+        let kernel: std::collections::BTreeMap<u64, (Activity, u32, Option<u64>)> = self.0.machine.inspect(|kernel| {
+            let view = |view: kernel::inspect::ProcessView| {
+                let parent = view.parent.map(|parent| parent.serial());
+                (view.id.serial(), (view.activity, view.handles, parent))
+            };
+            kernel.processes().map(view).collect()
+        });
+        let processes = self.0.bodies.processes();
+        let mut views: Vec<ProcessView> = processes.ended().map(|info| self.view(info, None)).collect();
+        views.extend(processes.live().map(|info| {
+            let pid = info.pid.get().expect("what is listed has a pid");
+            self.view(info, kernel.get(&pid.0))
+        }));
+        views
+    }
+
+    pub fn process(&self, pid: Pid) -> Option<ProcessView> {
+        self.processes().into_iter().find(|view| view.pid == pid)
+    }
+
+    fn view(&self, info: &Info, kernel: Option<&(Activity, u32, Option<u64>)>) -> ProcessView {
+        let state = match (info.fate().end.clone(), kernel.map(|(activity, ..)| *activity)) {
+            (Some(end), _) => State::Ended(end),
+            (None, Some(activity)) => match activity {
+                Activity::Starting => State::Starting,
+                Activity::Ready => State::Ready,
+                Activity::Held => State::Stopped,
+                Activity::Running => State::Running,
+                // Over in a moment.
+                Activity::Ending | Activity::Exited(_) => State::Running,
+                Activity::Receiving => State::Waiting(Waits::Receive),
+                Activity::Sending => State::Waiting(Waits::Send),
+                Activity::Calling => State::Waiting(Waits::Call),
+                Activity::WaitingForExit => State::Waiting(Waits::Child),
+                Activity::Sleeping => State::Waiting(Waits::Sleep),
+                Activity::Reading | Activity::Writing => State::Waiting(Waits::Pipe),
+            },
+            (None, None) => State::Starting,
+        };
+        let stopped = info.is_stopped() && !matches!(state, State::Ended(_));
+        ProcessView {
+            pid: *info.pid.get().expect("what is listed has a pid"),
+            parent: kernel.and_then(|(_, _, parent)| *parent).map(Pid),
+            name: info.name.clone(),
+            args: info.args.clone(),
+            program: info.program.clone(),
+            kind: info.kind,
+            state: if stopped { State::Stopped } else { state },
+            started_ms: info.started_ms,
+            cpu_ns: info.time.total_ns(self.0.machine.now()),
+            memory_bytes: info.usage.as_ref().map_or(0, |usage| usage.bytes()),
+            handles: kernel.map_or(0, |(_, handles, _)| *handles),
+            output_bytes: info.console.as_ref().map_or(0, Console::end),
+            mounts: info.mounts.clone(),
+        }
+    }
+
+    fn find(&self, pid: Pid) -> Result<Arc<Info>, ControlRefused> {
+        let processes = self.0.bodies.processes();
+        let info = processes.find(pid).ok_or(ControlRefused::NoSuchProcess(pid))?;
+        match info.kind {
+            Kind::Program => Ok(info.clone()),
+            Kind::Service => Err(ControlRefused::Service(pid)),
+        }
+    }
+
+    fn control(&self, pid: Pid, call: impl Fn(HandleId) -> SystemCall) -> Result<Arc<Info>, ControlRefused> {
+        let info = self.find(pid)?;
+        if info.fate().end.is_some() {
+            return Err(ControlRefused::Ended(pid));
+        }
+        let handle = *info.handle.get().ok_or(ControlRefused::NoSuchProcess(pid))?;
+        match self.desk(call(handle)) {
+            Ok(Outcome::Killed(Ok(())) | Outcome::Held(Ok(())) | Outcome::Released(Ok(())) | Outcome::Interrupted(Ok(()))) => {
+                Ok(info)
+            }
+            Ok(
+                Outcome::Killed(Err(error))
+                | Outcome::Held(Err(error))
+                | Outcome::Released(Err(error))
+                | Outcome::Interrupted(Err(error)),
+            ) => match error {
+                ControlError::Ended | ControlError::Handle(_) => Err(ControlRefused::Ended(pid)),
+            },
+            _ => Err(ControlRefused::Stopping),
+        }
+    }
+
+    /// Ends a process at once, or as soon as it is out of the system call it is in.
+    pub fn kill(&self, pid: Pid) -> Result<(), ControlRefused> {
+        self.control(pid, |process| SystemCall::Kill { process }).map(|_| ())
+    }
+
+    /// Keeps a process from running, until [`Node::cont`].
+    pub fn stop(&self, pid: Pid) -> Result<(), ControlRefused> {
+        let info = self.control(pid, |process| SystemCall::Hold { process })?;
+        info.set_stopped(true);
+        Ok(())
+    }
+
+    pub fn cont(&self, pid: Pid) -> Result<(), ControlRefused> {
+        let info = self.control(pid, |process| SystemCall::Release { process })?;
+        info.set_stopped(false);
+        Ok(())
+    }
+
+    /// How a process ended, if it does within the time.
+    pub fn wait(&self, pid: Pid, timeout: Duration) -> Result<Option<End>, ControlRefused> {
+        Ok(self.find(pid)?.wait(timeout))
+    }
+
+    pub fn console(&self, pid: Pid) -> Option<Console> {
+        self.find(pid).ok()?.console.clone()
+    }
+
+    /// Stops a process and writes it as an image. Whatever fails, it runs on.
+    pub fn freeze(&self, pid: Pid, how: Freeze, out: &mut dyn Write) -> Result<(), FreezeRefused> {
+        let info = self.find(pid)?;
+        let (lend, lent) = sync_channel(1);
+        let (give_back, back) = sync_channel(1);
+        {
+            let mut fate = info.fate();
+            if fate.end.is_some() {
+                return Err(ControlRefused::Ended(pid).into());
+            }
+            if fate.loan.is_some() {
+                return Err(FreezeRefused::Twice(pid));
+            }
+            fate.loan = Some(Loan { lend, back });
+        }
+        let was_stopped = info.is_stopped();
+        if was_stopped {
+            self.cont(pid)?;
+        }
+        let until = Instant::now() + STOP_TIMEOUT;
+        let stopper = info.stopper.as_ref().expect("a program has one");
+        let mut process = loop {
+            // A program that waits is roused; one that computes sees the flag.
+            stopper.freeze().expect("only what can be frozen is run by a node");
+            if let Err(refused) = self.control(pid, |process| SystemCall::Interrupt { process }) {
+                info.fate().loan = None;
+                return Err(refused.into());
+            }
+            if let Some(key) = info.key.get() {
+                self.0.machine.stir(*key);
+            }
+            match lent.recv_timeout(STOP_INTERVAL) {
+                Ok(process) => break process,
+                Err(_) if Instant::now() < until => {}
+                Err(_) => {
+                    if info.fate().loan.take().is_some() {
+                        return Err(FreezeRefused::Late(pid));
+                    }
+                    // It has been taken up at the last moment.
+                    match lent.recv_timeout(STOP_TIMEOUT) {
+                        Ok(process) => break process,
+                        Err(_) => return Err(FreezeRefused::Late(pid)),
+                    }
+                }
+            }
+        };
+        let saved = process.save(out, how.with_program);
+        let returned = match (&saved, how.afterwards) {
+            (Ok(()), Afterwards::End) => None,
+            _ => Some(process),
+        };
+        let runs_on = returned.is_some();
+        let _ = give_back.send(returned);
+        if was_stopped && runs_on {
+            self.stop(pid)?;
+        }
+        Ok(saved?)
+    }
+
+    /// The tree `/`.
+    pub fn files(&self) -> Box<dyn FileSystem> {
+        Box::new(HostDirectory::open(&self.0.files).expect("the directory was made when the node started"))
+    }
+
+    pub fn status(&self) -> NodeView {
+        let machine = &self.0.machine;
+        let (ready, running) = machine.inspect(|kernel| {
+            let running = kernel.processes().filter(|view| view.activity == Activity::Running).count();
+            (kernel.ready_count() as u32, running as u32)
+        });
+        let processes = self.0.bodies.processes();
+        let now = machine.now();
+        let (mut cpu_ns, mut memory_bytes, mut count) = (self.0.bodies.ended_cpu_ns(), 0, 0);
+        for info in processes.live() {
+            cpu_ns += info.time.total_ns(now);
+            memory_bytes += info.usage.as_ref().map_or(0, |usage| usage.bytes());
+            count += u32::from(info.kind == Kind::Program);
+        }
+        NodeView {
+            processors: machine.processors() as u32,
+            workers: machine.workers() as u32,
+            ready,
+            running,
+            processes: count,
+            cpu_ns,
+            uptime_ms: self.0.began.elapsed().as_millis() as u64,
+            memory_bytes,
+        }
+    }
+
+    /// Sends a message to the port of this name.
+    pub fn send(&self, port: &str, bytes: &[u8], timeout: Duration) -> Result<(), PortError> {
+        let path = port_path(port)?;
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(PortError::TooLong { bytes: bytes.len(), max: MESSAGE_BYTES_MAX });
+        }
+        let agent = self.agent()?;
+        let until = Instant::now() + timeout;
+        let (answer, handles) = agent.ask(&names::Request::Lookup { path }, &[], timeout)?;
+        let port = match (answer, handles.first()) {
+            (names::Answer::Port, Some(handle)) => *handle,
+            (names::Answer::Failed(names::Failure::NotFound | names::Failure::NotADirectory), _) => {
+                return Err(PortError::Unknown(port.into()));
+            }
+            (names::Answer::Failed(failure), _) => return Err(PortError::System(format!("{failure:?}"))),
+            _ => return Err(PortError::NotAPort(port.into())),
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        let mode = SendMode::Reliable(Wait::Until(agent.at(left)));
+        let message = Message::of(bytes);
+        match agent.call(SystemCall::Send { port, message, mode }, left)? {
+            Outcome::Sent(Ok(())) => Ok(()),
+            Outcome::Sent(Err(SendError::PortClosed)) => Err(PortError::Closed),
+            Outcome::Sent(Err(SendError::Expired | SendError::Full)) => Err(PortError::Expired),
+            other => Err(PortError::System(format!("{other:?}"))),
+        }
+    }
+
+    /// Makes a port of this name and waits for one message.
+    pub fn receive(&self, port: &str, timeout: Duration) -> Result<Vec<u8>, PortError> {
+        let path = port_path(port)?;
+        let agent = self.agent()?;
+        let until = Instant::now() + timeout;
+        let made = agent.call(SystemCall::CreatePort(PortOptions::RENDEZVOUS), timeout)?;
+        let Outcome::PortCreated(Ok(handle)) = made else { return Err(PortError::System(format!("{made:?}"))) };
+        let rights = Rights::SEND.with(Rights::COPY).with(Rights::MOVE).with(Rights::WATCH);
+        let transfer = Transfer { handle, rights, mode: TransferMode::Copy };
+        let request = names::Request::BindPort { path, existing: names::Existing::Refuse };
+        match agent.ask(&request, &[transfer], timeout)?.0 {
+            names::Answer::Done => {}
+            names::Answer::Failed(names::Failure::Exists) => {
+                return Err(PortError::System(format!("somebody receives from `{port}` already")));
+            }
+            other => return Err(PortError::System(format!("{other:?}"))),
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        let wait = Wait::Until(agent.at(left));
+        match agent.call(SystemCall::Receive { port: handle, wait }, left)? {
+            Outcome::Received(Ok(Received::Message(delivery))) => Ok(delivery.bytes.to_vec()),
+            Outcome::Received(Err(ReceiveError::Expired | ReceiveError::Empty)) => Err(PortError::Expired),
+            other => Err(PortError::System(format!("{other:?}"))),
+        }
+    }
+
+    /// A process that makes system calls which may take long, for one caller.
+    fn agent(&self) -> Result<Agent<'_>, PortError> {
+        let refused = |what: String| PortError::System(what);
+        let (strings, arguments) = self.0.bodies.expect_puppet();
+        let spawn = Spawn {
+            program: bodies::PUPPET,
+            arguments,
+            handles: Box::new([grant_names()]),
+            limits: Limits { children_max: 0, ports_max: 8, handles_max: 64, ..Limits::NORMAL },
+            weight: WEIGHT_NORMAL,
+            orphan: Orphan::Dies,
+            supervisor: None,
+        };
+        match self.desk(SystemCall::Spawn(Box::new(spawn))) {
+            Ok(Outcome::Spawned(Ok(spawned))) => {
+                // Nobody else will ask for it.
+                let _ = self.desk(SystemCall::Close { handle: spawned.process });
+                Ok(Agent { node: self, strings })
+            }
+            Ok(other) => Err(refused(format!("{other:?}"))),
+            Err(error) => Err(refused(format!("{error:?}"))),
+        }
+    }
+
+    fn ask_names(
+        &self, strings: &Strings, request: &names::Request, transfers: &[Transfer], timeout: Duration,
+    ) -> Result<(names::Answer, Box<[HandleId]>), Refused> {
+        let names_port = match std::ptr::eq(strings, &*self.0.desk) {
+            true => bodies::DESK_NAMES,
+            false => HandleId(1),
+        };
+        let deadline = Deadline::at(self.0.machine.now().after(timeout.as_nanos() as u64));
+        let message = Message { bytes: request.encode(), handles: transfers.into() };
+        let call = SystemCall::Call { port: names_port, message, deadline };
+        match strings.call(call, |key| self.0.machine.stir(key), timeout + Duration::from_secs(1))? {
+            Outcome::Called(Ok(answer)) => {
+                let decoded = names::Answer::decode(&answer.bytes).map_err(|_| Refused::Gone)?;
+                Ok((decoded, answer.handles))
+            }
+            Outcome::Called(Err(CallError::Expired(_))) => Err(Refused::Late),
+            _ => Err(Refused::Gone),
+        }
+    }
+
+    /// Ends all programs, then the node. What was acknowledged is on the disk by then.
+    pub fn shutdown(&self) {
+        let live: Vec<Pid> = {
+            let processes = self.0.bodies.processes();
+            let programs = processes.live().filter(|info| info.kind == Kind::Program);
+            programs.filter_map(|info| info.pid.get().copied()).collect()
+        };
+        for pid in &live {
+            let _ = self.kill(*pid);
+        }
+        for pid in live {
+            let _ = self.wait(pid, Duration::from_secs(2));
+        }
+        self.0.machine.stop();
+    }
+
+    /// Waits until the node stops by itself, which it does if one of its services is lost for good.
+    pub fn wait_halted(&self, timeout: Duration) -> bool {
+        self.0.machine.wait_halted(timeout).is_some()
+    }
+}
+
+struct World {
+    mounts: Vec<Mount>,
+    stdin: Box<dyn abi::file::Stream>,
+    stdout: Box<dyn abi::file::Stream>,
+    stderr: Box<dyn abi::file::Stream>,
+    clock: Box<dyn abi::file::Clock>,
+    waiter: Box<dyn abi::file::Waiter>,
+    fiber: Fiber,
+    rest: Rest,
+}
+
+struct Rest {
+    console: Console,
+    usage: Arc<Usage>,
+    time: Arc<Used>,
+    key: Arc<OnceLock<Key<Process>>>,
+}
+
+struct Common {
+    name: String,
+    args: Vec<String>,
+    mounts: Vec<MountOrder>,
+    limits: ProcessLimits,
+}
+
+/// A puppet of one caller; it ends with this.
+struct Agent<'a> {
+    node: &'a Node,
+    strings: Arc<Strings>,
+}
+
+impl Agent<'_> {
+    fn at(&self, left: Duration) -> Time {
+        self.node.0.machine.now().after(left.as_nanos() as u64)
+    }
+
+    fn call(&self, call: SystemCall, timeout: Duration) -> Result<Outcome, PortError> {
+        let stir = |key| self.node.0.machine.stir(key);
+        // The kernel's own deadline comes first, and says more.
+        let outcome = self.strings.call(call, stir, timeout + Duration::from_secs(1));
+        outcome.map_err(|refused| match refused {
+            Refused::Late => PortError::Expired,
+            other => PortError::System(format!("{other:?}")),
+        })
+    }
+
+    fn ask(
+        &self, request: &names::Request, transfers: &[Transfer], timeout: Duration,
+    ) -> Result<(names::Answer, Box<[HandleId]>), PortError> {
+        self.node.ask_names(&self.strings, request, transfers, timeout).map_err(|refused| match refused {
+            Refused::Late => PortError::Expired,
+            other => PortError::System(format!("{other:?}")),
+        })
+    }
+}
+
+impl Drop for Agent<'_> {
+    fn drop(&mut self) {
+        self.strings.close(|key| self.node.0.machine.stir(key));
+    }
+}
+
+/// Every process is born with a way to the names.
+fn grant_names() -> Transfer {
+    let rights = Rights::SEND.with(Rights::COPY).with(Rights::MOVE).with(Rights::WATCH);
+    Transfer { handle: bodies::DESK_NAMES, rights, mode: TransferMode::Copy }
+}
+
+fn port_path(name: &str) -> Result<String, PortError> {
+    let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > names::PART_BYTES_MAX || !name.chars().all(ok) || name.starts_with('.') {
+        return Err(PortError::Name(name.into()));
+    }
+    Ok(format!("{PORTS}/{name}"))
+}
+
+/// What a future gives that has nothing to wait for.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => unreachable!("an instance is made without running the program"),
+    }
+}

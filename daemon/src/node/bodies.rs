@@ -1,0 +1,217 @@
+//! Makes the bodies of processes: the system's own parts by the manifest, puppets, and programs that somebody has made ready. Keeps the list
+//! of processes. Knows the services by name and number, and nobody else does.
+
+use super::guest;
+use super::machine::{self, Body, Machine, Made, Native, Start, Used};
+use super::process::{Facts, Info, Processes};
+use super::puppet::{Puppet, Strings};
+use super::view::{Kind, Pid};
+use abi::call::{Outcome, PortOptions, SystemCall};
+use abi::ids::{DeviceId, HandleId, ProcessId, Time};
+use abi::limits::{Limits, WEIGHT_NORMAL};
+use abi::message::Bytes;
+use abi::process::{Exit, Program, StartFailure};
+use services::boot::{Boot, Manifest, Part, Plan, Restart};
+use services::host::Host;
+use services::names::Names;
+use services::{FIRST_GRANT, Service};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+pub(crate) const BOOT: Program = Program::Service(0);
+const NAMES: Program = Program::Service(1);
+pub(crate) const PUPPET: Program = Program::Service(2);
+
+/// By which the node's own process, the desk, sends to the service `names`.
+pub(crate) const DESK_NAMES: HandleId = FIRST_GRANT;
+
+/// Which puppet the desk is.
+const DESK: u64 = 0;
+
+/// What all processes of the node may use.
+pub(crate) fn limits() -> Limits {
+    Limits { handles_max: 65_535, children_max: 60_000, ports_max: 4096, buffer_bytes_max: 4 << 30, ..Limits::NORMAL }
+}
+
+fn manifest() -> Plan {
+    let part = |name: &str, program, devices: &[u16], sends_to: &[&str], arguments: u64| Part {
+        name: name.into(),
+        program,
+        arguments: Bytes::new(&arguments.to_le_bytes()),
+        port: PortOptions::buffered(1024),
+        devices: devices.iter().copied().map(DeviceId).collect(),
+        sends_to: sends_to.iter().map(|name| name.to_string()).collect(),
+        limits: limits(),
+        weight: WEIGHT_NORMAL,
+        restart: Restart::Always,
+    };
+    let desk = Part { restart: Restart::Never, ..part("desk", PUPPET, &[], &["names"], DESK) };
+    let manifest = Manifest { parts: vec![part("names", NAMES, &[0], &[], 0), desk] };
+    manifest.check().expect("the node's own manifest is sound")
+}
+
+pub(crate) struct Bodies {
+    machine: Arc<Machine>,
+    desk: Arc<Strings>,
+    /// What processes that are about to start will be.
+    expected: Mutex<BTreeMap<u64, Expected>>,
+    next_expected: AtomicU64,
+    processes: Mutex<Processes>,
+    ended_cpu_ns: AtomicU64,
+}
+
+enum Expected {
+    Program(guest::Program, Arc<Info>),
+    Puppet(Arc<Strings>),
+}
+
+impl Bodies {
+    pub fn new(machine: Arc<Machine>) -> Bodies {
+        Bodies {
+            machine,
+            desk: Strings::new(),
+            expected: Mutex::default(),
+            next_expected: AtomicU64::new(DESK + 1),
+            processes: Mutex::default(),
+            ended_cpu_ns: AtomicU64::new(0),
+        }
+    }
+
+    pub fn desk(&self) -> Arc<Strings> {
+        self.desk.clone()
+    }
+
+    pub fn processes(&self) -> MutexGuard<'_, Processes> {
+        self.processes.lock().expect("no code panics while it holds this lock")
+    }
+
+    pub fn ended_cpu_ns(&self) -> u64 {
+        self.ended_cpu_ns.load(Ordering::Relaxed)
+    }
+
+    /// The arguments by which a process is spawned that will be this.
+    pub fn expect(&self, program: guest::Program, info: Arc<Info>) -> Bytes {
+        self.expect_one(Expected::Program(program, info))
+    }
+
+    pub fn expect_puppet(&self) -> (Arc<Strings>, Bytes) {
+        let strings = Strings::new();
+        (strings.clone(), self.expect_one(Expected::Puppet(strings)))
+    }
+
+    fn expect_one(&self, expected: Expected) -> Bytes {
+        let number = self.next_expected.fetch_add(1, Ordering::Relaxed);
+        self.expected().insert(number, expected);
+        Bytes::new(&number.to_le_bytes())
+    }
+
+    /// It is not going to start.
+    pub fn unexpect(&self, arguments: &Bytes) {
+        if let Some(number) = number(arguments) {
+            self.expected().remove(&number);
+        }
+    }
+
+    fn expected(&self) -> MutexGuard<'_, BTreeMap<u64, Expected>> {
+        self.expected.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// The node's handle to a process that has ended is closed.
+    pub fn forget(&self, info: &Info) {
+        if let Some(handle) = info.handle.get() {
+            self.desk.post(SystemCall::Close { handle: *handle }, |key| self.machine.stir(key));
+        }
+    }
+
+    fn service(&self, name: &str, native: Box<dyn Native>, start: &Start) -> Made {
+        let time = Arc::new(Used::default());
+        let key = Arc::new(OnceLock::new());
+        let info = Info::new(Facts {
+            name: name.into(),
+            args: vec![],
+            program: name.into(),
+            kind: Kind::Service,
+            console: None,
+            usage: None,
+            time: time.clone(),
+            mounts: vec![],
+            key,
+            stopper: None,
+            began: self.machine.began(),
+        });
+        self.processes().add(Pid(start.id.serial()), info);
+        Made { body: Body::Native(native), time }
+    }
+}
+
+fn number(arguments: &Bytes) -> Option<u64> {
+    Some(u64::from_le_bytes((**arguments).try_into().ok()?))
+}
+
+struct Hosted<S>(Host<S>);
+
+impl<S: Service + Send> Native for Hosted<S> {
+    fn resume(&mut self, now: Time, outcome: Outcome) -> SystemCall {
+        self.0.resume(now, outcome)
+    }
+}
+
+impl machine::Bodies for Bodies {
+    fn start(&self, start: Start) -> Result<Made, StartFailure> {
+        match start.program {
+            BOOT => Ok(self.service("boot", Box::new(Hosted(Host::new(Boot::new(manifest())))), &start)),
+            NAMES => Ok(self.service("names", Box::new(Hosted(Host::new(Names::new()))), &start)),
+            PUPPET => {
+                let number = number(&start.arguments).ok_or(StartFailure::UnknownProgram)?;
+                let (name, strings) = match number {
+                    DESK => ("desk", self.desk.clone()),
+                    _ => match self.expected().remove(&number) {
+                        Some(Expected::Puppet(strings)) => ("agent", strings),
+                        _ => return Err(StartFailure::UnknownProgram),
+                    },
+                };
+                strings.attach(start.process);
+                Ok(self.service(name, Box::new(Puppet::new(strings)), &start))
+            }
+            Program::Service(_) => Err(StartFailure::UnknownProgram),
+            Program::Module(_) => {
+                let expected = number(&start.arguments).and_then(|number| self.expected().remove(&number));
+                let Some(Expected::Program(program, info)) = expected else {
+                    return Err(StartFailure::UnknownProgram);
+                };
+                let set = info.key.set(start.process);
+                assert!(set.is_ok(), "a process is started once");
+                let time = info.time.clone();
+                self.processes().add(Pid(start.id.serial()), info);
+                Ok(Made { body: Body::Guest(Box::new(program)), time })
+            }
+        }
+    }
+
+    fn ended(&self, id: ProcessId, exit: Exit) {
+        let pid = Pid(id.serial());
+        let retired = {
+            let mut processes = self.processes();
+            match processes.find_live(pid).map(|info| info.kind) {
+                Some(Kind::Service) => processes.remove(pid),
+                Some(Kind::Program) => processes.retire(pid),
+                None => None,
+            }
+        };
+        let Some(info) = retired else { return };
+        self.ended_cpu_ns.fetch_add(info.time.total_ns(self.machine.now()), Ordering::Relaxed);
+        if info.time.max_ns != 0 {
+            self.machine.bounded.fetch_sub(1, Ordering::Relaxed);
+        }
+        info.end(exit);
+        self.forget(&info);
+    }
+
+    fn interrupt(&self, id: ProcessId) {
+        let info = self.processes().find_live(Pid(id.serial())).cloned();
+        if let Some(stopper) = info.as_ref().and_then(|info| info.stopper.as_ref()) {
+            stopper.freeze().expect("only what can be frozen is run by a node");
+        }
+    }
+}

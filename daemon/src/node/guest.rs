@@ -1,0 +1,160 @@
+//! A process that runs a WebAssembly program. Knows the engine; not what asked for the program.
+//!
+//! The one idea: the program is a future that the worker polls; its system calls step the kernel from inside of the poll. To take
+//! the processor away from it, it is frozen where it is: then the future is done, and a new one continues it.
+
+use super::machine::{self, Guest, Ran, Used};
+use super::process::{Fate, Info};
+use super::view::End;
+use abi::call::{Outcome, SystemCall};
+use abi::file::Clock;
+use abi::ids::Time;
+use abi::process::Fault;
+use abi::wasi::Clockid;
+use drivers::HostClock;
+use engine::{RunError, Stop};
+use kernel::{Key, Process};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+type Running = Pin<Box<dyn Future<Output = (engine::Process, Result<Stop, RunError>)> + Send>>;
+
+pub(crate) struct Program {
+    info: Arc<Info>,
+    state: State,
+}
+
+enum State {
+    Idle(Box<engine::Process>),
+    Running(Running),
+    Ended,
+}
+
+/// Somebody wants a process frozen: it is lent to them, stopped, and they give it back or keep it.
+pub(crate) struct Loan {
+    pub lend: SyncSender<Box<engine::Process>>,
+    pub back: Receiver<Option<Box<engine::Process>>>,
+}
+
+impl Program {
+    pub fn new(process: engine::Process, info: Arc<Info>) -> Program {
+        Program { info, state: State::Idle(Box::new(process)) }
+    }
+
+    /// What becomes of a program that was stopped.
+    fn stopped(&mut self, process: engine::Process) -> Ran {
+        let mut process = Box::new(process);
+        if self.info.time.is_over(self.info.node_now()) {
+            self.state = State::Ended;
+            return self.failed(End::CpuLimit);
+        }
+        if let Some(Loan { lend, back }) = self.info.fate().loan.take() {
+            match lend.send(process) {
+                // Who takes it may have given up waiting.
+                Err(error) => process = error.0,
+                Ok(()) => match back.recv() {
+                    Ok(Some(returned)) => process = returned,
+                    Ok(None) | Err(_) => {
+                        self.state = State::Ended;
+                        return self.failed(End::Frozen);
+                    }
+                },
+            }
+        }
+        self.state = State::Idle(process);
+        Ran::Stopped
+    }
+
+    fn failed(&self, end: End) -> Ran {
+        self.info.fate().cause.get_or_insert(end);
+        Ran::Faulted(Fault::Trap)
+    }
+}
+
+impl Guest for Program {
+    fn run(&mut self) -> Ran {
+        if let State::Idle(_) = self.state {
+            let State::Idle(process) = std::mem::replace(&mut self.state, State::Ended) else { unreachable!() };
+            let mut process = *process;
+            self.state = State::Running(Box::pin(async move {
+                let stop = process.run_on_fiber().await;
+                (process, stop)
+            }));
+        }
+        let State::Running(future) = &mut self.state else { unreachable!("the kernel does not run what has ended") };
+        let Poll::Ready((process, stop)) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+            return Ran::Left;
+        };
+        match stop {
+            Ok(Stop::Frozen) => self.stopped(process),
+            Ok(Stop::Exited(code)) => {
+                self.state = State::Ended;
+                Ran::Exited(code)
+            }
+            Err(error) => {
+                self.state = State::Ended;
+                let reason = match self.info.usage.as_ref().is_some_and(|usage| usage.was_refused()) {
+                    true => format!("{error} (it had asked for more memory than it may have)"),
+                    false => error.to_string(),
+                };
+                self.failed(End::failed(reason, error.backtrace()))
+            }
+        }
+    }
+}
+
+/// The kernel, as a program's process sees it.
+pub(crate) struct Calls {
+    /// Known when the process is in the kernel, which is before it runs.
+    pub key: Arc<OnceLock<Key<Process>>>,
+    pub began: Instant,
+}
+
+impl engine::SystemCalls for Calls {
+    fn now(&self) -> Time {
+        Time(self.began.elapsed().as_nanos() as u64 + 1)
+    }
+
+    fn call(&mut self, call: SystemCall) -> Poll<Outcome> {
+        machine::system_call(*self.key.get().expect("a process that runs is in the kernel"), call)
+    }
+
+    fn outcome(&mut self) -> Outcome {
+        machine::system_call_outcome()
+    }
+}
+
+/// The clocks of one process.
+pub(crate) struct ProcessClock {
+    pub time: Arc<Used>,
+    pub began: Instant,
+}
+
+impl Clock for ProcessClock {
+    fn realtime_ns(&self) -> u64 {
+        HostClock.realtime_ns()
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        HostClock.monotonic_ns()
+    }
+
+    fn cputime_ns(&self) -> u64 {
+        self.time.total_ns(Time(self.began.elapsed().as_nanos() as u64 + 1))
+    }
+
+    fn resolution_ns(&self, clock: Clockid) -> u64 {
+        HostClock.resolution_ns(clock)
+    }
+}
+
+impl Fate {
+    /// Nobody lent for: the process has ended.
+    pub fn close(&mut self) {
+        self.loan = None;
+    }
+}

@@ -1,0 +1,808 @@
+//! The kernel on Linux threads: it carries out what the kernel wants and tells it what happens. Knows neither programs, nor what a
+//! process's body does.
+//!
+//! The one idea: a system call is a step of the kernel on the thread that runs the process, under one lock; what the step says
+//! about this thread is done by this thread. Only waking others, instances to be made and to be dropped are done behind it, without the lock.
+//!
+//! ```text
+//!   worker threads  WORKERS_MAX of them; as many are awake as there are processors, not counting those that
+//!                   have run one process for long
+//!   monitor         while workers are kept asleep: looks each MONITOR_INTERVAL who has run for long, and lets another one wake
+//!   alarm           sleeps until the kernel's next deadline
+//!   journal         one thread for each journal
+//! ```
+//! A program that computes is preempted by Linux, as its worker is one thread among others. If all workers compute, the monitor
+//! freezes the program that has run longest where it is, and it goes on in its turn.
+
+use super::view::NodeError;
+use abi::call::{Outcome, SystemCall};
+use abi::device::JournalWork;
+use abi::ids::{DeviceId, ProcessId, Time};
+use abi::message::Bytes;
+use abi::process::{Exit, Fault, Program, StartFailure};
+use drivers::FileJournal;
+use kernel::world::{Effect, Event, Input, WorkerId};
+use kernel::{Config, Kernel, Key, Process, Watch};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::task::Poll;
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+/// Threads that run processes, beside one for each processor. Each of them can be taken by a program that computes.
+pub(crate) const WORKERS_MORE: u16 = 64;
+
+/// A process that has run for so long without a system call does not count as using a worker any more.
+const LONG_NS: u64 = 1_000_000;
+const MONITOR_INTERVAL: Duration = Duration::from_millis(1);
+/// How often somebody looks whether a process has used up its processor time.
+const BOUNDS_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A process that runs on for so long while no worker is left for others has to make room.
+const HOG_NS: u64 = 10_000_000;
+
+/// A native process: takes the outcome of its last system call, gives the next one.
+pub(crate) trait Native: Send {
+    fn resume(&mut self, now: Time, outcome: Outcome) -> SystemCall;
+}
+
+/// A process that runs a program.
+pub(crate) trait Guest: Send {
+    /// Runs until the program waits, has stopped or has ended. Its system calls arrive in [`system_call`] meanwhile.
+    fn run(&mut self) -> Ran;
+}
+
+/// How a guest came back.
+pub(crate) enum Ran {
+    /// It made a system call that said what the worker does now.
+    Left,
+    /// It was stopped and could go on.
+    Stopped,
+    Exited(u32),
+    Faulted(Fault),
+}
+
+pub(crate) enum Body {
+    Native(Box<dyn Native>),
+    Guest(Box<dyn Guest>),
+}
+
+/// Whoever makes bodies, and is told when processes end.
+pub(crate) trait Bodies: Send + Sync {
+    /// Called on the thread whose step asked for it, without any lock.
+    fn start(&self, start: Start) -> Result<Made, StartFailure>;
+
+    /// Called once for each process, on any thread.
+    fn ended(&self, id: ProcessId, exit: Exit);
+
+    /// The process shall come back from where it runs, soon.
+    fn interrupt(&self, id: ProcessId);
+}
+
+pub(crate) struct Start {
+    pub process: Key<Process>,
+    pub id: ProcessId,
+    pub program: Program,
+    pub arguments: Bytes,
+    pub memory_pages_max: u32,
+}
+
+/// A body, and where to count the time that it uses.
+pub(crate) struct Made {
+    pub body: Body,
+    pub time: Arc<Used>,
+}
+
+/// Processor time of one process.
+#[derive(Default, Debug)]
+pub(crate) struct Used {
+    /// Of the slices that are over.
+    ns: AtomicU64,
+    /// When the slice began that is not over, or zero.
+    since: AtomicU64,
+    /// Beyond this it is to end; zero: never.
+    pub max_ns: u64,
+}
+
+impl Used {
+    /// Zero: without a bound.
+    pub fn bounded(max_ns: u64) -> Used {
+        Used { max_ns, ..Used::default() }
+    }
+
+    /// All that it used, as far as that is known.
+    pub fn total_ns(&self, now: Time) -> u64 {
+        let since = self.since.load(Ordering::Relaxed);
+        let running = if since == 0 { 0 } else { now.0.saturating_sub(since) };
+        self.ns.load(Ordering::Relaxed) + running
+    }
+
+    pub fn is_over(&self, now: Time) -> bool {
+        self.max_ns != 0 && self.total_ns(now) > self.max_ns
+    }
+}
+
+/// What the kernel runs, on this side.
+pub(crate) struct Slot {
+    process: Key<Process>,
+    id: ProcessId,
+    /// Whoever runs it holds this. A process that was left is still on its stack for a moment, while another worker may be told to run
+    /// it already: that one waits here.
+    body: Mutex<Body>,
+    time: Arc<Used>,
+}
+
+pub(crate) struct Machine {
+    core: Mutex<Core>,
+    bodies: OnceLock<Arc<dyn Bodies>>,
+    began: Instant,
+    posts: Vec<Post>,
+    monitor: Mutex<()>,
+    monitored: Condvar,
+    /// Processes whose processor time has a bound: while there are any, somebody must look.
+    pub bounded: AtomicUsize,
+    alarm: Mutex<Option<Time>>,
+    alarm_set: Condvar,
+    stopping: AtomicBool,
+    serials: Serials,
+    halted: Mutex<Option<Exit>>,
+    halted_set: Condvar,
+}
+
+struct Core {
+    kernel: Kernel,
+    effects: Vec<Effect>,
+    slots: BTreeMap<Key<Process>, Arc<Slot>>,
+    /// Processes whose body is being made.
+    starting: BTreeMap<Key<Process>, ProcessId>,
+    /// Workers that do not sleep.
+    awake: usize,
+    /// Workers that the kernel wants awake and that wait until a processor is free.
+    kept_asleep: VecDeque<WorkerId>,
+    processors: usize,
+    journals: Vec<Sender<(Key<Watch>, JournalWork)>>,
+}
+
+/// What others see of a worker.
+struct Post {
+    thread: OnceLock<Thread>,
+    wake: AtomicBool,
+    /// When it last was in the kernel, while it runs a process; else zero.
+    running_since: AtomicU64,
+    running: Mutex<Option<ProcessId>>,
+}
+
+/// What a step leaves to be done without the lock. Usually nothing.
+#[derive(Default)]
+struct After {
+    starts: Vec<Start>,
+    dropped: Vec<Arc<Slot>>,
+    ended: Vec<(ProcessId, Exit)>,
+    interrupts: Vec<ProcessId>,
+    wakes: Vec<WorkerId>,
+    alarm: Option<Time>,
+    kept_asleep: bool,
+    halted: Option<Exit>,
+}
+
+/// What a worker does now.
+enum Next {
+    Run { slot: Arc<Slot>, outcome: Outcome },
+    Park,
+}
+
+/// This thread as a worker.
+struct Worker {
+    machine: Arc<Machine>,
+    id: WorkerId,
+    /// For the guest that runs: the outcome of its last call.
+    outcome: Cell<Option<Outcome>>,
+    /// What a system call of the guest said about this worker.
+    next: Cell<Option<Next>>,
+    /// The processor time of this thread at the last look, and how much of what came later is accounted already.
+    clock: Cell<(u64, u64)>,
+}
+
+thread_local! {
+    static WORKER: RefCell<Option<std::rc::Rc<Worker>>> = const { RefCell::new(None) };
+}
+
+fn worker() -> std::rc::Rc<Worker> {
+    WORKER.with(|worker| worker.borrow().clone()).expect("processes run on workers")
+}
+
+/// A system call of the guest that runs on this thread. If it is not ready the guest must be left: see [`system_call_outcome`].
+pub(crate) fn system_call(process: Key<Process>, call: SystemCall) -> Poll<Outcome> {
+    let worker = worker();
+    match worker.machine.enter(worker.id, Input::Call { worker: worker.id, process, call }) {
+        Some(Next::Run { slot, outcome }) if slot.process == process => Poll::Ready(outcome),
+        next => {
+            worker.next.set(next);
+            Poll::Pending
+        }
+    }
+}
+
+/// What the call gave for which a guest was left.
+pub(crate) fn system_call_outcome() -> Outcome {
+    worker().outcome.take().expect("a guest that runs again has the outcome of its call")
+}
+
+impl Machine {
+    /// Starts the threads; [`Machine::boot`] gives them something to do.
+    pub fn new(
+        directory: &std::path::Path, workers: u16, journals: Vec<FileJournal>,
+    ) -> Result<Arc<Machine>, NodeError> {
+        let processors = usize::from(workers);
+        let workers = workers + WORKERS_MORE;
+        let serials = Serials::open(directory)?;
+        let config = Config {
+            node: abi::ids::NodeId(1),
+            first_serial: serials.first,
+            workers,
+            devices: journals.len() as u16,
+        };
+        let (senders, receivers): (Vec<_>, Vec<_>) = journals.iter().map(|_| channel()).unzip();
+        let post = |_| Post {
+            thread: OnceLock::new(),
+            wake: AtomicBool::new(false),
+            running_since: AtomicU64::new(0),
+            running: Mutex::new(None),
+        };
+        let machine = Arc::new(Machine {
+            core: Mutex::new(Core {
+                kernel: Kernel::new(config),
+                effects: vec![],
+                slots: BTreeMap::new(),
+                starting: BTreeMap::new(),
+                awake: usize::from(workers),
+                kept_asleep: VecDeque::new(),
+                processors,
+                journals: senders,
+            }),
+            bodies: OnceLock::new(),
+            began: Instant::now(),
+            posts: (0..workers).map(post).collect(),
+            monitor: Mutex::new(()),
+            monitored: Condvar::new(),
+            bounded: AtomicUsize::new(0),
+            alarm: Mutex::new(None),
+            alarm_set: Condvar::new(),
+            stopping: AtomicBool::new(false),
+            serials,
+            halted: Mutex::new(None),
+            halted_set: Condvar::new(),
+        });
+        for (mut journal, work) in journals.into_iter().zip(receivers) {
+            let machine = machine.clone();
+            thread("journal", move || {
+                for (request, work) in work {
+                    let result = journal.work(work);
+                    machine.tell(Event::Journal { request, result });
+                }
+            })?;
+        }
+        let alarm = machine.clone();
+        thread("alarm", move || alarm.ring())?;
+        let monitor = machine.clone();
+        thread("monitor", move || monitor.watch())?;
+        Ok(machine)
+    }
+
+    /// Makes the first process, and lets the workers begin.
+    pub fn boot(
+        self: &Arc<Machine>, bodies: Arc<dyn Bodies>, program: Program, limits: abi::limits::Limits,
+    ) -> Result<(), NodeError> {
+        let set = self.bodies.set(bodies);
+        assert!(set.is_ok(), "a machine is booted once");
+        self.tell(Event::Boot { program, arguments: Bytes::EMPTY, limits });
+        for index in 0..self.posts.len() {
+            let machine = self.clone();
+            thread("worker", move || machine.work(WorkerId(index as u16)))?;
+        }
+        Ok(())
+    }
+
+    pub fn now(&self) -> Time {
+        // Zero means no time in some places.
+        Time(self.began.elapsed().as_nanos() as u64 + 1)
+    }
+
+    /// The moment from which the node's time counts.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    pub fn processors(&self) -> usize {
+        self.core().processors
+    }
+
+    pub fn workers(&self) -> usize {
+        self.posts.len()
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        // A panic of ours while the kernel is in a step has stopped the node already.
+        self.core.lock().unwrap_or_else(|_| std::process::abort())
+    }
+
+    fn bodies(&self) -> &Arc<dyn Bodies> {
+        self.bodies.get().expect("nothing happens before the machine is booted")
+    }
+
+    /// Looks at the kernel.
+    pub fn inspect<T>(&self, look: impl FnOnce(&Kernel) -> T) -> T {
+        look(&self.core().kernel)
+    }
+
+    /// Something outside happened. Never called by a worker about itself.
+    pub fn tell(&self, event: Event) {
+        let none = self.step(None, Input::Event(event));
+        assert!(none.is_none(), "only a worker is told what to do");
+    }
+
+    /// A process that sleeps shall look again.
+    pub fn stir(&self, process: Key<Process>) {
+        self.tell(Event::Stir { process });
+    }
+
+    fn enter(&self, me: WorkerId, input: Input) -> Option<Next> {
+        self.step(Some(me), input)
+    }
+
+    fn step(&self, me: Option<WorkerId>, input: Input) -> Option<Next> {
+        let mut after = After::default();
+        let mut core = self.core();
+        // Under the lock: the kernel hears of things in the order of their times.
+        let now = self.now();
+        if let Some(me) = me {
+            let post = &self.posts[usize::from(me.0)];
+            post.running_since.store(now.0, Ordering::Relaxed);
+        }
+        let next = core.step(now, input, &mut after);
+        if core.kernel.next_serial() + SERIALS_AHEAD > self.serials.reserved.load(Ordering::Relaxed) {
+            self.serials.reserve(core.kernel.next_serial());
+        }
+        drop(core);
+        if !after.is_empty() {
+            self.do_after(after);
+        }
+        next
+    }
+
+    fn do_after(&self, after: After) {
+        for worker in after.wakes {
+            let post = &self.posts[usize::from(worker.0)];
+            post.wake.store(true, Ordering::Release);
+            if let Some(thread) = post.thread.get() {
+                thread.unpark();
+            }
+        }
+        if after.kept_asleep {
+            self.look_soon();
+        }
+        if let Some(at) = after.alarm {
+            *self.alarm.lock().expect("no code panics while it holds this lock") = Some(at);
+            self.alarm_set.notify_one();
+        }
+        for id in after.interrupts {
+            self.bodies().interrupt(id);
+        }
+        for start in after.starts {
+            self.start(start);
+        }
+        drop(after.dropped);
+        for (id, exit) in after.ended {
+            self.bodies().ended(id, exit);
+        }
+        if let Some(exit) = after.halted {
+            *self.halted.lock().expect("no code panics while it holds this lock") = Some(exit);
+            self.halted_set.notify_all();
+        }
+    }
+
+    fn start(&self, start: Start) {
+        let (process, id) = (start.process, start.id);
+        let event = match self.bodies().start(start) {
+            Ok(Made { body, time }) => {
+                if time.max_ns != 0 {
+                    self.bounded.fetch_add(1, Ordering::Relaxed);
+                    self.look_soon();
+                }
+                let slot = Arc::new(Slot { process, id, body: Mutex::new(body), time });
+                let mut core = self.core();
+                // It may have been ended before its body was there.
+                if core.starting.remove(&process).is_some() {
+                    core.slots.insert(process, slot);
+                }
+                Event::Started { process }
+            }
+            Err(failure) => {
+                if self.core().starting.remove(&process).is_some() {
+                    self.bodies().ended(id, Exit::NotStarted(failure));
+                }
+                Event::NotStarted { process, failure }
+            }
+        };
+        self.tell(event);
+    }
+
+    /// Lets the monitor look.
+    pub fn look_soon(&self) {
+        let _guard = self.monitor.lock().expect("no code panics while it holds this lock");
+        self.monitored.notify_one();
+    }
+
+    /// The first process's end, if it comes within the time.
+    pub fn wait_halted(&self, timeout: Duration) -> Option<Exit> {
+        let halted = self.halted.lock().expect("no code panics while it holds this lock");
+        let waited = self.halted_set.wait_timeout_while(halted, timeout, |halted| halted.is_none());
+        *waited.expect("no code panics while it holds this lock").0
+    }
+
+    /// Ends all threads as they come by. Nothing is told to the kernel any more.
+    pub fn stop(&self) {
+        self.serials.close(self.core().kernel.next_serial());
+        self.stopping.store(true, Ordering::SeqCst);
+        for post in &self.posts {
+            if let Some(thread) = post.thread.get() {
+                thread.unpark();
+            }
+        }
+        self.alarm_set.notify_all();
+        self.look_soon();
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+/// Workers.
+impl Machine {
+    fn work(self: Arc<Machine>, id: WorkerId) {
+        let post = &self.posts[usize::from(id.0)];
+        post.thread.set(std::thread::current()).expect("a post has one thread");
+        let worker = std::rc::Rc::new(Worker {
+            machine: self.clone(),
+            id,
+            outcome: Cell::new(None),
+            next: Cell::new(None),
+            clock: Cell::new((0, 0)),
+        });
+        WORKER.with(|own| *own.borrow_mut() = Some(worker.clone()));
+        let mut next = self.enter(id, Input::Event(Event::Awake { worker: id }));
+        loop {
+            next = match next.take().expect("a worker is told what to do") {
+                Next::Park => {
+                    post.running_since.store(0, Ordering::Relaxed);
+                    while !post.wake.swap(false, Ordering::Acquire) {
+                        if self.is_stopping() {
+                            return;
+                        }
+                        std::thread::park();
+                    }
+                    self.enter(id, Input::Event(Event::Awake { worker: id }))
+                }
+                Next::Run { slot, outcome } => {
+                    if self.is_stopping() {
+                        return;
+                    }
+                    worker.run(&slot, outcome)
+                }
+            };
+        }
+    }
+}
+
+impl Worker {
+    fn run(&self, slot: &Arc<Slot>, outcome: Outcome) -> Option<Next> {
+        let began = self.machine.now();
+        slot.time.since.store(began.0, Ordering::Relaxed);
+        let post = &self.machine.posts[usize::from(self.id.0)];
+        *post.running.lock().expect("no code panics while it holds this lock") = Some(slot.id);
+        let next = {
+            let mut body = slot.body.lock().unwrap_or_else(|_| std::process::abort());
+            match &mut *body {
+                Body::Native(native) => self.run_native(slot, &mut **native, outcome),
+                Body::Guest(guest) => self.run_guest(slot, &mut **guest, outcome),
+            }
+        };
+        *post.running.lock().expect("no code panics while it holds this lock") = None;
+        next
+    }
+
+    fn run_native(&self, slot: &Slot, native: &mut dyn Native, mut outcome: Outcome) -> Option<Next> {
+        loop {
+            let call = native.resume(self.machine.now(), outcome);
+            let input = Input::Call { worker: self.id, process: slot.process, call };
+            match self.machine.enter(self.id, input) {
+                Some(Next::Run { slot: next, outcome: given }) if next.process == slot.process => outcome = given,
+                next => {
+                    self.account(slot);
+                    return next;
+                }
+            }
+        }
+    }
+
+    fn run_guest(&self, slot: &Slot, guest: &mut dyn Guest, outcome: Outcome) -> Option<Next> {
+        self.outcome.set(Some(outcome));
+        let ran = guest.run();
+        self.account(slot);
+        let (worker, process) = (self.id, slot.process);
+        let input = match ran {
+            Ran::Left => return self.next.take(),
+            Ran::Stopped => Input::Event(Event::Yielded { worker, process }),
+            Ran::Exited(code) => Input::Call { worker, process, call: SystemCall::Exit { code } },
+            Ran::Faulted(fault) => Input::Event(Event::Trapped { worker, process, fault }),
+        };
+        self.machine.enter(worker, input)
+    }
+
+    /// Adds what the slice took to the process's time. A short one is taken to have had the processor; after a long one the thread's
+    /// own clock is asked.
+    fn account(&self, slot: &Slot) {
+        let now = self.machine.now();
+        let since = slot.time.since.swap(0, Ordering::Relaxed);
+        if since == 0 {
+            return;
+        }
+        let elapsed = now.0.saturating_sub(since);
+        let (looked, accounted) = self.clock.get();
+        let used = if elapsed < LONG_NS {
+            self.clock.set((looked, accounted + elapsed));
+            elapsed
+        } else {
+            let thread = thread_time_ns();
+            self.clock.set((thread, 0));
+            thread.saturating_sub(looked).saturating_sub(accounted).min(elapsed)
+        };
+        slot.time.ns.fetch_add(used, Ordering::Relaxed);
+    }
+}
+
+fn thread_time_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+impl Core {
+    fn step(&mut self, now: Time, input: Input, after: &mut After) -> Option<Next> {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.kernel.step(now, input, &mut effects);
+        let mut next = None;
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Run { process, .. } => {
+                    let slot = self.slots.get(&process).expect("the kernel runs what was started").clone();
+                    next = Some(Next::Run { slot, outcome: self.kernel.take_outcome(process) });
+                }
+                Effect::Park { .. } => {
+                    self.awake -= 1;
+                    next = Some(Next::Park);
+                }
+                Effect::Wake { worker } => {
+                    if self.awake < self.processors {
+                        self.awake += 1;
+                        after.wakes.push(worker);
+                    } else {
+                        self.kept_asleep.push_back(worker);
+                        after.kept_asleep = true;
+                    }
+                }
+                Effect::Start { process, id, program, arguments, memory_pages_max } => {
+                    self.starting.insert(process, id);
+                    after.starts.push(Start { process, id, program, arguments, memory_pages_max });
+                }
+                Effect::Destroy { process, exit } => {
+                    if let Some(id) = self.starting.remove(&process) {
+                        after.ended.push((id, exit));
+                    }
+                    if let Some(slot) = self.slots.remove(&process) {
+                        after.ended.push((slot.id, exit));
+                        after.dropped.push(slot);
+                    }
+                }
+                Effect::Interrupt { process, .. } => {
+                    if let Some(slot) = self.slots.get(&process) {
+                        after.interrupts.push(slot.id);
+                    }
+                }
+                Effect::Alarm { at } => after.alarm = Some(at),
+                Effect::Journal { request, device: DeviceId(device), work } => {
+                    let journal = &self.journals[usize::from(device)];
+                    journal.send((request, work)).expect("a journal's thread lives as long as the node");
+                }
+                Effect::Halt { exit } => after.halted = Some(exit),
+            }
+        }
+        self.effects = effects;
+        // Who was kept asleep earlier counts as coming already, for the kernel.
+        while self.awake < self.processors && self.kernel.ready_count() > after.wakes.len() {
+            let Some(worker) = self.kept_asleep.pop_front() else { break };
+            self.awake += 1;
+            after.wakes.push(worker);
+        }
+        next
+    }
+}
+
+impl After {
+    fn is_empty(&self) -> bool {
+        self.starts.is_empty()
+            && self.dropped.is_empty()
+            && self.ended.is_empty()
+            && self.interrupts.is_empty()
+            && self.wakes.is_empty()
+            && self.alarm.is_none()
+            && !self.kept_asleep
+            && self.halted.is_none()
+    }
+}
+
+/// Alarm and monitor.
+impl Machine {
+    fn ring(&self) {
+        let mut alarm = self.alarm.lock().expect("no code panics while it holds this lock");
+        while !self.is_stopping() {
+            let left = alarm.map(|at| at.0.saturating_sub(self.now().0));
+            alarm = match left {
+                Some(0) => {
+                    *alarm = None;
+                    drop(alarm);
+                    self.tell(Event::Alarm);
+                    self.alarm.lock().expect("no code panics while it holds this lock")
+                }
+                Some(left) => {
+                    let waited = self.alarm_set.wait_timeout(alarm, Duration::from_nanos(left));
+                    waited.expect("no code panics while it holds this lock").0
+                }
+                None => self.alarm_set.wait(alarm).expect("no code panics while it holds this lock"),
+            };
+        }
+    }
+
+    fn watch(&self) {
+        let mut guard = self.monitor.lock().expect("no code panics while it holds this lock");
+        while !self.is_stopping() {
+            let interval = match self.is_crowded() {
+                true => Some(MONITOR_INTERVAL),
+                false if self.bounded.load(Ordering::Relaxed) > 0 => Some(BOUNDS_INTERVAL),
+                false => None,
+            };
+            let poisoned = "no code panics while it holds this lock";
+            guard = match interval {
+                Some(interval) => self.monitored.wait_timeout(guard, interval).expect(poisoned).0,
+                None => self.monitored.wait(guard).expect(poisoned),
+            };
+            drop(guard);
+            self.let_others_run();
+            self.end_what_used_all();
+            guard = self.monitor.lock().expect("no code panics while it holds this lock");
+        }
+    }
+
+    /// Does anybody wait for a worker?
+    fn is_crowded(&self) -> bool {
+        let core = self.core();
+        !core.kept_asleep.is_empty() || core.kernel.ready_count() > 0
+    }
+
+    fn let_others_run(&self) {
+        let mut wakes = vec![];
+        let mut hog = None;
+        {
+            let mut core = self.core();
+            let now = self.now();
+            let since = |post: &Post| match post.running_since.load(Ordering::Relaxed) {
+                0 => 0,
+                since => now.0.saturating_sub(since),
+            };
+            let long = self.posts.iter().filter(|post| since(post) > LONG_NS).count();
+            while core.awake.saturating_sub(long) < core.processors {
+                let Some(worker) = core.kept_asleep.pop_front() else { break };
+                core.awake += 1;
+                wakes.push(worker);
+            }
+            if wakes.is_empty() && core.awake == self.posts.len() && core.kernel.ready_count() > 0 {
+                let longest = self.posts.iter().max_by_key(|post| since(post)).filter(|post| since(post) > HOG_NS);
+                hog = longest.and_then(|post| *post.running.lock().expect("no code panics while it holds this lock"));
+            }
+        }
+        if !wakes.is_empty() {
+            self.do_after(After { wakes, ..After::default() });
+        }
+        if let Some(id) = hog {
+            self.bodies().interrupt(id);
+        }
+    }
+
+    fn end_what_used_all(&self) {
+        if self.bounded.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let now = self.now();
+        let over: Vec<ProcessId> = {
+            let core = self.core();
+            core.slots.values().filter(|slot| slot.time.is_over(now)).map(|slot| slot.id).collect()
+        };
+        for id in over {
+            self.bodies().interrupt(id);
+        }
+    }
+}
+
+/// Serial numbers over all lives of the node: a file says which were never given out. After a clean stop the next life goes on where this
+/// one stopped, after a crash a little further.
+struct Serials {
+    path: std::path::PathBuf,
+    first: u64,
+    /// Numbers below this may be given out.
+    reserved: AtomicU64,
+}
+
+/// How many are reserved at once, and how early.
+const SERIALS_RESERVED: u64 = 1 << 16;
+const SERIALS_AHEAD: u64 = 1 << 13;
+
+impl Serials {
+    fn open(directory: &std::path::Path) -> Result<Serials, NodeError> {
+        let path = directory.join("serial");
+        let failure = |error| NodeError::Directory { path: path.clone(), error };
+        let first = match std::fs::read_to_string(&path) {
+            Ok(text) => text.trim().parse().map_err(|_| {
+                let why = format!("it should hold a number and holds {text:?}: put one above every pid ever given out");
+                failure(std::io::Error::other(why))
+            })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 1,
+            Err(error) => return Err(failure(error)),
+        };
+        let serials = Serials { path: path.clone(), first, reserved: AtomicU64::new(0) };
+        serials.write(first + SERIALS_RESERVED).map_err(failure)?;
+        serials.reserved.store(first + SERIALS_RESERVED, Ordering::Relaxed);
+        Ok(serials)
+    }
+
+    fn write(&self, number: u64) -> std::io::Result<()> {
+        let new = self.path.with_extension("new");
+        let mut file = std::fs::File::create(&new)?;
+        std::io::Write::write_all(&mut file, format!("{number}\n").as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, &self.path)?;
+        std::fs::File::open(self.path.parent().expect("the file is in a directory"))?.sync_all()
+    }
+
+    /// Called under the kernel's lock: a number that a crash could give out twice must never leave the node.
+    fn reserve(&self, next: u64) {
+        let reserved = next + SERIALS_RESERVED;
+        if let Err(error) = self.write(reserved) {
+            // What was reserved before is not used up yet: the next step tries again, and at its end the node stops.
+            assert!(
+                next + 16 < self.reserved.load(Ordering::Relaxed),
+                "no more numbers: {} cannot be written: {error}",
+                self.path.display()
+            );
+            return;
+        }
+        self.reserved.store(reserved, Ordering::Relaxed);
+    }
+
+    fn close(&self, next: u64) {
+        // If it fails, the next life begins a little further.
+        let _ = self.write(next);
+    }
+}
+
+fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), NodeError> {
+    let started = std::thread::Builder::new().name(name.into()).spawn(move || {
+        // Half a node is worse than none: who restarts it finds all that was acknowledged.
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
+            std::process::abort();
+        }
+    });
+    started.map(|_| ()).map_err(NodeError::Thread)
+}

@@ -1,0 +1,176 @@
+//! What the node knows of a process beside the kernel's record: its name, its streams, its end. Knows nothing of how it runs.
+
+use super::console::Console;
+use super::guest::Loan;
+use super::machine::Used;
+use super::view::{End, Kind, MountOrder, Pid};
+use abi::ids::{HandleId, Time};
+use abi::process::Exit;
+use engine::{Stopper, Usage};
+use kernel::{Key, Process};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How many processes that have ended are remembered.
+const ENDED_MAX: usize = 1000;
+
+pub(crate) struct Info {
+    pub pid: OnceLock<Pid>,
+    pub name: String,
+    pub args: Vec<String>,
+    pub program: String,
+    pub kind: Kind,
+    pub started_ms: u64,
+    pub console: Option<Console>,
+    pub usage: Option<Arc<Usage>>,
+    pub time: Arc<Used>,
+    pub mounts: Vec<MountOrder>,
+    pub key: Arc<OnceLock<Key<Process>>>,
+    /// By which the node's own process holds it.
+    pub handle: OnceLock<HandleId>,
+    pub stopper: Option<Stopper>,
+    pub began: Instant,
+    stopped: AtomicBool,
+    fate: Mutex<Fate>,
+    ended: Condvar,
+}
+
+/// What becomes of a process.
+#[derive(Default)]
+pub(crate) struct Fate {
+    /// Why it ends, if the kernel's word for it does not say all.
+    pub cause: Option<End>,
+    pub end: Option<End>,
+    /// It is to be stopped, and given to somebody.
+    pub loan: Option<Loan>,
+}
+
+/// What a new [`Info`] is made of.
+pub(crate) struct Facts {
+    pub name: String,
+    pub args: Vec<String>,
+    pub program: String,
+    pub kind: Kind,
+    pub console: Option<Console>,
+    pub usage: Option<Arc<Usage>>,
+    pub time: Arc<Used>,
+    pub mounts: Vec<MountOrder>,
+    pub key: Arc<OnceLock<Key<Process>>>,
+    pub stopper: Option<Stopper>,
+    pub began: Instant,
+}
+
+impl Info {
+    pub fn new(facts: Facts) -> Arc<Info> {
+        let Facts { name, args, program, kind, console, usage, time, mounts, key, stopper, began } = facts;
+        Arc::new(Info {
+            pid: OnceLock::new(),
+            name,
+            args,
+            program,
+            kind,
+            started_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+            console,
+            usage,
+            time,
+            mounts,
+            key,
+            handle: OnceLock::new(),
+            stopper,
+            began,
+            stopped: AtomicBool::new(false),
+            fate: Mutex::default(),
+            ended: Condvar::new(),
+        })
+    }
+
+    pub fn fate(&self) -> MutexGuard<'_, Fate> {
+        self.fate.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// Whether somebody keeps it from running.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    pub fn set_stopped(&self, stopped: bool) {
+        self.stopped.store(stopped, Ordering::Relaxed);
+    }
+
+    pub fn node_now(&self) -> Time {
+        Time(self.began.elapsed().as_nanos() as u64 + 1)
+    }
+
+    /// The process has ended, as the kernel says.
+    pub fn end(&self, exit: Exit) {
+        let mut fate = self.fate();
+        fate.close();
+        let cause = fate.cause.take();
+        fate.end = Some(match (exit, cause) {
+            (Exit::Faulted(_) | Exit::NotStarted(_), Some(cause)) => cause,
+            (Exit::Code(code), _) => End::Exited(code),
+            (Exit::Killed, _) => End::Killed,
+            (Exit::Orphaned, _) => End::Orphaned,
+            (Exit::Faulted(fault), None) => End::failed(format!("it broke a rule of the system: {fault:?}"), &[]),
+            (Exit::NotStarted(failure), None) => End::NotStarted(format!("{failure:?}")),
+        });
+        drop(fate);
+        if let Some(console) = &self.console {
+            console.close();
+        }
+        self.ended.notify_all();
+    }
+
+    /// How it ended, if it does within the time.
+    pub fn wait(&self, timeout: Duration) -> Option<End> {
+        let waited = self.ended.wait_timeout_while(self.fate(), timeout, |fate| fate.end.is_none());
+        waited.expect("no code panics while it holds this lock").0.end.clone()
+    }
+}
+
+/// All processes that run, and the last that ended.
+#[derive(Default)]
+pub(crate) struct Processes {
+    live: BTreeMap<Pid, Arc<Info>>,
+    ended: VecDeque<Arc<Info>>,
+}
+
+impl Processes {
+    pub fn add(&mut self, pid: Pid, info: Arc<Info>) {
+        let set = info.pid.set(pid);
+        assert!(set.is_ok(), "a process has one pid");
+        self.live.insert(pid, info);
+    }
+
+    pub fn find(&self, pid: Pid) -> Option<&Arc<Info>> {
+        self.live.get(&pid).or_else(|| self.ended.iter().rev().find(|info| info.pid.get() == Some(&pid)))
+    }
+
+    pub fn find_live(&self, pid: Pid) -> Option<&Arc<Info>> {
+        self.live.get(&pid)
+    }
+
+    pub fn live(&self) -> impl Iterator<Item = &Arc<Info>> {
+        self.live.values()
+    }
+
+    pub fn ended(&self) -> impl Iterator<Item = &Arc<Info>> {
+        self.ended.iter()
+    }
+
+    pub fn remove(&mut self, pid: Pid) -> Option<Arc<Info>> {
+        self.live.remove(&pid)
+    }
+
+    /// Keeps it among those that ended.
+    pub fn retire(&mut self, pid: Pid) -> Option<Arc<Info>> {
+        let info = self.live.remove(&pid)?;
+        if self.ended.len() == ENDED_MAX {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(info.clone());
+        Some(info)
+    }
+}

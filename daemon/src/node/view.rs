@@ -1,0 +1,254 @@
+//! What others see of a node: its processes and how they are, what can be asked of them and why it may be refused. Plain data.
+
+use engine::TraceFrame;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A process, as people name it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Pid(pub u64);
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Pid {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Pid, Self::Err> {
+        text.parse().map(Pid)
+    }
+}
+
+/// A process as `ps` and `top` show it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProcessView {
+    pub pid: Pid,
+    pub parent: Option<Pid>,
+    pub name: String,
+    pub args: Vec<String>,
+    /// BLAKE3 of the program in hexadecimal; for a part of the system, its name.
+    pub program: String,
+    pub kind: Kind,
+    pub state: State,
+    /// Milliseconds since 1970.
+    pub started_ms: u64,
+    /// Processor time it used.
+    pub cpu_ns: u64,
+    /// All of its memories and tables, touched or not.
+    pub memory_bytes: u64,
+    pub handles: u32,
+    /// Written to its standard output and error.
+    pub output_bytes: u64,
+    pub mounts: Vec<MountOrder>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    Program,
+    /// A part of the system.
+    Service,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    Starting,
+    Ready,
+    Running,
+    Waiting(Waits),
+    /// `una stop` keeps it from running.
+    Stopped,
+    Ended(End),
+}
+
+/// What a process waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Waits {
+    /// Time, or its streams.
+    Sleep,
+    Receive,
+    Send,
+    Call,
+    Child,
+    Pipe,
+}
+
+/// How a process ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    Exited(u32),
+    Killed,
+    /// With its parent.
+    Orphaned,
+    /// It broke a rule: why, and where, innermost function first.
+    Failed { reason: String, backtrace: Vec<String> },
+    NotStarted(String),
+    /// It used all the processor time that it may.
+    CpuLimit,
+    /// It is in an image now.
+    Frozen,
+}
+
+impl End {
+    pub(crate) fn failed(reason: impl fmt::Display, backtrace: &[TraceFrame]) -> End {
+        End::Failed { reason: reason.to_string(), backtrace: backtrace.iter().map(TraceFrame::to_string).collect() }
+    }
+}
+
+/// A program to run.
+pub struct Order {
+    pub program: engine::Program,
+    pub name: String,
+    /// The program's name first.
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub mounts: Vec<MountOrder>,
+    pub limits: ProcessLimits,
+    pub stdio: Stdio,
+}
+
+/// A program to continue, beside its image.
+pub struct ThawOrder {
+    pub program: engine::Program,
+    pub name: String,
+    /// Must name every place where the program had one.
+    pub mounts: Vec<MountOrder>,
+    pub limits: ProcessLimits,
+    pub stdio: Stdio,
+}
+
+/// A directory of this machine in a program's tree.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MountOrder {
+    pub host: PathBuf,
+    pub guest: String,
+    pub read_only: bool,
+}
+
+/// What one process may use. Whatever is not said is what any process may.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ProcessLimits {
+    /// Of all its memories and tables. Beyond, memory does not grow.
+    pub memory_bytes: Option<u64>,
+    /// Its share of the processor against others'; 100 is usual.
+    pub cpu_weight: Option<u32>,
+    /// Processor time in all. Then it ends.
+    pub cpu_total: Option<Duration>,
+    /// To standard output and error together. Then writing fails.
+    pub output_bytes: Option<u64>,
+}
+
+/// What a process's standard streams are like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Stdio {
+    /// Somebody will write to its standard input; else it is at its end from the beginning.
+    pub input: bool,
+    /// A person sits there.
+    pub input_is_terminal: bool,
+    pub output_is_terminal: bool,
+    /// Output is not forgotten before the first reader has it: the process waits when nobody reads.
+    pub lossless: bool,
+}
+
+/// The node as a whole.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeView {
+    pub processors: u32,
+    pub workers: u32,
+    /// Processes that could run and wait for a processor.
+    pub ready: u32,
+    pub running: u32,
+    pub processes: u32,
+    /// All processor time that processes used since the node started.
+    pub cpu_ns: u64,
+    pub uptime_ms: u64,
+    /// Linear memory of all processes.
+    pub memory_bytes: u64,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("cannot use {}: {error}", path.display())]
+    Directory { path: PathBuf, error: std::io::Error },
+    #[error(transparent)]
+    Engine(#[from] engine::EngineError),
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    #[error("the journal of the service `names` is damaged: what had been acknowledged is not there any more")]
+    Damaged,
+    #[error("the system's services did not start")]
+    Boot,
+}
+
+/// Why a program is not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunRefused {
+    #[error("{} cannot be mounted at {}: {error}", mount.host.display(), mount.guest)]
+    Mount { mount: MountOrder, error: std::io::Error },
+    #[error(transparent)]
+    Start(#[from] engine::StartError),
+    #[error(transparent)]
+    Thaw(#[from] engine::ThawError),
+    #[error("the node has no room for another process ({0})")]
+    Limit(String),
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// Why nothing was done to a process.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlRefused {
+    #[error("there is no process {0}")]
+    NoSuchProcess(Pid),
+    #[error("process {0} has ended")]
+    Ended(Pid),
+    #[error("process {0} is a part of the system")]
+    Service(Pid),
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// Why a process was not frozen. It runs on.
+#[derive(Debug, thiserror::Error)]
+pub enum FreezeRefused {
+    #[error(transparent)]
+    Control(#[from] ControlRefused),
+    #[error("process {0} is being frozen already")]
+    Twice(Pid),
+    #[error("process {pid} has {what}, which cannot be in an image yet")]
+    Holds { pid: Pid, what: String },
+    #[error("process {0} did not stop in time: it may be in a long call of the system")]
+    Late(Pid),
+    #[error(transparent)]
+    Save(#[from] engine::SaveError),
+}
+
+/// Why nothing was sent or received.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
+    #[error("`{0}` is not the name of a port: letters, digits, `-`, `_` and `.`, at most 255")]
+    Name(String),
+    #[error("there is no port `{0}`")]
+    Unknown(String),
+    #[error("`{0}` is a name of something else")]
+    NotAPort(String),
+    #[error("the time is up")]
+    Expired,
+    #[error("nobody receives from it any more")]
+    Closed,
+    #[error("a message has at most {max} bytes, this one {bytes}")]
+    TooLong { bytes: usize, max: usize },
+    #[error("the system refused: {0}")]
+    System(String),
+}
