@@ -52,7 +52,8 @@ impl Program {
             self.state = State::Ended;
             return self.failed(End::CpuLimit);
         }
-        if let Some(Loan { lend, back }) = self.info.fate().loan.take() {
+        let loan = self.info.fate().loan.take();
+        if let Some(Loan { lend, back }) = loan {
             match lend.send(process) {
                 // Who takes it may have given up waiting.
                 Err(error) => process = error.0,
