@@ -405,7 +405,7 @@ impl Node {
         self.find(pid).ok()?.console.clone()
     }
 
-    /// Stops a process and writes it as an image. Whatever fails, it runs on.
+    /// Stops a process and writes it as an image; `out` is flushed at the end. Whatever fails, it runs on.
     pub fn freeze(&self, pid: Pid, how: Freeze, out: &mut dyn Write) -> Result<(), FreezeRefused> {
         let info = self.find(pid)?;
         let (lend, lent) = sync_channel(1);
@@ -451,7 +451,9 @@ impl Node {
                 }
             }
         };
-        let saved = process.save(out, how.with_program);
+        let saved = process.save(&mut *out, how.with_program);
+        // The process ends only when the image is safe.
+        let saved = saved.and_then(|()| out.flush().map_err(engine::SaveError::Write));
         let returned = match (&saved, how.afterwards) {
             (Ok(()), Afterwards::End) => None,
             _ => Some(process),

@@ -52,7 +52,7 @@ struct Shared {
     /// Something was written, or the process ended.
     news: Condvar,
     input: Mutex<Input>,
-    /// The process took input, or ended.
+    /// The process took input, waits for it, or ended.
     room: Condvar,
     /// Rouses the process from its sleep.
     rouse: std::sync::OnceLock<Rouse>,
@@ -208,6 +208,25 @@ impl Console {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return 0;
+            }
+            (input, _) = self.0.room.wait_timeout(input, left).expect("no code panics while it holds this lock");
+        }
+    }
+
+    /// Waits until the process waits for input, within the time. False also if there is no room for more, or nobody will read it.
+    pub fn wants_input(&self, timeout: Duration) -> bool {
+        let until = Instant::now() + timeout;
+        let mut input = self.input();
+        loop {
+            if input.closed {
+                return false;
+            }
+            if input.awaited && input.bytes.is_empty() {
+                return true;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
             }
             (input, _) = self.0.room.wait_timeout(input, left).expect("no code panics while it holds this lock");
         }
@@ -448,6 +467,7 @@ impl Watcher for ConsoleWaiter {
                     let mut input = self.console.input();
                     input.awaited = true;
                     ready |= !input.bytes.is_empty() || input.closed;
+                    self.console.0.room.notify_all();
                 }
                 _ => {
                     let mut log = self.console.log();

@@ -163,6 +163,8 @@ struct Core {
     /// Workers that the kernel wants awake and that wait until a processor is free.
     kept_asleep: VecDeque<WorkerId>,
     processors: usize,
+    /// The monitor looks, or has been told to.
+    watched: bool,
     journals: Vec<Sender<(Key<Watch>, JournalWork)>>,
 }
 
@@ -184,7 +186,8 @@ struct After {
     interrupts: Vec<ProcessId>,
     wakes: Vec<WorkerId>,
     alarm: Option<Time>,
-    kept_asleep: bool,
+    /// Somebody waits for a worker.
+    look: bool,
     halted: Option<Exit>,
 }
 
@@ -261,6 +264,7 @@ impl Machine {
                 awake: usize::from(workers),
                 kept_asleep: VecDeque::new(),
                 processors,
+                watched: false,
                 journals: senders,
             }),
             bodies: OnceLock::new(),
@@ -381,7 +385,7 @@ impl Machine {
                 thread.unpark();
             }
         }
-        if after.kept_asleep {
+        if after.look {
             self.look_soon();
         }
         if let Some(at) = after.alarm {
@@ -591,7 +595,6 @@ impl Core {
                         after.wakes.push(worker);
                     } else {
                         self.kept_asleep.push_back(worker);
-                        after.kept_asleep = true;
                     }
                 }
                 Effect::Start { process, id, program, arguments, memory_pages_max } => {
@@ -627,6 +630,10 @@ impl Core {
             self.awake += 1;
             after.wakes.push(worker);
         }
+        if self.kernel.ready_count() > after.wakes.len() && !self.watched {
+            self.watched = true;
+            after.look = true;
+        }
         next
     }
 }
@@ -639,7 +646,7 @@ impl After {
             && self.interrupts.is_empty()
             && self.wakes.is_empty()
             && self.alarm.is_none()
-            && !self.kept_asleep
+            && !self.look
             && self.halted.is_none()
     }
 }
@@ -688,8 +695,9 @@ impl Machine {
 
     /// Does anybody wait for a worker?
     fn is_crowded(&self) -> bool {
-        let core = self.core();
-        !core.kept_asleep.is_empty() || core.kernel.ready_count() > 0
+        let mut core = self.core();
+        core.watched = core.kernel.ready_count() > 0;
+        core.watched
     }
 
     fn let_others_run(&self) {
