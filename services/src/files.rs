@@ -457,6 +457,11 @@ impl Files {
         self.sequence
     }
 
+    /// The last act that could still be taken back, if there is one.
+    pub fn unsafe_until(&self) -> Option<Sequence> {
+        self.undo.back().map(|(sequence, _)| *sequence)
+    }
+
     /// All changes up to this one are durable.
     pub fn safe(&mut self, safe: Sequence) {
         self.safe = self.safe.max(safe);
@@ -497,7 +502,7 @@ impl Files {
                 self.changed.insert(*inode);
             }
             Undo::Name { .. } if planted(Bug::UndoForgetsNames) => {}
-            Undo::Name { directory, name, before } => self.set_name(*directory, name, *before),
+            Undo::Name { directory, name, before } => self.set_name(*directory, name, *before, self.safe),
             Undo::Page { inode, index, before } => {
                 let (content, tally) = content_of(&mut self.nodes, &mut self.tally, *inode);
                 content.unrecord(*index, before.clone(), tally);
@@ -620,7 +625,7 @@ impl Files {
     /// Gives a name to an inode, or to none.
     fn name(&mut self, directory: Inode, name: &Arc<str>, inode: Option<Inode>) {
         let before = self.listing(directory).entries.get(name).map(|named| named.inode);
-        self.set_name(directory, name, inode);
+        self.set_name(directory, name, inode, self.next());
         self.pending.push(match inode {
             Some(inode) => Change::Name { directory, name: name.clone(), inode },
             None => Change::NoName { directory, name: name.clone() },
@@ -628,8 +633,8 @@ impl Files {
         self.pending_undo.push(Undo::Name { directory, name: name.clone(), before });
     }
 
-    fn set_name(&mut self, directory: Inode, name: &Arc<str>, inode: Option<Inode>) {
-        let at = self.next();
+    /// `at`: the act that whoever sees this rests on.
+    fn set_name(&mut self, directory: Inode, name: &Arc<str>, inode: Option<Inode>, at: Sequence) {
         let Body::Directory(listing) = &mut self.node_mut(directory).body else {
             unreachable!("names are in directories")
         };
@@ -957,7 +962,6 @@ impl Files {
         self.act(changes, |files| match files.walk(files.start(from)?, path, Follow::Never)? {
             Last::Missing { .. } => Err(Errno::NoEnt),
             // It ends in `.` or `..`, and neither is a name that could be taken away.
-            Last::Directory(_) if path.trim_end_matches('/').ends_with("..") => Err(Errno::NotEmpty),
             Last::Directory(_) => Err(Errno::Inval),
             Last::Found { directory, name, inode, .. } => {
                 let listing = files.node(inode).listing()?;
@@ -1258,6 +1262,10 @@ impl Files {
 
 /// Making content durable.
 impl Files {
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     pub fn dirty_bytes(&self) -> u64 {
         self.tally.dirty_bytes
     }

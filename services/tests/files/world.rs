@@ -504,6 +504,7 @@ impl World {
         let path = self.path();
         let end = self.facts.end(&path, true);
         let answer = self.files.stat_at(ROOT_OPEN, &path, LastLink::Target);
+        assert!(answer.after <= self.files.sequence(), "an answer rests on what has not been done");
         let at = answer.after.max(self.safe);
         let (_, facts) =
             self.history.iter().rev().find(|(sequence, _)| *sequence <= at).expect("the beginning is there");
