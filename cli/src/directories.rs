@@ -14,6 +14,11 @@ pub fn data() -> Result<PathBuf> {
     private(&home("XDG_DATA_HOME", ".local/share")?.join("una"), Links::Followed)
 }
 
+/// For what the daemon keeps. Made by the daemon; who only looks for one makes nothing.
+pub fn node() -> Result<PathBuf> {
+    Ok(home("XDG_DATA_HOME", ".local/share")?.join("una/node"))
+}
+
 /// For the sockets of running programs. Emptied by the system when the user logs out or the machine starts.
 pub fn runtime() -> Result<PathBuf> {
     match absolute("XDG_RUNTIME_DIR") {
@@ -52,7 +57,9 @@ fn private(path: &Path, links: Links) -> Result<PathBuf> {
         std::fs::create_dir_all(parent).map_err(|error| failure(error.to_string()))?;
     }
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failure(error.to_string())),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(failure(error.to_string()));
+        }
         _ => {}
     }
     let metadata = match links {

@@ -16,6 +16,12 @@ pub mod status {
     /// The program was found and cannot run.
     pub const NOT_RUNNABLE: u8 = 126;
     pub const NOT_FOUND: u8 = 127;
+    /// The program was killed: as if ended by SIGKILL.
+    pub const KILLED: u8 = 137;
+    /// The program used all the processor time it may: as if ended by SIGXCPU.
+    pub const CPU_LIMIT: u8 = 152;
+    /// Nobody reads the program's output any more: as if ended by SIGPIPE.
+    pub const PIPE: u8 = 141;
     /// The program trapped: as if ended by SIGABRT.
     pub const TRAPPED: u8 = 134;
     /// The program was frozen into an image: as if stopped by SIGTSTP.

@@ -1,10 +1,13 @@
-//! `una freeze`: stops a running program of this user into a file.
+//! `una freeze`: stops a running program of this user into a file, wherever una runs it.
 
-use crate::control::{self, Afterwards, Reply, Request};
+use crate::control::{self, Afterwards, Mounted, Reply, Request};
 use crate::failure::{Failure, Result, status};
-use crate::{image_file, job};
+use crate::{grants, image_file, job, node};
 use clap::Args;
-use std::path::PathBuf;
+use daemon::node::{Pid, ProcessView};
+use daemon::protocol::client::{AskError, Connection};
+use daemon::protocol::{self, Reason};
+use std::path::{Path, PathBuf};
 
 /// Freeze a running program into a file
 ///
@@ -19,9 +22,9 @@ pub struct Freeze {
     #[arg(long)]
     with_program: bool,
 
-    /// The process, as `una ps` or `ps` shows it
+    /// The process, as `una ps` shows it
     #[arg(value_name = "PID")]
-    pid: u32,
+    pid: u64,
 
     /// Where it is put; an image that is there is replaced
     #[arg(value_name = "FILE")]
@@ -32,29 +35,91 @@ impl Freeze {
     pub fn execute(self) -> Result<u8> {
         let Freeze { pid, .. } = self;
         let image = image_file::choose(&self.image).map_err(|failure| failure.with_status(status::FAILED))?;
-        let connection = control::connect(pid)?.ok_or_else(|| not_running(pid))?;
         let afterwards = if self.keep_running { Afterwards::RunOn } else { Afterwards::End };
+        // The daemon's processes have small numbers, those of Linux are large: where both are possible the daemon's is meant.
+        if let Some(mut connection) = node::find()? {
+            match connection.ask(&protocol::Request::Process { pid: Pid(pid) }) {
+                Ok(protocol::Reply::Process(_)) => {
+                    return self.freeze_in(connection, &image, afterwards);
+                }
+                Err(AskError::Refused(refusal)) if refusal.reason == Reason::NoProcess => {}
+                Ok(other) => return Err(node::unexpected(&other)),
+                Err(error) => return Err(node::failed(error)),
+            }
+        }
+        let pid = u32::try_from(pid).map_err(|_| not_running(pid))?;
+        let connection = control::connect(pid)?.ok_or_else(|| not_running(pid.into()))?;
         let request = control::Freeze { image, with_program: self.with_program, afterwards };
         match connection.ask(&Request::Freeze(request))? {
-            Reply::Frozen { bytes } => {
-                let size = size(bytes);
-                let line = job::thaw_line(&self.image);
-                let done = match afterwards {
-                    Afterwards::End => format!("frozen: {size}; go on with: {line}\n"),
-                    Afterwards::RunOn => format!("saved: {size}, and runs on; to go on from here: {line}\n"),
-                };
-                crate::print(&done)?;
-                Ok(0)
-            }
+            Reply::Frozen { bytes } => self.tell(bytes, afterwards),
             Reply::Refused { why, help } => {
                 Err(help.into_iter().fold(Failure::new(status::FAILED, why), Failure::help))
             }
             other => Err(Failure::new(status::FAILED, format!("process {pid} answered something else: {other:?}"))),
         }
     }
+
+    /// A process of the daemon, which sends the image here: the file is this user's, wherever the user may write.
+    fn freeze_in(&self, mut connection: Connection, image: &Path, afterwards: Afterwards) -> Result<u8> {
+        let pid = Pid(self.pid);
+        let how = match afterwards {
+            Afterwards::End => protocol::Afterwards::End,
+            Afterwards::RunOn => protocol::Afterwards::RunOn,
+        };
+        let request = protocol::Request::Freeze { pid, with_program: self.with_program, afterwards: how };
+        let view = match connection.ask(&request).map_err(node::failed)? {
+            protocol::Reply::Process(view) => view,
+            other => return Err(node::unexpected(&other)),
+        };
+        let mounts = mounted(&view);
+        let failure = |error: std::io::Error| {
+            let full = error.kind() == std::io::ErrorKind::StorageFull;
+            let failure = Failure::new(status::FAILED, format!("process {pid} was not frozen")).because(error);
+            if full { failure.help("make room, or choose a file on another disk") } else { failure }
+        };
+        let written = image_file::write(
+            image,
+            |out| std::io::copy(&mut connection.content(), out).map(|_| ()),
+            |written| {
+                // If this fails, the image is as good, and who thaws it has to say --mount.
+                let _ = grants::record(&written.hash, &mounts);
+                Ok(())
+            },
+        );
+        // If it failed, the daemon learns it from the end of this connection, and the process runs on.
+        let written = written.map_err(failure)?;
+        connection.more(&protocol::More::Safe).map_err(node::failed)?;
+        match connection.reply().map_err(node::failed)? {
+            protocol::Reply::Done => self.tell(written.bytes, afterwards),
+            other => Err(node::unexpected(&other)),
+        }
+    }
+
+    fn tell(&self, bytes: u64, afterwards: Afterwards) -> Result<u8> {
+        let size = size(bytes);
+        let line = job::thaw_line(&self.image);
+        let done = match afterwards {
+            Afterwards::End => format!("frozen: {size}; go on with: {line}\n"),
+            Afterwards::RunOn => {
+                format!("saved: {size}, and runs on; to go on from here: {line}\n")
+            }
+        };
+        crate::print(&done)?;
+        Ok(0)
+    }
 }
 
-fn not_running(pid: u32) -> Failure {
+/// The directories of this machine that a process has.
+fn mounted(view: &ProcessView) -> Vec<Mounted> {
+    let mounted = |mount: &daemon::node::MountOrder| Mounted {
+        guest: mount.guest.clone(),
+        host: mount.host.to_string_lossy().into_owned(),
+        read_only: mount.read_only,
+    };
+    view.mounts.iter().map(mounted).collect()
+}
+
+fn not_running(pid: u64) -> Failure {
     let failure = Failure::new(status::FAILED, format!("process {pid} is not a program that una runs for you"));
     let exists = std::path::Path::new(&format!("/proc/{pid}")).exists();
     let failure = if exists {

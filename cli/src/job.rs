@@ -273,7 +273,9 @@ impl Desk {
 impl Answerer for Desk {
     fn answer(&self, request: Request, working: &mut dyn FnMut()) -> Answer {
         let freeze = match request {
-            Request::Describe => return Answer { reply: Reply::Process(self.description.clone()), sent: None },
+            Request::Describe => {
+                return Answer { reply: Reply::Process(self.description.clone()), sent: None };
+            }
             Request::Freeze(freeze) => freeze,
         };
         let (reply, replied) = mpsc::channel();

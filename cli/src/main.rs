@@ -3,19 +3,29 @@
 mod completions;
 mod control;
 mod directories;
+mod doctor;
 mod failure;
+mod fetch;
+mod files;
 mod freeze;
 mod grants;
 mod image_file;
 mod inspect;
 mod job;
+mod limits;
 mod man;
 mod mounts;
+mod node;
+mod ports;
+mod processes;
 mod program;
 mod progress;
 mod ps;
 mod run;
+mod session;
 mod thaw;
+mod top;
+mod up;
 
 use clap::{Parser, Subcommand};
 use failure::{Result, status};
@@ -23,13 +33,17 @@ use std::ffi::OsStr;
 use std::process::ExitCode;
 
 /// The status each kind of end has, for people and scripts.
-const EXIT_STATUS: &str = "Exit status of `una run` and `una thaw`:
+const EXIT_STATUS: &str = "Exit status of `una run`, `una thaw`, `una attach` and `una wait`:
   that of the program, or
   125  una could not do it; also a wrong command line
   126  the program was found and cannot run
   127  the program was not found
+  130  ctrl-C killed it
   134  the program trapped
+  137  the program was killed
+  141  nobody reads its output any more
   148  the program was frozen into an image
+  152  the program used all its processor time
 Exit status of the other commands:
   0 done    1 failed    2 wrong command line";
 
@@ -43,11 +57,30 @@ pub struct CommandLine {
 
 #[derive(Subcommand)]
 enum Command {
+    Up(up::Up),
+    Down(up::Down),
     Run(run::Run),
+    Ps(ps::Ps),
+    Top(top::Top),
+    Logs(processes::Logs),
+    Attach(processes::Attach),
+    Kill(processes::Kill),
+    Stop(processes::Stop),
+    Cont(processes::Cont),
+    Wait(processes::Wait),
     Freeze(freeze::Freeze),
     Thaw(thaw::Thaw),
-    Ps(ps::Ps),
     Inspect(inspect::Inspect),
+    Ls(files::Ls),
+    Cat(files::Cat),
+    Cp(files::Cp),
+    Rm(files::Rm),
+    Mkdir(files::Mkdir),
+    Mv(files::Mv),
+    Send(ports::Send),
+    Recv(ports::Receive),
+    Fetch(fetch::Fetch),
+    Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -59,11 +92,30 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let done = match command_line.command {
+        Command::Up(command) => command.execute(),
+        Command::Down(command) => command.execute(),
         Command::Run(command) => command.execute(),
+        Command::Ps(command) => command.execute(),
+        Command::Top(command) => command.execute(),
+        Command::Logs(command) => command.execute(),
+        Command::Attach(command) => command.execute(),
+        Command::Kill(command) => command.execute(),
+        Command::Stop(command) => command.execute(),
+        Command::Cont(command) => command.execute(),
+        Command::Wait(command) => command.execute(),
         Command::Freeze(command) => command.execute(),
         Command::Thaw(command) => command.execute(),
-        Command::Ps(command) => command.execute(),
         Command::Inspect(command) => command.execute(),
+        Command::Ls(command) => command.execute(),
+        Command::Cat(command) => command.execute(),
+        Command::Cp(command) => command.execute(),
+        Command::Rm(command) => command.execute(),
+        Command::Mkdir(command) => command.execute(),
+        Command::Mv(command) => command.execute(),
+        Command::Send(command) => command.execute(),
+        Command::Recv(command) => command.execute(),
+        Command::Fetch(command) => command.execute(),
+        Command::Doctor(command) => command.execute(),
         Command::Completions(command) => command.execute(),
         Command::Man(command) => command.execute(),
     };

@@ -3,6 +3,7 @@
 use crate::control::Mounted;
 use crate::failure::{Failure, Result, quoted, status};
 use abi::file::Mount;
+use daemon::node::MountOrder;
 use drivers::HostDirectory;
 use std::path::Path;
 
@@ -45,6 +46,12 @@ impl std::fmt::Display for MountArgument {
         let suffix = if self.read_only { ":ro" } else { "" };
         write!(f, "--mount {}", quoted(&format!("{}={}{suffix}", self.host, self.guest)))
     }
+}
+
+/// For another process to open: checked here, where a mistake can be told in full.
+pub fn resolve(arguments: &[MountArgument]) -> Result<Vec<MountOrder>> {
+    let order = |mount: Mount| MountOrder { host: mount.host.into(), guest: mount.guest, read_only: mount.read_only };
+    Ok(open(arguments)?.into_iter().map(order).collect())
 }
 
 /// Opens the directories. Their host paths are made absolute, so that they mean the same elsewhere.

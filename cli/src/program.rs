@@ -1,12 +1,13 @@
 //! Files that should be programs: read, loaded, and refused with what to do about it. Used by `run` and `thaw`.
 
 use crate::failure::{Failure, Result, quoted, status};
-use crate::{directories, progress};
+use crate::{directories, fetch, progress, session};
 use clap::ValueEnum;
+use daemon::protocol::ProgramId;
 use engine::{Engine, LoadError, Options, Program, Target};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What executes a program.
@@ -48,6 +49,61 @@ pub fn engine(argument: EngineArgument, canonical_nans: bool) -> Result<Engine> 
         warn(problem.to_string());
     }
     Ok(engine)
+}
+
+/// A program that the command line named.
+pub struct Found {
+    pub id: Identity,
+    /// What to call it in messages.
+    pub path: PathBuf,
+    /// What the program itself is told that it is called.
+    pub argument: String,
+}
+
+/// What is known of a program before it is loaded.
+pub enum Identity {
+    /// A file that was read.
+    Read(Arc<[u8]>),
+    /// One that was fetched: whoever has it under this hash need not be sent it.
+    Kept(ProgramId),
+}
+
+impl Identity {
+    pub fn id(&self) -> ProgramId {
+        match self {
+            Identity::Read(wasm) => session::program_id(wasm),
+            Identity::Kept(id) => id.clone(),
+        }
+    }
+
+    /// Its bytes; `path` is where it was found.
+    pub fn wasm(&self, path: &Path) -> Result<Arc<[u8]>> {
+        match self {
+            Identity::Read(wasm) => Ok(wasm.clone()),
+            Identity::Kept(_) => read(path),
+        }
+    }
+}
+
+/// The program of this name: a file, or one that `una fetch` brought.
+pub fn find(named: &Path) -> Result<Found> {
+    let argument = || named.file_name().unwrap_or(named.as_os_str()).to_string_lossy().into_owned();
+    let name = named.to_str().filter(|name| fetch::is_name(name) && !named.exists());
+    if let Some(name) = name
+        && let Some((id, path)) = fetch::find(name)?
+    {
+        return Ok(Found { id: Identity::Kept(id), path, argument: name.into() });
+    }
+    let failure = match read(named) {
+        Ok(wasm) => {
+            return Ok(Found { id: Identity::Read(wasm), path: named.into(), argument: argument() });
+        }
+        Err(failure) => failure,
+    };
+    Err(match name.filter(|name| fetch::is_known(name)) {
+        Some(name) => failure.help(format!("fetch it: una fetch {name}")),
+        None => failure,
+    })
 }
 
 /// The bytes of a program's file.
@@ -92,17 +148,28 @@ pub fn load(engine: &Engine, wasm: Arc<[u8]>, path: &Path, freezing: Freezing) -
         Freezing::Possible => engine.load(wasm, &mut tell),
         Freezing::Impossible => engine.load_unfreezable(wasm, &mut tell),
     };
-    loaded.map_err(|error| {
-        let failure = Failure::new(status::NOT_RUNNABLE, format!("cannot run {}", path.display())).because(&error);
-        let failure = match &error {
-            LoadError::Compile(cause) => cause.chain().skip(1).fold(failure, |failure, why| failure.because(why)),
-            _ => failure,
-        };
-        match advice(&error, path) {
-            Some(help) => failure.help(help),
-            None => failure,
-        }
-    })
+    loaded.map_err(|error| not_loaded(&error, path))
+}
+
+fn not_loaded(error: &LoadError, path: &Path) -> Failure {
+    let failure = Failure::new(status::NOT_RUNNABLE, format!("cannot run {}", path.display())).because(error);
+    let failure = match error {
+        LoadError::Compile(cause) => cause.chain().skip(1).fold(failure, |failure, why| failure.because(why)),
+        _ => failure,
+    };
+    match advice(error, path) {
+        Some(help) => failure.help(help),
+        None => failure,
+    }
+}
+
+/// The failure of a program that the daemon refused. It is loaded once more here, because that gives the same answer, and in full.
+pub fn refused(wasm: &Arc<[u8]>, path: &Path, why: &str) -> Failure {
+    let again = Engine::new(&Options::default()).map(|engine| engine.load(wasm.clone(), &mut |_| {}));
+    match again {
+        Ok(Err(error)) => not_loaded(&error, path),
+        _ => Failure::new(status::NOT_RUNNABLE, format!("cannot run {}", path.display())).because(why),
+    }
 }
 
 fn advice(error: &LoadError, path: &Path) -> Option<String> {

@@ -1,14 +1,22 @@
-//! `una ps`: the programs that una runs for this user.
+//! `una ps`: the programs that una runs for this user, in the daemon and in processes of their own.
 
 use crate::control::{self, Description, Reply, Request};
 use crate::failure::{Result, printable, quoted};
-use crate::{job, print};
+use crate::{freeze, job, node, print};
 use clap::Args;
+use daemon::node::{End, Kind, MountOrder, Pid, ProcessView, State, Waits};
+use daemon::protocol;
 use serde::Serialize;
 
 /// List the running programs
+///
+/// Those that were started without a daemon have the process number of Linux, and run until their own una ends.
 #[derive(Args)]
 pub struct Ps {
+    /// List those that ended lately and the parts of the system too
+    #[arg(short, long)]
+    all: bool,
+
     /// Print JSON for scripts
     #[arg(long)]
     json: bool,
@@ -22,8 +30,17 @@ struct List {
 }
 
 #[derive(Serialize)]
-#[serde(tag = "state", rename_all = "kebab-case")]
+#[serde(tag = "where", rename_all = "kebab-case")]
 enum Process {
+    /// In the daemon.
+    Node(InNode),
+    /// In a process of its own.
+    Private(Private),
+}
+
+#[derive(Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+enum Private {
     Running(Description),
     /// It is there, but does not answer: it may be stopped.
     Silent {
@@ -32,54 +49,180 @@ enum Process {
     },
 }
 
+/// A process of the daemon, as scripts see it.
+#[derive(Serialize)]
+pub struct InNode {
+    state: &'static str,
+    pid: Pid,
+    parent: Option<Pid>,
+    name: String,
+    arguments: Vec<String>,
+    program: String,
+    kind: Kind,
+    /// In the state `waiting`.
+    waits_for: Option<&'static str>,
+    /// In the state `ended`.
+    end: Option<End>,
+    started_ms: u64,
+    cpu_ns: u64,
+    memory_bytes: u64,
+    handles: u32,
+    output_bytes: u64,
+    mounts: Vec<MountOrder>,
+}
+
+impl From<ProcessView> for InNode {
+    fn from(view: ProcessView) -> InNode {
+        let (state, waits_for, end) = match view.state {
+            State::Starting => ("starting", None, None),
+            State::Ready => ("ready", None, None),
+            State::Running => ("running", None, None),
+            State::Waiting(waits) => ("waiting", Some(waits_for(waits)), None),
+            State::Stopped => ("stopped", None, None),
+            State::Ended(end) => ("ended", None, Some(end)),
+        };
+        InNode {
+            state,
+            waits_for,
+            end,
+            pid: view.pid,
+            parent: view.parent,
+            name: view.name,
+            arguments: view.args,
+            program: view.program,
+            kind: view.kind,
+            started_ms: view.started_ms,
+            cpu_ns: view.cpu_ns,
+            memory_bytes: view.memory_bytes,
+            handles: view.handles,
+            output_bytes: view.output_bytes,
+            mounts: view.mounts,
+        }
+    }
+}
+
+/// What a process waits for, in a word.
+fn waits_for(waits: Waits) -> &'static str {
+    match waits {
+        Waits::Sleep => "sleep",
+        Waits::Receive => "receive",
+        Waits::Send => "send",
+        Waits::Call => "call",
+        Waits::Child => "child",
+        Waits::Pipe => "pipe",
+    }
+}
+
+/// How a process is, in a word or two.
+pub fn describe_state(state: &State) -> String {
+    match state {
+        State::Starting => "starting".into(),
+        State::Ready => "ready".into(),
+        State::Running => "running".into(),
+        State::Waiting(waits) => waits_for(*waits).into(),
+        State::Stopped => "stopped".into(),
+        State::Ended(end) => node::describe_end(end),
+    }
+}
+
+/// The daemon's processes.
+pub fn in_node(connection: &mut protocol::client::Connection, ended: bool) -> Result<Vec<ProcessView>> {
+    connection.send(&protocol::Request::Processes { ended }).map_err(node::failed)?;
+    let mut views = vec![];
+    loop {
+        match connection.reply().map_err(node::failed)? {
+            protocol::Reply::Process(view) => views.push(view),
+            protocol::Reply::Done => return Ok(views),
+            other => return Err(node::unexpected(&other)),
+        }
+    }
+}
+
 impl Ps {
     pub fn execute(self) -> Result<u8> {
+        let mut rows = vec![];
         let mut processes = vec![];
-        for pid in control::running()? {
-            let asked = control::connect(pid).and_then(|found| found.map(|c| c.ask(&Request::Describe)).transpose());
-            processes.push(match asked {
-                Ok(None) => continue,
-                Ok(Some(Reply::Process(description))) => Process::Running(description),
-                Ok(Some(other)) => Process::Silent { pid, why: format!("it answered something else: {other:?}") },
-                // It ended between the two looks.
-                Err(_) if control::connect(pid).is_ok_and(|found| found.is_none()) => continue,
-                Err(failure) => Process::Silent { pid, why: failure.to_lines().0 },
-            });
+        if let Some(mut connection) = node::find()? {
+            let views = in_node(&mut connection, self.all)?;
+            for view in views.into_iter().filter(|view| self.all || view.kind == Kind::Program) {
+                rows.push(node_row(&view));
+                processes.push(Process::Node(view.into()));
+            }
+        }
+        for private in private()? {
+            rows.push(private_row(&private));
+            processes.push(Process::Private(private));
         }
         let list = List { schema: "una.ps/1", processes };
-        let text = if self.json {
-            serde_json::to_string_pretty(&list).expect("the list is plain data") + "\n"
-        } else {
-            table(&list.processes)
+        let text = match self.json {
+            true => serde_json::to_string_pretty(&list).expect("the list is plain data") + "\n",
+            false if rows.is_empty() => "no programs are running; start one: una run PROG\n".into(),
+            false => table(rows),
         };
         print(&text)?;
         Ok(0)
     }
 }
 
-fn table(processes: &[Process]) -> String {
-    if processes.is_empty() {
-        return "no programs are running; start one: una run PROG\n".into();
-    }
-    let mut rows = vec![["PID", "NAME", "UP", "ENGINE", "COMMAND"].map(String::from)];
-    for process in processes {
-        rows.push(match process {
-            Process::Running(Description { pid, name, arguments, engine, started_ms, .. }) => {
-                let command = arguments.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
-                [
-                    pid.to_string(),
-                    name.clone(),
-                    duration(job::now_ms().saturating_sub(*started_ms)),
-                    engine.clone(),
-                    command,
-                ]
-            }
-            Process::Silent { pid, why } => [pid.to_string(), "?".into(), "?".into(), "?".into(), format!("({why})")],
+fn private() -> Result<Vec<Private>> {
+    let mut processes = vec![];
+    for pid in control::running()? {
+        let asked = control::connect(pid).and_then(|found| found.map(|c| c.ask(&Request::Describe)).transpose());
+        processes.push(match asked {
+            Ok(None) => continue,
+            Ok(Some(Reply::Process(description))) => Private::Running(description),
+            Ok(Some(other)) => Private::Silent { pid, why: format!("it answered something else: {other:?}") },
+            // It ended between the two looks.
+            Err(_) if control::connect(pid).is_ok_and(|found| found.is_none()) => continue,
+            Err(failure) => Private::Silent { pid, why: failure.to_lines().0 },
         });
     }
+    Ok(processes)
+}
+
+const TITLES: [&str; 7] = ["PID", "NAME", "STATE", "UP", "CPU", "MEMORY", "COMMAND"];
+
+type Row = [String; 7];
+
+fn node_row(view: &ProcessView) -> Row {
+    [
+        view.pid.to_string(),
+        view.name.clone(),
+        describe_state(&view.state),
+        duration(job::now_ms().saturating_sub(view.started_ms)),
+        cpu(view.cpu_ns),
+        freeze::size(view.memory_bytes),
+        command(&view.args),
+    ]
+}
+
+fn private_row(process: &Private) -> Row {
+    match process {
+        Private::Running(Description { pid, name, arguments, engine, started_ms, .. }) => [
+            pid.to_string(),
+            name.clone(),
+            format!("private, {engine}"),
+            duration(job::now_ms().saturating_sub(*started_ms)),
+            "-".into(),
+            "-".into(),
+            command(arguments),
+        ],
+        Private::Silent { pid, why } => {
+            let unknown = || "?".to_string();
+            [pid.to_string(), unknown(), "private".into(), unknown(), unknown(), unknown(), format!("({why})")]
+        }
+    }
+}
+
+fn command(arguments: &[String]) -> String {
+    arguments.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+fn table(rows: Vec<Row>) -> String {
+    let mut rows: Vec<Row> = std::iter::once(TITLES.map(String::from)).chain(rows).collect();
     rows.iter_mut().flatten().for_each(|cell| *cell = printable(cell));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..5).map(width).collect();
+    let widths: Vec<usize> = (0..TITLES.len()).map(width).collect();
     let mut text = String::new();
     for row in rows {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width));
@@ -89,7 +232,15 @@ fn table(processes: &[Process]) -> String {
     text
 }
 
-fn duration(ms: u64) -> String {
+/// Processor time.
+pub fn cpu(ns: u64) -> String {
+    match ns {
+        0..100_000_000_000 => format!("{:.2}s", ns as f64 / 1e9),
+        _ => duration(ns / 1_000_000),
+    }
+}
+
+pub fn duration(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
         0..60 => format!("{seconds}s"),

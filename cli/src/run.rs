@@ -1,23 +1,64 @@
-//! `una run`: runs a program to its end, or until it is frozen.
+//! `una run`: runs a program to its end, or until it is frozen: in this user's daemon if one is up, else in this process. Knows what
+//! both ways need of the command line.
 
 use crate::control::Description;
 use crate::failure::{Failure, Result, status};
 use crate::image_file;
 use crate::job::{self, Job, World};
 use crate::mounts::{self, MountArgument};
-use crate::program::{self, EngineArgument, Freezing};
+use crate::program::{self, EngineArgument, Found, Freezing};
+use crate::session::{self, Input, Typing};
+use crate::{limits::bytes, limits::seconds, node};
 use clap::Args;
+use daemon::node::{ProcessLimits, Stdio};
+use daemon::protocol::client::Connection;
+use daemon::protocol::{self, Follow, Placement, Request, Until, WhenGone};
 use engine::wasi;
 use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Run a WebAssembly program
 ///
-/// The program has standard input, output and error, clocks and random numbers; of files it sees only what --mount gives it.
-/// It can be frozen into a file from another terminal: una freeze PID FILE.
+/// If una is up, the program runs there: others see it in una ps, it goes on when this terminal is closed, and ctrl-P ctrl-Q detaches
+/// from it. Else it runs in this process, and sees of files only what --mount gives it. It can be frozen into a file from another
+/// terminal: una freeze PID FILE.
 #[derive(Args)]
 #[command(after_long_help = crate::EXIT_STATUS)]
 pub struct Run {
+    /// Start it, print its number and return: it runs on in the daemon
+    #[arg(short, long, conflicts_with_all = PRIVATE)]
+    detach: bool,
+
+    /// With -d, keep its standard input open for `una attach`
+    #[arg(short, long, requires = "detach")]
+    interactive: bool,
+
+    /// Hand on every key at once and without an echo, for programs that draw on the screen
+    #[arg(long, conflicts_with = "detach")]
+    keys: bool,
+
+    /// Kill the program if this una is gone before it ends
+    #[arg(long, conflicts_with = "detach")]
+    leash: bool,
+
+    /// Run in this process, even if a daemon is up
+    #[arg(long)]
+    private: bool,
+
+    /// How much memory it may use, for example 512M or 2G
+    #[arg(long = "mem", value_name = "BYTES", value_parser = bytes, conflicts_with_all = PRIVATE)]
+    memory: Option<u64>,
+
+    /// How many seconds of processor time it may use; then it ends
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with_all = PRIVATE)]
+    cpu: Option<Duration>,
+
+    /// Its share of the processor, where others have 100
+    #[arg(long, value_name = "SHARE", value_parser = clap::value_parser!(u32).range(1..=10_000), conflicts_with_all = PRIVATE)]
+    share: Option<u32>,
+
     /// Let the program use a directory of this machine, as /path; :ro keeps it from writing there
     #[arg(long = "mount", value_name = "HOST=/path[:ro]")]
     mounts: Vec<MountArgument>,
@@ -26,19 +67,20 @@ pub struct Run {
     #[arg(long = "env", value_name = "NAME[=VALUE]")]
     environment: Vec<String>,
 
-    /// On ctrl-Z (SIGTSTP), freeze the program into this file and end
+    /// On ctrl-Z (SIGTSTP), freeze the program into this file and end; runs in this process
     #[arg(long, value_name = "FILE", conflicts_with = "unfreezable")]
     image: Option<PathBuf>,
 
-    /// What executes the program
+    /// What executes the program; the daemon runs native code only
     #[arg(long, value_enum, default_value = "native")]
     engine: EngineArgument,
 
-    /// Give results that are not numbers the same bits on every processor (floating-point loops take 3 to 5 times as long)
+    /// Give results that are not numbers the same bits on every processor (floating-point loops take 3 to 5 times as long); runs in
+    /// this process
     #[arg(long)]
     canonical_nans: bool,
 
-    /// Run the program as it is, so that it cannot be frozen
+    /// Run the program as it is, so that it cannot be frozen; runs in this process
     #[arg(long)]
     unfreezable: bool,
 
@@ -47,16 +89,85 @@ pub struct Run {
     name: Option<String>,
 
     // One list: what follows the program's name is the program's, even if it looks like an option of una.
-    /// The program, a .wasm file, and what it is given
+    /// The program, a .wasm file or the name of a fetched one (una fetch), and what it is given
     #[arg(value_name = "PROG [ARGS]", required = true, trailing_var_arg = true)]
     words: Vec<OsString>,
 }
 
+/// What only a process of its own can do.
+const PRIVATE: [&str; 4] = ["private", "image", "canonical_nans", "unfreezable"];
+
 impl Run {
     pub fn execute(self) -> Result<u8> {
-        let (program_path, arguments) = self.words.split_first().expect("the command line has at least the program");
-        let program_path = Path::new(program_path);
-        let wasm = program::read(program_path)?;
+        let private = self.private
+            || self.image.is_some()
+            || self.canonical_nans
+            || self.unfreezable
+            || self.engine == EngineArgument::Pulley;
+        let needs_daemon = self.detach || self.memory.is_some() || self.cpu.is_some() || self.share.is_some();
+        let connection =
+            if private { None } else { node::find().map_err(|failure| failure.with_status(status::UNA))? };
+        match connection {
+            Some(connection) => self.run_in(connection),
+            None if needs_daemon && private => Err(Failure::new(
+                status::UNA,
+                "cannot run the program in this process with -d, --mem, --cpu or --share",
+            )
+            .because("--engine pulley runs it in this process; those are for the daemon")
+            .help("leave one of them away")),
+            None if needs_daemon => Err(Failure::new(status::UNA, "no daemon of una is running")
+                .because("-d, --mem, --cpu and --share need one")
+                .help("start it: una up -d")),
+            None => self.run_here(),
+        }
+    }
+
+    /// In the daemon.
+    fn run_in(self, mut connection: Connection) -> Result<u8> {
+        let (named, arguments) = self.words.split_first().expect("the command line has at least the program");
+        let mounts = mounts::resolve(&self.mounts)?;
+        let environment = self.environment.iter().map(|word| variable(word)).collect::<Result<Vec<_>>>()?;
+        let Found { id, path, argument: first } = program::find(Path::new(named))?;
+        let name = self.name.unwrap_or_else(|| first.trim_end_matches(".wasm").to_string());
+        let arguments = std::iter::once(Ok(first)).chain(arguments.iter().map(|argument| text(argument)));
+        let arguments = arguments.collect::<Result<Vec<_>>>()?;
+        let follow = (!self.detach).then_some(Follow {
+            from: protocol::Origin::Start,
+            until: Until::End,
+            input: true,
+            lossless: true,
+            when_gone: if self.leash { WhenGone::Kill } else { WhenGone::RunOn },
+        });
+        let stdio = Stdio {
+            input: !self.detach || self.interactive,
+            input_is_terminal: !self.detach && std::io::stdin().is_terminal(),
+            output_is_terminal: !self.detach && std::io::stdout().is_terminal(),
+            lossless: !self.detach,
+        };
+        let limits = ProcessLimits {
+            memory_bytes: self.memory,
+            cpu_weight: self.share,
+            cpu_total: self.cpu,
+            output_bytes: None,
+        };
+        let place = Placement { mounts, limits, stdio, follow };
+        let run = protocol::Run { program: id.id(), name, arguments, environment, place };
+        connection.send(&Request::Run(run)).map_err(|error| node::failed(error).with_status(status::UNA))?;
+        let pid = session::started(&mut connection, &path, || id.wasm(&path), None)?;
+        if self.detach {
+            crate::print(&format!("{pid}\n"))?;
+            return Ok(0);
+        }
+        let typing = if self.keys { Typing::Keys } else { Typing::Lines };
+        session::follow(connection, pid, Some(Input { typing }))
+    }
+
+    /// In this process.
+    fn run_here(self) -> Result<u8> {
+        let (named, arguments) = self.words.split_first().expect("the command line has at least the program");
+        let Found { id, path: program_path, argument: file_name } = program::find(Path::new(named))?;
+        let program_path = program_path.as_path();
+        let wasm = id.wasm(program_path)?;
         let image = self.image.as_deref().map(image_file::choose).transpose()?;
         let mounts = mounts::open(&self.mounts)?;
         let environment = self.environment.iter().map(|word| variable(word)).collect::<Result<Vec<_>>>()?;
@@ -64,7 +175,6 @@ impl Run {
         let freezing = if self.unfreezable { Freezing::Impossible } else { Freezing::Possible };
         let program = program::load(&engine, wasm, program_path, freezing)?;
 
-        let file_name = program_path.file_name().unwrap_or(program_path.as_os_str()).to_string_lossy().into_owned();
         let name = self.name.unwrap_or_else(|| file_name.trim_end_matches(".wasm").to_string());
         let arguments = std::iter::once(Ok(file_name)).chain(arguments.iter().map(|argument| text(argument)));
         let arguments = arguments.collect::<Result<Vec<_>>>()?;

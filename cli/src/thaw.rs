@@ -1,16 +1,20 @@
-//! `una thaw`: continues a frozen program in this process.
+//! `una thaw`: continues a frozen program, in this user's daemon if one is up, else in this process.
 
 use crate::control::{Description, Mounted};
 use crate::failure::{Failure, Result, quoted, status};
 use crate::job::{self, Job, World};
 use crate::mounts::{self, MountArgument};
 use crate::program::{self, EngineArgument, Freezing};
-use crate::{directories, grants, image_file};
+use crate::session::{self, Input, Typing};
+use crate::{directories, grants, image_file, node};
 use clap::Args;
+use daemon::node::{ProcessLimits, Stdio};
+use daemon::protocol::client::Connection;
+use daemon::protocol::{self, Follow, Placement, Request, Until, WhenGone};
 use engine::{Image, Library, ThawError, wasi};
 use freeze::ImageError;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,7 +37,19 @@ pub struct Thaw {
     #[arg(long, value_name = "PROG")]
     program: Option<PathBuf>,
 
-    /// On ctrl-Z (SIGTSTP), freeze the program into this file again and end
+    /// Start it, print its number and return: it runs on in the daemon
+    #[arg(short, long, conflicts_with_all = ["private", "next_image"])]
+    detach: bool,
+
+    /// With -d, keep its standard input open for `una attach`
+    #[arg(short, long, requires = "detach")]
+    interactive: bool,
+
+    /// Run in this process, even if a daemon is up
+    #[arg(long)]
+    private: bool,
+
+    /// On ctrl-Z (SIGTSTP), freeze the program into this file again and end; runs in this process
     #[arg(long = "image", value_name = "FILE")]
     next_image: Option<PathBuf>,
 
@@ -49,8 +65,24 @@ impl Thaw {
         let refused = |error: ThawError| refused(&self.image, error);
         let facts = image.facts().map_err(refused)?;
         let saved = wasi::Saved::read(image.system().map_err(refused)?).map_err(|error| refused(error.into()))?;
-        let mounts = self.mounts(&saved)?;
+        let arguments = self.mounts(&saved)?;
         let (wasm, path) = self.wasm(&image)?;
+        let private =
+            self.private || self.next_image.is_some() || self.engine == EngineArgument::Pulley || facts.canonical_nans;
+        let connection =
+            if private { None } else { node::find().map_err(|failure| failure.with_status(status::UNA))? };
+        match connection {
+            Some(connection) => {
+                return self.thaw_in(connection, &arguments, facts.name, &wasm, &path);
+            }
+            None if self.detach => {
+                let why = if private { "this image needs a process of its own" } else { "no daemon of una is running" };
+                let failure = Failure::new(status::UNA, "cannot continue it with -d").because(why);
+                return Err(failure.help(if private { "leave -d away" } else { "start one: una up -d" }));
+            }
+            None => {}
+        }
+        let mounts = mounts::open(&arguments)?;
         let engine = program::engine(self.engine, facts.canonical_nans)?;
         let program = program::load(&engine, wasm, &path, Freezing::Possible)?;
         let description = Description {
@@ -70,7 +102,7 @@ impl Thaw {
     }
 
     /// What the process had, from where the command line says, or from where it was if the user froze it here.
-    fn mounts(&self, saved: &wasi::Saved) -> Result<Vec<abi::file::Mount>> {
+    fn mounts(&self, saved: &wasi::Saved) -> Result<Vec<MountArgument>> {
         let cannot = || Failure::new(status::UNA, format!("cannot continue {}", self.image.display()));
         let had = had(saved);
         if let Some(extra) = self.mounts.iter().find(|given| !had.iter().any(|had| had.guest == given.guest)) {
@@ -103,7 +135,38 @@ impl Thaw {
                     .help(format!("say which directories it may have, for example those that it had: {line}")));
             }
         }
-        mounts::open(&arguments)
+        Ok(arguments)
+    }
+
+    /// In the daemon, which is sent the image.
+    fn thaw_in(
+        &self, mut connection: Connection, mounts: &[MountArgument], name: String, wasm: &Arc<[u8]>, path: &Path,
+    ) -> Result<u8> {
+        let follow = (!self.detach).then_some(Follow {
+            from: protocol::Origin::Start,
+            until: Until::End,
+            input: true,
+            lossless: true,
+            when_gone: WhenGone::RunOn,
+        });
+        let stdio = Stdio {
+            input: !self.detach || self.interactive,
+            input_is_terminal: !self.detach && std::io::stdin().is_terminal(),
+            output_is_terminal: !self.detach && std::io::stdout().is_terminal(),
+            lossless: !self.detach,
+        };
+        let place = Placement { mounts: mounts::resolve(mounts)?, limits: ProcessLimits::default(), stdio, follow };
+        let request = Request::Thaw(protocol::Thaw { program: session::program_id(wasm), name, place });
+        connection.send(&request).map_err(|error| node::failed(error).with_status(status::UNA))?;
+        let mut image = File::open(&self.image).map_err(|error| {
+            Failure::new(status::UNA, format!("cannot read {}", self.image.display())).because(error)
+        })?;
+        let pid = session::started(&mut connection, path, || Ok(wasm.clone()), Some(&mut image))?;
+        if self.detach {
+            crate::print(&format!("{pid}\n"))?;
+            return Ok(0);
+        }
+        session::follow(connection, pid, Some(Input { typing: Typing::Lines }))
     }
 
     /// The program's bytes, and what to call it in messages.

@@ -1,3 +1,5 @@
 //! A node of una: the kernel, the services and the engine put together on Linux.
 
 pub mod node;
+pub mod protocol;
+pub mod server;

@@ -1,0 +1,42 @@
+//! What a program may use, as the command line says it. Knows units.
+
+use std::time::Duration;
+
+/// `512M`, `2G`, `65536`: powers of 1024.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    const FORM: &str = "expected a number of bytes, for example 65536, 512M or 2G";
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        _ => return Err(FORM.into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| FORM.to_string())?;
+    number.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(|| FORM.into())
+}
+
+/// `30`, `0.5`.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "expected a number of seconds, for example 30 or 0.5".to_string())?;
+    let duration = Duration::try_from_secs_f64(number).ok().filter(|duration| !duration.is_zero());
+    duration.ok_or_else(|| "expected more than 0 seconds".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_are_read() {
+        assert_eq!(["1", "2k", "3MiB", "4G"].map(bytes), [Ok(1), Ok(2 << 10), Ok(3 << 20), Ok(4 << 30)]);
+        for wrong in ["", "0", "x", "1T", "-1", "99999999999999999999", "18446744073709551615k"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["", "0", "-1", "NaN", "1e400"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! `una up`: this process, or one in the background, is the user's node.
+
+use crate::failure::{Failure, Result, quoted, status};
+use crate::{directories, node, print};
+use clap::Args;
+use daemon::node::{Node, NodeError, NodeOptions};
+use daemon::protocol::place::{self, ClaimError, Holder};
+use daemon::protocol::{Reply, Request};
+use daemon::server::Server;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+
+/// The last line that a daemon in the background says to who started it.
+const READY: &str = "ready";
+
+/// Start the node of this user
+///
+/// Programs then run in it, survive the terminal they were started from, see one tree of files and one space of names, and are seen by
+/// una ps and una top. It ends on ctrl-C, una down or SIGTERM; files and names are there again when it starts the next time.
+#[derive(Args)]
+pub struct Up {
+    /// Run in the background
+    #[arg(short, long)]
+    detach: bool,
+
+    /// How many threads run programs; one for each processor if not given
+    #[arg(long, value_name = "COUNT")]
+    workers: Option<u16>,
+
+    /// This process was started by `una up -d`
+    #[arg(long, hide = true)]
+    in_background: bool,
+}
+
+impl Up {
+    pub fn execute(self) -> Result<u8> {
+        if self.detach { self.start() } else { self.be() }
+    }
+
+    /// Is the node, until it is told to end.
+    fn be(&self) -> Result<u8> {
+        if self.in_background {
+            // A session of its own: what happens to the terminal is nothing to it. It is no leader of a group, so this works.
+            let _ = rustix::process::setsid();
+        }
+        let library = directories::data()?.join("programs");
+        let data = directories::node()?;
+        let socket = directories::runtime()?.join("node.sock");
+        let (claim, listener) = place::claim(&data, &socket).map_err(|error| unclaimed(error, &data))?;
+        // Before the node is there, so that no signal finds it half up.
+        let (stop, stopped) = mpsc::channel();
+        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(cannot_start)?;
+        let ask = stop.clone();
+        let listen = move || {
+            for (times, _) in signals.forever().enumerate() {
+                if times > 0 {
+                    // Who asks twice does not want to wait.
+                    std::process::exit(status::FAILED.into());
+                }
+                let _ = ask.send(());
+            }
+        };
+        std::thread::Builder::new().name("signals".into()).spawn(listen).map_err(cannot_start)?;
+        let options = NodeOptions {
+            data: data.clone(),
+            cache: directories::cache().ok(),
+            workers: self.workers,
+            target: engine::Target::Native,
+            canonical_nans: false,
+        };
+        let started = Node::start(&options).map_err(|error| not_started(error, &data))?;
+        let status = started.status();
+        let home = std::env::var("HOME").unwrap_or_default();
+        let shown = |path: &Path| match path.strip_prefix(&home) {
+            Ok(inside) if !home.is_empty() => format!("~/{}", inside.display()),
+            _ => path.display().to_string(),
+        };
+        let how_to_end = if self.in_background { "una down" } else { "ctrl-C, or una down" };
+        print(&format!(
+            "una {} is up: {}, process {}\n\
+             \x20 data    {}\n\
+             \x20 run     una run PROG.wasm          una fetch python, then: una run python -c 'print(1)'\n\
+             \x20 look    una top    una ps    una logs -f PID\n\
+             \x20 end     {how_to_end}\n",
+            env!("CARGO_PKG_VERSION"),
+            plural(status.processors, "processor"),
+            std::process::id(),
+            shown(&data),
+        ))?;
+        if self.in_background {
+            print(&format!("{READY}\n"))?;
+            // Who started it may be gone from now on.
+            let null = File::options().write(true).open("/dev/null").map_err(cannot_start)?;
+            rustix::stdio::dup2_stdout(&null).map_err(|error| cannot_start(error.into()))?;
+        }
+        let (halted, ask) = (started.clone(), stop.clone());
+        let watch = move || {
+            while !halted.wait_halted(std::time::Duration::from_secs(1)) {}
+            let _ = ask.send(());
+        };
+        std::thread::Builder::new().name("watch".into()).spawn(watch).map_err(cannot_start)?;
+        let server = Server::new(started.clone(), &library);
+        server.serve(listener, stopped, stop);
+        if !self.in_background {
+            print("una is going down\n")?;
+        }
+        let by_itself = started.wait_halted(std::time::Duration::ZERO);
+        started.shutdown();
+        server.close();
+        drop(claim);
+        if by_itself {
+            return Err(Failure::new(status::FAILED, "the node stopped by itself")
+                .because("one of its services cannot go on")
+                .help("start it again: una up; if that fails too: una doctor"));
+        }
+        Ok(0)
+    }
+
+    /// Starts a node in the background and waits until it is ready.
+    fn start(&self) -> Result<u8> {
+        let data = directories::node()?;
+        std::fs::create_dir_all(&data).map_err(cannot_start)?;
+        let log_path = data.join("daemon.log");
+        let mut log = File::options();
+        let mut log = log.create(true).append(true).read(true).mode(0o600).open(&log_path).map_err(cannot_start)?;
+        let written = log.seek(std::io::SeekFrom::End(0)).map_err(cannot_start)?;
+        let una = std::env::current_exe().map_err(cannot_start)?;
+        let mut command = Command::new(una);
+        command.args(["up", "--in-background"]);
+        if let Some(workers) = self.workers {
+            command.arg("--workers").arg(workers.to_string());
+        }
+        // Errors are for people, who read them here if it fails now, and in the file if it fails later.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.try_clone().map_err(cannot_start)?);
+        // It keeps no directory busy.
+        let mut child = command.current_dir("/").spawn().map_err(cannot_start)?;
+        let out = child.stdout.take().expect("it was asked for a line above");
+        for line in BufReader::new(out).lines().map_while(std::result::Result::ok) {
+            if line == READY {
+                return Ok(0);
+            }
+            print(&format!("{line}\n"))?;
+        }
+        let _ = child.wait();
+        let mut said = String::new();
+        let _ = log.seek(std::io::SeekFrom::Start(written)).and_then(|_| log.read_to_string(&mut said));
+        if said.trim().is_empty() {
+            return Err(Failure::new(status::FAILED, "the daemon ended before it was ready")
+                .help(format!("see what it said: cat {}", quoted(&log_path.to_string_lossy()))));
+        }
+        // It said all there is to say.
+        eprint!("{said}");
+        Ok(status::FAILED)
+    }
+}
+
+fn plural(count: u32, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+fn cannot_start(error: std::io::Error) -> Failure {
+    Failure::new(status::FAILED, "cannot start").because(error)
+}
+
+fn unclaimed(error: ClaimError, data: &Path) -> Failure {
+    let failure = Failure::new(status::FAILED, "una is up already");
+    match error {
+        ClaimError::Taken(Some(Holder { pid, version, .. })) => failure
+            .because(format!("process {pid} (una {version}) has {}", data.display()))
+            .help("look at it: una top; end it: una down"),
+        ClaimError::Taken(None) => failure
+            .because(format!("another process has just taken {}", data.display()))
+            .help("wait a moment and look at it: una top"),
+        error @ ClaimError::Io { .. } => {
+            let help = match &error {
+                ClaimError::Io { error, .. } if error.kind() == std::io::ErrorKind::StorageFull => {
+                    "make room on that disk"
+                }
+                _ => "see what is wrong: una doctor",
+            };
+            Failure::new(status::FAILED, "cannot start").because(error).help(help)
+        }
+    }
+}
+
+fn not_started(error: NodeError, data: &Path) -> Failure {
+    let failure = Failure::new(status::FAILED, "the node cannot start");
+    let help = match &error {
+        NodeError::Directory { error, .. } if error.kind() == std::io::ErrorKind::StorageFull => {
+            "make room on that disk, then: una up".into()
+        }
+        NodeError::Damaged => format!(
+            "restore {} from a backup; or put it away, which forgets files and names: mv {} {}.damaged",
+            data.display(),
+            quoted(&data.to_string_lossy()),
+            quoted(&data.to_string_lossy())
+        ),
+        _ => "see what is wrong: una doctor".into(),
+    };
+    failure.because(error).help(help)
+}
+
+/// End the node of this user
+///
+/// Its programs end; what they wrote to una's files is kept. Returns when all is on the disk.
+#[derive(Args)]
+pub struct Down {}
+
+/// How long a node may take to end: its disk may be slow.
+const DOWN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+
+impl Down {
+    pub fn execute(self) -> Result<u8> {
+        let data = directories::node()?;
+        let holder = match place::find(&data).map_err(cannot_look)? {
+            place::Found::Nothing => {
+                print("una is not up\n")?;
+                return Ok(0);
+            }
+            place::Found::Node(holder, _) => holder,
+            place::Found::Silent(Some(holder), _) => holder,
+            place::Found::Silent(None, _) => {
+                return Err(node::no_daemon().because("it is starting"));
+            }
+        };
+        let asked = node::connect().and_then(|mut connection| connection.ask(&Request::Down).map_err(node::failed));
+        if !matches!(asked, Ok(Reply::Done)) {
+            // Another version, or one that hangs: every version ends on this signal.
+            let pid = rustix::process::Pid::from_raw(holder.pid as i32);
+            let sent = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+            if !matches!(sent, Some(Ok(()))) {
+                return Err(asked.err().unwrap_or_else(node::no_daemon));
+            }
+        }
+        let start = std::time::Instant::now();
+        while place::is_held(&data).map_err(cannot_look)? {
+            if start.elapsed() > DOWN_TIMEOUT {
+                let pid = holder.pid;
+                return Err(Failure::new(status::FAILED, "the daemon does not end")
+                    .because(format!("process {pid} was asked {} seconds ago", DOWN_TIMEOUT.as_secs()))
+                    .help(format!("end it by force: kill -9 {pid} (what it acknowledged is on the disk)")));
+            }
+            // The end of another process: there is nothing to wait on but the lock itself.
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        print("una is down\n")?;
+        Ok(0)
+    }
+}
+
+fn cannot_look(error: std::io::Error) -> Failure {
+    Failure::new(status::FAILED, "cannot look for the daemon").because(error)
+}

@@ -1,0 +1,712 @@
+//! How others speak to a node: frames over a Unix socket. Knows the wire and what can be asked; not how anything is done.
+//!
+//! ```text
+//!   hello     "una\0"  protocol u32  length u8  version of una       each side's first bytes, in every version to come
+//!   frame     kind u8  length u32  payload                           numbers are little-endian
+//!               1 control    JSON: a Request or More from the client, a Reply from the node
+//!               2 bytes      a program, an image, a file, a message; standard input or output of a process
+//!               3 errors     standard error of a process
+//!               4 end        of such bytes; no payload
+//!
+//!   client                                   node
+//!   hello, run        ->                  <- hello
+//!                                         <- program-wanted           only if it does not have the program
+//!   bytes ..., end    ->                  <- loading ...              while it compiles
+//!                                         <- started
+//!   bytes ..., end    ->                  <- bytes, errors ...        standard input, output and error
+//!                                         <- ended
+//!   next request      ->                  <- done
+//! ```
+//! A connection carries one request after another. The client may close it at any time; that is how it detaches from a process.
+//! Whatever arrives is checked: a frame that is too long, of an unknown kind, cut short, not JSON, or not its turn is a
+//! [`ProtocolError`], is told to the other side, and ends the connection and nothing else.
+
+pub mod client;
+pub mod place;
+
+use crate::node::{End, MountOrder, NodeView, Output, Pid, ProcessLimits, ProcessView, Stdio};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{self, ErrorKind, Read, Write};
+
+/// Of this protocol. Another number is refused by both sides.
+pub const PROTOCOL: u32 = 1;
+
+const MAGIC: [u8; 4] = *b"una\0";
+const VERSION_BYTES_MAX: usize = 64;
+
+/// A request or reply: arguments and environment of a process are the longest that is in one.
+pub const CONTROL_BYTES_MAX: usize = 1 << 20;
+/// One piece of bytes. Larger contents come in pieces.
+pub const PIECE_BYTES_MAX: usize = 256 << 10;
+/// A program that is uploaded.
+pub const PROGRAM_BYTES_MAX: u64 = 1 << 30;
+/// A message that is sent to a port. The kernel's own bound is smaller and answers for itself.
+pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Why what arrived could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ProtocolError {
+    #[error("it does not speak una's protocol: it began with {0:02x?}")]
+    NotUna([u8; 4]),
+    #[error("it is una {version} with protocol {protocol}; this is una {} with protocol {PROTOCOL}", self::version())]
+    OtherVersion { protocol: u32, version: String },
+    #[error("the connection ended in the middle of a message")]
+    Truncated,
+    #[error("a frame of unknown kind {0}")]
+    UnknownKind(u8),
+    #[error("a frame of {bytes} bytes; {max} are allowed")]
+    TooLong { bytes: usize, max: usize },
+    #[error("a message that cannot be read: {0}")]
+    Unreadable(String),
+    #[error("{found} came where {expected} was due")]
+    OutOfOrder { expected: &'static str, found: &'static str },
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+impl From<io::Error> for ProtocolError {
+    fn from(error: io::Error) -> ProtocolError {
+        match error.kind() {
+            ErrorKind::UnexpectedEof => ProtocolError::Truncated,
+            _ => ProtocolError::Io(error),
+        }
+    }
+}
+
+impl ProtocolError {
+    /// Is it nothing but the other side's end?
+    pub fn is_gone(&self) -> bool {
+        match self {
+            ProtocolError::Truncated => true,
+            ProtocolError::Io(error) => {
+                matches!(
+                    error.kind(),
+                    ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted
+                )
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The version of una that this is.
+pub fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+// The hello.
+
+pub fn write_hello(to: &mut impl Write) -> io::Result<()> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&PROTOCOL.to_le_bytes());
+    bytes.push(version().len() as u8);
+    bytes.extend_from_slice(version().as_bytes());
+    to.write_all(&bytes)
+}
+
+/// Reads the other side's hello; gives its version of una.
+pub fn read_hello(from: &mut impl Read) -> Result<String, ProtocolError> {
+    let mut start = [0; 9];
+    from.read_exact(&mut start)?;
+    let magic = [start[0], start[1], start[2], start[3]];
+    if magic != MAGIC {
+        return Err(ProtocolError::NotUna(magic));
+    }
+    let protocol = u32::from_le_bytes([start[4], start[5], start[6], start[7]]);
+    let length = usize::from(start[8]);
+    if length > VERSION_BYTES_MAX {
+        return Err(ProtocolError::TooLong { bytes: length, max: VERSION_BYTES_MAX });
+    }
+    let mut version = vec![0; length];
+    from.read_exact(&mut version)?;
+    // It is shown to people, who should see no more than a version in it.
+    let version: String =
+        String::from_utf8_lossy(&version).chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect();
+    if protocol != PROTOCOL {
+        return Err(ProtocolError::OtherVersion { protocol, version });
+    }
+    Ok(version)
+}
+
+// Frames.
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    Control(Vec<u8>),
+    Bytes(Vec<u8>),
+    Errors(Vec<u8>),
+    End,
+}
+
+const CONTROL: u8 = 1;
+const BYTES: u8 = 2;
+const ERRORS: u8 = 3;
+const END: u8 = 4;
+
+impl Frame {
+    fn name(&self) -> &'static str {
+        match self {
+            Frame::Control(_) => "a control message",
+            Frame::Bytes(_) => "bytes",
+            Frame::Errors(_) => "bytes of standard error",
+            Frame::End => "an end of bytes",
+        }
+    }
+
+    /// What a control frame says.
+    pub fn message<T: DeserializeOwned>(self) -> Result<T, ProtocolError> {
+        match self {
+            Frame::Control(json) => read_message(&json),
+            other => Err(ProtocolError::OutOfOrder { expected: "a control message", found: other.name() }),
+        }
+    }
+}
+
+/// `None`: the other side closed the connection between two frames.
+pub fn read_frame(from: &mut impl Read) -> Result<Option<Frame>, ProtocolError> {
+    let mut kind = [0; 1];
+    loop {
+        match from.read(&mut kind) {
+            Ok(0) => return Ok(None),
+            Ok(_) => break,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let kind = kind[0];
+    let max = match kind {
+        CONTROL => CONTROL_BYTES_MAX,
+        BYTES | ERRORS => PIECE_BYTES_MAX,
+        END => 0,
+        unknown => return Err(ProtocolError::UnknownKind(unknown)),
+    };
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    let bytes = u32::from_le_bytes(length) as usize;
+    if bytes > max {
+        return Err(ProtocolError::TooLong { bytes, max });
+    }
+    // Grows as bytes arrive: who only says that much is coming gets no memory for it.
+    let mut payload = Vec::with_capacity(bytes.min(16 << 10));
+    from.take(bytes as u64).read_to_end(&mut payload)?;
+    if payload.len() < bytes {
+        return Err(ProtocolError::Truncated);
+    }
+    Ok(Some(match kind {
+        CONTROL => Frame::Control(payload),
+        BYTES => Frame::Bytes(payload),
+        ERRORS => Frame::Errors(payload),
+        _ => Frame::End,
+    }))
+}
+
+/// Writes a message in one piece.
+pub fn write_message<T: Serialize>(to: &mut impl Write, message: &T) -> Result<(), ProtocolError> {
+    let json = serde_json::to_vec(message).map_err(|error| ProtocolError::Unreadable(error.to_string()))?;
+    if json.len() > CONTROL_BYTES_MAX {
+        return Err(ProtocolError::TooLong { bytes: json.len(), max: CONTROL_BYTES_MAX });
+    }
+    write_frame(to, CONTROL, &json)
+}
+
+/// Any number of bytes, in as many frames as they take; no bytes are no frame.
+pub fn write_bytes(to: &mut impl Write, output: Output, bytes: &[u8]) -> Result<(), ProtocolError> {
+    let kind = match output {
+        Output::Out => BYTES,
+        Output::Err => ERRORS,
+    };
+    bytes.chunks(PIECE_BYTES_MAX).try_for_each(|piece| write_frame(to, kind, piece))
+}
+
+pub fn write_end(to: &mut impl Write) -> Result<(), ProtocolError> {
+    write_frame(to, END, &[])
+}
+
+fn write_frame(to: &mut impl Write, kind: u8, payload: &[u8]) -> Result<(), ProtocolError> {
+    let mut frame = Vec::with_capacity(5 + payload.len());
+    frame.push(kind);
+    frame.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    frame.extend_from_slice(payload);
+    Ok(to.write_all(&frame)?)
+}
+
+fn read_message<T: DeserializeOwned>(json: &[u8]) -> Result<T, ProtocolError> {
+    serde_json::from_slice(json).map_err(|error| ProtocolError::Unreadable(error.to_string()))
+}
+
+/// The bytes of frames up to their end, as something to read from. After an error of the other side it gives that error.
+pub struct Content<'a, R> {
+    from: &'a mut R,
+    piece: Vec<u8>,
+    at: usize,
+    ended: bool,
+}
+
+impl<'a, R: Read> Content<'a, R> {
+    pub fn new(from: &'a mut R) -> Content<'a, R> {
+        Content { from, piece: vec![], at: 0, ended: false }
+    }
+
+    /// Reads what is left, so that the next frame is the other side's next message.
+    pub fn skip(mut self) -> io::Result<()> {
+        io::copy(&mut self, &mut io::sink()).map(|_| ())
+    }
+}
+
+impl<R: Read> Read for Content<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.piece.len() {
+            if self.ended {
+                return Ok(0);
+            }
+            match read_frame(self.from).map_err(io::Error::other)? {
+                Some(Frame::Bytes(piece)) => (self.piece, self.at) = (piece, 0),
+                Some(Frame::End) => self.ended = true,
+                // What went wrong in the middle is said in the place of the end.
+                Some(Frame::Control(json)) if let Ok(Reply::Refused(refusal)) = read_message(&json) => {
+                    return Err(io::Error::other(refusal.why));
+                }
+                Some(other) => {
+                    let (expected, found) = ("bytes or their end", other.name());
+                    return Err(io::Error::other(ProtocolError::OutOfOrder { expected, found }));
+                }
+                None => return Err(io::Error::other(ProtocolError::Truncated)),
+            }
+        }
+        let length = buffer.len().min(self.piece.len() - self.at);
+        buffer[..length].copy_from_slice(&self.piece[self.at..self.at + length]);
+        self.at += length;
+        Ok(length)
+    }
+}
+
+/// What a client's bytes say, up to their end or first mistake: how many requests there are. For fuzzing.
+pub fn examine(mut bytes: &[u8]) -> Result<usize, ProtocolError> {
+    read_hello(&mut bytes)?;
+    let mut requests = 0;
+    while let Some(frame) = read_frame(&mut bytes)? {
+        if matches!(frame, Frame::Control(_)) {
+            frame.message::<Request>()?;
+            requests += 1;
+        }
+    }
+    Ok(requests)
+}
+
+// What can be asked, and what is answered.
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// How the node is. Answer: status.
+    Status,
+    /// Answer: a process each, then done.
+    Processes {
+        /// Those that ended lately too.
+        ended: bool,
+    },
+    /// Answer: process.
+    Process {
+        pid: Pid,
+    },
+    /// Answer: perhaps program-wanted (and the client sends its bytes), loading, then started; then the streams, if `follow` says so.
+    Run(Run),
+    /// Like run; before it starts, the answer is image-wanted, and the client sends the image's bytes.
+    Thaw(Thaw),
+    /// Answer: started, then the streams.
+    Attach {
+        pid: Pid,
+        follow: Follow,
+    },
+    /// Answer: done.
+    Kill {
+        pid: Pid,
+    },
+    Stop {
+        pid: Pid,
+    },
+    Cont {
+        pid: Pid,
+    },
+    /// Answer: working now and then, then ended.
+    Wait {
+        pid: Pid,
+    },
+    /// Answer: process, the image's bytes, end. The client says `safe` when it has them, and the answer is done.
+    Freeze {
+        pid: Pid,
+        with_program: bool,
+        afterwards: Afterwards,
+    },
+    /// The message's bytes follow. Answer: done.
+    Send {
+        port: String,
+        timeout_ms: u64,
+    },
+    /// Answer: working now and then, then the message's bytes, end.
+    Receive {
+        port: String,
+        timeout_ms: u64,
+    },
+    /// Answer: an entry each, then done.
+    List {
+        path: String,
+    },
+    /// Answer: entry.
+    Look {
+        path: String,
+    },
+    /// Answer: entry, the file's bytes, end.
+    Read {
+        path: String,
+    },
+    /// The file's bytes follow. Answer: done, when they are on the disk.
+    Write {
+        path: String,
+    },
+    /// Answer: done.
+    MakeDirectory {
+        path: String,
+        parents: bool,
+    },
+    Remove {
+        path: String,
+        recursive: bool,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
+    /// Ends all processes and the node. Answer: done, when all is safe.
+    Down,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    pub program: ProgramId,
+    pub name: String,
+    /// The program's name first.
+    pub arguments: Vec<String>,
+    pub environment: Vec<(String, String)>,
+    pub place: Placement,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Thaw {
+    pub program: ProgramId,
+    pub name: String,
+    pub place: Placement,
+}
+
+/// What run and thaw have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Placement {
+    pub mounts: Vec<MountOrder>,
+    pub limits: ProcessLimits,
+    pub stdio: Stdio,
+    /// Without it the client only learns the process's number.
+    pub follow: Option<Follow>,
+}
+
+/// A program by its content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProgramId {
+    /// BLAKE3 in hexadecimal.
+    pub hash: String,
+    pub bytes: u64,
+}
+
+/// How a client looks at a process's streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Follow {
+    pub from: Origin,
+    pub until: Until,
+    /// Bytes of this connection are its standard input, and their end is its end.
+    pub input: bool,
+    /// Nothing is lost: the process waits for this client if it must.
+    pub lossless: bool,
+    /// What becomes of the process if this client goes away.
+    pub when_gone: WhenGone,
+}
+
+/// Where in what a process has printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// The oldest that is kept.
+    Start,
+    /// So many lines before the end.
+    Lines(u64),
+    Now,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Until {
+    /// All that has been printed so far; the answer ends with done.
+    Now,
+    /// The process's end; the answer ends with ended.
+    End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenGone {
+    RunOn,
+    Kill,
+}
+
+/// What becomes of a process when its image is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Afterwards {
+    End,
+    RunOn,
+}
+
+/// What a client says within a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "more", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum More {
+    /// The image is on its disk, under its name.
+    Safe,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum Reply {
+    Done,
+    Refused(Refusal),
+    Status(Status),
+    Process(ProcessView),
+    ProgramWanted,
+    /// The program is ready; now the image.
+    ImageWanted,
+    Loading {
+        phase: Phase,
+        done: u64,
+        total: u64,
+    },
+    Started {
+        pid: Pid,
+    },
+    Ended {
+        end: End,
+    },
+    /// Of the output, this much was forgotten before it could be sent.
+    Lost {
+        bytes: u64,
+    },
+    Entry(Entry),
+    /// It still goes on.
+    Working,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    /// Of the daemon.
+    pub host_pid: u32,
+    pub node: NodeView,
+}
+
+/// What a load is doing, as `engine` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    Waiting,
+    Rewriting,
+    Compiling,
+}
+
+/// Something in the node's tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub name: String,
+    pub kind: FileKind,
+    pub size_bytes: u64,
+    /// Nanoseconds since 1970.
+    pub modified_ns: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileKind {
+    File,
+    Directory,
+    Link,
+    Other,
+}
+
+/// Why a request was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub reason: Reason,
+    pub why: String,
+}
+
+/// What a client may act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The request made no sense.
+    Protocol,
+    /// The program cannot run here.
+    BadProgram,
+    /// It was not run for another reason.
+    NotRun,
+    NoProcess,
+    Ended,
+    NotFrozen,
+    /// A file, directory or port.
+    NotFound,
+    /// The time is up.
+    Expired,
+    Port,
+    File,
+    DiskFull,
+    /// Too much at once.
+    Busy,
+    Stopping,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conversation() -> Vec<u8> {
+        let mut bytes = vec![];
+        write_hello(&mut bytes).unwrap();
+        let run = Run {
+            program: ProgramId { hash: "00".into(), bytes: 3 },
+            name: "n".into(),
+            arguments: vec!["a".into()],
+            environment: vec![("k".into(), "v".into())],
+            place: Placement {
+                mounts: vec![],
+                limits: ProcessLimits::default(),
+                stdio: Stdio::default(),
+                follow: Some(Follow {
+                    from: Origin::Lines(3),
+                    until: Until::End,
+                    input: true,
+                    lossless: true,
+                    when_gone: WhenGone::Kill,
+                }),
+            },
+        };
+        write_message(&mut bytes, &Request::Run(run)).unwrap();
+        write_bytes(&mut bytes, Output::Out, b"abc").unwrap();
+        write_end(&mut bytes).unwrap();
+        write_message(&mut bytes, &Request::Kill { pid: Pid(7) }).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        assert_eq!(examine(&conversation()).unwrap(), 2);
+        let long = vec![7u8; 2 * PIECE_BYTES_MAX + 1];
+        let mut bytes = vec![];
+        write_bytes(&mut bytes, Output::Out, &long).unwrap();
+        write_end(&mut bytes).unwrap();
+        let mut rest = bytes.as_slice();
+        let mut read = vec![];
+        Content::new(&mut rest).read_to_end(&mut read).unwrap();
+        assert!(read == long && rest.is_empty());
+    }
+
+    #[test]
+    fn every_cut_is_noticed() {
+        let bytes = conversation();
+        let mut whole = 0;
+        for length in 0..bytes.len() {
+            match examine(&bytes[..length]) {
+                Err(ProtocolError::Truncated) => {}
+                // Between two frames a connection may end.
+                Ok(_) => whole += 1,
+                Err(other) => panic!("{length}: {other}"),
+            }
+        }
+        assert_eq!(whole, 4, "after the hello, and after each frame but the last");
+    }
+
+    #[test]
+    fn flipped_bytes_are_errors_or_other_requests_and_nothing_else() {
+        let bytes = conversation();
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << bit;
+                // It gives an answer of its type; what is asserted is that nothing panics or grows.
+                let _ = examine(&damaged);
+            }
+        }
+    }
+
+    fn check(frames: &[u8], expected: &str) {
+        let mut bytes = vec![];
+        write_hello(&mut bytes).unwrap();
+        bytes.extend_from_slice(frames);
+        let error = examine(&bytes).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn hostile_frames() {
+        let control = |json: &str| {
+            let mut frame = vec![];
+            write_frame(&mut frame, CONTROL, json.as_bytes()).unwrap();
+            frame
+        };
+        check(&[9, 0, 0, 0, 0], "unknown kind 9");
+        check(&[1, 255, 255, 255, 255], "a frame of 4294967295 bytes");
+        check(&[2, 1, 0, 4, 0], "a frame of 262145 bytes; 262144 are allowed");
+        check(&[4, 1, 0, 0, 0, 7], "a frame of 1 bytes; 0 are allowed");
+        check(&control("{}"), "missing field `request`");
+        check(&control("{\"request\":\"destroy\"}"), "unknown variant `destroy`");
+        check(&control("{\"request\":\"kill\",\"pid\":-1}"), "cannot be read");
+        check(&control("{\"request\":\"kill\",\"pid\":1,\"too\":1}"), "unknown field `too`");
+        check(&control(&"[".repeat(100_000)), "cannot be read");
+        check(&control("\u{0}"), "cannot be read");
+    }
+
+    #[test]
+    fn strangers_are_told_apart() {
+        let refused = |bytes: &[u8]| read_hello(&mut &bytes[..]).expect_err("not a hello");
+        assert!(matches!(refused(b"GET / HTTP/1.1"), ProtocolError::NotUna(_)));
+        assert!(matches!(refused(b"una\0"), ProtocolError::Truncated));
+        match refused(b"una\0\x02\0\0\0\x059.9\x1b1") {
+            ProtocolError::OtherVersion { protocol: 2, version } => assert_eq!(version, "9.9?1"),
+            other => panic!("{other}"),
+        }
+        assert!(matches!(refused(b"una\0\x01\0\0\0\xff"), ProtocolError::TooLong { .. }));
+    }
+
+    /// Memory is given for what has come, not for what is announced.
+    #[test]
+    fn announced_bytes_cost_nothing() {
+        let mut bytes = vec![];
+        bytes.extend_from_slice(&[CONTROL]);
+        bytes.extend_from_slice(&(CONTROL_BYTES_MAX as u32).to_le_bytes());
+        assert!(matches!(read_frame(&mut bytes.as_slice()), Err(ProtocolError::Truncated)));
+    }
+
+    #[test]
+    fn bytes_out_of_order() {
+        let mut bytes = vec![];
+        write_message(&mut bytes, &Request::Status).unwrap();
+        let mut rest = bytes.as_slice();
+        let error = Content::new(&mut rest).read_to_end(&mut vec![]).expect_err("a request within bytes");
+        assert!(error.to_string().contains("a control message came where bytes or their end was due"), "{error}");
+        let mut end = vec![];
+        write_end(&mut end).unwrap();
+        let frame = read_frame(&mut end.as_slice()).unwrap().unwrap();
+        assert!(matches!(frame.message::<Request>(), Err(ProtocolError::OutOfOrder { .. })));
+    }
+}

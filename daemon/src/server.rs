@@ -1,0 +1,466 @@
+//! Answers clients of a node: one thread for each connection, one request after another. Knows the protocol and the node's public
+//! acts; not how the node does them.
+//!
+//! What a client does, or stops doing, never hurts the node: connections are bounded in number, everything that arrives is
+//! checked, and when the node ends all connections are closed, which ends every wait for a client.
+
+mod files;
+mod programs;
+mod streams;
+
+use crate::node::{
+    self, ControlRefused, Freeze, FreezeRefused, Node, Order, Output, Pid, PortError, RunRefused, Started, ThawOrder,
+};
+use crate::protocol::{self, Afterwards, Follow, More, ProtocolError, Reason, Refusal, Reply, Request, Status};
+use programs::Programs;
+use std::collections::BTreeMap;
+use std::io::{self, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// More are refused with a word to each.
+pub const CONNECTIONS_MAX: usize = 512;
+
+/// How long a new connection may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a long wait looks whether its client is still there, and tells it that it goes on.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// For a thread that serves a connection: compiling happens on threads of its own.
+const STACK_BYTES: usize = 1 << 20;
+
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    node: Node,
+    programs: Programs,
+    /// So that they can be closed at the end.
+    connections: Mutex<BTreeMap<u64, UnixStream>>,
+    stopping: AtomicBool,
+    /// Told once, by whoever wants the node down.
+    wants_down: Mutex<Option<std::sync::mpsc::Sender<()>>>,
+}
+
+impl Server {
+    /// `library` is where programs are kept by their hash.
+    pub fn new(node: Node, library: &Path) -> Server {
+        let programs = Programs::new(library);
+        let connections = Mutex::new(BTreeMap::new());
+        let shared =
+            Shared { node, programs, connections, stopping: AtomicBool::new(false), wants_down: Mutex::new(None) };
+        Server { shared: Arc::new(shared) }
+    }
+
+    /// Serves until somebody asks for the end; then nobody is served any more. The node itself is not shut down.
+    pub fn serve(
+        &self, listener: UnixListener, until: std::sync::mpsc::Receiver<()>, down: std::sync::mpsc::Sender<()>,
+    ) {
+        *self.shared.wants_down.lock().expect("nothing panics while it holds this lock") = Some(down);
+        let shared = self.shared.clone();
+        let accepting = std::thread::Builder::new().name("accept".into()).spawn(move || accept(&shared, &listener));
+        if accepting.is_ok() {
+            // An error means that nobody is left who could ask for the end.
+            let _ = until.recv();
+        }
+        self.shared.stopping.store(true, Ordering::Release);
+    }
+
+    /// Closes every connection. Who waits for an answer learns that the node is gone.
+    pub fn close(&self) {
+        for stream in self.shared.connections().values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Shared {
+    fn connections(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, UnixStream>> {
+        self.connections.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}
+
+fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
+    for (number, stream) in listener.incoming().enumerate() {
+        if shared.is_stopping() {
+            return;
+        }
+        let Ok(stream) = stream else {
+            // Out of descriptors or memory: they come back as clients leave.
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        };
+        if !is_same_user(&stream) {
+            continue;
+        }
+        let number = number as u64;
+        let enough = shared.connections().len() >= CONNECTIONS_MAX;
+        match stream.try_clone() {
+            Ok(copy) if !enough => shared.connections().insert(number, copy),
+            _ => {
+                refuse_busy(stream);
+                continue;
+            }
+        };
+        let serving = std::thread::Builder::new().name(format!("client {number}")).stack_size(STACK_BYTES);
+        let (of_thread, of_failure) = (shared.clone(), shared.clone());
+        let served = serving.spawn(move || {
+            // What went wrong is told to the client; nobody else can do anything about it.
+            let _ = Session::run(&of_thread, stream);
+            of_thread.connections().remove(&number);
+        });
+        if served.is_err() {
+            of_failure.connections().remove(&number);
+        }
+    }
+}
+
+fn refuse_busy(mut stream: UnixStream) {
+    let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
+    let why = format!("the daemon serves {CONNECTIONS_MAX} clients already");
+    let _ = protocol::write_hello(&mut stream);
+    let _ = protocol::write_message(&mut stream, &Reply::Refused(Refusal { reason: Reason::Busy, why }));
+}
+
+fn is_same_user(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid();
+    rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid == own || peer.uid.is_root())
+}
+
+/// One connection.
+struct Session<'a> {
+    shared: &'a Shared,
+    from: BufReader<UnixStream>,
+    to: UnixStream,
+    /// The node's tree, once it has been asked for.
+    files: Option<Box<dyn abi::file::FileSystem>>,
+}
+
+/// Why a request was not done: told to the client. The connection goes on, unless it is the protocol that was broken.
+enum Undone {
+    Refused(Refusal),
+    Broken(ProtocolError),
+}
+
+impl Undone {
+    fn new(reason: Reason, why: impl std::fmt::Display) -> Undone {
+        Undone::Refused(Refusal { reason, why: why.to_string() })
+    }
+}
+
+impl<E: Into<ProtocolError>> From<E> for Undone {
+    fn from(error: E) -> Undone {
+        Undone::Broken(error.into())
+    }
+}
+
+type Done<T = ()> = Result<T, Undone>;
+
+impl<'a> Session<'a> {
+    fn run(shared: &'a Shared, stream: UnixStream) -> Result<(), ProtocolError> {
+        stream.set_read_timeout(Some(HELLO_TIMEOUT))?;
+        let to = stream.try_clone()?;
+        let mut session = Session { shared, from: BufReader::with_capacity(64 << 10, stream), to, files: None };
+        protocol::write_hello(&mut session.to)?;
+        protocol::read_hello(&mut session.from)?;
+        session.from.get_ref().set_read_timeout(None)?;
+        loop {
+            let next = match protocol::read_frame(&mut session.from) {
+                Ok(None) => return Ok(()),
+                Ok(Some(frame)) => frame.message::<Request>(),
+                Err(error) => Err(error),
+            };
+            let done = next.map_err(Undone::Broken).and_then(|request| session.answer(request));
+            match done {
+                Ok(()) => {}
+                Err(Undone::Refused(refusal)) => session.reply(&Reply::Refused(refusal))?,
+                Err(Undone::Broken(error)) => {
+                    // It may be the client's end, of which there is nobody to tell.
+                    let why = error.to_string();
+                    let _ = session.reply(&Reply::Refused(Refusal { reason: Reason::Protocol, why }));
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn reply(&mut self, reply: &Reply) -> Result<(), ProtocolError> {
+        protocol::write_message(&mut self.to, reply)
+    }
+
+    fn done(&mut self) -> Done {
+        Ok(self.reply(&Reply::Done)?)
+    }
+
+    fn answer(&mut self, request: Request) -> Done {
+        let node = &self.shared.node;
+        match request {
+            Request::Status => {
+                let version = protocol::version().to_string();
+                let status = Status { version, host_pid: std::process::id(), node: node.status() };
+                Ok(self.reply(&Reply::Status(status))?)
+            }
+            Request::Processes { ended } => {
+                for view in node.processes() {
+                    if ended || !matches!(view.state, node::State::Ended(_)) {
+                        self.reply(&Reply::Process(view))?;
+                    }
+                }
+                self.done()
+            }
+            Request::Process { pid } => {
+                let view = node.process(pid).ok_or(ControlRefused::NoSuchProcess(pid)).map_err(control)?;
+                Ok(self.reply(&Reply::Process(view))?)
+            }
+            Request::Run(run) => self.run_program(run),
+            Request::Thaw(thaw) => self.thaw(thaw),
+            Request::Attach { pid, follow } => {
+                let console = node.console(pid).ok_or(ControlRefused::NoSuchProcess(pid)).map_err(control)?;
+                self.reply(&Reply::Started { pid })?;
+                self.stream(pid, console, follow)
+            }
+            Request::Kill { pid } => node.kill(pid).map_err(control).and_then(|()| self.done()),
+            Request::Stop { pid } => node.stop(pid).map_err(control).and_then(|()| self.done()),
+            Request::Cont { pid } => node.cont(pid).map_err(control).and_then(|()| self.done()),
+            Request::Wait { pid } => loop {
+                if let Some(end) = node.wait(pid, LOOK_INTERVAL).map_err(control)? {
+                    return Ok(self.reply(&Reply::Ended { end })?);
+                }
+                self.still_working()?;
+            },
+            Request::Freeze { pid, with_program, afterwards } => self.freeze(pid, with_program, afterwards),
+            Request::Send { port, timeout_ms } => {
+                let mut message = vec![];
+                self.content().take(protocol::MESSAGE_BYTES_MAX as u64 + 1).read_to_end(&mut message)?;
+                if message.len() > protocol::MESSAGE_BYTES_MAX {
+                    let (bytes, max) = (message.len(), protocol::MESSAGE_BYTES_MAX);
+                    return Err(ProtocolError::TooLong { bytes, max }.into());
+                }
+                self.send(&port, &message, Duration::from_millis(timeout_ms))
+            }
+            Request::Receive { port, timeout_ms } => self.receive(&port, Duration::from_millis(timeout_ms)),
+            Request::List { path } => self.list(&path),
+            Request::Look { path } => self.look(&path),
+            Request::Read { path } => self.read_file(&path),
+            Request::Write { path } => self.write_file(&path),
+            Request::MakeDirectory { path, parents } => self.make_directory(&path, parents),
+            Request::Remove { path, recursive } => self.remove(&path, recursive),
+            Request::Rename { from, to } => self.rename(&from, &to),
+            Request::Down => self.down(),
+        }
+    }
+
+    fn content(&mut self) -> protocol::Content<'_, BufReader<UnixStream>> {
+        protocol::Content::new(&mut self.from)
+    }
+
+    /// Tells the client that a wait goes on; fails if it has gone.
+    fn still_working(&mut self) -> Done {
+        if self.shared.is_stopping() {
+            return Err(Undone::new(Reason::Stopping, "the node is stopping"));
+        }
+        Ok(self.reply(&Reply::Working)?)
+    }
+
+    fn run_program(&mut self, run: protocol::Run) -> Done {
+        let protocol::Run { program, name, arguments, environment, place } = run;
+        let program = self.program(&program)?;
+        let protocol::Placement { mounts, limits, stdio, follow } = place;
+        let order = Order { program, name, args: arguments, env: environment, mounts, limits, stdio };
+        let started = self.shared.node.run(order).map_err(refused)?;
+        self.started(started, follow)
+    }
+
+    fn started(&mut self, started: Started, follow: Option<Follow>) -> Done {
+        let Started { pid, console } = started;
+        if let Err(error) = self.reply(&Reply::Started { pid }) {
+            // Who does not even know its number cannot have wanted it to go on.
+            console.give_up_first();
+            let _ = self.shared.node.kill(pid);
+            return Err(error.into());
+        }
+        match follow {
+            Some(follow) => self.stream(pid, console, follow),
+            None => {
+                console.give_up_first();
+                Ok(())
+            }
+        }
+    }
+
+    fn thaw(&mut self, thaw: protocol::Thaw) -> Done {
+        let protocol::Thaw { program, name, place } = thaw;
+        let program = self.program(&program)?;
+        let protocol::Placement { mounts, limits, stdio, follow } = place;
+        let order = ThawOrder { program, name, mounts, limits, stdio };
+        // It goes through a file without a name, because the image comes from a client that may stop in the middle of it, and what
+        // reads it holds a process's place meanwhile.
+        self.reply(&Reply::ImageWanted)?;
+        let image = self.spool()?;
+        let image = engine::Image::open(BufReader::with_capacity(1 << 20, image))
+            .map_err(|error| Undone::new(Reason::NotRun, format!("not an image that can be continued: {error}")))?;
+        let started = self.shared.node.thaw(image, order).map_err(refused)?;
+        self.started(started, follow)
+    }
+
+    fn spool(&mut self) -> Done<std::fs::File> {
+        use rustix::fs::{MemfdFlags, memfd_create};
+        let full = |error: io::Error| Undone::new(Reason::NotRun, format!("no room for the image: {error}"));
+        let mut file =
+            std::fs::File::from(memfd_create("image", MemfdFlags::CLOEXEC).map_err(|error| full(error.into()))?);
+        io::copy(&mut self.content(), &mut file)?;
+        io::Seek::rewind(&mut file)?;
+        Ok(file)
+    }
+
+    fn freeze(&mut self, pid: Pid, with_program: bool, afterwards: Afterwards) -> Done {
+        let this = &self.shared.node;
+        let view = this.process(pid).ok_or(ControlRefused::NoSuchProcess(pid)).map_err(control)?;
+        self.reply(&Reply::Process(view))?;
+        let afterwards = match afterwards {
+            Afterwards::End => node::Afterwards::End,
+            Afterwards::RunOn => node::Afterwards::RunOn,
+        };
+        let how = Freeze { with_program, afterwards };
+        let mut out = ImageOut { from: &mut self.from, to: &mut self.to, piece: vec![], is_safe: false };
+        this.freeze(pid, how, &mut out).map_err(frozen)?;
+        if !out.is_safe {
+            out.flush()?;
+        }
+        self.done()
+    }
+
+    fn send(&mut self, port: &str, message: &[u8], timeout: Duration) -> Done {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.shared.node.send(port, message, left.min(LOOK_INTERVAL)) {
+                Ok(()) => return self.done(),
+                // Nothing was sent then.
+                Err(PortError::Expired) if left > LOOK_INTERVAL => self.still_working()?,
+                Err(error) => return Err(port_error(error)),
+            }
+        }
+    }
+
+    fn receive(&mut self, port: &str, timeout: Duration) -> Done {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.shared.node.receive(port, left.min(LOOK_INTERVAL)) {
+                Ok(message) => {
+                    protocol::write_bytes(&mut self.to, Output::Out, &message)?;
+                    return Ok(protocol::write_end(&mut self.to)?);
+                }
+                // Between two looks no message can be taken and lost.
+                Err(PortError::Expired) if left > LOOK_INTERVAL => self.still_working()?,
+                Err(error) => return Err(port_error(error)),
+            }
+        }
+    }
+
+    fn down(&mut self) -> Done {
+        let wanted = self.shared.wants_down.lock().expect("nothing panics while it holds this lock").take();
+        let Some(wanted) = wanted else {
+            return Err(Undone::new(Reason::Stopping, "the node is stopping already"));
+        };
+        // The answer comes when all is safe: the connection is closed with it.
+        self.done()?;
+        let _ = wanted.send(());
+        Ok(())
+    }
+}
+
+/// An image on its way to the client, who keeps it. The process ends only when the client has it on its disk, which is what `flush`
+/// waits for.
+struct ImageOut<'a> {
+    from: &'a mut BufReader<UnixStream>,
+    to: &'a mut UnixStream,
+    piece: Vec<u8>,
+    is_safe: bool,
+}
+
+/// How long a disk may take to make an image safe.
+const SAFE_TIMEOUT: Duration = Duration::from_secs(120);
+
+impl ImageOut<'_> {
+    fn send(&mut self) -> io::Result<()> {
+        protocol::write_bytes(self.to, Output::Out, &self.piece).map_err(io::Error::other)?;
+        self.piece.clear();
+        Ok(())
+    }
+}
+
+impl Write for ImageOut<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.piece.extend_from_slice(bytes);
+        if self.piece.len() >= protocol::PIECE_BYTES_MAX {
+            self.send()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.send()?;
+        protocol::write_end(self.to).map_err(io::Error::other)?;
+        self.from.get_ref().set_read_timeout(Some(SAFE_TIMEOUT))?;
+        let word = protocol::read_frame(self.from).and_then(|frame| match frame {
+            Some(frame) => frame.message::<More>(),
+            None => Err(ProtocolError::Truncated),
+        });
+        self.from.get_ref().set_read_timeout(None)?;
+        match word {
+            Ok(More::Safe) => self.is_safe = true,
+            Err(error) => {
+                return Err(io::Error::other(format!("whoever asked for it did not keep it: {error}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn control(refused: ControlRefused) -> Undone {
+    let reason = match refused {
+        ControlRefused::NoSuchProcess(_) => Reason::NoProcess,
+        ControlRefused::Ended(_) => Reason::Ended,
+        ControlRefused::Service(_) => Reason::NoProcess,
+        ControlRefused::Stopping => Reason::Stopping,
+    };
+    Undone::new(reason, refused)
+}
+
+fn refused(refused: RunRefused) -> Undone {
+    let reason = match &refused {
+        RunRefused::Mount { .. } => Reason::File,
+        RunRefused::Limit(_) => Reason::Busy,
+        RunRefused::Stopping => Reason::Stopping,
+        RunRefused::Start(_) | RunRefused::Thaw(_) => Reason::NotRun,
+    };
+    Undone::new(reason, refused)
+}
+
+fn frozen(refused: FreezeRefused) -> Undone {
+    match refused {
+        FreezeRefused::Control(refused) => control(refused),
+        refused => Undone::new(Reason::NotFrozen, refused),
+    }
+}
+
+fn port_error(error: PortError) -> Undone {
+    let reason = match &error {
+        PortError::Expired => Reason::Expired,
+        PortError::Unknown(_) => Reason::NotFound,
+        _ => Reason::Port,
+    };
+    Undone::new(reason, error)
+}
