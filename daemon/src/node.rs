@@ -29,14 +29,15 @@ use abi::file::{FileSystem, Mount, StreamKind};
 use abi::ids::{HandleId, ProgramId, Time};
 use abi::interface::names;
 use abi::limits::{Limits, WEIGHT_NORMAL};
-use abi::message::{MESSAGE_BYTES_MAX, Message, Received, Transfer, TransferMode};
+use abi::message::{Bytes, MESSAGE_BYTES_MAX, Message, Received, Transfer, TransferMode};
 use abi::process::{Orphan, Program, Spawn};
 use abi::rights::Rights;
 use bodies::Bodies;
-use console::Side;
+use console::{ConsoleWaiter, Side};
 use drivers::{FileJournal, HostDirectory, HostEntropy};
 use engine::{Fiber, Image, Usage, wasi};
-use guest::{Calls, Loan, ProcessClock};
+use engine::una::Child;
+use guest::{Calls, Children, Loan, ProcessClock};
 use kernel::inspect::Activity;
 use kernel::{Key, Process};
 use machine::{Machine, Used};
@@ -83,6 +84,7 @@ struct Inner {
     desk: Arc<Strings>,
     files: PathBuf,
     began: Instant,
+    this: std::sync::Weak<Inner>,
 }
 
 /// A process that was just started.
@@ -132,8 +134,15 @@ impl Node {
         let bodies = Arc::new(Bodies::new(machine.clone()));
         machine.boot(bodies.clone(), bodies::BOOT, bodies::limits())?;
         let desk = bodies.desk();
-        let node =
-            Node(Arc::new(Inner { machine, bodies, engine, desk, files, began: Instant::now() }));
+        let node = Node(Arc::new_cyclic(|this| Inner {
+            machine,
+            bodies,
+            engine,
+            desk,
+            files,
+            began: Instant::now(),
+            this: this.clone(),
+        }));
         // The services answer once their journals are read.
         match node.ask_names(&node.0.desk, &names::Request::MakeDirectory { path: PORTS.into() }, &[], SYSTEM_TIMEOUT) {
             Ok((names::Answer::Done | names::Answer::Failed(names::Failure::Exists), _)) => Ok(node),
@@ -158,7 +167,7 @@ impl Node {
 
     pub fn run(&self, order: Order) -> Result<Started, RunRefused> {
         let Order { program, name, args, env, mounts, limits, stdio } = order;
-        let world = self.world(&mounts, &limits, stdio)?;
+        let world = self.0.world(&program, &mounts, &limits, stdio)?;
         let setup = wasi::Setup {
             args: args.clone(),
             env,
@@ -178,7 +187,7 @@ impl Node {
     /// Makes a process of an image, which goes on where it was frozen.
     pub fn thaw(&self, image: Image<impl Read>, order: ThawOrder) -> Result<Started, RunRefused> {
         let ThawOrder { program, name, mounts, limits, stdio } = order;
-        let world = self.world(&mounts, &limits, stdio)?;
+        let world = self.0.world(&program, &mounts, &limits, stdio)?;
         let resume = wasi::Resume {
             mounts: world.mounts,
             stdin: world.stdin,
@@ -194,66 +203,11 @@ impl Node {
         self.launch(&program, process, common, world.rest)
     }
 
-    fn world(&self, mounts: &[MountOrder], limits: &ProcessLimits, stdio: Stdio) -> Result<World, RunRefused> {
-        let mut opened = vec![];
-        for mount in mounts {
-            let files = match mount.read_only {
-                true => HostDirectory::open_read_only(&mount.host),
-                false => HostDirectory::open(&mount.host),
-            };
-            let files = files.map_err(|error| RunRefused::Mount { mount: mount.clone(), error })?;
-            opened.push(Mount {
-                guest: mount.guest.clone(),
-                host: mount.host.to_string_lossy().into_owned(),
-                read_only: mount.read_only,
-                files: Box::new(files),
-            });
-        }
-        let console = Console::new(stdio.input, stdio.lossless, limits.output_bytes.unwrap_or(u64::MAX));
-        let kind = |terminal| if terminal { StreamKind::Terminal } else { StreamKind::Pipe };
-        let usage = Usage::new(limits.memory_bytes.unwrap_or(u64::MAX));
-        let max_ns = limits.cpu_total.map_or(0, |total| (total.as_nanos() as u64).max(1));
-        let time = Arc::new(Used::bounded(max_ns));
-        let key = Arc::new(OnceLock::new());
-        let began = self.0.machine.began();
-        let calls = Box::new(Calls { key: key.clone(), began });
-        let (machine, roused) = (self.0.machine.clone(), key.clone());
-        console.connect(Box::new(move || {
-            // Before the process is in the kernel it does not sleep.
-            if let Some(key) = roused.get() {
-                machine.stir(*key);
-            }
-        }));
-        Ok(World {
-            mounts: opened,
-            stdin: Box::new(console.stream(Side::In, kind(stdio.input_is_terminal))),
-            stdout: Box::new(console.stream(Side::Out(Output::Out), kind(stdio.output_is_terminal))),
-            stderr: Box::new(console.stream(Side::Out(Output::Err), kind(stdio.output_is_terminal))),
-            clock: Box::new(ProcessClock { time: time.clone(), began }),
-            waiter: Box::new(console.waiter()),
-            fiber: Fiber { calls, usage: usage.clone() },
-            rest: Rest { console, usage, time, key },
-        })
-    }
-
     fn launch(
         &self, program: &engine::Program, process: engine::Process, common: Common, rest: Rest,
     ) -> Result<Started, RunRefused> {
-        let Common { name, args, mounts, limits } = common;
-        let Rest { console, usage, time, key } = rest;
-        let info = Info::new(Facts {
-            name,
-            args,
-            program: program.hash().to_hex().to_string(),
-            kind: Kind::Program,
-            console: Some(console.clone()),
-            usage: Some(usage),
-            time,
-            mounts,
-            key,
-            stopper: Some(process.stopper()),
-            began: self.0.machine.began(),
-        });
+        let (console, limits) = (rest.output.clone(), common.limits.clone());
+        let info = self.0.info(program, &process, common, rest);
         let arguments = self.0.bodies.expect(guest::Program::new(process, info.clone()), info.clone());
         let spawn = Spawn {
             program: Program::Module(ProgramId(*program.hash().as_bytes())),
@@ -617,6 +571,120 @@ impl Node {
     }
 }
 
+impl Inner {
+    /// What a process gets of this machine. `console` is where it writes, a new one if it has none to share.
+    fn world(
+        self: &Arc<Inner>, program: &engine::Program, mounts: &[MountOrder], limits: &ProcessLimits, stdio: Stdio,
+    ) -> Result<World, RunRefused> {
+        let console = Console::new(stdio.input, stdio.lossless, limits.output_bytes.unwrap_or(u64::MAX));
+        self.world_at(program, mounts, limits, stdio, console.clone(), console)
+    }
+
+    fn world_at(
+        self: &Arc<Inner>, program: &engine::Program, mounts: &[MountOrder], limits: &ProcessLimits, stdio: Stdio,
+        input: Console, output: Console,
+    ) -> Result<World, RunRefused> {
+        let mut opened = vec![];
+        for mount in mounts {
+            let files = match mount.read_only {
+                true => HostDirectory::open_read_only(&mount.host),
+                false => HostDirectory::open(&mount.host),
+            };
+            let files = files.map_err(|error| RunRefused::Mount { mount: mount.clone(), error })?;
+            opened.push(Mount {
+                guest: mount.guest.clone(),
+                host: mount.host.to_string_lossy().into_owned(),
+                read_only: mount.read_only,
+                files: Box::new(files),
+            });
+        }
+        let kind = |terminal| if terminal { StreamKind::Terminal } else { StreamKind::Pipe };
+        let usage = Usage::new(limits.memory_bytes.unwrap_or(u64::MAX));
+        let max_ns = limits.cpu_total.map_or(0, |total| (total.as_nanos() as u64).max(1));
+        let time = Arc::new(Used::bounded(max_ns));
+        let key = Arc::new(OnceLock::new());
+        let known = Arc::new(OnceLock::new());
+        let began = self.machine.began();
+        let children: std::sync::Weak<dyn Children> = Arc::<Inner>::downgrade(self);
+        let calls = Calls { key: key.clone(), began, program: program.clone(), info: known.clone(), children };
+        let (machine, roused) = (self.machine.clone(), key.clone());
+        let rouse = Arc::new(move || {
+            // Before the process is in the kernel it does not sleep.
+            if let Some(key) = roused.get() {
+                machine.stir(*key);
+            }
+        });
+        Ok(World {
+            mounts: opened,
+            stdin: Box::new(input.stream(Side::In, kind(stdio.input_is_terminal))),
+            stdout: Box::new(output.stream(Side::Out(Output::Out), kind(stdio.output_is_terminal))),
+            stderr: Box::new(output.stream(Side::Out(Output::Err), kind(stdio.output_is_terminal))),
+            clock: Box::new(ProcessClock { time: time.clone(), began }),
+            waiter: Box::new(ConsoleWaiter::new(&input, &output, rouse)),
+            fiber: Fiber { calls: Box::new(calls), usage: usage.clone() },
+            rest: Rest { output, is_shared: false, usage, time, key, known },
+        })
+    }
+
+    fn info(&self, program: &engine::Program, process: &engine::Process, common: Common, rest: Rest) -> Arc<Info> {
+        let Common { name, args, mounts, .. } = common;
+        let Rest { output, is_shared, usage, time, key, known } = rest;
+        let info = Info::new(Facts {
+            name,
+            args,
+            program: program.hash().to_hex().to_string(),
+            kind: Kind::Program,
+            console: Some(output),
+            is_console_shared: is_shared,
+            usage: Some(usage),
+            time,
+            mounts,
+            key,
+            stopper: Some(process.stopper()),
+            began: self.machine.began(),
+        });
+        let set = known.set(Arc::downgrade(&info));
+        assert!(set.is_ok(), "a process is one process");
+        info
+    }
+}
+
+impl Children for Inner {
+    /// It sees the same directories as its parent, writes where its parent writes, and has nothing to read.
+    fn child(&self, parent: &Info, program: &engine::Program, child: Child) -> Result<Bytes, String> {
+        let this = self.this.upgrade().ok_or("the node is stopping")?;
+        let Child { args, env, .. } = child;
+        let output = parent.console.clone().ok_or("its parent has no streams")?;
+        let limits = ProcessLimits::default();
+        let input = Console::new(false, false, 0);
+        let mut world = this
+            .world_at(program, &parent.mounts, &limits, Stdio::default(), input, output)
+            .map_err(|refused| refused.to_string())?;
+        world.rest.is_shared = true;
+        let name = args.first().map_or_else(|| parent.name.clone(), |name| name.rsplit('/').next().unwrap_or(name).into());
+        let setup = wasi::Setup {
+            args: args.clone(),
+            env,
+            mounts: world.mounts,
+            stdin: world.stdin,
+            stdout: world.stdout,
+            stderr: world.stderr,
+            clock: world.clock,
+            entropy: Box::new(HostEntropy),
+            waiter: world.waiter,
+        };
+        let process = at_once(self.engine.start_on_fiber(program, &name, setup, world.fiber));
+        let process = process.map_err(|error| error.to_string())?;
+        let common = Common { name, args, mounts: parent.mounts.clone(), limits };
+        let info = self.info(program, &process, common, world.rest);
+        Ok(self.bodies.expect(guest::Program::new(process, info.clone()), info))
+    }
+
+    fn load(&self, wasm: Vec<u8>) -> Result<engine::Program, String> {
+        self.engine.load(wasm, &mut |_| {}).map_err(|error| error.to_string())
+    }
+}
+
 struct World {
     mounts: Vec<Mount>,
     stdin: Box<dyn abi::file::Stream>,
@@ -629,7 +697,11 @@ struct World {
 }
 
 struct Rest {
-    console: Console,
+    output: Console,
+    /// It is the parent's, who ends later.
+    is_shared: bool,
+    /// Told when the process is known.
+    known: Arc<OnceLock<std::sync::Weak<Info>>>,
     usage: Arc<Usage>,
     time: Arc<Used>,
     key: Arc<OnceLock<Key<Process>>>,

@@ -3,7 +3,7 @@
 use crate::cache::Cache;
 use crate::error::{CacheError, EngineError};
 use crate::process::State;
-use crate::wasi;
+use crate::{una, wasi};
 use std::path::PathBuf;
 use wasmtime::{Config, Linker, WasmBacktraceDetails};
 
@@ -63,8 +63,10 @@ impl Engine {
         let wasmtime = wasmtime::Engine::new(config).map_err(EngineError::Setup)?;
         let mut linker = Linker::new(&wasmtime);
         wasi::link(&mut linker).map_err(EngineError::Setup)?;
+        una::link(&mut linker).map_err(EngineError::Setup)?;
         let mut fibers = Linker::new(&wasmtime);
         wasi::link_on_fibers(&mut fibers).map_err(EngineError::Setup)?;
+        una::link_on_fibers(&mut fibers).map_err(EngineError::Setup)?;
         let opened = options.cache.as_deref().map(Cache::open).transpose();
         let (cache, cache_problem) = match opened {
             Ok(cache) => (cache, None),

@@ -9,9 +9,11 @@ use crate::error::{RunError, StartError, ThawError};
 use crate::image::{Facts, Image};
 use crate::process::{Body, Process, Stage, State, Stop};
 use crate::program::{Code, Program};
+use crate::una::Child;
 use crate::wasi;
 use abi::call::{Outcome, SystemCall};
 use abi::ids::Time;
+use abi::message::Bytes;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +29,14 @@ pub trait SystemCalls: Send {
     fn call(&mut self, call: SystemCall) -> Poll<Outcome>;
 
     fn outcome(&mut self) -> Outcome;
+
+    /// Makes ready what a child will be that is spawned with what this gives. If it is not spawned it is forgotten some day.
+    fn child(&mut self, child: Child) -> Result<(abi::process::Program, Bytes), NoChild>;
 }
+
+/// The program of a child cannot be run; the node has said why in the parent's log.
+#[derive(Debug)]
+pub struct NoChild;
 
 /// What a process may use of memory, and uses: bytes of all its memories and tables together. Anyone may look.
 #[derive(Debug)]

@@ -7,7 +7,7 @@
 //!   engine      the set-up processor               library   programs by hash
 //!   program     loaded: rewritten and compiled     process   running, frozen, ended
 //!   image       a frozen process as bytes          wasi      what a program may call
-//!   fiber       processes that share threads
+//!   fiber       processes that share threads       una      what only una has
 //! ```
 mod admission;
 pub mod cache;
@@ -19,11 +19,12 @@ pub mod library;
 pub mod process;
 pub mod program;
 pub mod progress;
+pub mod una;
 pub mod wasi;
 
 pub use engine::{Engine, Options, Target};
 pub use error::{CacheError, EngineError, LibraryError, LoadError, RunError, SaveError, StartError, ThawError, TraceFrame};
-pub use fiber::{Fiber, SystemCalls, Usage};
+pub use fiber::{Fiber, NoChild, SystemCalls, Usage};
 pub use image::{Facts, Image};
 pub use library::Library;
 pub use process::{Process, State, Stop, Stopper};

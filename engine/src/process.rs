@@ -13,7 +13,7 @@ use crate::fiber::{Fiber, Meter, SystemCalls};
 use crate::error::{RunError, SaveError, StartError, ThawError, TraceFrame};
 use crate::image::{self, Facts, Image};
 use crate::program::{Code, Program};
-use crate::wasi;
+use crate::{una, wasi};
 use abi::file::Interrupt;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -26,6 +26,7 @@ pub struct State {
     /// For a process on a fiber: its kernel.
     pub(crate) calls: Option<Box<dyn SystemCalls>>,
     meter: Option<Meter>,
+    pub(crate) kept: una::Kept,
 }
 
 /// Invariants: `stage` is `Ended` if and only if the program will never run again; a `Body::Plain` never stops.
@@ -105,7 +106,7 @@ impl Engine {
             Some(Fiber { calls, usage }) => (Some(calls), Some(Meter(usage))),
             None => (None, None),
         };
-        let mut store = Store::new(&self.wasmtime, State { system, calls, meter });
+        let mut store = Store::new(&self.wasmtime, State { system, calls, meter, kept: una::Kept::default() });
         if store.data().meter.is_some() {
             store.limiter(|state| state.meter.as_mut().expect("it was there just now, and nobody takes it"));
         }

@@ -118,7 +118,7 @@ impl Engine {
     }
 
     fn admit(&self, wasm: &[u8]) -> Result<(), LoadError> {
-        admission::examine(wasm, crate::wasi::provides)
+        admission::examine(wasm, |module, name| crate::wasi::provides(module, name) || crate::una::provides(module, name))
     }
 
     fn freezable_key(&self, program: &blake3::Hash) -> Key {

@@ -133,6 +133,7 @@ impl Bodies {
             program: name.into(),
             kind: Kind::Service,
             console: None,
+            is_console_shared: false,
             usage: None,
             time: time.clone(),
             mounts: vec![],

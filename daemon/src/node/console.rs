@@ -14,7 +14,7 @@ use abi::file::{Direction, Interest, Interrupt, Readiness, Source, Stat, Stream,
 use abi::wasi::Filetype;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// How much of a process's output is kept.
@@ -45,7 +45,8 @@ pub enum Piece {
 #[derive(Clone)]
 pub struct Console(Arc<Shared>);
 
-type Rouse = Box<dyn Fn() + Send + Sync>;
+/// Rouses one process from its sleep.
+pub(crate) type Rouse = Arc<dyn Fn() + Send + Sync>;
 
 struct Shared {
     log: Mutex<Log>,
@@ -54,9 +55,6 @@ struct Shared {
     input: Mutex<Input>,
     /// The process took input, waits for it, or ended.
     room: Condvar,
-    /// Rouses the process from its sleep.
-    rouse: std::sync::OnceLock<Rouse>,
-    interrupted: AtomicBool,
 }
 
 /// Invariants: `runs` are the lengths of the pieces in `ring`, in order, none empty; `end` counts all bytes ever written; a hold is never
@@ -68,8 +66,8 @@ struct Log {
     holds: Vec<(u64, u64)>,
     next_hold: u64,
     bytes_max: u64,
-    /// The process sleeps until there is room.
-    awaited: bool,
+    /// Processes that sleep until there is room.
+    awaited: Vec<Rouse>,
     closed: bool,
     /// Nobody held a place yet, and the first who will must not miss anything.
     kept_for_first: bool,
@@ -78,7 +76,7 @@ struct Log {
 struct Input {
     bytes: VecDeque<u8>,
     closed: bool,
-    awaited: bool,
+    awaited: Vec<Rouse>,
 }
 
 /// A place in the log that is not overwritten.
@@ -97,25 +95,17 @@ impl Console {
             holds: vec![],
             next_hold: 0,
             bytes_max: output_bytes_max,
-            awaited: false,
+            awaited: vec![],
             closed: false,
             kept_for_first: lossless,
         };
-        let input = Input { bytes: VecDeque::new(), closed: !has_input, awaited: false };
+        let input = Input { bytes: VecDeque::new(), closed: !has_input, awaited: vec![] };
         Console(Arc::new(Shared {
             log: Mutex::new(log),
             news: Condvar::new(),
             input: Mutex::new(input),
             room: Condvar::new(),
-            rouse: std::sync::OnceLock::new(),
-            interrupted: AtomicBool::new(false),
         }))
-    }
-
-    /// Who rouses the process. Said once, before it runs.
-    pub(crate) fn connect(&self, rouse: Rouse) {
-        let said = self.0.rouse.set(rouse);
-        assert!(said.is_ok(), "a console belongs to one process");
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -124,12 +114,6 @@ impl Console {
 
     fn input(&self) -> MutexGuard<'_, Input> {
         self.0.input.lock().expect("no code panics while it holds this lock")
-    }
-
-    fn rouse(&self) {
-        if let Some(rouse) = self.0.rouse.get() {
-            rouse();
-        }
     }
 
     /// The position of the oldest byte that is kept.
@@ -178,12 +162,20 @@ impl Console {
         self.after_move(log);
     }
 
+    /// A word of the system to whoever reads the process's errors. It is lost if there is no room.
+    pub(crate) fn note(&self, text: &str) {
+        let mut log = self.log();
+        if log.room() >= text.len() {
+            log.append(Output::Err, text.as_bytes());
+        }
+        drop(log);
+        self.0.news.notify_all();
+    }
+
     fn after_move(&self, mut log: MutexGuard<Log>) {
         let awaited = std::mem::take(&mut log.awaited);
         drop(log);
-        if awaited {
-            self.rouse();
-        }
+        awaited.iter().for_each(|rouse| rouse());
     }
 
     /// Puts bytes into the process's standard input, as many as there is room for within the time; 0 if there is none, or if nobody will
@@ -200,9 +192,7 @@ impl Console {
                 input.bytes.extend(&bytes[..room]);
                 let awaited = std::mem::take(&mut input.awaited);
                 drop(input);
-                if awaited {
-                    self.rouse();
-                }
+                awaited.iter().for_each(|rouse| rouse());
                 return room;
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -221,7 +211,7 @@ impl Console {
             if input.closed {
                 return false;
             }
-            if input.awaited && input.bytes.is_empty() {
+            if !input.awaited.is_empty() && input.bytes.is_empty() {
                 return true;
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -244,9 +234,7 @@ impl Console {
         let awaited = std::mem::take(&mut input.awaited);
         drop(input);
         self.0.room.notify_all();
-        if awaited {
-            self.rouse();
-        }
+        awaited.iter().for_each(|rouse| rouse());
     }
 
     /// The process has ended: nothing more will be written or read.
@@ -262,9 +250,6 @@ impl Console {
         ConsoleStream { console: self.clone(), side, kind }
     }
 
-    pub(crate) fn waiter(&self) -> ConsoleWaiter {
-        ConsoleWaiter { console: self.clone() }
-    }
 }
 
 impl Hold {
@@ -453,9 +438,20 @@ impl Stream for ConsoleStream {
     }
 }
 
-/// Has the process roused when its streams are ready.
+/// Has a process roused when its streams are ready.
 pub(crate) struct ConsoleWaiter {
-    console: Console,
+    input: Console,
+    output: Console,
+    rouse: Rouse,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl ConsoleWaiter {
+    /// For a process that reads from one console and writes to another, or the same.
+    pub fn new(input: &Console, output: &Console, rouse: Rouse) -> ConsoleWaiter {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        ConsoleWaiter { input: input.clone(), output: output.clone(), rouse, interrupted }
+    }
 }
 
 impl Watcher for ConsoleWaiter {
@@ -464,31 +460,31 @@ impl Watcher for ConsoleWaiter {
         for interest in interests {
             match interest.source {
                 INPUT => {
-                    let mut input = self.console.input();
-                    input.awaited = true;
+                    let mut input = self.input.input();
+                    input.awaited.push(self.rouse.clone());
                     ready |= !input.bytes.is_empty() || input.closed;
-                    self.console.0.room.notify_all();
+                    self.input.0.room.notify_all();
                 }
                 _ => {
-                    let mut log = self.console.log();
-                    log.awaited = true;
+                    let mut log = self.output.log();
+                    log.awaited.push(self.rouse.clone());
                     ready |= log.room() > 0;
                 }
             }
         }
         if ready {
-            self.console.rouse();
+            (self.rouse)();
         }
         Ok(())
     }
 
     fn forget(&mut self) {
-        self.console.input().awaited = false;
-        self.console.log().awaited = false;
+        self.input.input().awaited.retain(|rouse| !Arc::ptr_eq(rouse, &self.rouse));
+        self.output.log().awaited.retain(|rouse| !Arc::ptr_eq(rouse, &self.rouse));
     }
 
     fn is_interrupted(&self) -> bool {
-        self.console.0.interrupted.load(Ordering::SeqCst)
+        self.interrupted.load(Ordering::SeqCst)
     }
 }
 
@@ -499,7 +495,7 @@ impl Waiter for ConsoleWaiter {
     }
 
     fn interrupt(&self) -> Arc<dyn Interrupt> {
-        Arc::new(ConsoleInterrupt(Arc::downgrade(&self.console.0)))
+        Arc::new(ConsoleInterrupt(self.interrupted.clone()))
     }
 
     fn watcher(&mut self) -> Option<&mut dyn Watcher> {
@@ -507,19 +503,15 @@ impl Waiter for ConsoleWaiter {
     }
 }
 
-struct ConsoleInterrupt(Weak<Shared>);
+struct ConsoleInterrupt(Arc<AtomicBool>);
 
 impl Interrupt for ConsoleInterrupt {
     fn raise(&self) {
-        if let Some(shared) = self.0.upgrade() {
-            shared.interrupted.store(true, Ordering::SeqCst);
-        }
+        self.0.store(true, Ordering::SeqCst);
     }
 
     fn lower(&self) {
-        if let Some(shared) = self.0.upgrade() {
-            shared.interrupted.store(false, Ordering::SeqCst);
-        }
+        self.0.store(false, Ordering::SeqCst);
     }
 }
 
@@ -575,15 +567,15 @@ mod tests {
         let roused = Arc::new(AtomicUsize::new(0));
         let console = Console::new(false, true, u64::MAX);
         let count = roused.clone();
-        console.connect(Box::new(move || {
+        let rouse: Rouse = Arc::new(move || {
             count.fetch_add(1, Ordering::SeqCst);
-        }));
+        });
         // Nobody has come yet, and nothing may be lost.
         assert_eq!(written(&console, &vec![1; LOG_BYTES_MAX + 9]), Ok(LOG_BYTES_MAX));
         assert_eq!(written(&console, b"x"), Err(Errno::Again));
         let hold = console.hold(0);
         assert_eq!(written(&console, b"x"), Err(Errno::Again));
-        let mut waiter = console.waiter();
+        let mut waiter = ConsoleWaiter::new(&console, &console, rouse);
         waiter.watch(&[Interest { source: OUTPUT, direction: Direction::Write }]).unwrap();
         assert_eq!(roused.load(Ordering::SeqCst), 0);
         hold.advance(4);

@@ -8,16 +8,18 @@ use super::process::{Fate, Info};
 use super::view::End;
 use abi::call::{Outcome, SystemCall};
 use abi::file::Clock;
-use abi::ids::Time;
+use abi::ids::{ProgramId, Time};
+use abi::message::Bytes;
 use abi::process::Fault;
 use abi::wasi::Clockid;
 use drivers::HostClock;
-use engine::{RunError, Stop};
+use engine::una::Child;
+use engine::{NoChild, RunError, Stop};
 use kernel::{Key, Process};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -108,11 +110,22 @@ impl Guest for Program {
     }
 }
 
+/// Makes children for processes.
+pub(crate) trait Children: Send + Sync {
+    /// What a child of this process will be that is spawned with what this gives.
+    fn child(&self, parent: &Info, program: &engine::Program, child: Child) -> Result<Bytes, String>;
+
+    fn load(&self, wasm: Vec<u8>) -> Result<engine::Program, String>;
+}
+
 /// The kernel, as a program's process sees it.
 pub(crate) struct Calls {
     /// Known when the process is in the kernel, which is before it runs.
     pub key: Arc<OnceLock<Key<Process>>>,
     pub began: Instant,
+    pub program: engine::Program,
+    pub info: Arc<OnceLock<Weak<Info>>>,
+    pub children: Weak<dyn Children>,
 }
 
 impl engine::SystemCalls for Calls {
@@ -126,6 +139,25 @@ impl engine::SystemCalls for Calls {
 
     fn outcome(&mut self) -> Outcome {
         machine::system_call_outcome()
+    }
+
+    fn child(&mut self, mut child: Child) -> Result<(abi::process::Program, Bytes), NoChild> {
+        let children = self.children.upgrade().ok_or(NoChild)?;
+        let info = self.info.get().and_then(Weak::upgrade).ok_or(NoChild)?;
+        let made = (|| {
+            let program = match child.wasm.take() {
+                Some(wasm) => children.load(wasm)?,
+                None => self.program.clone(),
+            };
+            let arguments = children.child(&info, &program, child)?;
+            Ok::<_, String>((abi::process::Program::Module(ProgramId(*program.hash().as_bytes())), arguments))
+        })();
+        made.map_err(|why| {
+            if let Some(console) = &info.console {
+                console.note(&format!("una: a program cannot be spawned: {why}\n"));
+            }
+            NoChild
+        })
     }
 }
 

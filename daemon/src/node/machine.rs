@@ -87,7 +87,6 @@ pub(crate) struct Start {
     pub id: ProcessId,
     pub program: Program,
     pub arguments: Bytes,
-    pub memory_pages_max: u32,
 }
 
 /// A body, and where to count the time that it uses.
@@ -597,9 +596,9 @@ impl Core {
                         self.kept_asleep.push_back(worker);
                     }
                 }
-                Effect::Start { process, id, program, arguments, memory_pages_max } => {
+                Effect::Start { process, id, program, arguments, .. } => {
                     self.starting.insert(process, id);
-                    after.starts.push(Start { process, id, program, arguments, memory_pages_max });
+                    after.starts.push(Start { process, id, program, arguments });
                 }
                 Effect::Destroy { process, exit } => {
                     if let Some(id) = self.starting.remove(&process) {

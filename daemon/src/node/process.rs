@@ -24,6 +24,8 @@ pub(crate) struct Info {
     pub kind: Kind,
     pub started_ms: u64,
     pub console: Option<Console>,
+    /// The console is the parent's.
+    pub is_console_shared: bool,
     pub usage: Option<Arc<Usage>>,
     pub time: Arc<Used>,
     pub mounts: Vec<MountOrder>,
@@ -54,6 +56,8 @@ pub(crate) struct Facts {
     pub program: String,
     pub kind: Kind,
     pub console: Option<Console>,
+    /// The console is the parent's.
+    pub is_console_shared: bool,
     pub usage: Option<Arc<Usage>>,
     pub time: Arc<Used>,
     pub mounts: Vec<MountOrder>,
@@ -64,7 +68,7 @@ pub(crate) struct Facts {
 
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
-        let Facts { name, args, program, kind, console, usage, time, mounts, key, stopper, began } = facts;
+        let Facts { name, args, program, kind, console, is_console_shared, usage, time, mounts, key, stopper, began } = facts;
         Arc::new(Info {
             pid: OnceLock::new(),
             name,
@@ -73,6 +77,7 @@ impl Info {
             kind,
             started_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
             console,
+            is_console_shared,
             usage,
             time,
             mounts,
@@ -117,7 +122,9 @@ impl Info {
             (Exit::NotStarted(failure), None) => End::NotStarted(format!("{failure:?}")),
         });
         drop(fate);
-        if let Some(console) = &self.console {
+        if let Some(console) = &self.console
+            && !self.is_console_shared
+        {
             console.close();
         }
         self.ended.notify_all();

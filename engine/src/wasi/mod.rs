@@ -80,6 +80,9 @@ pub enum SetupError {
 const ARGUMENT_BYTES_MAX: usize = 1 << 24;
 const MOUNTS_MAX: usize = 1 << 10;
 
+/// The largest program that a program may run.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
 /// The program asked to exit, with this code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the program exited with code {0}")]
@@ -236,6 +239,22 @@ impl System {
     }
 
     /// The moment of the process's own monotonic clock.
+    pub fn monotonic_ns(&self) -> u64 {
+        self.now_ns()
+    }
+
+    /// All of an open file that the program may read, at most [`FILE_BYTES_MAX`], whatever its position.
+    pub fn whole_file(&mut self, fd: u32) -> Result<Vec<u8>, Errno> {
+        let descriptor = self.table.get(fd)?;
+        if !descriptor.rights.contains(Rights::FD_READ) {
+            return Err(Errno::NotCapable);
+        }
+        match descriptor.object {
+            Object::File { at, .. } => self.files(at).content(at.id, FILE_BYTES_MAX),
+            _ => Err(Errno::Inval),
+        }
+    }
+
     fn now_ns(&self) -> u64 {
         self.monotonic.own_ns(self.clock.monotonic_ns())
     }

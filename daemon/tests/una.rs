@@ -1,0 +1,85 @@
+//! The import module `una`, by a program in C that tries all of `sdk/una.h` on a node.
+
+use daemon::node::{End, MountOrder, Node, NodeOptions, Order, Piece, ProcessLimits, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(120);
+
+fn compile(source: &str, directory: &Path) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let out = directory.join(Path::new(source).with_extension("wasm").file_name().unwrap());
+    let clang = Command::new("clang")
+        .args(["--target=wasm32-wasi", "--sysroot=/usr", "-isystem", "/usr/include/wasm32-wasi", "-O2", "-Wall", "-Werror", "-I"])
+        .arg(root.join("../sdk"))
+        .arg(root.join("tests/guests").join(source))
+        .arg("-o")
+        .arg(&out)
+        .output()
+        .expect("clang is installed: cargo xtask setup");
+    assert!(clang.status.success(), "{}", String::from_utf8_lossy(&clang.stderr));
+    out
+}
+
+#[track_caller]
+fn check(case: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(&NodeOptions {
+        data: directory.path().join("data"),
+        cache: None,
+        workers: Some(2),
+        target: engine::Target::Native,
+        canonical_nans: false,
+    })
+    .unwrap();
+    let programs = directory.path().join("programs");
+    std::fs::create_dir(&programs).unwrap();
+    std::fs::write(programs.join("not.wasm"), "not a program").unwrap();
+    let wasm = std::fs::read(compile("una.c", &programs)).unwrap();
+    let started = node
+        .run(Order {
+            program: node.load(wasm, &mut |_| {}).unwrap(),
+            name: "una".into(),
+            args: vec!["una.wasm".into(), case.into()],
+            env: vec![],
+            mounts: vec![MountOrder { host: programs, guest: "/programs".into(), read_only: true }],
+            limits: ProcessLimits::default(),
+            stdio: Stdio::default(),
+        })
+        .unwrap();
+    let end = node.wait(started.pid, SOON).unwrap();
+    let mut output = String::new();
+    let mut at = 0;
+    while let Piece::Bytes { bytes, next, .. } = started.console.read(at, 1 << 16, Duration::ZERO) {
+        output.push_str(&String::from_utf8_lossy(&bytes));
+        at = next;
+    }
+    assert_eq!(end, Some(End::Exited(0)), "{output}");
+    node.shutdown();
+}
+
+#[test]
+fn calls_and_answers() {
+    check("calls");
+}
+
+#[test]
+fn ports_badges_timers_and_rights() {
+    check("ports");
+}
+
+#[test]
+fn pipes_between_processes() {
+    check("pipes");
+}
+
+#[test]
+fn names_of_ports() {
+    check("names");
+}
+
+#[test]
+fn processes_that_are_spawned_watched_and_ended() {
+    check("processes");
+}
