@@ -1,5 +1,6 @@
 //! A node of una: the kernel, the services and the engine put together on Linux.
 
+pub mod files;
 pub mod node;
 pub mod protocol;
 pub mod server;

@@ -26,7 +26,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
 
 /// Files that wait for the disk at once, for one caller.
-const SYNCS_AT_ONCE: usize = 4;
+const SYNCS_AT_ONCE: usize = 32;
 
 /// The hash of what is in a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

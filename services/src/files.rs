@@ -1027,14 +1027,15 @@ impl Files {
         self.act(changes, |files| {
             let source = files.walk(files.start(from.0)?, from.1, Follow::Never)?;
             let target = files.walk(files.start(to.0)?, to.1, Follow::Never)?;
-            let (old, old_name, inode, slash) = match source {
-                Last::Missing { .. } => return Err(Errno::NoEnt),
-                Last::Directory(_) => return Err(Errno::Busy),
-                Last::Found { directory, name, inode, slash } => (directory, name, inode, slash),
+            if matches!(source, Last::Directory(_)) || matches!(target, Last::Directory(_)) {
+                return Err(Errno::Busy);
+            }
+            let Last::Found { directory: old, name: old_name, inode, slash } = source else {
+                return Err(Errno::NoEnt);
             };
             let is_directory = files.node(inode).is_directory();
             let (new, new_name, replaced, new_slash) = match target {
-                Last::Directory(_) => return Err(Errno::Busy),
+                Last::Directory(_) => unreachable!("it was just refused"),
                 Last::Missing { directory, name, slash } => (directory, name, None, slash),
                 Last::Found { directory, name, inode, slash } => (directory, name, Some(inode), slash),
             };
