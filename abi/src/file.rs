@@ -190,6 +190,12 @@ pub trait FileSystem: Send {
     /// All of a file's content, whatever it was opened for. [`Errno::FBig`] if there is more than that.
     fn content(&mut self, file: OpenId, bytes_max: u64) -> Result<Vec<u8>, Errno>;
 
+    /// For a file that may have nothing to read or no room now: whether it could go on, and by which a [`Waiter`] knows it. Where
+    /// there is none, the file is always ready and never answers [`Errno::Again`].
+    fn readiness(&mut self, _file: OpenId, _direction: Direction) -> Option<(Readiness, Source)> {
+        None
+    }
+
     /// A new file with this content and no name, open for reading and writing.
     fn orphan_file(&mut self, content: &[u8]) -> Result<OpenId, Errno>;
 

@@ -5,6 +5,7 @@
 //!   view      what others see                       console   standard streams
 //!   machine   the kernel on Linux threads           guest     a process that runs a program
 //!   puppet    system calls for outsiders            process   names, streams and ends of processes
+//!   bodies    what each process is                  system_files   /proc, /port, /node
 //! ```
 //! All calls here may be made from any thread that is not a worker; those that wait have a timeout.
 
@@ -14,6 +15,7 @@ mod guest;
 mod machine;
 mod process;
 mod puppet;
+mod system_files;
 mod view;
 
 pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
@@ -33,7 +35,7 @@ use abi::message::{Bytes, MESSAGE_BYTES_MAX, Message, Received, Transfer, Transf
 use abi::process::{Orphan, Program, Spawn};
 use abi::rights::Rights;
 use bodies::Bodies;
-use console::{ConsoleWaiter, Side};
+use console::{ConsoleWaiter, Rouse, Side};
 use drivers::{FileJournal, HostDirectory, HostEntropy};
 use engine::{Fiber, Image, Usage, wasi};
 use engine::una::Child;
@@ -43,11 +45,13 @@ use kernel::{Key, Process};
 use machine::{Machine, Used};
 use process::{Facts, Info};
 use puppet::{Refused, Strings};
+use system_files::{Root, SystemFiles};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -57,6 +61,9 @@ const SYSTEM_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a process that is to stop is roused again: it may have begun to wait just after the last time.
 const STOP_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How many programs are remembered for those who name one by its hash.
+const PROGRAMS_MAX: usize = 64;
 
 /// The directory of names in which ports are found.
 const PORTS: &str = "/port";
@@ -84,6 +91,8 @@ struct Inner {
     desk: Arc<Strings>,
     files: PathBuf,
     began: Instant,
+    /// Those that were run last, the latest at the end.
+    programs: Mutex<VecDeque<engine::Program>>,
     this: std::sync::Weak<Inner>,
 }
 
@@ -141,6 +150,7 @@ impl Node {
             desk,
             files,
             began: Instant::now(),
+            programs: Mutex::default(),
             this: this.clone(),
         }));
         // The services answer once their journals are read.
@@ -362,6 +372,10 @@ impl Node {
     /// Stops a process and writes it as an image; `out` is flushed at the end. Whatever fails, it runs on.
     pub fn freeze(&self, pid: Pid, how: Freeze, out: &mut dyn Write) -> Result<(), FreezeRefused> {
         let info = self.find(pid)?;
+        // Each is born with one, to the names.
+        if self.process(pid).is_some_and(|view| view.handles > 1) {
+            return Err(FreezeRefused::Holds { pid, what: "ports, pipes or processes in its hands".into() });
+        }
         let (lend, lent) = sync_channel(1);
         let (give_back, back) = sync_channel(1);
         {
@@ -505,8 +519,34 @@ impl Node {
         }
     }
 
+    /// The names of all ports.
+    fn port_names(&self) -> Result<Vec<String>, PortError> {
+        let agent = self.agent()?;
+        let (mut all, mut after) = (vec![], String::new());
+        loop {
+            let names_max = names::LIST_NAMES_MAX;
+            let request = names::Request::List { path: PORTS.into(), after: after.clone(), names_max };
+            match agent.ask(&request, &[], SYSTEM_TIMEOUT)?.0 {
+                names::Answer::Names { names, more } => {
+                    all.extend(names.into_iter().filter(|(_, form)| *form == names::Form::Port).map(|(name, _)| name));
+                    match all.last().filter(|_| more) {
+                        Some(last) => after = last.clone(),
+                        None => return Ok(all),
+                    }
+                }
+                other => return Err(PortError::System(format!("{other:?}"))),
+            }
+        }
+    }
+
+    /// A program that this node ran, by its hash in hexadecimal.
+    fn known_program(&self, hash: &str) -> Option<engine::Program> {
+        let programs = self.0.programs.lock().expect("no code panics while it holds this lock");
+        programs.iter().find(|program| program.hash().to_hex().as_str() == hash).cloned()
+    }
+
     /// A process that makes system calls which may take long, for one caller.
-    fn agent(&self) -> Result<Agent<'_>, PortError> {
+    fn agent(&self) -> Result<Agent, PortError> {
         let refused = |what: String| PortError::System(what);
         let (strings, arguments) = self.0.bodies.expect_puppet();
         let spawn = Spawn {
@@ -520,9 +560,7 @@ impl Node {
         };
         match self.desk(SystemCall::Spawn(Box::new(spawn))) {
             Ok(Outcome::Spawned(Ok(spawned))) => {
-                // Nobody else will ask for it.
-                let _ = self.desk(SystemCall::Close { handle: spawned.process });
-                Ok(Agent { node: self, strings })
+                Ok(Agent { node: self.clone(), strings, process: spawned.process })
             }
             Ok(other) => Err(refused(format!("{other:?}"))),
             Err(error) => Err(refused(format!("{error:?}"))),
@@ -598,22 +636,30 @@ impl Inner {
                 files: Box::new(files),
             });
         }
-        let kind = |terminal| if terminal { StreamKind::Terminal } else { StreamKind::Pipe };
-        let usage = Usage::new(limits.memory_bytes.unwrap_or(u64::MAX));
-        let max_ns = limits.cpu_total.map_or(0, |total| (total.as_nanos() as u64).max(1));
-        let time = Arc::new(Used::bounded(max_ns));
         let key = Arc::new(OnceLock::new());
         let known = Arc::new(OnceLock::new());
-        let began = self.machine.began();
-        let children: std::sync::Weak<dyn Children> = Arc::<Inner>::downgrade(self);
-        let calls = Calls { key: key.clone(), began, program: program.clone(), info: known.clone(), children };
-        let (machine, roused) = (self.machine.clone(), key.clone());
-        let rouse = Arc::new(move || {
+        let (machine, roused): (_, Arc<OnceLock<Key<Process>>>) = (self.machine.clone(), key.clone());
+        let rouse: Rouse = Arc::new(move || {
             // Before the process is in the kernel it does not sleep.
             if let Some(key) = roused.get() {
                 machine.stir(*key);
             }
         });
+        for root in Root::ALL {
+            // What the user mounts there comes first.
+            if mounts.iter().all(|mount| mount.guest != root.guest()) {
+                let files = SystemFiles::new(root, Node(self.clone()), known.clone(), rouse.clone());
+                let (guest, host) = (root.guest().to_string(), format!("una:{}", root.guest()));
+                opened.push(Mount { guest, host, read_only: false, files: Box::new(files) });
+            }
+        }
+        let kind = |terminal| if terminal { StreamKind::Terminal } else { StreamKind::Pipe };
+        let usage = Usage::new(limits.memory_bytes.unwrap_or(u64::MAX));
+        let max_ns = limits.cpu_total.map_or(0, |total| (total.as_nanos() as u64).max(1));
+        let time = Arc::new(Used::bounded(max_ns));
+        let began = self.machine.began();
+        let children: std::sync::Weak<dyn Children> = Arc::<Inner>::downgrade(self);
+        let calls = Calls { key: key.clone(), began, program: program.clone(), info: known.clone(), children };
         Ok(World {
             mounts: opened,
             stdin: Box::new(input.stream(Side::In, kind(stdio.input_is_terminal))),
@@ -627,6 +673,7 @@ impl Inner {
     }
 
     fn info(&self, program: &engine::Program, process: &engine::Process, common: Common, rest: Rest) -> Arc<Info> {
+        self.remember(program);
         let Common { name, args, mounts, .. } = common;
         let Rest { output, is_shared, usage, time, key, known } = rest;
         let info = Info::new(Facts {
@@ -646,6 +693,20 @@ impl Inner {
         let set = known.set(Arc::downgrade(&info));
         assert!(set.is_ok(), "a process is one process");
         info
+    }
+}
+
+impl Inner {
+    fn remember(&self, program: &engine::Program) {
+        let mut programs = self.programs.lock().expect("no code panics while it holds this lock");
+        if programs.back().is_some_and(|last| last.hash() == program.hash()) {
+            return;
+        }
+        programs.retain(|known| known.hash() != program.hash());
+        if programs.len() == PROGRAMS_MAX {
+            programs.pop_front();
+        }
+        programs.push_back(program.clone());
     }
 }
 
@@ -715,12 +776,19 @@ struct Common {
 }
 
 /// A puppet of one caller; it ends with this.
-struct Agent<'a> {
-    node: &'a Node,
+struct Agent {
+    node: Node,
     strings: Arc<Strings>,
+    /// By which the desk holds it.
+    process: HandleId,
 }
 
-impl Agent<'_> {
+impl Agent {
+    /// Has a call made without waiting for it; false if it will not be made.
+    fn post(&self, call: SystemCall, then: impl FnOnce(Outcome) + Send + 'static) -> bool {
+        self.strings.post(call, |key| self.node.0.machine.stir(key), then)
+    }
+
     fn at(&self, left: Duration) -> Time {
         self.node.0.machine.now().after(left.as_nanos() as u64)
     }
@@ -745,9 +813,13 @@ impl Agent<'_> {
     }
 }
 
-impl Drop for Agent<'_> {
+impl Drop for Agent {
     fn drop(&mut self) {
-        self.strings.close(|key| self.node.0.machine.stir(key));
+        // It may wait for something that will not come, so it is not asked to end.
+        let Inner { desk, machine, .. } = &*self.node.0;
+        for call in [SystemCall::Kill { process: self.process }, SystemCall::Close { handle: self.process }] {
+            desk.post(call, |key| machine.stir(key), |_| {});
+        }
     }
 }
 

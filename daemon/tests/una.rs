@@ -1,4 +1,4 @@
-//! The import module `una`, by a program in C that tries all of `sdk/una.h` on a node.
+//! What programs have of una beside WASI, by programs in C on a node: the import module `una` (all of `sdk/una.h`), and the system as files.
 
 use daemon::node::{End, MountOrder, Node, NodeOptions, Order, Piece, ProcessLimits, Stdio};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ fn compile(source: &str, directory: &Path) -> PathBuf {
 }
 
 #[track_caller]
-fn check(case: &str) {
+fn check(program: &str, case: &str) {
     let directory = tempfile::tempdir().unwrap();
     let node = Node::start(&NodeOptions {
         data: directory.path().join("data"),
@@ -36,12 +36,12 @@ fn check(case: &str) {
     let programs = directory.path().join("programs");
     std::fs::create_dir(&programs).unwrap();
     std::fs::write(programs.join("not.wasm"), "not a program").unwrap();
-    let wasm = std::fs::read(compile("una.c", &programs)).unwrap();
+    let wasm = std::fs::read(compile(&format!("{program}.c"), &programs)).unwrap();
     let started = node
         .run(Order {
             program: node.load(wasm, &mut |_| {}).unwrap(),
-            name: "una".into(),
-            args: vec!["una.wasm".into(), case.into()],
+            name: program.into(),
+            args: vec![program.into(), case.into()],
             env: vec![],
             mounts: vec![MountOrder { host: programs, guest: "/programs".into(), read_only: true }],
             limits: ProcessLimits::default(),
@@ -61,25 +61,35 @@ fn check(case: &str) {
 
 #[test]
 fn calls_and_answers() {
-    check("calls");
+    check("una", "calls");
 }
 
 #[test]
 fn ports_badges_timers_and_rights() {
-    check("ports");
+    check("una", "ports");
 }
 
 #[test]
 fn pipes_between_processes() {
-    check("pipes");
+    check("una", "pipes");
 }
 
 #[test]
 fn names_of_ports() {
-    check("names");
+    check("una", "names");
 }
 
 #[test]
 fn processes_that_are_spawned_watched_and_ended() {
-    check("processes");
+    check("una", "processes");
+}
+
+#[test]
+fn processes_as_files() {
+    check("files", "proc");
+}
+
+#[test]
+fn ports_as_files() {
+    check("files", "port");
 }

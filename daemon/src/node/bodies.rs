@@ -120,7 +120,7 @@ impl Bodies {
     /// The node's handle to a process that has ended is closed.
     pub fn forget(&self, info: &Info) {
         if let Some(handle) = info.handle.get() {
-            self.desk.post(SystemCall::Close { handle: *handle }, |key| self.machine.stir(key));
+            self.desk.post(SystemCall::Close { handle: *handle }, |key| self.machine.stir(key), |_| {});
         }
     }
 

@@ -8,7 +8,7 @@ use abi::call::{Outcome, SystemCall};
 use abi::ids::Time;
 use kernel::{Key, Process};
 use std::collections::VecDeque;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -23,10 +23,13 @@ pub(crate) struct Strings {
 }
 
 struct Queue {
-    calls: VecDeque<(SystemCall, SyncSender<Outcome>)>,
+    calls: VecDeque<(SystemCall, Then)>,
     /// The process ends when nothing is left to do.
     closed: bool,
 }
+
+/// What is done with an outcome, on a worker.
+type Then = Box<dyn FnOnce(Outcome) + Send>;
 
 /// Why a call has no outcome.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,7 +67,8 @@ impl Strings {
             if queue.calls.len() >= QUEUE_MAX {
                 return Err(Refused::Busy);
             }
-            queue.calls.push_back((call, sender));
+            // Who asked may have stopped waiting.
+            queue.calls.push_back((call, Box::new(move |outcome| drop(sender.send(outcome)))));
         }
         if let Some(key) = self.key.get() {
             stir(*key);
@@ -75,19 +79,19 @@ impl Strings {
         })
     }
 
-    /// Has a call made whose outcome nobody waits for. If the queue is full it is not made.
-    pub fn post(&self, call: SystemCall, stir: impl Fn(Key<Process>)) {
+    /// Has a call made without waiting for its outcome. False if it will not be made, because the queue is full or closed.
+    pub fn post(&self, call: SystemCall, stir: impl Fn(Key<Process>), then: impl FnOnce(Outcome) + Send + 'static) -> bool {
         {
             let mut queue = self.queue();
             if queue.closed || queue.calls.len() >= 2 * QUEUE_MAX {
-                return;
+                return false;
             }
-            let (sender, _) = sync_channel(1);
-            queue.calls.push_back((call, sender));
+            queue.calls.push_back((call, Box::new(then)));
         }
         if let Some(key) = self.key.get() {
             stir(*key);
         }
+        true
     }
 
     /// No more calls come.
@@ -101,25 +105,24 @@ impl Strings {
 
 pub(crate) struct Puppet {
     strings: Arc<Strings>,
-    asked: Option<SyncSender<Outcome>>,
+    then: Option<Then>,
 }
 
 impl Puppet {
     pub fn new(strings: Arc<Strings>) -> Puppet {
-        Puppet { strings, asked: None }
+        Puppet { strings, then: None }
     }
 }
 
 impl Native for Puppet {
     fn resume(&mut self, _now: Time, outcome: Outcome) -> SystemCall {
-        if let Some(asked) = self.asked.take() {
-            // Who asked may have stopped waiting.
-            let _ = asked.send(outcome);
+        if let Some(then) = self.then.take() {
+            then(outcome);
         }
         let mut queue = self.strings.queue();
         match queue.calls.pop_front() {
-            Some((call, asked)) => {
-                self.asked = Some(asked);
+            Some((call, then)) => {
+                self.then = Some(then);
                 call
             }
             None if queue.closed => SystemCall::Exit { code: 0 },

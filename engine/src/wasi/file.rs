@@ -1,7 +1,7 @@
 //! `fd_*` and `sock_*`: what is done with open descriptors.
 
 use super::memory::{Buffer, Memory};
-use super::table::{DESCRIPTORS_MAX, Object, Standard};
+use super::table::{At, DESCRIPTORS_MAX, Object, Standard};
 use super::{Pending, Progress, System, Wait};
 use abi::errno::Errno;
 use abi::file::{Direction, Durable, Entry, Interest, SetTime, SetTimes, Stat};
@@ -111,8 +111,12 @@ impl System {
             let file = self.table.file(fd, Rights::FD_READ, Errno::BadF)?;
             let buffers = memory.buffers(iovs, count)?;
             memory.check(result, 4)?;
-            let read = self.read_file(memory, fd, &buffers, file.offset)?;
-            self.table.set_offset(fd, file.offset + u64::from(read));
+            let (at, offset, waits) = (file.at, file.offset, !file.flags.contains(Fdflags::NONBLOCK));
+            let read = match self.read_file(memory, fd, &buffers, offset) {
+                Err(Errno::Again) if waits => return self.wait_for_file(at, Direction::Read),
+                read => read?,
+            };
+            self.table.set_offset(fd, offset + u64::from(read));
             memory.write_u32(result, read)?;
             return Ok(Progress::Done);
         };
@@ -190,6 +194,11 @@ impl System {
         Wait { interests: vec![Interest { source, direction }], until_ns: None }
     }
 
+    fn wait_for_file(&mut self, at: At, direction: Direction) -> Result<Progress, Errno> {
+        let (_, source) = self.files(at).readiness(at.id, direction).ok_or(Errno::Again)?;
+        Ok(Progress::Wait(Wait { interests: vec![Interest { source, direction }], until_ns: None }))
+    }
+
     // Writing.
 
     pub fn fd_write(
@@ -205,12 +214,18 @@ impl System {
             let file = self.table.file(fd, Rights::FD_WRITE, Errno::BadF)?;
             let buffers = memory.buffers(iovs, count)?;
             memory.check(result, 4)?;
-            let (written, end) = match file.flags.contains(Fdflags::APPEND) {
-                true => self.append_file(memory, fd, &buffers)?,
-                false => {
-                    let written = self.write_file(memory, fd, &buffers, file.offset)?;
-                    (written, file.offset + u64::from(written))
+            let (at, offset, flags) = (file.at, file.offset, file.flags);
+            let written = match flags.contains(Fdflags::APPEND) {
+                true => self.append_file(memory, fd, &buffers),
+                false => self
+                    .write_file(memory, fd, &buffers, offset)
+                    .map(|written| (written, offset + u64::from(written))),
+            };
+            let (written, end) = match written {
+                Err(Errno::Again) if !flags.contains(Fdflags::NONBLOCK) => {
+                    return self.wait_for_file(at, Direction::Write);
                 }
+                written => written?,
             };
             self.table.set_offset(fd, end);
             memory.write_u32(result, written)?;

@@ -140,6 +140,9 @@ impl System {
             }
             // A file is always ready, and a directory is not asked for long.
             Object::File { at, offset, .. } => {
+                if let Some((readiness, source)) = self.files(at).readiness(at.id, direction) {
+                    return Ok((readiness, Some(Interest { source, direction })));
+                }
                 let bytes = match direction {
                     Direction::Read => self.files(at).stat(at.id)?.size_bytes.saturating_sub(offset),
                     Direction::Write => 0,

@@ -1,0 +1,664 @@
+//! The system as files, for programs that have no binding for it: `/proc`, `/port` and `/node` in each program's tree. Knows what a node
+//! can be asked; everything here is one of its calls.
+//!
+//! ```text
+//!   /proc/self                    the directory of the process that looks
+//!   /proc/PID/status              name, state and use, one `key: value` a line
+//!   /proc/PID/args                arguments, a NUL after each
+//!   /proc/PID/log                 what it wrote, as far as it is kept
+//!   /proc/PID/ctl                 write `kill`, `stop` or `cont`
+//!   /proc/new                     write a program (`self`, or the hash of one that this node ran) and arguments, one a line; read its pid
+//!   /port/NAME                    read: receive a message; write: send one. Each read and write is one message
+//!   /node/status                  processors, processes, memory
+//! ```
+//! The one idea: a file that tells something is written down when it is opened, and reads as it was then. Messages that do not fit into
+//! one read are not lost: the next read gets the rest.
+
+use super::console::{Piece, Rouse};
+use super::process::Info;
+use super::view::{Pid, ProcessLimits, State, Stdio};
+use super::{Agent, Node, Order, PORTS};
+use abi::call::{Outcome, PortOptions, ReceiveError, SendError, SendMode, SystemCall, Wait};
+use abi::errno::Errno;
+use abi::file::{
+    Access, Direction, Durable, Entry, Existence, FileSystem, Kind, LastLink, Open, OpenId, Opened, Place, Readiness,
+    SetTimes, Source, Stat,
+};
+use abi::ids::HandleId;
+use abi::interface::names;
+use abi::message::{MESSAGE_BYTES_MAX, Message, Received, Transfer, TransferMode};
+use abi::rights::Rights;
+use abi::wasi::{Advice, Filetype};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
+
+/// How long the system may take for what it does at once.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Sources below this are the process's streams.
+const FIRST_SOURCE: u64 = 1 << 32;
+
+/// Which of the trees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Root {
+    Processes,
+    Ports,
+    Node,
+}
+
+impl Root {
+    pub const ALL: [Root; 3] = [Root::Processes, Root::Ports, Root::Node];
+
+    pub fn guest(self) -> &'static str {
+        match self {
+            Root::Processes => "/proc",
+            Root::Ports => PORTS,
+            Root::Node => "/node",
+        }
+    }
+}
+
+pub(crate) struct SystemFiles {
+    root: Root,
+    node: Node,
+    /// The process that looks.
+    process: Arc<OnceLock<Weak<Info>>>,
+    rouse: Rouse,
+    open: BTreeMap<u64, OpenFile>,
+    next: u64,
+}
+
+/// What a path names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Item {
+    Root,
+    Process(Pid),
+    Status(Pid),
+    Args(Pid),
+    Log(Pid),
+    Control(Pid),
+    New,
+    NodeStatus,
+    Port(String),
+}
+
+struct OpenFile {
+    item: Item,
+    content: Content,
+}
+
+enum Content {
+    Directory,
+    /// As it was when it was opened; for `new`, the answer.
+    Text(Vec<u8>),
+    Log,
+    Receiver(Port),
+    Sender(Port),
+}
+
+/// One end of a port, in the hands of a process of the kernel that waits for it.
+struct Port {
+    agent: Agent,
+    handle: HandleId,
+    state: Arc<Mutex<Transit>>,
+}
+
+/// What goes on at that end.
+enum Transit {
+    Idle,
+    /// A message is waited for, or sent.
+    Busy,
+    Received { bytes: Vec<u8>, read: usize },
+    Sent,
+    Failed(Errno),
+}
+
+impl SystemFiles {
+    pub fn new(root: Root, node: Node, process: Arc<OnceLock<Weak<Info>>>, rouse: Rouse) -> SystemFiles {
+        SystemFiles { root, node, process, rouse, open: BTreeMap::new(), next: 1 }
+    }
+
+    fn own_pid(&self) -> Result<Pid, Errno> {
+        let info = self.process.get().and_then(Weak::upgrade).ok_or(Errno::NoEnt)?;
+        info.pid.get().copied().ok_or(Errno::NoEnt)
+    }
+
+    fn item(&self, id: OpenId) -> Result<Item, Errno> {
+        match id.0 {
+            0 => Ok(Item::Root),
+            id => self.open.get(&id).map(|file| file.item.clone()).ok_or(Errno::BadF),
+        }
+    }
+
+    /// What a path means from a directory. There are no links but `self`, which stands for what it points to.
+    fn find(&self, directory: OpenId, path: &str) -> Result<Item, Errno> {
+        let mut item = self.item(directory)?;
+        for part in path.split('/').filter(|part| !part.is_empty() && *part != ".") {
+            item = match (part, item) {
+                ("..", Item::Root) => return Err(Errno::NotCapable),
+                ("..", Item::Process(_)) => Item::Root,
+                (part, Item::Root) => self.below_root(part)?,
+                ("status", Item::Process(pid)) => Item::Status(pid),
+                ("args", Item::Process(pid)) => Item::Args(pid),
+                ("log", Item::Process(pid)) => Item::Log(pid),
+                ("ctl", Item::Process(pid)) => Item::Control(pid),
+                (_, Item::Process(_)) => return Err(Errno::NoEnt),
+                _ => return Err(Errno::NotDir),
+            };
+        }
+        let ends_as_directory = path.ends_with('/');
+        match item.kind() {
+            Filetype::Directory => Ok(item),
+            _ if ends_as_directory => Err(Errno::NotDir),
+            _ => Ok(item),
+        }
+    }
+
+    fn below_root(&self, part: &str) -> Result<Item, Errno> {
+        match (self.root, part) {
+            (Root::Processes, "self") => self.own_pid().map(Item::Process),
+            (Root::Processes, "new") => Ok(Item::New),
+            (Root::Processes, number) => {
+                let pid: Pid = number.parse().map_err(|_| Errno::NoEnt)?;
+                self.node.process(pid).map(|_| Item::Process(pid)).ok_or(Errno::NoEnt)
+            }
+            (Root::Ports, name) => {
+                super::port_path(name).map_err(|_| Errno::Inval)?;
+                Ok(Item::Port(name.into()))
+            }
+            (Root::Node, "status") => Ok(Item::NodeStatus),
+            (Root::Node, _) => Err(Errno::NoEnt),
+        }
+    }
+
+    fn add(&mut self, item: Item, content: Content) -> Opened {
+        let (id, kind) = (self.next, item.kind());
+        self.next += 1;
+        self.open.insert(id, OpenFile { item, content });
+        Opened { id: OpenId(id), kind }
+    }
+
+    fn content_of(&self, item: &Item, access: Access) -> Result<Content, Errno> {
+        let writes = access != Access::Read;
+        Ok(match item {
+            Item::Root | Item::Process(_) if writes => return Err(Errno::IsDir),
+            Item::Root | Item::Process(_) => Content::Directory,
+            Item::Status(_) | Item::Args(_) | Item::Log(_) | Item::NodeStatus if writes => return Err(Errno::Acces),
+            Item::Log(_) => Content::Log,
+            Item::Control(_) | Item::New => Content::Text(vec![]),
+            Item::Status(pid) => Content::Text(self.status(*pid)?.into_bytes()),
+            Item::Args(pid) => {
+                let view = self.node.process(*pid).ok_or(Errno::Srch)?;
+                Content::Text(view.args.iter().flat_map(|arg| arg.bytes().chain([0])).collect())
+            }
+            Item::NodeStatus => {
+                let status = self.node.status();
+                let text = format!(
+                    "processors: {}\nprocesses: {}\nready: {}\nrunning: {}\ncpu_ns: {}\nmemory_bytes: {}\nuptime_ms: {}\n",
+                    status.processors,
+                    status.processes,
+                    status.ready,
+                    status.running,
+                    status.cpu_ns,
+                    status.memory_bytes,
+                    status.uptime_ms
+                );
+                Content::Text(text.into_bytes())
+            }
+            Item::Port(name) => match access {
+                Access::Read => Content::Receiver(self.receiver(name)?),
+                Access::Write => Content::Sender(self.sender(name)?),
+                // One file cannot be both ends.
+                Access::ReadWrite => return Err(Errno::Inval),
+            },
+        })
+    }
+
+    fn status(&self, pid: Pid) -> Result<String, Errno> {
+        let view = self.node.process(pid).ok_or(Errno::Srch)?;
+        let (state, end) = match &view.state {
+            State::Starting => ("starting", String::new()),
+            State::Ready => ("ready", String::new()),
+            State::Running => ("running", String::new()),
+            State::Waiting(waits) => ("waiting", format!("waits_for: {}\n", format!("{waits:?}").to_lowercase())),
+            State::Stopped => ("stopped", String::new()),
+            State::Ended(end) => ("ended", format!("end: {end:?}\n")),
+        };
+        let parent = view.parent.map_or(String::new(), |parent| format!("parent: {parent}\n"));
+        Ok(format!(
+            "pid: {pid}\n{parent}name: {}\nprogram: {}\nstate: {state}\n{end}cpu_ns: {}\nmemory_bytes: {}\nhandles: {}\noutput_bytes: {}\nstarted_ms: {}\n",
+            view.name, view.program, view.cpu_ns, view.memory_bytes, view.handles, view.output_bytes, view.started_ms
+        ))
+    }
+
+    fn receiver(&self, name: &str) -> Result<Port, Errno> {
+        let agent = self.node.agent().map_err(|_| Errno::NFile)?;
+        let made = agent.call(SystemCall::CreatePort(PortOptions::buffered(64)), TIMEOUT);
+        let Ok(Outcome::PortCreated(Ok(handle))) = made else { return Err(Errno::NFile) };
+        let rights = Rights::SEND.with(Rights::COPY).with(Rights::MOVE).with(Rights::WATCH);
+        let transfer = Transfer { handle, rights, mode: TransferMode::Copy };
+        let path = format!("{PORTS}/{name}");
+        let request = names::Request::BindPort { path, existing: names::Existing::Refuse };
+        match agent.ask(&request, &[transfer], TIMEOUT) {
+            Ok((names::Answer::Done, _)) => Ok(Port { agent, handle, state: Arc::new(Mutex::new(Transit::Idle)) }),
+            Ok((names::Answer::Failed(names::Failure::Exists), _)) => Err(Errno::Busy),
+            Ok(_) => Err(Errno::Io),
+            Err(_) => Err(Errno::TimedOut),
+        }
+    }
+
+    fn sender(&self, name: &str) -> Result<Port, Errno> {
+        let agent = self.node.agent().map_err(|_| Errno::NFile)?;
+        let path = format!("{PORTS}/{name}");
+        match agent.ask(&names::Request::Lookup { path }, &[], TIMEOUT) {
+            Ok((names::Answer::Port, handles)) if handles.len() == 1 => {
+                Ok(Port { agent, handle: handles[0], state: Arc::new(Mutex::new(Transit::Idle)) })
+            }
+            Ok((names::Answer::Failed(names::Failure::NotFound), _)) => Err(Errno::NoEnt),
+            Ok(_) => Err(Errno::Io),
+            Err(_) => Err(Errno::TimedOut),
+        }
+    }
+
+    fn command(&self, pid: Pid, bytes: &[u8]) -> Result<(), Errno> {
+        let done = match bytes.trim_ascii() {
+            b"kill" => self.node.kill(pid),
+            b"stop" => self.node.stop(pid),
+            b"cont" => self.node.cont(pid),
+            _ => return Err(Errno::Inval),
+        };
+        done.map_err(|refused| match refused {
+            super::ControlRefused::NoSuchProcess(_) | super::ControlRefused::Ended(_) => Errno::Srch,
+            super::ControlRefused::Service(_) => Errno::Perm,
+            super::ControlRefused::Stopping => Errno::Io,
+        })
+    }
+
+    /// The pid of a new process. It sees the same directories as the one that asks, and has a log of its own.
+    fn spawn(&self, bytes: &[u8]) -> Result<Vec<u8>, Errno> {
+        let text = std::str::from_utf8(bytes).map_err(|_| Errno::IlSeq)?;
+        let mut lines = text.strip_suffix('\n').unwrap_or(text).split('\n');
+        let info = self.process.get().and_then(Weak::upgrade).ok_or(Errno::Srch)?;
+        let wanted = lines.next().unwrap_or_default();
+        let hash = if wanted == "self" { info.program.as_str() } else { wanted };
+        let program = self.node.known_program(hash).ok_or(Errno::NoEnt)?;
+        let name = if wanted == "self" { info.name.clone() } else { hash.chars().take(12).collect() };
+        let args = std::iter::once(name.clone()).chain(lines.map(String::from)).collect();
+        let order = Order {
+            program,
+            name,
+            args,
+            env: vec![],
+            mounts: info.mounts.clone(),
+            limits: ProcessLimits::default(),
+            stdio: Stdio::default(),
+        };
+        let started = self.node.run(order).map_err(|_| Errno::NoMem)?;
+        Ok(format!("{}\n", started.pid).into_bytes())
+    }
+}
+
+impl Item {
+    fn kind(&self) -> Filetype {
+        match self {
+            Item::Root | Item::Process(_) => Filetype::Directory,
+            Item::Port(_) => Filetype::SocketStream,
+            _ => Filetype::RegularFile,
+        }
+    }
+
+    fn inode(&self) -> u64 {
+        let (kind, pid) = match self {
+            Item::Root => (1, 0),
+            Item::New => (2, 0),
+            Item::NodeStatus => (3, 0),
+            Item::Port(name) => return name.bytes().fold(1 << 40, |sum, byte| sum * 31 % (1 << 62) + u64::from(byte)),
+            Item::Process(pid) => (4, pid.0),
+            Item::Status(pid) => (5, pid.0),
+            Item::Args(pid) => (6, pid.0),
+            Item::Log(pid) => (7, pid.0),
+            Item::Control(pid) => (8, pid.0),
+        };
+        kind << 56 | pid
+    }
+
+    fn stat(&self, size_bytes: u64) -> Stat {
+        Stat {
+            device: 0,
+            inode: self.inode(),
+            kind: self.kind(),
+            links: 1,
+            size_bytes,
+            accessed_ns: 0,
+            modified_ns: 0,
+            changed_ns: 0,
+            born_ns: None,
+        }
+    }
+}
+
+impl Port {
+    fn state(&self) -> std::sync::MutexGuard<'_, Transit> {
+        self.state.lock().expect("no code panics while it holds this lock")
+    }
+
+    fn begin(&self, call: SystemCall, rouse: &Rouse, ended: impl FnOnce(Outcome) -> Transit + Send + 'static) {
+        *self.state() = Transit::Busy;
+        let (state, rouse) = (self.state.clone(), rouse.clone());
+        let posted = self.agent.post(call, move |outcome| {
+            *state.lock().expect("no code panics while it holds this lock") = ended(outcome);
+            rouse();
+        });
+        if !posted {
+            *self.state() = Transit::Failed(Errno::Io);
+        }
+    }
+
+    /// Nothing after the sender's end; an error says to wait.
+    fn receive(&self, buffer: &mut [u8], rouse: &Rouse) -> Result<usize, Errno> {
+        let mut state = self.state();
+        match &mut *state {
+            Transit::Received { bytes, read } => {
+                let count = buffer.len().min(bytes.len() - *read);
+                buffer[..count].copy_from_slice(&bytes[*read..*read + count]);
+                *read += count;
+                if *read == bytes.len() {
+                    *state = Transit::Idle;
+                }
+                Ok(count)
+            }
+            Transit::Busy => Err(Errno::Again),
+            Transit::Failed(errno) => Err(*errno),
+            Transit::Idle | Transit::Sent => {
+                drop(state);
+                self.ask(rouse);
+                Err(Errno::Again)
+            }
+        }
+    }
+
+    fn ask(&self, rouse: &Rouse) {
+        let call = SystemCall::Receive { port: self.handle, wait: Wait::Forever };
+        self.begin(call, rouse, |outcome| match outcome {
+            Outcome::Received(Ok(Received::Message(delivery))) => {
+                Transit::Received { bytes: delivery.bytes.to_vec(), read: 0 }
+            }
+            // A name is a way to send: as long as it is bound somebody may.
+            Outcome::Received(Ok(Received::Notice(_)) | Err(ReceiveError::NoSenders | ReceiveError::Interrupted)) => {
+                Transit::Idle
+            }
+            _ => Transit::Failed(Errno::Io),
+        });
+    }
+
+    fn send(&self, bytes: &[u8], rouse: &Rouse) -> Result<usize, Errno> {
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(Errno::MsgSize);
+        }
+        let mut state = self.state();
+        match &*state {
+            Transit::Sent => {
+                *state = Transit::Idle;
+                Ok(bytes.len())
+            }
+            Transit::Busy => Err(Errno::Again),
+            Transit::Failed(errno) => {
+                let errno = *errno;
+                *state = Transit::Idle;
+                Err(errno)
+            }
+            Transit::Idle | Transit::Received { .. } => {
+                drop(state);
+                let mode = SendMode::Reliable(Wait::Forever);
+                let call = SystemCall::Send { port: self.handle, message: Message::of(bytes), mode };
+                self.begin(call, rouse, |outcome| match outcome {
+                    Outcome::Sent(Ok(())) => Transit::Sent,
+                    Outcome::Sent(Err(SendError::PortClosed)) => Transit::Failed(Errno::Pipe),
+                    Outcome::Sent(Err(SendError::TooLong)) => Transit::Failed(Errno::MsgSize),
+                    _ => Transit::Failed(Errno::Io),
+                });
+                Err(Errno::Again)
+            }
+        }
+    }
+}
+
+impl FileSystem for SystemFiles {
+    fn root(&self) -> OpenId {
+        OpenId(0)
+    }
+
+    fn open(&mut self, directory: OpenId, path: &str, how: &Open) -> Result<Opened, Errno> {
+        let item = self.find(directory, path)?;
+        if how.kind == Kind::Directory && item.kind() != Filetype::Directory {
+            return Err(Errno::NotDir);
+        }
+        if how.existence == Existence::CreatedNew {
+            return Err(Errno::Exist);
+        }
+        let content = self.content_of(&item, how.access)?;
+        Ok(self.add(item, content))
+    }
+
+    fn duplicate(&mut self, id: OpenId) -> Result<OpenId, Errno> {
+        let item = self.item(id)?;
+        match item {
+            Item::Port(_) => Err(Errno::NotSup),
+            _ => {
+                let content = self.content_of(&item, Access::Read)?;
+                Ok(self.add(item, content).id)
+            }
+        }
+    }
+
+    fn close(&mut self, id: OpenId) {
+        self.open.remove(&id.0);
+    }
+
+    fn read_at(&mut self, file: OpenId, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        let OpenFile { item, content } = self.open.get(&file.0).ok_or(Errno::IsDir)?;
+        match (content, item) {
+            (Content::Directory, _) => Err(Errno::IsDir),
+            (Content::Text(text), _) => {
+                let rest = text.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
+                let count = rest.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&rest[..count]);
+                Ok(count)
+            }
+            (Content::Log, Item::Log(pid)) => {
+                let console = self.node.console(*pid).ok_or(Errno::Srch)?;
+                match console.read(offset, buffer.len(), Duration::ZERO) {
+                    Piece::Bytes { bytes, .. } => {
+                        buffer[..bytes.len()].copy_from_slice(&bytes);
+                        Ok(bytes.len())
+                    }
+                    Piece::Nothing | Piece::End => Ok(0),
+                }
+            }
+            (Content::Log, _) => unreachable!("only a log is a log"),
+            (Content::Receiver(port), _) => port.receive(buffer, &self.rouse),
+            (Content::Sender(_), _) => Err(Errno::BadF),
+        }
+    }
+
+    fn write_at(&mut self, file: OpenId, bytes: &[u8], _offset: u64) -> Result<usize, Errno> {
+        let OpenFile { item, content } = self.open.get(&file.0).ok_or(Errno::IsDir)?;
+        match (content, item) {
+            (Content::Sender(port), _) => port.send(bytes, &self.rouse),
+            (_, Item::Control(pid)) => self.command(*pid, bytes).map(|()| bytes.len()),
+            (_, Item::New) => {
+                let answer = self.spawn(bytes)?;
+                self.open.get_mut(&file.0).expect("it was there").content = Content::Text(answer);
+                Ok(bytes.len())
+            }
+            _ => Err(Errno::BadF),
+        }
+    }
+
+    fn append(&mut self, file: OpenId, bytes: &[u8]) -> Result<(usize, u64), Errno> {
+        // The answer of `new` is read from its beginning.
+        self.write_at(file, bytes, 0).map(|count| (count, 0))
+    }
+
+    fn stat(&mut self, id: OpenId) -> Result<Stat, Errno> {
+        let size = match self.open.get(&id.0) {
+            Some(OpenFile { content: Content::Text(text), .. }) => text.len() as u64,
+            _ => 0,
+        };
+        Ok(self.item(id)?.stat(size))
+    }
+
+    /// What people do before they write. There is nothing to cut off.
+    fn set_size(&mut self, _file: OpenId, _size_bytes: u64) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn set_times(&mut self, _id: OpenId, _times: SetTimes) -> Result<(), Errno> {
+        Err(Errno::Perm)
+    }
+
+    fn allocate(&mut self, _file: OpenId, _offset: u64, _length: u64) -> Result<(), Errno> {
+        Err(Errno::NotSup)
+    }
+
+    fn advise(&mut self, _file: OpenId, _offset: u64, _length: u64, _advice: Advice) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn sync(&mut self, _id: OpenId, _what: Durable) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn list(&mut self, directory: OpenId) -> Result<Vec<Entry>, Errno> {
+        let item = self.item(directory)?;
+        let named = |name: &str, item: &Item| Entry { name: name.into(), inode: item.inode(), kind: item.kind() };
+        let mut entries = vec![named(".", &item), named("..", &Item::Root)];
+        match (&item, self.root) {
+            (Item::Process(pid), _) => {
+                entries.push(named("status", &Item::Status(*pid)));
+                entries.push(named("args", &Item::Args(*pid)));
+                entries.push(named("log", &Item::Log(*pid)));
+                entries.push(named("ctl", &Item::Control(*pid)));
+            }
+            (Item::Root, Root::Processes) => {
+                entries.push(named("new", &Item::New));
+                if let Ok(pid) = self.own_pid() {
+                    entries.push(named("self", &Item::Process(pid)));
+                }
+                for view in self.node.processes() {
+                    entries.push(named(&view.pid.to_string(), &Item::Process(view.pid)));
+                }
+            }
+            (Item::Root, Root::Node) => entries.push(named("status", &Item::NodeStatus)),
+            (Item::Root, Root::Ports) => {
+                for name in self.node.port_names().map_err(|_| Errno::TimedOut)? {
+                    let item = Item::Port(name.clone());
+                    entries.push(named(&name, &item));
+                }
+            }
+            _ => return Err(Errno::NotDir),
+        }
+        Ok(entries)
+    }
+
+    fn stat_at(&mut self, directory: OpenId, path: &str, _last_link: LastLink) -> Result<Stat, Errno> {
+        let item = self.find(directory, path)?;
+        if let Item::Port(name) = &item
+            && !self.node.port_names().map_err(|_| Errno::TimedOut)?.contains(name)
+        {
+            return Err(Errno::NoEnt);
+        }
+        Ok(item.stat(0))
+    }
+
+    fn set_times_at(
+        &mut self, _directory: OpenId, _path: &str, _last_link: LastLink, _times: SetTimes,
+    ) -> Result<(), Errno> {
+        Err(Errno::Perm)
+    }
+
+    fn create_directory(&mut self, _directory: OpenId, _path: &str) -> Result<(), Errno> {
+        Err(Errno::Perm)
+    }
+
+    fn remove_directory(&mut self, _directory: OpenId, _path: &str) -> Result<(), Errno> {
+        Err(Errno::Perm)
+    }
+
+    fn unlink(&mut self, _directory: OpenId, _path: &str) -> Result<(), Errno> {
+        Err(Errno::Perm)
+    }
+
+    fn rename(&mut self, _from: (OpenId, &str), _to: (OpenId, &str)) -> Result<(), Errno> {
+        Err(Errno::Perm)
+    }
+
+    fn link(&mut self, _from: (OpenId, &str), _to: (OpenId, &str)) -> Result<(), Errno> {
+        Err(Errno::Perm)
+    }
+
+    fn symlink(&mut self, _content: &str, _directory: OpenId, _path: &str) -> Result<(), Errno> {
+        Err(Errno::Perm)
+    }
+
+    fn read_link(&mut self, directory: OpenId, path: &str) -> Result<String, Errno> {
+        self.find(directory, path).and(Err(Errno::Inval))
+    }
+
+    fn locate(&mut self, id: OpenId) -> Result<Place, Errno> {
+        Ok(Place::Path(match self.item(id)? {
+            Item::Root => String::new(),
+            Item::New => "new".into(),
+            Item::NodeStatus => "status".into(),
+            Item::Process(pid) => pid.to_string(),
+            Item::Status(pid) => format!("{pid}/status"),
+            Item::Args(pid) => format!("{pid}/args"),
+            Item::Log(pid) => format!("{pid}/log"),
+            Item::Control(pid) => format!("{pid}/ctl"),
+            // Messages may lie there that would be lost.
+            Item::Port(name) => return Ok(Place::Elsewhere(format!("{PORTS}/{name}, a port"))),
+        }))
+    }
+
+    fn content(&mut self, file: OpenId, bytes_max: u64) -> Result<Vec<u8>, Errno> {
+        match self.open.get(&file.0) {
+            Some(OpenFile { content: Content::Text(text), .. }) if text.len() as u64 <= bytes_max => Ok(text.clone()),
+            Some(OpenFile { content: Content::Text(_), .. }) => Err(Errno::FBig),
+            _ => Err(Errno::NotSup),
+        }
+    }
+
+    fn readiness(&mut self, file: OpenId, direction: Direction) -> Option<(Readiness, Source)> {
+        let source = Source(FIRST_SOURCE + file.0);
+        let (port, direction) = match (&self.open.get(&file.0)?.content, direction) {
+            (Content::Receiver(port), Direction::Read) => (port, Direction::Read),
+            (Content::Sender(port), Direction::Write) => (port, Direction::Write),
+            _ => return None,
+        };
+        let ready = |bytes| Readiness::Ready { bytes, hangup: false };
+        let idle = {
+            let state = port.state();
+            match (&*state, direction) {
+                (Transit::Received { bytes, read }, _) => return Some((ready((bytes.len() - read) as u64), source)),
+                (Transit::Failed(_) | Transit::Sent, _) => return Some((ready(0), source)),
+                (Transit::Idle, Direction::Write) => return Some((ready(0), source)),
+                (Transit::Idle, Direction::Read) => true,
+                (Transit::Busy, _) => false,
+            }
+        };
+        // Whoever polls waits for a message, so one is asked for.
+        if idle {
+            port.ask(&self.rouse);
+        }
+        Some((Readiness::Blocked, source))
+    }
+
+    fn orphan_file(&mut self, _content: &[u8]) -> Result<OpenId, Errno> {
+        Err(Errno::NotSup)
+    }
+
+    fn orphan_directory(&mut self) -> Result<OpenId, Errno> {
+        Err(Errno::NotSup)
+    }
+}
