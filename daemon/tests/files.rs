@@ -747,6 +747,68 @@ fn many_threads_share_the_tree() {
     }
 }
 
+/// A file is written anew again and again, and what was in it before is thrown away at once, while others read it from the disk.
+#[test]
+fn readers_find_their_chunks_while_others_go() {
+    let top = tempfile::tempdir().unwrap();
+    let chunks = ChunkOptions { cache_bytes_max: 0, ..ChunkOptions::NORMAL };
+    let tree = Tree::open_with(top.path(), TreeOptions { chunks, ..TreeOptions::NORMAL }).unwrap();
+    write(&mut tree.session(), "shared", &[0; 130_000]);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut files = tree.session();
+                    let file = files.open(files.root(), "shared", &READ).unwrap().id;
+                    let mut content = vec![0; 130_000];
+                    while !done.load(Ordering::Relaxed) {
+                        assert_eq!(files.read_at(file, &mut content, 0), Ok(130_000));
+                        assert!(content.iter().all(|byte| *byte == content[0]), "two writes are mixed");
+                    }
+                })
+            })
+            .collect();
+        let mut files = tree.session();
+        let file = files.open(files.root(), "shared", &WRITE).unwrap().id;
+        for round in 0..400u32 {
+            assert_eq!(files.write_at(file, &vec![round as u8; 130_000], 0), Ok(130_000));
+            files.sync(file, Durable::Content).unwrap();
+            tree.flush().unwrap();
+            if readers.iter().any(|reader| reader.is_finished()) {
+                break;
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(readers.into_iter().map(|reader| reader.join()).all(|result| result.is_ok()));
+    });
+    tree.check();
+}
+
+#[test]
+fn appends_do_not_meet() {
+    let top = tempfile::tempdir().unwrap();
+    let tree = Tree::open(top.path()).unwrap();
+    write(&mut tree.session(), "log", b"");
+    std::thread::scope(|scope| {
+        for worker in 0..4u8 {
+            let tree = &tree;
+            scope.spawn(move || {
+                let mut files = tree.session();
+                let log = files.open(files.root(), "log", &WRITE).unwrap().id;
+                for _ in 0..20_000 {
+                    assert_eq!(files.append(log, &[b'a' + worker; 10]).unwrap().0, 10);
+                }
+            });
+        }
+    });
+    let log = read(&mut tree.session(), "log").unwrap();
+    for worker in 0..4u8 {
+        let lines = log.chunks(10).filter(|line| **line == [b'a' + worker; 10]).count();
+        assert_eq!(lines, 20_000, "lines of {worker} are lost or mixed");
+    }
+}
+
 #[test]
 fn a_disk_without_room_refuses_content_and_lets_it_be_removed() {
     let top = tempfile::tempdir().unwrap();
