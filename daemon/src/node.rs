@@ -24,6 +24,7 @@ pub use view::{
     ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
 };
 
+use crate::files::Tree;
 use abi::call::{
     CallError, ControlError, Deadline, Outcome, PortOptions, ReceiveError, SendError, SendMode, SystemCall, Wait,
 };
@@ -89,7 +90,7 @@ struct Inner {
     engine: engine::Engine,
     /// Makes the node's own system calls; the parent of all programs that are started from outside.
     desk: Arc<Strings>,
-    files: PathBuf,
+    tree: Tree,
     began: Instant,
     /// Those that were run last, the latest at the end.
     programs: Mutex<VecDeque<engine::Program>>,
@@ -128,8 +129,7 @@ impl Node {
             .mode(0o700)
             .create(&options.data)
             .map_err(failure(&options.data))?;
-        let files = options.data.join("tree");
-        std::fs::create_dir_all(&files).map_err(failure(&files))?;
+        let tree = Tree::open(&options.data.join("tree"))?;
         let journal = options.data.join("names.journal");
         let journals = vec![FileJournal::open(&journal).map_err(failure(&journal))?];
         let engine = engine::Engine::new(&engine::Options {
@@ -148,7 +148,7 @@ impl Node {
             bodies,
             engine,
             desk,
-            files,
+            tree,
             began: Instant::now(),
             programs: Mutex::default(),
             this: this.clone(),
@@ -436,7 +436,7 @@ impl Node {
 
     /// The tree `/`.
     pub fn files(&self) -> Box<dyn FileSystem> {
-        Box::new(HostDirectory::open(&self.0.files).expect("the directory was made when the node started"))
+        Box::new(self.0.tree.session())
     }
 
     pub fn status(&self) -> NodeView {
@@ -587,8 +587,8 @@ impl Node {
         }
     }
 
-    /// Ends all programs, then the node. What was acknowledged is on the disk by then.
-    pub fn shutdown(&self) {
+    /// Ends all programs, then the node. What was acknowledged is on the disk; an error says that what was written and not synced is not.
+    pub fn shutdown(&self) -> Result<(), abi::errno::Errno> {
         let live: Vec<Pid> = {
             let processes = self.0.bodies.processes();
             let programs = processes.live().filter(|info| info.kind == Kind::Program);
@@ -600,7 +600,9 @@ impl Node {
         for pid in live {
             let _ = self.wait(pid, Duration::from_secs(2));
         }
+        let flushed = self.0.tree.flush();
         self.0.machine.stop();
+        flushed
     }
 
     /// Waits until the node stops by itself, which it does if one of its services is lost for good.
@@ -645,6 +647,10 @@ impl Inner {
                 machine.stir(*key);
             }
         });
+        if mounts.iter().all(|mount| mount.guest != "/") {
+            let files = Box::new(self.tree.session());
+            opened.push(Mount { guest: "/".into(), host: "una:/".into(), read_only: false, files });
+        }
         for root in Root::ALL {
             // What the user mounts there comes first.
             if mounts.iter().all(|mount| mount.guest != root.guest()) {

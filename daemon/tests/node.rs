@@ -316,6 +316,6 @@ fn pids_are_never_given_out_twice_and_small_after_a_clean_stop() {
         assert!(started.pid > last && started.pid.0 < last.0 + 100, "{} after {last}", started.pid);
         last = started.pid;
         house.end(started.pid);
-        house.node.shutdown();
+        house.node.shutdown().unwrap();
     }
 }

@@ -56,7 +56,7 @@ fn check(program: &str, case: &str) {
         at = next;
     }
     assert_eq!(end, Some(End::Exited(0)), "{output}");
-    node.shutdown();
+    node.shutdown().unwrap();
 }
 
 #[test]

@@ -47,10 +47,12 @@ pub enum Bug {
     SelectLeavesTraces,
     /// A retried call gets a new number.
     RetryRenumbered,
+    /// A process that is stirred while it does something else is not roused from its next sleep.
+    StirLost,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 20] = [
+    pub const ALL: [Bug; 21] = [
         Bug::NewestFirst,
         Bug::QueueOverBound,
         Bug::LostWakeup,
@@ -71,6 +73,7 @@ impl Bug {
         Bug::KillIgnoresWaiting,
         Bug::SelectLeavesTraces,
         Bug::RetryRenumbered,
+        Bug::StirLost,
     ];
 }
 

@@ -453,7 +453,7 @@ impl Kernel {
         match process.state {
             State::Waiting { waiting: Waiting::Sleep, .. } => self.give_up(key, Cause::Interrupted),
             State::Exited { .. } | State::Doomed { .. } => {}
-            _ => process.stirred = true,
+            _ => process.stirred = !planted(Bug::StirLost),
         }
     }
 

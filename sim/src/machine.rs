@@ -17,7 +17,7 @@ use kernel::inspect::Activity;
 use kernel::limits::SLICE_NS;
 use kernel::world::{Effect, Event, Input, WorkerId};
 use kernel::{Config, Kernel, Key, Process, Watch};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How long nothing happens at most, usually, though something could.
 pub const PAUSE_NS_MAX: u64 = 3_000_000;
@@ -46,6 +46,8 @@ pub struct Faults {
     pub journal_fails_once_in: Option<u64>,
     /// A journal that could work does so once in this many times.
     pub journal_works_once_in: u64,
+    /// One step in so many stirs a process, whatever it does.
+    pub stir_once_in: Option<u64>,
     /// One system call in so many of a process whose program may die is a trap instead.
     pub trap_once_in: Option<u64>,
     /// Programs that may die like this.
@@ -54,7 +56,13 @@ pub struct Faults {
 
 impl Faults {
     pub const NONE: Faults =
-        Faults { journal_fails_once_in: None, journal_works_once_in: 1, trap_once_in: None, traps: |_| false };
+        Faults {
+        journal_fails_once_in: None,
+        journal_works_once_in: 1,
+        stir_once_in: None,
+        trap_once_in: None,
+        traps: |_| false,
+    };
 }
 
 pub struct Options {
@@ -89,6 +97,8 @@ pub struct Machine {
     /// How long processes waited for a worker: the longest since this was last set to zero.
     pub waited_longest_ns: BTreeMap<ProcessId, u64>,
     ready_since: BTreeMap<Key<Process>, Time>,
+    /// Stirred while they did something else: their next sleep ends at once.
+    stirred: BTreeSet<Key<Process>>,
 }
 
 struct Instance {
@@ -137,6 +147,7 @@ impl Machine {
             halted: None,
             waited_longest_ns: BTreeMap::new(),
             ready_since: BTreeMap::new(),
+            stirred: BTreeSet::new(),
             options,
         };
         machine.boot();
@@ -157,6 +168,7 @@ impl Machine {
         self.instances.clear();
         self.starting.clear();
         self.ready_since.clear();
+        self.stirred.clear();
         self.alarm = None;
         self.halted = None;
         for disk in &mut self.disks {
@@ -173,6 +185,20 @@ impl Machine {
             let Some(next) = self.next_time() else { return false };
             self.now = self.now.max(next);
             choices = self.choices();
+        }
+        if let Some(times) = self.options.faults.stir_once_in
+            && self.random.once_in(times)
+        {
+            let keys: Vec<Key<Process>> = self.instances.keys().copied().collect();
+            if let Some(process) = self.random.pick(&keys).copied() {
+                let slept = self.is_sleeping(process);
+                self.input(Input::Event(Event::Stir { process }), None);
+                assert!(!self.is_sleeping(process), "a process sleeps on although it was stirred");
+                if !slept {
+                    self.stirred.insert(process);
+                }
+                return true;
+            }
         }
         let Some(choice) = self.random.pick(&choices).copied() else {
             unreachable!("at the time when something can happen, it can")
@@ -213,6 +239,10 @@ impl Machine {
         let busy = self.disks.iter().enumerate().filter(|(_, disk)| disk.has_work());
         choices.extend(busy.map(|(index, _)| Choice::Disk(index)));
         choices
+    }
+
+    fn is_sleeping(&self, process: Key<Process>) -> bool {
+        self.kernel.processes().any(|view| view.key == process && view.activity == Activity::Sleeping)
     }
 
     /// When something can happen if nothing can now.
@@ -289,7 +319,11 @@ impl Machine {
             Doing::Trap(fault) => self.input(Input::Event(Event::Trapped { worker, process, fault }), Some(id)),
             Doing::Call(call) => {
                 self.record(id, Seen::Asked(call.clone()));
+                let sleeps = matches!(call, SystemCall::Sleep { until } if until > self.now);
                 self.input(Input::Call { worker, process, call }, Some(id));
+                if sleeps && self.stirred.remove(&process) {
+                    assert!(!self.is_sleeping(process), "a process that had been stirred sleeps");
+                }
             }
             Doing::Compute(_) => {
                 let next = instance.body.resume(self.now, Outcome::Yielded);
@@ -370,6 +404,7 @@ impl Machine {
             }
             Effect::Destroy { process, .. } => {
                 self.ready_since.remove(&process);
+                self.stirred.remove(&process);
                 let gone = self.instances.remove(&process).map(|instance| instance.id);
                 let starting = self.starting.iter().position(|(key, ..)| *key == process);
                 let id = gone.or_else(|| starting.map(|index| self.starting.remove(index).3));

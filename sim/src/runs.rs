@@ -248,7 +248,7 @@ fn actors(seed: u64) -> Play {
         seed,
         workers: 1 + random.below(3) as u16,
         devices: 0,
-        faults: Faults::NONE,
+        faults: Faults { stir_once_in: random.once_in(2).then_some(30), ..Faults::NONE },
         first: ACTOR,
         arguments: Bytes::new(&[0]),
         limits: Limits::NORMAL,
@@ -300,6 +300,7 @@ fn names(seed: u64) -> Play {
     let faults = Faults {
         journal_fails_once_in: random.once_in(2).then_some(200),
         journal_works_once_in: [1, 3, 10][random.below(3) as usize],
+        stir_once_in: None,
         trap_once_in: [None, Some(150), Some(40)][random.below(3) as usize],
         traps: |program| program == NAMES,
     };

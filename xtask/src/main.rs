@@ -6,6 +6,7 @@ mod fetch;
 mod pictures;
 mod programs;
 mod setup;
+mod sim;
 mod step;
 mod suites;
 mod tidy;
@@ -42,6 +43,8 @@ enum Command {
     Fetch(fetch::Arguments),
     /// Make the pictures in the documents from what una prints
     Pictures,
+    /// Play the kernel and the services in a world that one seed decides; a failure is replayed by its seed
+    Sim(sim::Arguments),
     /// Measure, side by side with what others offer
     Bench(bench::Arguments),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Programs(arguments) => programs::run(&arguments),
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Pictures => pictures::run(),
+        Command::Sim(arguments) => sim::run(&arguments),
         Command::Bench(arguments) => bench::run(arguments),
     };
     match outcome {

@@ -24,7 +24,7 @@ pub(crate) struct Strings {
 
 struct Queue {
     calls: VecDeque<(SystemCall, Then)>,
-    /// The process ends when nothing is left to do.
+    /// The process is gone.
     closed: bool,
 }
 
@@ -93,14 +93,6 @@ impl Strings {
         }
         true
     }
-
-    /// No more calls come.
-    pub fn close(&self, stir: impl Fn(Key<Process>)) {
-        self.queue().closed = true;
-        if let Some(key) = self.key.get() {
-            stir(*key);
-        }
-    }
 }
 
 pub(crate) struct Puppet {
@@ -125,7 +117,6 @@ impl Native for Puppet {
                 self.then = Some(then);
                 call
             }
-            None if queue.closed => SystemCall::Exit { code: 0 },
             None => SystemCall::Sleep { until: Time(u64::MAX) },
         }
     }

@@ -183,6 +183,8 @@ pub enum NodeError {
     Directory { path: PathBuf, error: std::io::Error },
     #[error(transparent)]
     Engine(#[from] engine::EngineError),
+    #[error("the tree of files cannot be used: {0}")]
+    Tree(#[from] crate::files::TreeError),
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
     #[error("the journal of the service `names` is damaged: what had been acknowledged is not there any more")]
