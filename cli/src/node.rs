@@ -9,7 +9,9 @@ use daemon::protocol::{ProtocolError, Reason, Refusal, Reply, Request};
 
 /// A connection, if a daemon runs.
 pub fn find() -> Result<Option<Connection>> {
-    match Connection::open(&directories::node()?) {
+    // Without a home there can be no daemon, and a program can still be run.
+    let Ok(data) = directories::node() else { return Ok(None) };
+    match Connection::open(&data) {
         Ok(connection) => Ok(Some(connection)),
         Err(ConnectError::NoDaemon) => Ok(None),
         Err(error) => Err(unreachable(error)),

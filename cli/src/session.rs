@@ -18,8 +18,8 @@ use std::io::{IsTerminal, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, mpsc};
 
 const CTRL_P: u8 = 0x10;
 const CTRL_Q: u8 = 0x11;
@@ -85,6 +85,7 @@ pub fn follow(mut connection: Connection, pid: Pid, input: Option<Input>) -> Res
     connection.be_patient().map_err(lost)?;
     let detached = Arc::new(AtomicBool::new(false));
     let mut terminal = None;
+    let mut input_wanted = None;
     if let Some(Input { typing }) = input {
         kill_on_signals(pid).map_err(lost)?;
         let is_terminal = std::io::stdin().is_terminal();
@@ -93,11 +94,18 @@ pub fn follow(mut connection: Connection, pid: Pid, input: Option<Input>) -> Res
         }
         let writer = connection.writer().map_err(lost)?;
         let detached = detached.clone();
-        let send = move || send_input(writer, is_terminal, &detached);
+        let (want, wanted) = mpsc::channel();
+        input_wanted = Some(want);
+        // Without the word of the daemon nothing is read: a program that takes no input leaves it to whoever comes next.
+        let send = move || {
+            if is_terminal || wanted.recv().is_ok() {
+                send_input(writer, is_terminal, &detached);
+            }
+        };
         // It ends with this process: a read from a terminal cannot be taken back.
         std::thread::Builder::new().name("input".into()).spawn(send).map_err(lost)?;
     }
-    let shown = show(&mut connection, pid, Reader::Own);
+    let shown = show(&mut connection, pid, Reader::Own(input_wanted));
     drop(terminal);
     if detached.load(Ordering::Acquire) {
         let line = format!("\nuna: detached; process {pid} runs on: una attach {pid}\n");
@@ -112,10 +120,9 @@ pub fn follow(mut connection: Connection, pid: Pid, input: Option<Input>) -> Res
 }
 
 /// For whom output is shown.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reader {
-    /// The one at the process's own streams: if it reads no more, nobody does.
-    Own,
+    /// The one at the process's own streams: if it reads no more, nobody does. Who has its input waits for a word to begin.
+    Own(Option<mpsc::Sender<()>>),
     Onlooker,
 }
 
@@ -136,6 +143,12 @@ pub fn show(connection: &mut Connection, pid: Pid, reader: Reader) -> Result<u8>
                         write(&mut err, format!("una: {size} of older output are not kept any more\n").as_bytes())
                     }
                     Reply::Working => Ok(()),
+                    Reply::InputWanted => {
+                        if let Reader::Own(Some(wanted)) = &reader {
+                            let _ = wanted.send(());
+                        }
+                        Ok(())
+                    }
                     Reply::Refused(refusal) => {
                         return Err(node::refused(refusal).with_status(status::UNA));
                     }
@@ -144,7 +157,7 @@ pub fn show(connection: &mut Connection, pid: Pid, reader: Reader) -> Result<u8>
             }
         };
         if let Err(error) = written {
-            if reader == Reader::Own {
+            if let Reader::Own(_) = reader {
                 // As if the process itself had written to the pipe that nobody reads.
                 let _ = node::order(&Request::Kill { pid });
             }

@@ -29,7 +29,7 @@ const LOG_LINES: u64 = 1000;
 /// See the node and its processes live
 ///
 /// Keys: arrows move, / filters, c m p n u sort, r turns the order, k kills, s stops and lets run on, Enter shows the output, a shows
-/// what ended and the parts of the system too, ? tells of the keys, q leaves. Without a terminal: prints one snapshot.
+/// what ended and the parts of the system too, ? tells of the keys, q quits. Without a terminal: prints one snapshot.
 #[derive(Args)]
 pub struct Top {
     /// How often it looks

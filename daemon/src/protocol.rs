@@ -499,6 +499,8 @@ pub enum Reply {
     Ended {
         end: End,
     },
+    /// The process reads its standard input: the client may send it. Before that, nobody's input is taken for nothing.
+    InputWanted,
     /// Of the output, this much was forgotten before it could be sent.
     Lost {
         bytes: u64,

@@ -244,7 +244,7 @@ fn foot_line(model: &Model, palette: Palette) -> Line<'static> {
         ]);
     }
     if model.lost {
-        return Line::styled("the daemon is not there; waiting for it   q leaves", palette.of(Color::Red));
+        return Line::styled("the daemon is not there; waiting for it   q quits", palette.of(Color::Red));
     }
     if let Some(word) = model.word() {
         return Line::styled(printable(word), palette.of(Color::Yellow));
@@ -253,13 +253,13 @@ fn foot_line(model: &Model, palette: Palette) -> Line<'static> {
         Mode::Output { .. } => &[("↑↓ PgUp PgDn", "scroll"), ("Esc", "back")],
         _ => &[
             ("/", "filter"),
-            ("c m p n u r", "order"),
+            ("c m p n u r", "sort"),
             ("k", "kill"),
             ("s", "stop"),
             ("Enter", "output"),
             ("a", "all"),
             ("?", "keys"),
-            ("q", "leave"),
+            ("q", "quit"),
         ],
     };
     let mut spans = vec![];
@@ -284,7 +284,7 @@ fn help(frame: &mut Frame, palette: Palette) {
         ("Enter", "what it printed"),
         ("k", "kill it (asks first)"),
         ("s", "stop it, or let it run on"),
-        ("q  Esc", "leave"),
+        ("q  Esc", "quit"),
     ];
     let line = |(key, what): (&'static str, &'static str)| {
         Line::from(vec![Span::styled(format!("{key:<24}"), palette.of(Color::Cyan)), Span::raw(what)])
@@ -424,7 +424,7 @@ mod tests {
         assert!(lines[5].contains("13 raytracer running    100.0"), "{text}");
         assert!(lines[6].contains("14 python    stopped     50.0"), "{text}");
         assert!(lines[7].contains("12 crawler   sleep        0.0"), "{text}");
-        assert!(lines[23].contains("k kill") && lines[23].contains("q leave"), "{text}");
+        assert!(lines[23].contains("k kill") && lines[23].contains("q quit"), "{text}");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   this thread      console  ->  bytes, errors  ->  client
-//!   a second thread  console  <-  bytes, end     <-  client        only if the client has the input
+//!   a second thread  console  ->  input-wanted    ->  client        when the process reads for the first time
+//!                    console  <-  bytes, end     <-  client        only if the client has the input
 //! ```
 //! While the process takes no input, the second thread reads no more from the client, whose own pipe then fills: that is the whole
 //! of back-pressure. When the client has gone, the second thread says so and the first one stops.
@@ -15,6 +16,7 @@ use std::io::{BufReader, Read};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// How long the last piece of output is looked for: it is there or it is not.
@@ -25,14 +27,16 @@ impl Session<'_> {
     pub(super) fn stream(&mut self, pid: Pid, console: Console, follow: Follow) -> Done {
         let ended = AtomicBool::new(false);
         let gone = AtomicBool::new(false);
-        let (from, to) = (&mut self.from, &mut self.to);
+        let (from, to) = (&mut self.from, &Mutex::new(&mut self.to));
         let shared = self.shared;
         let shown = std::thread::scope(|scope| {
             if follow.input {
                 let reader = std::thread::Builder::new().name(format!("input of {pid}")).stack_size(256 << 10);
                 let (console, ended, gone) = (&console, &ended, &gone);
                 reader.spawn_scoped(scope, move || {
-                    take_input(from, console, ended);
+                    if wait_wanted(console, ended, from.get_ref(), to) {
+                        take_input(from, console, ended);
+                    }
                     // The client says nothing more in this request: what comes now is its end, or its next request.
                     gone.store(!ended.load(Ordering::Acquire) && wait_gone(from.get_ref(), ended), Ordering::Release);
                 })?;
@@ -41,7 +45,7 @@ impl Session<'_> {
             ended.store(true, Ordering::Release);
             if follow.input {
                 // Ends the second thread's read. No further request can come on this connection.
-                let _ = to.shutdown(Shutdown::Read);
+                let _ = locked(to).shutdown(Shutdown::Read);
             }
             shown
         });
@@ -75,7 +79,22 @@ enum Shown {
     Gone,
 }
 
-fn show(to: &mut UnixStream, console: &Console, follow: &Follow, stop: impl Fn() -> bool) -> Done<Shown> {
+/// Both threads speak to the client, each in whole frames.
+fn locked<'a, 'b>(to: &'a Mutex<&'b mut UnixStream>) -> MutexGuard<'a, &'b mut UnixStream> {
+    to.lock().expect("nothing panics while it holds this lock")
+}
+
+/// Waits until the process reads its standard input, and says so to the client. False: it never will, or the client has gone.
+fn wait_wanted(console: &Console, ended: &AtomicBool, stream: &UnixStream, to: &Mutex<&mut UnixStream>) -> bool {
+    while !console.wants_input(LOOK_INTERVAL) {
+        if ended.load(Ordering::Acquire) || !console.takes_input() || is_gone(stream) {
+            return false;
+        }
+    }
+    protocol::write_message(&mut **locked(to), &Reply::InputWanted).is_ok()
+}
+
+fn show(to: &Mutex<&mut UnixStream>, console: &Console, follow: &Follow, stop: impl Fn() -> bool) -> Done<Shown> {
     let mut at = match follow.from {
         Origin::Start => console.start(),
         Origin::Now => console.end(),
@@ -91,16 +110,16 @@ fn show(to: &mut UnixStream, console: &Console, follow: &Follow, stop: impl Fn()
         match console.read(at, PIECE_BYTES_MAX, patience) {
             Piece::Bytes { stream, bytes, next, lost, .. } => {
                 if lost > 0 {
-                    protocol::write_message(to, &Reply::Lost { bytes: lost })?;
+                    protocol::write_message(&mut **locked(to), &Reply::Lost { bytes: lost })?;
                 }
-                protocol::write_bytes(to, stream, &bytes)?;
+                protocol::write_bytes(&mut **locked(to), stream, &bytes)?;
                 at = next;
                 if let Some(hold) = &hold {
                     hold.advance(at);
                 }
             }
             Piece::Nothing if follow.until == Until::Now => break,
-            Piece::Nothing if stop() || (!follow.input && is_gone(to)) => return Ok(Shown::Gone),
+            Piece::Nothing if stop() || (!follow.input && is_gone(&locked(to))) => return Ok(Shown::Gone),
             Piece::Nothing => {}
             Piece::End => break,
         }
