@@ -34,8 +34,6 @@ use std::time::{Duration, Instant, SystemTime};
 const CALLERS_MAX: u32 = 1024;
 /// What one session may have open. Then: [`Errno::MFile`].
 const SESSION_OPEN_MAX: usize = 1 << 16;
-/// Content that is only in memory. Then whoever writes stores some of it first.
-const DIRTY_BYTES_MAX: u64 = 64 << 20;
 /// Chunks that are written at once, for one file.
 const CHUNKS_AT_ONCE: usize = 64;
 /// Content that nobody syncs is made durable after about so long.
@@ -65,10 +63,14 @@ pub enum TreeError {
 pub struct TreeOptions {
     pub limits: Limits,
     pub chunks: ChunkOptions,
+    /// Content that is only in memory. Then whoever writes stores some first, or waits for others who do. What callers bring
+    /// meanwhile, [`services::files::WRITE_BYTES_MAX`] each at most, comes on top.
+    pub dirty_bytes_max: u64,
 }
 
 impl TreeOptions {
-    pub const NORMAL: TreeOptions = TreeOptions { limits: Limits::NORMAL, chunks: ChunkOptions::NORMAL };
+    pub const NORMAL: TreeOptions =
+        TreeOptions { limits: Limits::NORMAL, chunks: ChunkOptions::NORMAL, dirty_bytes_max: 64 << 20 };
 }
 
 /// What there is, for people who look.
@@ -115,6 +117,7 @@ struct Disk {
     called: Condvar,
     /// One collects at a time, so that who has collected knows that nothing is left.
     collecting: Mutex<()>,
+    dirty_bytes_max: u64,
     swept: Swept,
     complaints: Mutex<VecDeque<String>>,
 }
@@ -165,6 +168,7 @@ impl Tree {
             errand: Mutex::new(Errand::None),
             called: Condvar::new(),
             collecting: Mutex::new(()),
+            dirty_bytes_max: options.dirty_bytes_max,
             swept,
             complaints: Mutex::new(VecDeque::new()),
         });
@@ -417,13 +421,8 @@ impl Disk {
     }
 
     fn write(&self, open: OpenNumber, at: At, bytes: &[u8]) -> Result<(usize, u64), Errno> {
-        let (inode, dirty_bytes) = {
-            let files = self.files();
-            (files.inode(open)?.0, files.dirty_bytes())
-        };
-        if dirty_bytes >= DIRTY_BYTES_MAX {
-            self.store_some(inode)?;
-        }
+        let inode = self.files().inode(open)?.0;
+        let dirty_bytes = self.store_some(inode)?;
         // Said now, since nobody could be told when the file is closed.
         self.chunks.has_room(dirty_bytes.saturating_add(bytes.len() as u64)).map_err(|error| self.failed(error))?;
         let mut supply = Supply::new();
@@ -446,17 +445,35 @@ impl Disk {
         }
     }
 
-    /// Gets pages out of memory: those of the file itself, or of any other.
-    fn store_some(&self, first: Inode) -> Result<(), Errno> {
-        let all: Vec<Inode> = std::iter::once(first).chain(self.files().changed()).collect();
-        for inode in all {
-            let flush = self.files().capture_dirty(inode);
-            if let Flush::Captured(capture) = flush {
-                return self.store(capture).map(drop);
+    /// Gets pages out of memory while there are too many: those of the file itself, or of any other. Gives what is left.
+    fn store_some(&self, first: Inode) -> Result<u64, Errno> {
+        let mut files = self.files();
+        loop {
+            let dirty_bytes = files.dirty_bytes();
+            if dirty_bytes < self.dirty_bytes_max {
+                return Ok(dirty_bytes);
+            }
+            let all: Vec<Inode> = std::iter::once(first).chain(files.changed()).collect();
+            let mut is_busy = false;
+            let capture = all.into_iter().find_map(|inode| match files.capture_dirty(inode) {
+                Flush::Captured(capture) => Some(capture),
+                Flush::Busy => {
+                    is_busy = true;
+                    None
+                }
+                Flush::Nothing(_) => None,
+            });
+            match capture {
+                Some(capture) => {
+                    drop(files);
+                    self.store(capture)?;
+                    files = self.files();
+                }
+                // Whoever has a capture ends it when the disk has answered.
+                None if is_busy => files = self.flushed.wait(files).expect("the tree stopped at a broken invariant"),
+                None => return Ok(dirty_bytes),
             }
         }
-        // Others are storing them already.
-        Ok(())
     }
 
     /// Makes one file durable.

@@ -786,6 +786,39 @@ fn readers_find_their_chunks_while_others_go() {
 }
 
 #[test]
+fn what_is_only_in_memory_has_a_bound() {
+    let top = tempfile::tempdir().unwrap();
+    let tree = Tree::open_with(top.path(), TreeOptions { dirty_bytes_max: 1 << 20, ..TreeOptions::NORMAL }).unwrap();
+    std::thread::scope(|scope| {
+        for worker in 0..3u64 {
+            let tree = &tree;
+            scope.spawn(move || {
+                let mut files = tree.session();
+                let root = files.root();
+                let file = files.open(root, &format!("{worker}"), &CREATE).unwrap().id;
+                if worker == 0 {
+                    // What has no name is not recorded, but must get out of memory all the same.
+                    files.unlink(root, "0").unwrap();
+                }
+                let content = pattern(6 << 20, worker);
+                for (index, part) in content.chunks(100_000).enumerate() {
+                    assert_eq!(files.append(file, part).unwrap().0, part.len());
+                    let dirty_bytes = tree.view().dirty_bytes;
+                    assert!(dirty_bytes <= (1 << 20) + 3 * 200_000, "{dirty_bytes} at {index}");
+                }
+                assert!(files.content(file, u64::MAX).unwrap() == content);
+            });
+        }
+    });
+    tree.check();
+    drop(tree);
+    let tree = Tree::open(top.path()).unwrap();
+    for worker in 1..3 {
+        assert!(read(&mut tree.session(), &format!("{worker}")).unwrap() == pattern(6 << 20, worker));
+    }
+}
+
+#[test]
 fn appends_do_not_meet() {
     let top = tempfile::tempdir().unwrap();
     let tree = Tree::open(top.path()).unwrap();

@@ -15,6 +15,9 @@ pub const PAGE_BYTES: usize = 64 << 10;
 /// A page with no more than that in it is kept in its record and gets no chunk.
 pub const INLINE_BYTES_MAX: usize = 4 << 10;
 
+/// Pages that are stored at once to get them out of memory: while they are, writing to them copies them.
+const STORED_AT_ONCE: usize = 256;
+
 /// Which chunks are needed, by what is there, by the records, and by changes that may have to be taken back.
 #[derive(Default)]
 pub(crate) struct Tally {
@@ -357,7 +360,7 @@ impl Content {
             }
             _ => None,
         });
-        dirty.collect()
+        dirty.take(STORED_AT_ONCE).collect()
     }
 
     /// What was captured was not recorded after all.
