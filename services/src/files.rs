@@ -71,7 +71,7 @@ const OFFSET_MAX: u64 = i64::MAX as u64;
 /// The bounds of a tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Then: [`Errno::NoSpc`].
+    /// Each takes somewhat less than 1 KiB of memory. Then: [`Errno::NoSpc`].
     pub inodes_max: usize,
     /// In one directory. Then: [`Errno::NoSpc`].
     pub names_max: usize,
@@ -87,7 +87,7 @@ pub struct Limits {
 
 impl Limits {
     pub const NORMAL: Limits = Limits {
-        inodes_max: 1 << 22,
+        inodes_max: 1 << 21,
         names_max: 1 << 20,
         links_max: 65_000,
         file_bytes_max: 1 << 40,
@@ -327,6 +327,7 @@ impl Files {
                     return Err(Damage("a name is none"));
                 }
                 let node = self.nodes.get_mut(&inode).ok_or(Damage("a name is that of nothing"))?;
+                node.names.reserve_exact(1);
                 node.names.push(Called { directory, name: name.clone() });
                 let Some(Node { body: Body::Directory(listing), .. }) = self.nodes.get_mut(&directory) else {
                     return Err(Damage("a name is in no directory"));
@@ -656,7 +657,10 @@ impl Files {
             }
         }
         if let Some(inode) = inode {
-            self.node_mut(inode).names.push(called);
+            let names = &mut self.node_mut(inode).names;
+            // Nearly every file has one name, and there are many files.
+            names.reserve_exact(1);
+            names.push(called);
         }
     }
 
