@@ -1053,6 +1053,10 @@ impl Files {
             if is_directory && files.is_within(new, inode) && !planted(Bug::RenameIntoItself) {
                 return Err(Errno::Inval);
             }
+            if replaced.is_some_and(|replaced| files.is_within(old, replaced)) {
+                // What is moved is in it.
+                return Err(Errno::NotEmpty);
+            }
             match replaced.map(|replaced| (files.node(replaced).is_directory(), replaced)) {
                 Some((true, _)) if !is_directory => return Err(Errno::IsDir),
                 Some((false, _)) if is_directory => return Err(Errno::NotDir),
