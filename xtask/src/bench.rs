@@ -4,6 +4,7 @@ mod asyncify;
 mod continuing;
 mod freeze;
 mod host;
+mod local;
 mod programs;
 mod report;
 mod steady;
@@ -19,10 +20,13 @@ pub struct Arguments {
 enum Benchmark {
     /// What being stoppable costs a program: speed, size, compile time; how fast it stops and continues
     Freeze(freeze::Arguments),
+    /// One node: messages, processes, memory, starts, echo, files; beside Erlang, wasmtime and Linux
+    Local(local::Arguments),
 }
 
 pub fn run(arguments: Arguments) -> crate::Outcome {
     match arguments.benchmark {
         Benchmark::Freeze(arguments) => freeze::run(&arguments),
+        Benchmark::Local(arguments) => local::run(&arguments),
     }
 }

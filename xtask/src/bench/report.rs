@@ -216,10 +216,10 @@ fn goals(rows: &[Row], deep: Option<&Deep>) -> Table {
 }
 
 /// Rows of cells, the first one names the columns.
-struct Table(Vec<Vec<String>>);
+pub struct Table(pub Vec<Vec<String>>);
 
 impl Table {
-    fn new(columns: &[&str]) -> Table {
+    pub fn new(columns: &[&str]) -> Table {
         Table(vec![columns.iter().map(|name| name.to_string()).collect()])
     }
 }

@@ -18,7 +18,7 @@ const BORDERS: [(&str, &[&str], &[&str]); 11] = [
     ("daemon", &["abi", "kernel", "services", "engine", "drivers", "workspace-hack"], LINUX),
     ("sim", &["abi", "kernel", "services", "engine", "freeze"], &[]),
     ("cli", &["abi", "freeze", "engine", "drivers", "daemon", "workspace-hack"], LINUX),
-    ("xtask", &["freeze", "engine", "workspace-hack"], &["rustix", "wasmtime", "wasmparser", "wasm-encoder"]),
+    ("xtask", &["abi", "freeze", "engine", "drivers", "daemon", "workspace-hack"], &["rustix", "wasmtime", "wasmparser", "wasm-encoder"]),
     ("workspace-hack", &[], &["rustix"]),
 ];
 
