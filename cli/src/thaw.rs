@@ -82,7 +82,8 @@ impl Thaw {
             }
             None => {}
         }
-        let mounts = mounts::open(&arguments)?;
+        let mut mounts = mounts::open(&arguments)?;
+        mounts.extend(absent(&saved, &arguments)?);
         let engine = program::engine(self.engine, facts.canonical_nans)?;
         let program = program::load(&engine, wasm, &path, Freezing::Possible)?;
         let description = Description {
@@ -104,7 +105,7 @@ impl Thaw {
     /// What the process had, from where the command line says, or from where it was if the user froze it here.
     fn mounts(&self, saved: &wasi::Saved) -> Result<Vec<MountArgument>> {
         let cannot = || Failure::new(status::UNA, format!("cannot continue {}", self.image.display()));
-        let had = had(saved);
+        let had: Vec<Mounted> = had(saved).into_iter().filter(|had| !is_unas_own(had)).collect();
         if let Some(extra) = self.mounts.iter().find(|given| !had.iter().any(|had| had.guest == given.guest)) {
             let had: Vec<&str> = had.iter().map(|had| had.guest.as_str()).collect();
             let had = if had.is_empty() { "none".into() } else { had.join(", ") };
@@ -183,6 +184,31 @@ impl Thaw {
         }
         find_program(image, &self.image)
     }
+}
+
+/// Is it a part of una's own tree, which every process of a daemon has?
+fn is_unas_own(mounted: &Mounted) -> bool {
+    mounted.host.starts_with("una:")
+}
+
+/// In the place of una's own tree, without a daemon: directories with nothing in them. A program that has something of that tree open
+/// is refused by whoever restores it.
+fn absent(saved: &wasi::Saved, given: &[MountArgument]) -> Result<Vec<abi::file::Mount>> {
+    let needed = had(saved).into_iter().filter(|had| is_unas_own(had));
+    let needed: Vec<Mounted> = needed.filter(|had| !given.iter().any(|given| given.guest == had.guest)).collect();
+    if needed.is_empty() {
+        return Ok(vec![]);
+    }
+    let empty = directories::data()?.join("empty");
+    let failure = |error: std::io::Error| {
+        Failure::new(status::UNA, format!("cannot use the directory {}", empty.display())).because(error)
+    };
+    std::fs::create_dir_all(&empty).map_err(failure)?;
+    let mount = |had: Mounted| -> Result<abi::file::Mount> {
+        let files = Box::new(drivers::HostDirectory::open_read_only(&empty).map_err(failure)?);
+        Ok(abi::file::Mount { guest: had.guest, host: "nothing".into(), read_only: true, files })
+    };
+    needed.into_iter().map(mount).collect()
 }
 
 /// The directories that a process had.

@@ -48,6 +48,7 @@ impl Up {
             // A session of its own: what happens to the terminal is nothing to it. It is no leader of a group, so this works.
             let _ = rustix::process::setsid();
         }
+        open_many_files();
         let library = directories::data()?.join("programs");
         let data = directories::node()?;
         let socket = directories::runtime()?.join("node.sock");
@@ -110,9 +111,14 @@ impl Up {
             print("una is going down\n")?;
         }
         let by_itself = started.wait_halted(std::time::Duration::ZERO);
-        started.shutdown();
+        let flushed = started.shutdown();
         server.close();
         drop(claim);
+        if let Err(error) = flushed {
+            return Err(Failure::new(status::FAILED, "not all that programs wrote is on the disk")
+                .because(error)
+                .help("what had been synced is; see whether the disk is full or broken: una doctor"));
+        }
         if by_itself {
             return Err(Failure::new(status::FAILED, "the node stopped by itself")
                 .because("one of its services cannot go on")
@@ -157,6 +163,13 @@ impl Up {
         eprint!("{said}");
         Ok(status::FAILED)
     }
+}
+
+/// The usual limit is for programs that serve one user's one task. Where it cannot be raised, less is served at once.
+fn open_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 fn plural(count: u32, what: &str) -> String {

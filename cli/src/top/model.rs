@@ -135,8 +135,10 @@ impl Model {
                 let used = view.cpu_ns.saturating_sub(known.get(&view.pid).copied().unwrap_or(0));
                 self.shares.insert(view.pid, used as f64 / elapsed_ns);
             }
-            let used = sample.node.cpu_ns.saturating_sub(before.node.cpu_ns) as f64;
-            self.history.push_back((used / elapsed_ns / f64::from(sample.node.processors.max(1))).min(1.0));
+            // The node's sum knows of those that ended meanwhile, the processes' own of slices that are not over yet.
+            let ended = sample.node.cpu_ns.saturating_sub(before.node.cpu_ns) as f64 / elapsed_ns;
+            let used = self.shares.values().sum::<f64>().max(ended);
+            self.history.push_back((used / f64::from(sample.node.processors.max(1))).min(1.0));
             if self.history.len() > HISTORY_MAX {
                 self.history.pop_front();
             }

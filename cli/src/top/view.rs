@@ -213,7 +213,7 @@ fn list(frame: &mut Frame, area: Rect, model: &Model, palette: Palette) {
     let table = Table::new(model.rows.iter().map(row), widths)
         .header(headings)
         .column_spacing(1)
-        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+        .row_highlight_style(Style::new().fg(Color::Reset).add_modifier(Modifier::REVERSED));
     let mut state = TableState::new().with_selected(model.selected);
     frame.render_stateful_widget(table, area, &mut state);
 }

@@ -27,6 +27,9 @@ impl Terminal {
             let name = std::ffi::CStr::from_ptr(name.as_ptr()).to_str().unwrap().to_string();
             (OwnedFd::from_raw_fd(master), name)
         };
+        // Programs that draw ask how large it is.
+        let size = rustix::termios::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&master, size).unwrap();
         let slave = || File::options().read(true).write(true).open(&name).unwrap();
         command.stdin(slave()).stdout(slave()).stderr(slave());
         // SAFETY: both are system calls, which may be made between fork and exec.

@@ -19,6 +19,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+/// How often it is looked whether a client is still there while its process prints nothing. Short, because until then the client
+/// counts as one that is served.
+const GONE_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How long the last piece of output is looked for: it is there or it is not.
 const AT_ONCE: Duration = Duration::ZERO;
 
@@ -106,7 +110,7 @@ fn show(to: &Mutex<&mut UnixStream>, console: &Console, follow: &Follow, stop: i
     };
     let hold = follow.lossless.then(|| console.hold(at));
     while at < border {
-        let patience = if follow.until == Until::Now { AT_ONCE } else { LOOK_INTERVAL };
+        let patience = if follow.until == Until::Now { AT_ONCE } else { GONE_INTERVAL };
         match console.read(at, PIECE_BYTES_MAX, patience) {
             Piece::Bytes { stream, bytes, next, lost, .. } => {
                 if lost > 0 {
