@@ -466,7 +466,10 @@ impl Disk {
             match capture {
                 Some(capture) => {
                     drop(files);
-                    self.store(capture)?;
+                    match self.store(capture) {
+                        Ok(_) | Err(Errno::Again) => {}
+                        Err(errno) => return Err(errno),
+                    }
                     files = self.files();
                 }
                 // Whoever has a capture ends it when the disk has answered.
@@ -479,23 +482,31 @@ impl Disk {
     /// Makes one file durable.
     fn flush(&self, inode: Inode) -> Result<(), Errno> {
         let _caller = self.enter();
-        let mut files = self.files();
-        let capture = loop {
-            match files.capture(inode) {
-                Flush::Nothing(after) => {
-                    drop(files);
-                    return self.durable(after);
+        loop {
+            let mut files = self.files();
+            let capture = loop {
+                match files.capture(inode) {
+                    Flush::Nothing(after) => {
+                        drop(files);
+                        return self.durable(after);
+                    }
+                    // Whoever has the capture ends it when the disk has answered.
+                    Flush::Busy => files = self.flushed.wait(files).expect("the tree stopped at a broken invariant"),
+                    Flush::Captured(capture) => break capture,
                 }
-                // Whoever has the capture ends it when the disk has answered.
-                Flush::Busy => files = self.flushed.wait(files).expect("the tree stopped at a broken invariant"),
-                Flush::Captured(capture) => break capture,
+            };
+            drop(files);
+            match self.store(capture) {
+                // A commit failed meanwhile; each failure can be the reason only once.
+                Err(Errno::Again) => {}
+                Err(errno) => return Err(errno),
+                Ok(after) => {
+                    self.durable(after)?;
+                    self.collect_soon();
+                    return Ok(());
+                }
             }
-        };
-        drop(files);
-        let after = self.store(capture)?;
-        self.durable(after)?;
-        self.collect_soon();
-        Ok(())
+        }
     }
 
     /// Stores what was captured, and records it if it is to be.

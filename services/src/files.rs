@@ -122,6 +122,8 @@ pub struct Capture {
     /// What is captured. Those with bytes are to be made pieces of.
     pub pages: Vec<(u64, Captured)>,
     purpose: Purpose,
+    /// How often changes had been taken back.
+    undone: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -237,6 +239,8 @@ pub struct Files {
     sequence: Sequence,
     safe: Sequence,
     undo: VecDeque<(Sequence, Vec<Undo>)>,
+    /// How often changes were taken back.
+    undone: u64,
     /// Of the act that is being done.
     pending: Vec<Change>,
     pending_undo: Vec<Undo>,
@@ -261,6 +265,7 @@ impl Files {
             sequence: Sequence(0),
             safe: Sequence(0),
             undo: VecDeque::new(),
+            undone: 0,
             pending: Vec::new(),
             pending_undo: Vec::new(),
             seen: Sequence(0),
@@ -477,6 +482,7 @@ impl Files {
     /// No change behind this one became durable, nor will: they are taken back.
     pub fn undo(&mut self, safe: Sequence) {
         self.safe(safe);
+        self.undone += 1;
         while let Some((_, entries)) = self.undo.pop_back() {
             for undo in entries.iter().rev() {
                 self.take_back(undo);
@@ -1334,7 +1340,7 @@ impl Files {
         let pinned: Vec<Piece> = pages.iter().filter_map(stored).collect();
         pinned.iter().for_each(|piece| self.tally.need(Some(piece)));
         self.captured.insert(inode, pinned);
-        Flush::Captured(Capture { inode, pages, purpose })
+        Flush::Captured(Capture { inode, pages, purpose, undone: self.undone })
     }
 
     fn unpin(&mut self, inode: Inode) {
@@ -1344,11 +1350,16 @@ impl Files {
         self.settle(inode);
     }
 
-    /// The pages of a capture that had bytes are stored as these pieces.
+    /// The pages of a capture that had bytes are stored as these pieces. [`Errno::Again`] if changes were taken back since: what
+    /// counted as recorded when the capture was taken may not be, so that another must be taken.
     pub fn flushed(
         &mut self, capture: Capture, pieces: &BTreeMap<u64, Piece>, changes: &mut Vec<Change>,
     ) -> Answer<()> {
         let inode = capture.inode;
+        if capture.undone != self.undone && !planted(Bug::CaptureOutlivesUndo) {
+            self.flush_failed(capture);
+            return Answer { result: Err(Errno::Again), after: Sequence(0) };
+        }
         let answer = self.act(changes, |files| {
             for (index, captured) in &capture.pages {
                 let piece = match captured {
@@ -1365,6 +1376,11 @@ impl Files {
                     let (content, tally) = content_of(&mut files.nodes, &mut files.tally, inode);
                     content.stored(*index, *version, piece, tally);
                 }
+            }
+            if files.node(inode).recorded.is_none() {
+                // It has lost its name meanwhile, and would be found unrecorded if that were taken back.
+                let (content, _) = content_of(&mut files.nodes, &mut files.tally, inode);
+                content.restore(capture.pages.iter().map(|(index, _)| *index));
             }
             if let Purpose::Record { mut attributes, before } = capture.purpose
                 && let Some(recorded) = files.node(inode).recorded

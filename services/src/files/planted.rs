@@ -31,10 +31,12 @@ pub enum Bug {
     InodesReused,
     /// A chunk counts as unused while the records on the disk still need it.
     ChunkUnusedTooEarly,
+    /// A snapshot is recorded though what it rested on was taken back.
+    CaptureOutlivesUndo,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 13] = [
+    pub const ALL: [Bug; 14] = [
         Bug::RenameKeepsOld,
         Bug::ReplacedIsKept,
         Bug::RenameIntoItself,
@@ -48,6 +50,7 @@ impl Bug {
         Bug::SeenTooEarly,
         Bug::InodesReused,
         Bug::ChunkUnusedTooEarly,
+        Bug::CaptureOutlivesUndo,
     ];
 }
 
