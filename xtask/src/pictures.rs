@@ -28,11 +28,17 @@ pub fn run() -> Outcome {
     let root = crate::root();
     step(cargo().args(["build", "--release", "--locked", "--package", "una-cli"]), "cargo comes with Rust")?;
     let una = std::env::current_exe()?.with_file_name("una");
+    half(&root, &una)?;
+    top(&root, &una)
+}
+
+/// A program that is frozen in the middle of its picture.
+fn half(root: &Path, una: &Path) -> Outcome {
     let image = "half.image";
     // The program draws in colours by itself on a terminal; here it is told to.
-    let drawing = start(&root, &una, &["run", "--image", image, "programs/raytracer.wasm", "--colour"])?;
+    let drawing = start(root, una, &["run", "--image", image, "programs/raytracer.wasm", "--colour"])?;
     let (first, said) = draw(drawing, Some(FIRST_LINES))?;
-    let rest = start(&root, &una, &["thaw", image]).and_then(|process| draw(process, None));
+    let rest = start(root, una, &["thaw", image]).and_then(|process| draw(process, None));
     std::fs::remove_file(root.join(image))?;
     let (rest, _) = rest?;
     let rows = [
@@ -48,6 +54,165 @@ pub fn run() -> Outcome {
     std::fs::write(&path, svg(&rows))?;
     eprintln!("{}: written", path.display());
     Ok(())
+}
+
+/// `una top` over a node with a few processes in it.
+fn top(root: &Path, una: &Path) -> Outcome {
+    let python = root.join("target/programs/python.wasm");
+    if !python.exists() {
+        return Err("the picture of una top shows Python: cargo xtask fetch python".into());
+    }
+    let python = python.to_str().ok_or("the project's path is not UTF-8")?;
+    let raytracer = "programs/raytracer.wasm";
+    // A home of its own, which is nobody's.
+    let home = root.join("target/picture");
+    let _ = std::fs::remove_dir_all(&home);
+    std::fs::create_dir_all(home.join("run"))?;
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(una);
+        command.args(arguments).current_dir(root).env("HOME", &home).env("XDG_RUNTIME_DIR", home.join("run"));
+        for variable in ["XDG_DATA_HOME", "XDG_CACHE_HOME", "NO_COLOR"] {
+            command.env_remove(variable);
+        }
+        command
+    };
+    let drawn = (|| -> Outcome<String> {
+        step(&mut command(&["up", "-d"]), "una is built by this command")?;
+        let busy = "import time, hashlib\nwhile True:\n  hashlib.sha256(bytes(4000000)).digest()\n  time.sleep(0.08)";
+        let idle = "import time\nwhile True: time.sleep(60)";
+        let poster: &[&str] = &[raytracer, "--size", "4000", "3000", "--rays", "99"];
+        let processes: [(&[&str], &[&str]); 5] = [
+            (&["--name", "feeds"], &[python, "-c", idle]),
+            (&["--name", "crawler"], &[python, "-c", idle]),
+            (&["--name", "importer"], &[python, "-c", busy]),
+            (&["--name", "poster"], poster),
+            (&["--name", "thumbnails"], poster),
+        ];
+        let mut last = String::new();
+        for (options, words) in processes {
+            let started = command(&[&["run", "-d"], options, words].concat()).output()?;
+            last = String::from_utf8(started.stdout)?.trim().to_string();
+        }
+        step(&mut command(&["stop", &last]), "una is up")?;
+        Ok(String::from_utf8(command(&["top", "--draw", "92x17"]).output()?.stdout)?)
+    })();
+    step(&mut command(&["down"]), "una is up")?;
+    std::fs::remove_dir_all(&home)?;
+    let path = root.join("docs/pictures/top.svg");
+    // Where the project lies on this machine is nobody's business.
+    std::fs::write(&path, screen(&drawn?))?;
+    eprintln!("{}: written", path.display());
+    Ok(())
+}
+
+/// How a piece of a terminal's line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Look {
+    colour: Option<u8>,
+    bold: bool,
+    reversed: bool,
+}
+
+impl Look {
+    fn ink(self) -> &'static str {
+        match self.colour {
+            Some(31) => "#ef6b73",
+            Some(32) => "#7fd88f",
+            Some(33) => "#e5c07b",
+            Some(35) => "#c792ea",
+            Some(36) => "#56c8d8",
+            Some(90) => "#747d8c",
+            _ if self.bold && !self.reversed => "#ffffff",
+            _ => "#c8ced8",
+        }
+    }
+}
+
+const PAPER: &str = "#15171c";
+
+/// A terminal's screen, as text with its colours, as a picture.
+fn screen(text: &str) -> String {
+    let lines: Vec<Vec<(char, Look)>> = text.lines().map(cells).collect();
+    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let mut out = head(columns, lines.len());
+    for (number, line) in lines.iter().enumerate() {
+        let y = MARGIN + number * HEIGHT;
+        let mut column = 0;
+        for run in line.chunk_by(|a, b| a.1 == b.1 && shape(a.0).is_some() == shape(b.0).is_some()) {
+            let look = run[0].1;
+            let (ink, x) =
+                if look.reversed { (PAPER, MARGIN + column * WIDTH) } else { (look.ink(), MARGIN + column * WIDTH) };
+            if look.reversed {
+                let _ = writeln!(
+                    out,
+                    "<rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{HEIGHT}\" fill=\"{}\"/>",
+                    run.len() * WIDTH,
+                    look.ink()
+                );
+            }
+            for (index, (letter, _)) in run.iter().enumerate() {
+                if let Some((width, height)) = shape(*letter) {
+                    let _ = writeln!(
+                        out,
+                        "<rect x=\"{}\" y=\"{}\" width=\"{width}\" height=\"{height}\" fill=\"{ink}\"/>",
+                        x + index * WIDTH,
+                        y + HEIGHT - 1 - height,
+                    );
+                }
+            }
+            words(&mut out, y, column, run, ink);
+            column += run.len();
+        }
+    }
+    out + "</svg>\n"
+}
+
+/// Words, each at its place: a renderer may draw several spaces as one.
+fn words(out: &mut String, y: usize, column: usize, run: &[(char, Look)], ink: &str) {
+    let mut at = column;
+    for word in run.split_inclusive(|(letter, _)| *letter == ' ') {
+        let text: String = word.iter().map(|(letter, _)| letter).collect();
+        let text = text.trim_end();
+        if !text.is_empty() && shape(word[0].0).is_none() {
+            letters(out, y, at, text, ink);
+        }
+        at += word.len();
+    }
+}
+
+/// Blocks are drawn as what they are, since fonts leave gaps between them: width and height in units of the picture.
+fn shape(letter: char) -> Option<(usize, usize)> {
+    const TALL: usize = HEIGHT - 3;
+    match letter {
+        // From an eighth of the height to all of it, and from all of the width to an eighth of it.
+        '▁'..='█' => Some((WIDTH, (letter as usize - '▁' as usize + 1) * TALL / 8)),
+        '▉'..='▏' => Some((WIDTH * (7 - (letter as usize - '▉' as usize)) / 8, TALL)),
+        _ => None,
+    }
+}
+
+/// Characters with their looks, from a line with `ESC[...m` in it.
+fn cells(line: &str) -> Vec<(char, Look)> {
+    let mut cells = vec![];
+    let mut look = Look::default();
+    for (number, part) in line.split("\x1b[").enumerate() {
+        let text = match part.split_once('m') {
+            Some((codes, text)) if number > 0 => {
+                for code in codes.split(';') {
+                    match code.parse() {
+                        Ok(1) => look.bold = true,
+                        Ok(7) => look.reversed = true,
+                        Ok(colour @ 30..=97) => look.colour = Some(colour),
+                        _ => look = Look::default(),
+                    }
+                }
+                text
+            }
+            _ => part,
+        };
+        cells.extend(text.chars().map(|letter| (letter, look)));
+    }
+    cells
 }
 
 fn start(root: &Path, una: &Path, arguments: &[&str]) -> Outcome<Child> {
@@ -90,12 +255,7 @@ fn svg(rows: &[Row]) -> String {
         Row::Pixels(pixels) => pixels.len() / 2,
         _ => 1,
     };
-    let (width, height) = (COLUMNS * WIDTH + 2 * MARGIN, rows.iter().map(lines).sum::<usize>() * HEIGHT + 2 * MARGIN);
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
-         font-family=\"DejaVu Sans Mono, Menlo, Consolas, monospace\" font-size=\"13\">\n\
-         <rect width=\"{width}\" height=\"{height}\" rx=\"8\" fill=\"#15171c\"/>\n"
-    );
+    let mut out = head(COLUMNS, rows.iter().map(lines).sum());
     let mut y = MARGIN;
     for row in rows {
         match row {
@@ -119,6 +279,16 @@ fn svg(rows: &[Row]) -> String {
         y += lines(row) * HEIGHT;
     }
     out + "</svg>\n"
+}
+
+/// An empty screen of this size.
+fn head(columns: usize, lines: usize) -> String {
+    let (width, height) = (columns * WIDTH + 2 * MARGIN, lines * HEIGHT + 2 * MARGIN);
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
+         font-family=\"DejaVu Sans Mono, Menlo, Consolas, monospace\" font-size=\"13\">\n\
+         <rect width=\"{width}\" height=\"{height}\" rx=\"8\" fill=\"{PAPER}\"/>\n"
+    )
 }
 
 /// Text on the grid of characters, whatever font there is.
@@ -169,7 +339,8 @@ fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().enumerate().fold(0u32, |bits, (index, byte)| bits | u32::from(*byte) << (16 - 8 * index));
+        let bits =
+            chunk.iter().enumerate().fold(0u32, |bits, (index, byte)| bits | u32::from(*byte) << (16 - 8 * index));
         for digit in 0..4 {
             let used = digit <= chunk.len();
             out.push(if used { DIGITS[(bits >> (18 - 6 * digit) & 63) as usize] as char } else { '=' });
@@ -184,14 +355,31 @@ mod tests {
 
     #[test]
     fn bytes_become_text() {
-        assert_eq!(["", "f", "fo", "foo", "foob"].map(|text| base64(text.as_bytes())), ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]);
+        assert_eq!(
+            ["", "f", "fo", "foo", "foob"].map(|text| base64(text.as_bytes())),
+            ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]
+        );
         assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    }
+
+    #[test]
+    fn looks_are_read() {
+        let bold = Look { colour: Some(36), bold: true, reversed: false };
+        let expected = [('a', Look::default()), ('b', bold), ('c', Look { reversed: true, ..Look::default() })];
+        assert_eq!(cells("a\x1b[0;1;36mb\x1b[0;7mc\x1b[0m"), expected);
+        assert_eq!(
+            [shape('█'), shape('▄'), shape('▌'), shape('a')],
+            [Some((8, 13)), Some((8, 6)), Some((4, 13)), None]
+        );
     }
 
     #[test]
     fn colours_are_read() {
         let line = "\x1b[38;2;1;2;3;48;2;4;5;6m▀\x1b[38;2;7;8;9;48;2;10;11;12m▀\x1b[0m";
-        assert_eq!(half_blocks(line).expect("two characters"), [vec![[1, 2, 3], [7, 8, 9]], vec![[4, 5, 6], [10, 11, 12]]]);
+        assert_eq!(
+            half_blocks(line).expect("two characters"),
+            [vec![[1, 2, 3], [7, 8, 9]], vec![[4, 5, 6], [10, 11, 12]]]
+        );
         assert!(half_blocks("\x1b[38;2;1;2;3m▀").is_err());
     }
 }
