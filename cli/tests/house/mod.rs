@@ -1,5 +1,5 @@
 //! A house for tests: directories of its own for everything that una keeps, so that no test sees another or the user's.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
 
 pub mod programs;
 mod terminal;
