@@ -195,7 +195,10 @@ mod tests {
     #[test]
     fn a_stale_socket_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
-        let (data, socket) = (directory.path().join("data"), directory.path().join("s".repeat(150)));
+        // Deeper than the path of a socket may be long.
+        let deep = directory.path().join("d".repeat(150));
+        std::fs::create_dir(&deep).unwrap();
+        let (data, socket) = (directory.path().join("data"), deep.join("socket"));
         let (claim_of_the_dead, listener) = claim(&data, &socket).unwrap();
         let file = std::fs::read(lock_path(&data)).unwrap();
         drop((claim_of_the_dead, listener));
