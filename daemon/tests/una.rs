@@ -1,4 +1,5 @@
-//! What programs have of una beside WASI, by programs in C on a node: the import module `una` (all of `sdk/una.h`), and the system as files.
+//! What programs have of una beside WASI, by programs in C on a node: the import module `una` (all of `sdk/una.h`), and the system as
+//! files.
 
 use daemon::node::{End, MountOrder, Node, NodeOptions, Order, Piece, ProcessLimits, Stdio};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Makes the bodies of processes: the system's own parts by the manifest, puppets, and programs that somebody has made ready. Keeps the list
-//! of processes. Knows the services by name and number, and nobody else does.
+//! Makes the bodies of processes: the system's own parts by the manifest, puppets, and programs that somebody has made ready. Keeps the
+//! list of processes. Knows the services by name and number, and nobody else does.
 
 use super::guest;
 use super::machine::{self, Body, Machine, Made, Native, Start, Used};

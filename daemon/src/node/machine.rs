@@ -2,7 +2,7 @@
 //! process's body does.
 //!
 //! The one idea: a system call is a step of the kernel on the thread that runs the process, under one lock; what the step says
-//! about this thread is done by this thread. Only waking others, instances to be made and to be dropped are done behind it, without the lock.
+//! about this thread is done by this thread. Waking others, and making and dropping instances, come after it, without the lock.
 //!
 //! ```text
 //!   worker threads  WORKERS_MAX of them; as many are awake as there are processors, not counting those that
