@@ -36,7 +36,7 @@ struct Inner {
     map: Map,
     module: Module,
     store: Option<PathBuf>,
-    points: Mutex<HashMap<PointId, Arc<Batch>>>,
+    points: Mutex<Batches>,
 }
 
 /// Continuations that were compiled together, those of one stopped stack: one module costs little more than the code in it.
@@ -44,6 +44,9 @@ struct Batch {
     points: BTreeMap<PointId, PointInfo>,
     module: Module,
 }
+
+/// In which batch each point's continuation is.
+type Batches = HashMap<PointId, Arc<Batch>>;
 
 /// One instance of a program.
 pub struct Process {
@@ -153,6 +156,10 @@ impl Program {
     ///
     /// The image must be of this program. Its memory is read as a stream. After an error the store should be dropped, since an
     /// instance that was filled in part stays in it.
+    ///
+    /// A continuation may need more of the engine's stack than the call that it stands for, so a process that stopped near the
+    /// limit can end in a stack overflow when it is resumed. Its image is as good as before: where stacks are deep, images should
+    /// be thawed on an engine with a larger `max_wasm_stack` than the one the program ran on.
     pub fn thaw<T: 'static>(
         &self, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>, image: impl Read,
     ) -> Result<Thawed, ProgramError> {
@@ -178,9 +185,9 @@ impl Program {
     }
 
     /// The continuations of these frames, compiled now where they were not before.
-    fn continuations(&self, frames: &[u8]) -> Result<(Vec<Frame>, HashMap<PointId, Arc<Batch>>), ProgramError> {
+    fn continuations(&self, frames: &[u8]) -> Result<(Vec<Frame>, Batches), ProgramError> {
         let inner = &*self.inner;
-        let mut known: HashMap<PointId, Arc<Batch>> = HashMap::new();
+        let mut known = Batches::new();
         let mut missing: BTreeMap<PointId, PointInfo> = BTreeMap::new();
         let mut analyst: Option<Analyst> = None;
         let frames = walk(frames, |point| {

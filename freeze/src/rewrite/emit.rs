@@ -116,7 +116,7 @@ impl Shape {
 
     /// Is calling a save helper less code than storing in place? As long as its arguments are in registers.
     pub fn fits_helper(&self) -> bool {
-        self.0.chars().filter(|letter| "ilr".contains(*letter)).count() <= 4 && self.0.len() <= 8
+        self.0.chars().filter(|letter| "ilr".contains(*letter)).count() <= 2 && self.0.len() <= 4
     }
 
     /// What the save helper takes: the values but for exceptions, which are stored by their own helper, and the point's id.
@@ -394,7 +394,7 @@ pub(super) fn loop_function<'a>(
     }
     e.fill_slots(point);
     e.cut = true;
-    e.enclosed(|e| e.from_point(point));
+    e.enclosed(|e| e.rest_of(point));
     e.body
 }
 
@@ -420,7 +420,7 @@ pub(super) fn continuation<'a>(
         return e.body;
     }
     e.cut = true;
-    e.enclosed(|e| e.from_point(point));
+    e.enclosed(|e| e.rest_of(point));
     e.body
 }
 
@@ -446,7 +446,7 @@ pub(super) fn shim(
         call(&mut e);
         e.body.op(&Instruction::GlobalGet(layout.unwinding_global));
         e.open_typed(0x04, &[], &[]);
-        e.name_host(import + 1 | HOST_REFUSES);
+        e.name_host((import + 1) | HOST_REFUSES);
         e.body.op(&Instruction::Unreachable);
         e.close();
         e.body.op(&Instruction::End);
@@ -1059,9 +1059,10 @@ impl<'p, 'a> Emitter<'p, 'a> {
         } else {
             parts - 1 - point.part
         };
-        self.body.cold.push(self.body.code.len() as u32);
-        self.open_typed(0x04, &[], &[]);
-        if point.kind == Kind::Host {
+        let is_host = point.kind == Kind::Host;
+        if is_host {
+            self.body.cold.push(self.body.code.len() as u32);
+            self.open_typed(0x04, &[], &[]);
             self.body.op(&Instruction::GlobalGet(self.layout.top_global));
             self.body.op(&Instruction::I32Const(FRAMES_BASE as i32));
             self.body.op(&Instruction::I32Ne);
@@ -1078,12 +1079,26 @@ impl<'p, 'a> Emitter<'p, 'a> {
                 part = self.plan.parts[part as usize].parent;
             }
         }
+        // That the number is set here costs nothing where nothing is stopped: it is a constant of the branch.
         let local = self.id_local();
         self.body.op(&Instruction::I32Const(id as i32));
         self.body.op(&Instruction::LocalSet(local));
-        let body = self.relative(BODY);
-        self.body.op(&Instruction::Br(body + 1 + place));
-        self.close();
+        let place = self.relative(BODY) + 1 + place;
+        if is_host {
+            self.body.op(&Instruction::Br(place));
+            self.close();
+        } else {
+            self.body.cold.push(self.body.code.len() as u32);
+            self.body.op(&Instruction::BrIf(place));
+        }
+    }
+
+    /// Branches from a pad to a block that only pads come to: in a form that can carry the hint that it is cold.
+    fn cold_branch(&mut self, depth: u32) {
+        self.body.op(&Instruction::I32Const(1));
+        self.body.cold.push(self.body.code.len() as u32);
+        self.body.op(&Instruction::BrIf(depth));
+        self.body.op(&Instruction::Unreachable);
     }
 
     fn name_host(&mut self, host: u32) {
@@ -1114,7 +1129,6 @@ impl<'p, 'a> Emitter<'p, 'a> {
         if !self.open.is_empty() {
             self.open.clear();
             self.close();
-            self.body.op(&Instruction::Return);
         }
         // How many pads there are is known only now: the blocks that lead to them are put in front.
         let behind = self.body.code.split_off(before);
@@ -1141,29 +1155,30 @@ impl<'p, 'a> Emitter<'p, 'a> {
         self.body.code.extend(behind);
         self.body.fixes.extend(behind_fixes.into_iter().map(|(at, fix)| (at + moved, fix)));
         self.body.cold.iter_mut().for_each(|at| *at += moved as u32);
+        // Body and tail return in one place, so that registers are restored by one piece of code.
+        let returning = Instruction::Br(if blocks > 0 { blocks + 1 } else { 0 });
+        self.body.op(if self.live { &returning } else { &Instruction::Unreachable });
         for index in (0..parts).rev() {
             self.body.op(&Instruction::End);
             if self.parts[index as usize] {
                 self.part(index);
             }
         }
-        let leave = |body: &mut Body, further: u32| {
-            body.op(&if further > 0 { Instruction::Br(further) } else { Instruction::End });
-        };
         if parts > 0 {
             self.body.op(&Instruction::End);
             let id = self.id_local();
             self.body.op(&Instruction::I32Const(plan.points[0].id as i32));
             self.body.op(&Instruction::LocalGet(id));
             self.helper(Helper::Seal);
-            leave(&mut self.body, pads.len() as u32);
+            self.cold_branch(pads.len() as u32);
         }
         for (index, pad) in pads.iter().enumerate() {
             self.body.op(&Instruction::End);
             self.pad(pad);
-            leave(&mut self.body, (pads.len() - 1 - index) as u32);
+            self.cold_branch((pads.len() - 1 - index) as u32);
         }
         if blocks > 0 {
+            self.body.op(&Instruction::End);
             self.grow_frames();
         }
         self.zeros(&results);
@@ -1183,7 +1198,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
         self.store_values(&part.values, offset);
         let last = part.parent == NONE || planted(Bug::SharedPartLeftOut);
         let further = if last { index } else { index - 1 - part.parent };
-        self.body.op(&Instruction::Br(further));
+        self.cold_branch(further);
     }
 
     fn zeros(&mut self, types: &[ValType]) {
@@ -1215,7 +1230,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
     // Code.
 
     /// From the middle of the function: opens the blocks around the point and writes what follows it.
-    fn from_point(&mut self, point: &Point) {
+    fn rest_of(&mut self, point: &Point) {
         let plan = self.plan;
         let path = plan.blocks_around(point.at);
         let mut pushed = 0;
@@ -1587,9 +1602,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
             }
         }
         self.water = open.water.min(open.base);
-        if self.open.is_empty() {
-            self.body.op(if self.live { &Instruction::Return } else { &Instruction::Unreachable });
-        } else if !self.live {
+        if !self.open.is_empty() && !self.live {
             self.body.op(&Instruction::Unreachable);
         }
     }

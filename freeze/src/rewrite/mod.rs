@@ -277,6 +277,7 @@ impl Map {
     /// 3. call the outermost frame's continuation. Each continuation lowers `freeze:top` by the size of its values and
     ///    loads them; one that stopped in a call lowers it by 4 more, reads the slot there, and calls `conts[slot]`.
     ///    When the innermost one runs, `freeze:top` is FRAMES_BASE again.
+    ///
     /// The results of a host call that arrived meanwhile are handed over by filling the slot of the innermost frame (if it
     /// is a `host_call`) with a function `() -> results` and cutting the values of that frame from the bytes.
     pub fn continuations(&self, wasm: &[u8], points: &[PointId]) -> Result<Vec<u8>, RewriteError> {
