@@ -49,7 +49,7 @@ pub(super) fn share(plan: &mut Plan, points: &[usize]) {
         set.sort_unstable();
         set
     });
-    let (parts, part_of) = Tree::new(sets.collect(), values.len());
+    let (parts, part_of) = Tree::parts_of(sets.collect(), values.len());
     let values_of = |part: Vec<u32>| part.into_iter().map(|value| values[value as usize]).collect();
     plan.parts = parts.into_iter().map(|(parent, part)| Part { parent, values: values_of(part) }).collect();
     for (index, part) in points.iter().zip(part_of) {
@@ -77,7 +77,7 @@ struct Tree {
 
 impl Tree {
     /// The parts, and which of them each set ends with. The members of sets are below `values`; no set is empty.
-    fn new(sets: Vec<Vec<u32>>, values: usize) -> (Vec<(u32, Vec<u32>)>, Vec<u32>) {
+    fn parts_of(sets: Vec<Vec<u32>>, values: usize) -> (Vec<(u32, Vec<u32>)>, Vec<u32>) {
         let all = (0..sets.len()).collect();
         let mut tree =
             Tree { part_of: vec![NONE; sets.len()], left: sets, parts: vec![], holders: vec![vec![]; values] };
