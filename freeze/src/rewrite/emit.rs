@@ -1059,10 +1059,9 @@ impl<'p, 'a> Emitter<'p, 'a> {
         } else {
             parts - 1 - point.part
         };
-        let is_host = point.kind == Kind::Host;
-        if is_host {
-            self.body.cold.push(self.body.code.len() as u32);
-            self.open_typed(0x04, &[], &[]);
+        self.body.cold.push(self.body.code.len() as u32);
+        self.open_typed(0x04, &[], &[]);
+        if point.kind == Kind::Host {
             self.body.op(&Instruction::GlobalGet(self.layout.top_global));
             self.body.op(&Instruction::I32Const(FRAMES_BASE as i32));
             self.body.op(&Instruction::I32Ne);
@@ -1079,18 +1078,12 @@ impl<'p, 'a> Emitter<'p, 'a> {
                 part = self.plan.parts[part as usize].parent;
             }
         }
-        // That the number is set here costs nothing where nothing is stopped: it is a constant of the branch.
+        // Inside of the block: an argument of a branch is made in front of the branch, where it would cost a register.
         let local = self.id_local();
         self.body.op(&Instruction::I32Const(id as i32));
         self.body.op(&Instruction::LocalSet(local));
-        let place = self.relative(BODY) + 1 + place;
-        if is_host {
-            self.body.op(&Instruction::Br(place));
-            self.close();
-        } else {
-            self.body.cold.push(self.body.code.len() as u32);
-            self.body.op(&Instruction::BrIf(place));
-        }
+        self.cold_branch(self.relative(BODY) + 1 + place);
+        self.close();
     }
 
     /// Branches from a pad to a block that only pads come to: in a form that can carry the hint that it is cold.
