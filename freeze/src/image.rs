@@ -19,7 +19,7 @@ use std::io::{Read, Write};
 pub const MAGIC: [u8; 8] = *b"\x89unaimg\n";
 
 /// The version of the form.
-pub const FORM: u32 = 1;
+pub const FORM: u32 = 2;
 
 /// No piece of memory in an image is longer.
 pub const PIECE_MAX: usize = 1 << 20;
@@ -49,6 +49,15 @@ pub struct Identity {
     pub options: Options,
 }
 
+/// Which memory content is in an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    /// All that is not zero.
+    Included,
+    /// None. Who thaws the image supplies all of it, zeros too: until then the memories hold what a new instance has in them.
+    LeftOut,
+}
+
 /// A stopped process but for the contents of its memories.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
@@ -64,6 +73,8 @@ pub struct State {
     pub dropped_elem: Vec<u32>,
     /// Size of each memory in bytes.
     pub memories: Vec<u64>,
+    /// What the image is to hold of their contents.
+    pub pages: Pages,
     /// See [`Map::frames`](crate::Map::frames) for their layout.
     pub frames: Vec<u8>,
 }
@@ -200,7 +211,9 @@ impl<R: Read> Reader<R> {
                     }
                 }
                 Kind::State => break decode(&payload, identity, attachments)?,
-                kind => return Err(inconsistent(&format!("{} comes before the state", kind.name()))),
+                kind => {
+                    return Err(inconsistent(&format!("{} comes before the state", kind.name())));
+                }
             }
         };
         let (kind, payload) = read_section(&mut input, &mut number)?;
@@ -363,12 +376,11 @@ fn encode(state: &State) -> Vec<u8> {
     for size in &state.memories {
         out.extend_from_slice(&size.to_le_bytes());
     }
+    word(&mut out, (state.pages == Pages::LeftOut) as u32);
     out
 }
 
-fn decode(
-    payload: &[u8], identity: Identity, attachments: BTreeMap<String, Vec<u8>>,
-) -> Result<State, ImageError> {
+fn decode(payload: &[u8], identity: Identity, attachments: BTreeMap<String, Vec<u8>>) -> Result<State, ImageError> {
     let mut fields = Fields(payload);
     let mut globals = vec![];
     for _ in 0..fields.length()? {
@@ -397,11 +409,27 @@ fn decode(
     for _ in 0..fields.length()? {
         memories.push(fields.u64()?);
     }
+    let pages = match fields.u32()? {
+        0 => Pages::Included,
+        1 => Pages::LeftOut,
+        _ => return Err(inconsistent("it does not say whether the memory is in it")),
+    };
     if !fields.0.is_empty() {
         return Err(inconsistent("the state is longer than it says"));
     }
     let frames = vec![];
-    Ok(State { identity, attachments, globals, tables, references, dropped_data, dropped_elem, memories, frames })
+    Ok(State {
+        identity,
+        attachments,
+        globals,
+        tables,
+        references,
+        dropped_data,
+        dropped_elem,
+        memories,
+        pages,
+        frames,
+    })
 }
 
 struct Fields<'a>(&'a [u8]);

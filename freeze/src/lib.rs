@@ -15,7 +15,8 @@ pub mod process;
 pub mod rewrite;
 
 pub use error::{CaptureError, ImageError, LostError, ProgramError, RewriteError};
-pub use process::{Exit, FreezeRequest, Pages, Process, Program, Thawed, interrupt};
+pub use image::Pages;
+pub use process::{Exit, FreezeRequest, Process, Program, Thawed, interrupt};
 pub use rewrite::{Entry, Frame, Map, Options, PointId, Poll, Rewritten, VERSION, rewrite};
 
 /// Sets what a rewritten program needs of the engine; everything else is the caller's choice.

@@ -47,10 +47,16 @@ pub enum Bug {
     LastPieceLost,
     /// The first argument of a host call that is issued again is another.
     HostArgumentChanged,
+    /// Values that several points store alike are not stored with the values of one alone.
+    SharedPartLeftOut,
+    /// A function that is to begin with an inner loop begins with the outermost.
+    WrongLoopEntered,
+    /// A continuation calls the function before the one it means.
+    WrongFunctionDispatched,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 21] = [
+    pub const ALL: [Bug; 24] = [
         Bug::LiveValueDropped,
         Bug::LoadedInWrongOrder,
         Bug::NestedPollMissing,
@@ -72,6 +78,9 @@ impl Bug {
         Bug::IndirectCallsTrusted,
         Bug::LastPieceLost,
         Bug::HostArgumentChanged,
+        Bug::SharedPartLeftOut,
+        Bug::WrongLoopEntered,
+        Bug::WrongFunctionDispatched,
     ];
 }
 

@@ -10,10 +10,10 @@
 //! ```
 
 use crate::error::{CaptureError, ImageError, LostError, ProgramError};
-use crate::image::{self, Identity, Piece, State, Value};
+use crate::image::{self, Identity, Pages, Piece, State, Value};
 use crate::planted::{Bug, planted};
 use crate::rewrite::output::{Analyst, PointInfo, walk};
-use crate::rewrite::{self, FRAMES_BASE, HOST_REFUSES, HOST_WORD, Frame, Map, Options, PointId, Poll, VERSION};
+use crate::rewrite::{self, FRAMES_BASE, Frame, HOST_REFUSES, HOST_WORD, Map, Options, PointId, Poll, VERSION};
 use std::cell::UnsafeCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
@@ -36,7 +36,7 @@ struct Inner {
     map: Map,
     module: Module,
     store: Option<PathBuf>,
-    points: Mutex<HashMap<PointId, Arc<Batch>>>,
+    points: Mutex<Batches>,
 }
 
 /// Continuations that were compiled together, those of one stopped stack: one module costs little more than the code in it.
@@ -44,6 +44,9 @@ struct Batch {
     points: BTreeMap<PointId, PointInfo>,
     module: Module,
 }
+
+/// In which batch each point's continuation is.
+type Batches = HashMap<PointId, Arc<Batch>>;
 
 /// One instance of a program.
 pub struct Process {
@@ -92,15 +95,6 @@ pub enum Exit {
     Frozen,
 }
 
-/// Which memory content goes into an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pages {
-    /// All that is not zero.
-    Included,
-    /// None: who thaws the image supplies it (see [`Process::memory`]).
-    LeftOut,
-}
-
 /// What [`Program::thaw`] gives.
 pub struct Thawed {
     pub process: Process,
@@ -128,7 +122,9 @@ impl Program {
     pub fn with_continuation_store(self, directory: &Path) -> Program {
         let Inner { wasm, map, module, .. } = &*self.inner;
         let (wasm, map, module) = (wasm.clone(), map.clone(), module.clone());
-        Program { inner: Arc::new(Inner { wasm, map, module, store: Some(directory.into()), points: Default::default() }) }
+        Program {
+            inner: Arc::new(Inner { wasm, map, module, store: Some(directory.into()), points: Default::default() }),
+        }
     }
 
     pub fn module(&self) -> &Module {
@@ -176,6 +172,10 @@ impl Program {
     ///
     /// The image must be of this program. Its memory is read as a stream. After an error the store should be dropped, since an
     /// instance that was filled in part stays in it.
+    ///
+    /// A continuation may need more of the engine's stack than the call that it stands for, so a process that stopped near the
+    /// limit can end in a stack overflow when it is resumed. Its image is as good as before: where stacks are deep, images should
+    /// be thawed on an engine with a larger `max_wasm_stack` than the one the program ran on.
     pub fn thaw<T: Send + 'static>(
         &self, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>, image: impl Read,
     ) -> Result<Thawed, ProgramError> {
@@ -215,9 +215,9 @@ impl Program {
     }
 
     /// The continuations of these frames, compiled now where they were not before.
-    fn continuations(&self, frames: &[u8]) -> Result<(Vec<Frame>, HashMap<PointId, Arc<Batch>>), ProgramError> {
+    fn continuations(&self, frames: &[u8]) -> Result<(Vec<Frame>, Batches), ProgramError> {
         let inner = &*self.inner;
-        let mut known: HashMap<PointId, Arc<Batch>> = HashMap::new();
+        let mut known = Batches::new();
         let mut missing: BTreeMap<PointId, PointInfo> = BTreeMap::new();
         let mut analyst: Option<Analyst> = None;
         let frames = walk(frames, |point| {
@@ -301,14 +301,19 @@ impl Program {
 
     /// Writes continuations to the store. That they cannot be kept costs time later, nothing else.
     fn keep(&self, batch: &Batch) {
-        let Some(first) = batch.points.keys().next().and_then(|point| self.file(*point)) else { return };
-        let Ok(module) = batch.module.serialize() else { return };
+        let Some(first) = batch.points.keys().next().and_then(|point| self.file(*point)) else {
+            return;
+        };
+        let Ok(module) = batch.module.serialize() else {
+            return;
+        };
         let mut content = rewrite::Writer(vec![]);
         content.u32(batch.points.len() as u32);
         for (point, info) in &batch.points {
             let PointInfo { size, function, results, is_host_call } = info;
             [point.0, *size, *function, *is_host_call as u32].into_iter().for_each(|word| content.u32(word));
-            let Some(results) = results.iter().map(|ty| rewrite::code_of_type(*ty)).collect::<Option<Vec<u32>>>() else {
+            let Some(results) = results.iter().map(|ty| rewrite::code_of_type(*ty)).collect::<Option<Vec<u32>>>()
+            else {
                 return;
             };
             content.list(&results);
@@ -365,9 +370,7 @@ impl Process {
         let mut local_flag = None;
         let name = "freeze:flag";
         let flag = match program.map().options.poll {
-            Poll::Flag => {
-                Flag::Shared(instance.get_shared_memory(&mut *store, name).ok_or_else(|| missing(name))?)
-            }
+            Poll::Flag => Flag::Shared(instance.get_shared_memory(&mut *store, name).ok_or_else(|| missing(name))?),
             Poll::LocalFlag => {
                 local_flag = Some(instance.get_memory(&mut *store, name).ok_or_else(|| missing(name))?);
                 let engine = program.module().engine().clone();
@@ -601,7 +604,9 @@ impl Process {
         let mut bytes = self.frame_bytes(&mut store)?;
         let (frames, continuations) = self.program.continuations(&bytes).map_err(Error::new)?;
         if frames.is_empty() {
-            return Err(Error::msg("a frozen process without frames: a host function interrupted a call that cannot be unwound"));
+            return Err(Error::msg(
+                "a frozen process without frames: a host function interrupted a call that cannot be unwound",
+            ));
         }
         let table = match self.continuations {
             Some(table) => table,
@@ -711,7 +716,7 @@ impl Process {
         if !self.stopped {
             return Err(CaptureError::NotStopped);
         }
-        let state = self.state(&mut store, attachments)?;
+        let state = State { pages, ..self.state(&mut store, attachments)? };
         let mut writer = image::Writer::new(out, &state)?;
         if pages == Pages::Included {
             for index in 0..state.memories.len() as u32 {
@@ -743,7 +748,9 @@ impl Process {
                 Val::FuncRef(function) => {
                     Value::Function(functions.index(&mut *store, function, || format!("global {index}"))?)
                 }
-                _ => return Err(CaptureError::ForeignReference { place: format!("global {index}") }),
+                _ => {
+                    return Err(CaptureError::ForeignReference { place: format!("global {index}") });
+                }
             };
             globals.push((*index, value));
         }
@@ -783,7 +790,18 @@ impl Process {
         }
         let frames = self.frame_bytes(&mut *store).map_err(not_rewritten)?;
         let identity = self.program.identity();
-        Ok(State { identity, attachments, globals, tables, references, dropped_data, dropped_elem, memories, frames })
+        Ok(State {
+            identity,
+            attachments,
+            globals,
+            tables,
+            references,
+            dropped_data,
+            dropped_elem,
+            memories,
+            pages: Pages::Included,
+            frames,
+        })
     }
 
     // Thaw.
@@ -799,16 +817,20 @@ impl Process {
             return Err(unfit(format!("it has {} memories, the program {}", state.memories.len(), map.memories.len())));
         }
         for (index, size) in state.memories.iter().enumerate() {
-            let memory = self.memory(&mut *store, index as u32).ok_or_else(|| unfit(format!("there is no memory {index}")))?;
+            let memory =
+                self.memory(&mut *store, index as u32).ok_or_else(|| unfit(format!("there is no memory {index}")))?;
             let (present, page) = (memory.data_size(&*store) as u64, memory.page_size(&*store));
             let more = size.checked_sub(present).filter(|more| more % page == 0);
             let more = more.ok_or_else(|| unfit(format!("memory {index} cannot have {size} bytes")))?;
-            memory.grow(&mut *store, more / page).map_err(|_| unfit(format!("memory {index} cannot have {size} bytes")))?;
+            memory
+                .grow(&mut *store, more / page)
+                .map_err(|_| unfit(format!("memory {index} cannot have {size} bytes")))?;
         }
         let function = |process: &Process, store: &mut _, index: Option<u32>| -> Result<Option<Func>, ProgramError> {
             let Some(index) = index else { return Ok(None) };
             let name = format!("freeze:f{index}");
-            let found = map.referable.binary_search(&index).ok().and_then(|_| process.instance.get_func(&mut *store, &name));
+            let found =
+                map.referable.binary_search(&index).ok().and_then(|_| process.instance.get_func(&mut *store, &name));
             found.map(Some).ok_or_else(|| unfit(format!("nothing can refer to function {index}")))
         };
         if !state.globals.iter().map(|(index, _)| *index).eq(map.globals.iter().map(|(index, _)| *index)) {
@@ -850,10 +872,9 @@ impl Process {
             }
         }
         self.references_top.set(&mut *store, Val::I32(state.references.len() as i32)).map_err(ProgramError::Engine)?;
-        for (kind, dropped, droppable) in [
-            ("data", &state.dropped_data, &map.droppable_data),
-            ("elem", &state.dropped_elem, &map.droppable_elem),
-        ] {
+        for (kind, dropped, droppable) in
+            [("data", &state.dropped_data, &map.droppable_data), ("elem", &state.dropped_elem, &map.droppable_elem)]
+        {
             for segment in dropped {
                 let name = format!("freeze:drop-{kind}{segment}");
                 let drop = droppable.contains(segment).then(|| self.instance.get_func(&mut *store, &name)).flatten();
@@ -875,25 +896,53 @@ impl Process {
         self.frames.data_mut(&mut *store)[FRAMES_BASE as usize..end].copy_from_slice(&state.frames);
         self.top.set(&mut *store, Val::I32(end as i32)).map_err(ProgramError::Engine)?;
         self.stopped = true;
-        self.empty_memories(&mut *store);
+        let memories: Vec<Memory> =
+            (0..map.memories.len() as u32).map_while(|index| self.memory(&mut *store, index)).collect();
+        let pages = state.pages;
+        let mut written: Vec<(u32, u64, u64)> = vec![];
         while let Some(Piece { memory, offset, bytes }) = image.piece()? {
-            let memory = self.memory(&mut *store, memory).expect("the reader checks the memory's index");
             // The reader checks that the piece lies inside the memory, which has the image's size by now.
-            memory.data_mut(&mut *store)[offset as usize..offset as usize + bytes.len()].copy_from_slice(&bytes);
+            let end = offset + bytes.len() as u64;
+            memories[memory as usize].data_mut(&mut *store)[offset as usize..end as usize].copy_from_slice(&bytes);
+            written.push((memory, offset, end));
+        }
+        if pages == Pages::Included {
+            let written = united(written);
+            for (memory, start, bytes) in &map.filled {
+                let data = memories[*memory as usize].data_mut(&mut *store);
+                let range = *start..start.saturating_add(*bytes).min(data.len() as u64);
+                let first = written.partition_point(|piece| (piece.0, piece.2) <= (*memory, range.start));
+                empty(data, range, written[first..].iter().take_while(|piece| piece.0 == *memory));
+            }
         }
         Ok(())
     }
+}
 
-    /// Makes zero what the instance began with: it is not part of the image.
-    fn empty_memories(&self, mut store: impl AsContextMut) {
-        for (index, start, bytes) in &self.program.map().filled {
-            let Some(memory) = self.memory(&mut store, *index) else { continue };
-            let data = memory.data_mut(&mut store);
-            let end = start.saturating_add(*bytes).min(data.len() as u64);
-            if *start < end {
-                data[*start as usize..end as usize].fill(0);
-            }
+/// Pieces of memories as few that do not touch, in order: (memory, start, end).
+fn united(mut pieces: Vec<(u32, u64, u64)>) -> Vec<(u32, u64, u64)> {
+    pieces.sort_unstable();
+    pieces.dedup_by(|next, last| {
+        let touch = next.0 == last.0 && next.1 <= last.2;
+        if touch {
+            last.2 = last.2.max(next.2);
         }
+        touch
+    });
+    pieces
+}
+
+/// Makes zero what a new instance has in this range of a memory, except where pieces of the image were written.
+fn empty<'a>(data: &mut [u8], range: std::ops::Range<u64>, written: impl Iterator<Item = &'a (u32, u64, u64)>) {
+    let mut from = range.start;
+    for (_, start, end) in written.take_while(|piece| piece.1 < range.end) {
+        if from < *start {
+            data[from as usize..*start as usize].fill(0);
+        }
+        from = *end;
+    }
+    if from < range.end {
+        data[from as usize..range.end as usize].fill(0);
     }
 }
 
@@ -950,7 +999,9 @@ impl<'a> FunctionIndex<'a> {
     fn index(
         &self, mut store: impl AsContextMut, function: Option<Func>, place: impl Fn() -> String,
     ) -> Result<Option<u32>, CaptureError> {
-        let Some(function) = function else { return Ok(None) };
+        let Some(function) = function else {
+            return Ok(None);
+        };
         let raw = function.to_raw(&mut store) as usize;
         let known = self.known.get_or_init(|| {
             let mut known = HashMap::new();

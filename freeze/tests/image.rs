@@ -19,6 +19,7 @@ fn state() -> State {
         ],
         tables: vec![(0, vec![None, Some(1)]), (2, vec![])],
         references: vec![Some(9)],
+        pages: freeze::Pages::Included,
         dropped_data: vec![1],
         dropped_elem: vec![0, 4],
         memories: vec![3 * 65536, 0],

@@ -194,6 +194,44 @@ fn pages_supplied_later() {
     assert_eq!(results[0].unwrap_i32(), 1000);
 }
 
+/// What the program made zero is not in the image, and a new instance has something else there.
+#[test]
+fn what_was_cleared_stays_cleared() {
+    let engine = engine(None);
+    let wat = format!(
+        r#"(module
+      (memory (export "memory") 3)
+      (data (i32.const 100) "first")
+      (data (i32.const 8190) "second, across the border of a unit")
+      (data (i32.const 65536) "third")
+      (data (i32.const 131072) "{}")
+      (func (export "run") (result i32)
+        (memory.fill (i32.const 8192) (i32.const 0) (i32.const 100000))
+        (memory.fill (i32.const 135168) (i32.const 0) (i32.const 4096))
+        (i32.store8 (i32.const 20000) (i32.const 7))
+        (loop $spin (br_if $spin (i32.const 0)))
+        (i32.const 0)))"#,
+        "fourth".repeat(2000)
+    );
+    let program = program(&engine, &wat, &COUNTDOWN);
+    let mut store = Store::new(&engine, vec![]);
+    let mut process = program.instantiate(&mut store, &linker(&engine)).unwrap();
+    // The entry polls first.
+    process.set_countdown(&mut store, 2).unwrap();
+    assert_eq!(process.call(&mut store, "run", &[], &mut [Val::I32(0)]).unwrap(), Exit::Frozen);
+    let content = process.memory(&mut store, 0).unwrap().data(&store).to_vec();
+    assert_eq!((content[100], content[8191], content[8192], content[65536]), (b'f', b'e', 0, 0));
+
+    for (pages, expected) in [(Pages::Included, [b'e', 0, 0, 7]), (Pages::LeftOut, [b'e', b'c', b't', 0])] {
+        let image = process.capture(&mut store, vec![], pages, BTreeMap::new()).unwrap();
+        let mut store = Store::new(&engine, vec![]);
+        let process = program.thaw(&mut store, &linker(&engine), &image[..]).unwrap().process;
+        let data = process.memory(&mut store, 0).unwrap().data(&store);
+        assert_eq!([data[8191], data[8192], data[65536], data[20000]], expected, "{pages:?}");
+        assert!(pages == Pages::LeftOut || data == content);
+    }
+}
+
 #[test]
 fn the_continuation_store_is_used_and_its_damage_is_noticed() {
     let directory = tempfile::tempdir().unwrap();

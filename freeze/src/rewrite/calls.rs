@@ -201,11 +201,7 @@ pub(super) fn scan(body: &FunctionBody, imported_functions: u32) -> Result<Scan,
                     scan.sites.push(target(&op));
                 }
             }
-            Operator::CallIndirect { .. } | Operator::CallRef { .. } => {
-                if reachable {
-                    scan.sites.push(target(&op));
-                }
-            }
+            Operator::CallIndirect { .. } | Operator::CallRef { .. } if reachable => scan.sites.push(target(&op)),
             Operator::ReturnCall { function_index } => {
                 scan.touched |= function_index < imported_functions;
                 scan.tail_calls.extend(target(&op));

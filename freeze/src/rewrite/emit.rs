@@ -17,21 +17,22 @@
 //!   end
 //!   PADS, TAIL
 //! ```
-//! A PAD hands the frame's values to a save helper, which stores them and says that the stack is being unwound. Points of a
-//! function that save the same values share a pad and tell it their id; most of them do, so that a point costs little more
-//! than its check. The way to a pad is hinted cold. The TAIL, once per function, keeps the frame memory large enough for the
-//! next frame and returns zeros.
+//! A PAD stores a frame and says that the stack is being unwound. Small frames are handed to a save helper: points that save the same
+//! values share a pad and tell it their id. Larger frames are stored by the parts of a tree (see share.rs), which the points enter
+//! where they differ and leave together at its roots. So a point costs little more than its check. The way to a pad is hinted cold.
+//! The TAIL, once per function, keeps the frame memory large enough for the next frame and returns zeros.
 //!
 //! A continuation starts in the middle of loops. A small enclosing loop is written twice: the rest of the interrupted round,
 //! then the whole loop for the rounds that follow ("peeled"). Code that the rest cannot reach is left out. For a large loop the
 //! second part was compiled with the program. Where there are only blocks around the loop, the function itself can begin with
 //! it: the continuation stores a frame of the loop's header, sets `entering` and tail-calls the function, which loads the frame
-//! and skips what is in front of the loop. Other large loops have a loop function.
+//! and skips what is in front of the loop. So it can with a large loop inside of that one, and so on; each has a number that
+//! `entering` tells. Other large loops have a loop function.
 
-use super::plan::{Entered, Kind, Place, Plan, Point, Recipe, catch_label, is_block, value_size};
+use super::plan::{Entered, Kind, NONE, Place, Plan, Point, Recipe, catch_label, is_block, value_size};
 use super::source::{Kind as ValueKind, kind};
+use super::{FRAME_SIZE_MAX, FRAMES_BASE, HOST_REFUSES, HOST_WORD, Options, PROBED_WORD, Poll};
 use crate::planted::{Bug, planted};
-use super::{FRAMES_BASE, FRAME_SIZE_MAX, HOST_REFUSES, HOST_WORD, Options, PROBED_WORD, Poll};
 use std::collections::{BTreeMap, HashMap};
 use wasm_encoder::reencode::{Reencode, RoundtripReencoder};
 use wasm_encoder::{BlockType, Encode, Instruction, MemArg};
@@ -55,6 +56,8 @@ pub(super) struct Layout {
     /// Globals that say whether a segment was dropped, by segment.
     pub dropped_data: BTreeMap<u32, u32>,
     pub dropped_elements: BTreeMap<u32, u32>,
+    /// For continuations: functions that they call through a dispatcher: its number, and the function's number there.
+    pub dispatched: BTreeMap<u32, (u32, u32)>,
 }
 
 /// An index that is known only when the module is put together. Written as five bytes.
@@ -64,8 +67,10 @@ pub(super) enum Fix {
     Type(u32),
     /// The loop function for the loop with this point id.
     Loop(u32),
-    /// A function of the original module, as a continuation sees it.
+    /// A function of the original module that has an export, as a continuation sees it.
     Function(u32),
+    /// See [`Layout::dispatched`].
+    Dispatcher(u32),
     /// The global that holds a reference to a function of the original module.
     Reference(u32),
     Helper(Helper),
@@ -76,6 +81,8 @@ pub(super) enum Fix {
 pub(super) enum Helper {
     /// Stores a frame with values of these types.
     Save(Shape),
+    /// Ends a frame whose values are stored.
+    Seal,
     SaveException,
     LoadException,
     DropData(u32),
@@ -100,14 +107,16 @@ impl Shape {
             (_, ValType::F32) => 'f',
             (_, ValType::F64) => 'd',
             (_, ValType::V128) => 'v',
-            (_, ValType::Ref(_)) => unreachable!("opaque references are refused when the plan is finished"),
+            (_, ValType::Ref(_)) => {
+                unreachable!("opaque references are refused when the plan is finished")
+            }
         };
         Shape(saved.iter().map(|(_, ty)| letter(*ty)).collect())
     }
 
     /// Is calling a save helper less code than storing in place? As long as its arguments are in registers.
-    fn fits_helper(&self) -> bool {
-        self.0.chars().filter(|letter| "ilr".contains(*letter)).count() <= 4 && self.0.len() <= 8
+    pub fn fits_helper(&self) -> bool {
+        self.0.chars().filter(|letter| "ilr".contains(*letter)).count() <= 2 && self.0.len() <= 4
     }
 
     /// What the save helper takes: the values but for exceptions, which are stored by their own helper, and the point's id.
@@ -128,7 +137,12 @@ impl Shape {
 pub(super) fn helpers(point: &Point) -> Vec<Helper> {
     let shape = Shape::of(&point.saved);
     let exception = shape.0.contains('x');
-    let mut helpers = vec![Helper::Save(if shape.fits_helper() { shape } else { Shape::default() })];
+    let mut helpers = match (point.part, shape.fits_helper()) {
+        (_, true) => vec![Helper::Save(shape)],
+        (NONE, false) => vec![Helper::Save(Shape::default())],
+        // A way to a loop that the function begins with stores its frame in one piece.
+        (_, false) => vec![Helper::Seal, Helper::Save(Shape::default())],
+    };
     if exception {
         helpers.extend([Helper::SaveException, Helper::LoadException]);
     }
@@ -139,7 +153,7 @@ pub(super) fn helpers(point: &Point) -> Vec<Helper> {
 /// of its own, so that the engine does not check the stack's limit at its entry, and a stack that is nearly full can still be
 /// unwound.
 pub(super) fn save_helper(body: &mut Body, shape: &Shape, layout: &Layout) {
-    let parameters = shape.parameters();
+    let id = shape.parameters().len() as u32 - 1;
     let top = Instruction::GlobalGet(layout.top_global);
     let arg = |offset: u32| MemArg { offset: offset as u64, align: 0, memory_index: layout.frames_memory };
     let mut offset = 0;
@@ -164,18 +178,52 @@ pub(super) fn save_helper(body: &mut Body, shape: &Shape, layout: &Layout) {
         offset += size;
     }
     body.op(&top);
-    body.op(&Instruction::LocalGet(parameters.len() as u32 - 1));
+    body.op(&Instruction::LocalGet(id));
     body.op(&Instruction::I32Store(arg(offset)));
     body.op(&top);
     body.op(&Instruction::I32Const(offset as i32 + 4));
     body.op(&Instruction::I32Add);
+    end_frame(body, layout);
+}
+
+/// The helper for frames whose values are stored already: its parameters are the id of the function's first point and what
+/// [`Emitter::cold_pad`] makes of the rest of the id and the frame's size. In all else it is as a save helper.
+pub(super) fn seal_helper(body: &mut Body, layout: &Layout) {
+    let end = |body: &mut Body| {
+        body.op(&Instruction::LocalGet(1));
+        body.op(&Instruction::I32Const(PACKED_WORDS_MAX as i32 - 1));
+        body.op(&Instruction::I32And);
+        body.op(&Instruction::I32Const(2));
+        body.op(&Instruction::I32Shl);
+        body.op(&Instruction::GlobalGet(layout.top_global));
+        body.op(&Instruction::I32Add);
+    };
+    end(body);
+    body.op(&Instruction::LocalGet(0));
+    body.op(&Instruction::LocalGet(1));
+    body.op(&Instruction::I32Const(PACKED_WORDS_MAX.trailing_zeros() as i32));
+    body.op(&Instruction::I32ShrU);
+    body.op(&Instruction::I32Add);
+    body.op(&Instruction::I32Store(MemArg { offset: 0, align: 0, memory_index: layout.frames_memory }));
+    end(body);
+    body.op(&Instruction::I32Const(4));
+    body.op(&Instruction::I32Add);
+    end_frame(body, layout);
+}
+
+/// Frames of fewer words than this, in functions of fewer points, tell the seal helper their size and their point in one number.
+pub(super) const PACKED_WORDS_MAX: u32 = 1 << 12;
+pub(super) const PACKED_POINTS_MAX: usize = 1 << 20;
+
+/// The end of a save helper; where the frame ends is on the stack.
+fn end_frame(body: &mut Body, layout: &Layout) {
     body.op(&Instruction::GlobalSet(layout.top_global));
     body.op(&Instruction::I32Const(1));
     body.op(&Instruction::GlobalSet(layout.unwinding_global));
     body.op(&Instruction::MemorySize(layout.frames_memory));
     body.op(&Instruction::I32Const(16));
     body.op(&Instruction::I32Shl);
-    body.op(&top);
+    body.op(&Instruction::GlobalGet(layout.top_global));
     body.op(&Instruction::I32Sub);
     body.op(&Instruction::I32Const(FRAME_SIZE_MAX as i32 + 65536));
     body.op(&Instruction::I32LtU);
@@ -258,7 +306,9 @@ enum Role {
     /// A block around the point of a continuation; its beginning is left out.
     Path,
     /// A loop around the point; branches to it go to a block whose end begins the next round.
-    PathLoop { exit: u32 },
+    PathLoop {
+        exit: u32,
+    },
 }
 
 struct Open {
@@ -293,10 +343,12 @@ struct Emitter<'p, 'a> {
     water: u32,
     slots: HashMap<(u32, ValType), u32>,
     frame: Option<u32>,
-    /// What the frames of each pad hold: points that save the same share one. Pads are written behind the body.
+    /// What the frames of each pad with a save helper hold: points that save the same share one. Pads are written behind the body.
     pads: Vec<Vec<(Place, ValType)>>,
     pad_of: HashMap<Vec<(Place, ValType)>, u32>,
-    /// The local with the id of the point whose frame a pad is to store.
+    /// Which of the plan's parts are gone through.
+    parts: Vec<bool>,
+    /// The local that tells a pad or the end of parts which point it is.
     id: Option<u32>,
     polls: u32,
     live: bool,
@@ -310,9 +362,7 @@ struct Emitter<'p, 'a> {
 }
 
 /// The rewritten form of a function that has resume points.
-pub(super) fn function<'a>(
-    plan: &Plan<'a>, wasm: &'a [u8], layout: &Layout, options: &Options,
-) -> Body {
+pub(super) fn function<'a>(plan: &Plan<'a>, wasm: &'a [u8], layout: &Layout, options: &Options) -> Body {
     let mut e = Emitter::new(plan, wasm, layout, options, Module::Program);
     e.body.locals = plan.locals[plan.parameters..].to_vec();
     e.first_local = plan.parameters as u32;
@@ -344,7 +394,7 @@ pub(super) fn loop_function<'a>(
     }
     e.fill_slots(point);
     e.cut = true;
-    e.enclosed(|e| e.from_point(point));
+    e.enclosed(|e| e.rest_of(point));
     e.body
 }
 
@@ -359,7 +409,7 @@ pub(super) fn continuation<'a>(
         for parameter in 0..plan.parameters as u32 {
             e.body.op(&Instruction::LocalGet(parameter));
         }
-        e.body.tail_call(Fix::Function(plan.function));
+        e.call_program(plan.function, Body::tail_call);
         e.body.op(&Instruction::End);
         return e.body;
     }
@@ -370,7 +420,7 @@ pub(super) fn continuation<'a>(
         return e.body;
     }
     e.cut = true;
-    e.enclosed(|e| e.from_point(point));
+    e.enclosed(|e| e.rest_of(point));
     e.body
 }
 
@@ -396,7 +446,7 @@ pub(super) fn shim(
         call(&mut e);
         e.body.op(&Instruction::GlobalGet(layout.unwinding_global));
         e.open_typed(0x04, &[], &[]);
-        e.name_host(import + 1 | HOST_REFUSES);
+        e.name_host((import + 1) | HOST_REFUSES);
         e.body.op(&Instruction::Unreachable);
         e.close();
         e.body.op(&Instruction::End);
@@ -434,7 +484,7 @@ pub(super) fn interruptible(parameters: &[ValType], results: &[ValType]) -> bool
 
 pub(super) fn host_point(id: u32, parameters: &[ValType]) -> Point {
     let saved = parameters.iter().enumerate().map(|(local, ty)| (Place::Local(local as u32), *ty)).collect();
-    Point { id, at: 0, kind: Kind::Host, saved, stack: vec![] }
+    Point { id, at: 0, kind: Kind::Host, saved, stack: vec![], makers: vec![], part: NONE }
 }
 
 fn empty_plan<'a>(function: u32, parameters: &[ValType], results: &[ValType]) -> Plan<'a> {
@@ -492,9 +542,7 @@ fn index_op(body: &mut Body, op: &Operator, layout: &Layout) -> bool {
 }
 
 impl<'p, 'a> Emitter<'p, 'a> {
-    fn new(
-        plan: &'p Plan<'a>, wasm: &'a [u8], layout: &'p Layout, options: &'p Options, module: Module,
-    ) -> Self {
+    fn new(plan: &'p Plan<'a>, wasm: &'a [u8], layout: &'p Layout, options: &'p Options, module: Module) -> Self {
         Emitter {
             plan,
             wasm,
@@ -511,6 +559,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
             frame: None,
             pads: vec![],
             pad_of: HashMap::new(),
+            parts: vec![false; plan.parts.len()],
             id: None,
             polls: 0,
             live: true,
@@ -658,38 +707,61 @@ impl<'p, 'a> Emitter<'p, 'a> {
     /// one more frame.
     fn pad(&mut self, saved: &[(Place, ValType)]) {
         let shape = Shape::of(saved);
-        let by_helper = shape.fits_helper();
+        if !shape.fits_helper() {
+            self.store_values(saved, 0);
+            let top = self.layout.top_global;
+            self.body.op(&Instruction::GlobalGet(top));
+            self.body.op(&Instruction::I32Const(self.size_of(saved) as i32));
+            self.body.op(&Instruction::I32Add);
+            self.body.op(&Instruction::GlobalSet(top));
+            let id = self.id_local();
+            self.body.op(&Instruction::LocalGet(id));
+            self.helper(Helper::Save(Shape::default()));
+            return;
+        }
         let mut offset = 0;
         for (place, ty) in saved {
             let local = self.local_of(*place, *ty);
-            if kind(*ty) == ValueKind::Exception || !by_helper {
-                self.body.op(&Instruction::GlobalGet(self.layout.top_global));
-            }
             match kind(*ty) {
                 ValueKind::Function => self.save_reference(local),
-                ValueKind::Exception => {
-                    self.body.op(&Instruction::I32Const(offset as i32));
-                    self.body.op(&Instruction::I32Add);
-                    self.body.op(&Instruction::LocalGet(local));
-                    self.helper(Helper::SaveException);
-                }
+                ValueKind::Exception => self.save_exception(local, offset),
                 _ => self.body.op(&Instruction::LocalGet(local)),
             }
-            if kind(*ty) != ValueKind::Exception && !by_helper {
+            offset += value_size(*ty, self.layout.exception_size);
+        }
+        let id = self.id_local();
+        self.body.op(&Instruction::LocalGet(id));
+        self.helper(Helper::Save(shape));
+    }
+
+    fn size_of(&self, values: &[(Place, ValType)]) -> u32 {
+        values.iter().map(|(_, ty)| value_size(*ty, self.layout.exception_size)).sum()
+    }
+
+    /// Stores these values, the first of them this far behind the top of the frames.
+    fn store_values(&mut self, values: &[(Place, ValType)], mut offset: u32) {
+        for (place, ty) in values {
+            let local = self.local_of(*place, *ty);
+            if kind(*ty) == ValueKind::Exception {
+                self.save_exception(local, offset);
+            } else {
+                self.body.op(&Instruction::GlobalGet(self.layout.top_global));
+                match kind(*ty) {
+                    ValueKind::Function => self.save_reference(local),
+                    _ => self.body.op(&Instruction::LocalGet(local)),
+                }
                 self.body.op(&store(*ty, self.memory(offset)));
             }
             offset += value_size(*ty, self.layout.exception_size);
         }
-        if !by_helper {
-            let top = self.layout.top_global;
-            self.body.op(&Instruction::GlobalGet(top));
-            self.body.op(&Instruction::I32Const(offset as i32));
-            self.body.op(&Instruction::I32Add);
-            self.body.op(&Instruction::GlobalSet(top));
-        }
-        let id = self.id_local();
-        self.body.op(&Instruction::LocalGet(id));
-        self.helper(Helper::Save(if by_helper { shape } else { Shape::default() }));
+    }
+
+    fn save_exception(&mut self, local: u32, offset: u32) {
+        self.body.op(&Instruction::GlobalGet(self.layout.top_global));
+        self.body.op(&Instruction::I32Const(offset as i32));
+        self.body.op(&Instruction::I32Add);
+        self.body.op(&Instruction::LocalGet(local));
+        self.helper(Helper::SaveException);
     }
 
     /// Puts a function reference into the table of references; leaves its slot number on the stack.
@@ -714,26 +786,54 @@ impl<'p, 'a> Emitter<'p, 'a> {
         self.body.op(&Instruction::GlobalSet(top));
     }
 
+    /// In a continuation: calls a function of the program; the arguments are on the stack.
+    fn call_program(&mut self, function: u32, call: fn(&mut Body, Fix)) {
+        match self.layout.dispatched.get(&function) {
+            Some((dispatcher, number)) => {
+                let number = number.saturating_sub(planted(Bug::WrongFunctionDispatched) as u32);
+                self.body.op(&Instruction::I32Const(number as i32));
+                call(&mut self.body, Fix::Dispatcher(*dispatcher));
+            }
+            None => call(&mut self.body, Fix::Function(function)),
+        }
+    }
+
     fn helper(&mut self, helper: Helper) {
         self.body.call(Fix::Helper(helper));
     }
 
     fn load_frame(&mut self, point: &Point) {
-        let frame = self.frame_local();
         let size = point.size(self.layout.exception_size) + 4 * planted(Bug::FrameTooLarge) as u32;
+        self.lower_top(size);
+        self.load_values(point, |_| true);
+    }
+
+    /// Takes this many bytes from the top of the frames; where they begin is in the local for it.
+    fn lower_top(&mut self, size: u32) {
+        let frame = self.frame_local();
         self.body.op(&Instruction::GlobalGet(self.layout.top_global));
         self.body.op(&Instruction::I32Const(size as i32));
         self.body.op(&Instruction::I32Sub);
         self.body.op(&Instruction::LocalTee(frame));
         self.body.op(&Instruction::GlobalSet(self.layout.top_global));
+    }
+
+    /// Loads those values of a frame that are asked for.
+    fn load_values(&mut self, point: &Point, wanted: impl Fn(Place) -> bool) {
+        let frame = self.frame_local();
         let mut offset = 0;
         let mut saved = point.saved.clone();
         if planted(Bug::LoadedInWrongOrder) && saved.len() > 1 && saved[0].1 == saved[1].1 {
             saved.swap(0, 1);
         }
         for (place, ty) in &saved {
+            let at = offset;
+            offset += value_size(*ty, self.layout.exception_size);
+            if !wanted(*place) {
+                continue;
+            }
             let local = self.local_of(*place, *ty);
-            let arg = self.memory(offset);
+            let arg = self.memory(at);
             self.body.op(&Instruction::LocalGet(frame));
             match kind(*ty) {
                 ValueKind::Function => {
@@ -745,7 +845,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
                     self.body.op(&Instruction::TableGet(self.layout.references_table));
                 }
                 ValueKind::Exception => {
-                    self.body.op(&Instruction::I32Const(offset as i32));
+                    self.body.op(&Instruction::I32Const(at as i32));
                     self.body.op(&Instruction::I32Add);
                     self.helper(Helper::LoadException);
                 }
@@ -755,17 +855,21 @@ impl<'p, 'a> Emitter<'p, 'a> {
                     ValType::F32 => Instruction::F32Load(arg),
                     ValType::F64 => Instruction::F64Load(arg),
                     ValType::V128 => Instruction::V128Load(arg),
-                    ValType::Ref(_) => unreachable!("opaque references are refused when the plan is finished"),
+                    ValType::Ref(_) => {
+                        unreachable!("opaque references are refused when the plan is finished")
+                    }
                 }),
             }
             self.body.op(&Instruction::LocalSet(local));
-            offset += value_size(*ty, self.layout.exception_size);
         }
+    }
+
+    fn loop_point(&self, at: usize) -> &'p Point {
+        self.plan.point(at).expect("a large loop has a resume point")
     }
 
     /// At the beginning of a function that may begin with a loop.
     fn may_enter(&mut self, entered: &'p Entered) {
-        let point = self.plan.point(entered.at).expect("a large loop has a resume point");
         self.entering = self.add_local(ValType::I32);
         self.body.op(&Instruction::GlobalGet(self.layout.entering_global));
         self.body.op(&Instruction::LocalTee(self.entering));
@@ -773,16 +877,44 @@ impl<'p, 'a> Emitter<'p, 'a> {
         self.open_typed(0x04, &[], &[]);
         self.body.op(&Instruction::I32Const(0));
         self.body.op(&Instruction::GlobalSet(self.layout.entering_global));
-        // Above the values is the point's id, which is known.
-        self.body.op(&Instruction::GlobalGet(self.layout.top_global));
-        self.body.op(&Instruction::I32Const(4));
-        self.body.op(&Instruction::I32Sub);
-        self.body.op(&Instruction::GlobalSet(self.layout.top_global));
-        self.load_frame(point);
-        self.fill_slots(point);
+        for (index, at) in entered.loops.iter().enumerate() {
+            let point = self.loop_point(*at);
+            self.if_entering(entered, 0, index);
+            // Above the values is the point's id, which is known.
+            self.lower_top(point.size(self.layout.exception_size) + 4);
+            self.load_on_way(entered, 0, index);
+            self.fill_slots(point);
+            self.close();
+        }
         self.close();
         self.way = &entered.path;
         self.skip();
+    }
+
+    /// Opens the block for when the function begins with the loop at this place of the list, and not with another from `from` on.
+    fn if_entering(&mut self, entered: &Entered, from: usize, index: usize) {
+        if from + 1 == entered.loops.len() {
+            self.open_typed(0x02, &[], &[]);
+            return;
+        }
+        self.body.op(&Instruction::LocalGet(self.entering));
+        self.body.op(&Instruction::I32Const(index as i32 + 1));
+        self.body.op(&Instruction::I32Eq);
+        self.open_typed(0x04, &[], &[]);
+    }
+
+    /// On the way to the loop number `index`, in front of the loop number `level`: loads what is live there and was not live further
+    /// out. What is loaded later than at the beginning is not carried round the loops outside.
+    fn load_on_way(&mut self, entered: &Entered, level: usize, index: usize) {
+        let live_at = |number: usize, place: Place| {
+            self.loop_point(entered.loops[number]).saved.iter().any(|(saved, _)| *saved == place)
+        };
+        let wanted: Vec<Place> = self.loop_point(entered.loops[index]).saved.iter().map(|(place, _)| *place).collect();
+        let wanted: Vec<Place> = wanted
+            .into_iter()
+            .filter(|place| live_at(level, *place) && !(0..level).any(|n| live_at(n, *place)))
+            .collect();
+        self.load_values(self.loop_point(entered.loops[index]), |place| wanted.contains(&place));
     }
 
     /// Opens the block that is skipped when the function begins with a loop.
@@ -790,6 +922,42 @@ impl<'p, 'a> Emitter<'p, 'a> {
         self.open_typed(0x02, &[], &[]);
         self.body.op(&Instruction::LocalGet(self.entering));
         self.body.op(&Instruction::BrIf(0));
+    }
+
+    /// The same inside of a loop on the way to one further in.
+    fn skip_in_loop(&mut self, entered: &Entered, at: usize) {
+        let level = entered.loops.iter().position(|outer| *outer == at).expect("only large loops are on the way") + 1;
+        self.open_typed(0x02, &[], &[]);
+        self.body.op(&Instruction::LocalGet(self.entering));
+        self.body.cold.push(self.body.code.len() as u32);
+        self.open_typed(0x04, &[], &[]);
+        let frame = self.frame_local();
+        self.body.op(&Instruction::GlobalGet(self.layout.top_global));
+        self.body.op(&Instruction::LocalSet(frame));
+        for index in level..entered.loops.len() {
+            self.if_entering(entered, level, index);
+            self.load_on_way(entered, level, index);
+            self.close();
+        }
+        self.body.op(&Instruction::Br(1));
+        self.close();
+        // That it is zero here, so that the compiler need not keep it, is for the compiler to see.
+        self.body.op(&Instruction::I32Const(0));
+        self.body.op(&Instruction::LocalSet(self.entering));
+    }
+
+    /// In front of a loop that the function may begin with: if it does, nothing further is skipped.
+    fn enter(&mut self, entered: &Entered, at: usize) {
+        let number = entered.loops.iter().position(|entered| *entered == at).expect("only large loops are entered") + 1;
+        self.body.op(&Instruction::I32Const(0));
+        if number < entered.loops.len() {
+            self.body.op(&Instruction::LocalGet(self.entering));
+            self.body.op(&Instruction::LocalGet(self.entering));
+            self.body.op(&Instruction::I32Const(number as i32));
+            self.body.op(&Instruction::I32Eq);
+            self.body.op(&Instruction::Select);
+        }
+        self.body.op(&Instruction::LocalSet(self.entering));
     }
 
     /// In front of the next block on the way to the loop: what is on the stack comes from the slots, whether they were filled in
@@ -809,7 +977,8 @@ impl<'p, 'a> Emitter<'p, 'a> {
 
     /// Pushes what a frame at the header of a large loop holds and tail-calls its loop function, or the function itself.
     fn go_to_loop_function(&mut self, point: &Point) {
-        if self.plan.entered.as_ref().is_some_and(|entered| entered.at == point.at) {
+        let entered = self.plan.entered.as_ref();
+        if let Some(number) = entered.and_then(|entered| entered.loops.iter().position(|at| *at == point.at)) {
             let id = self.id_local();
             self.body.op(&Instruction::I32Const(point.id as i32));
             self.body.op(&Instruction::LocalSet(id));
@@ -818,12 +987,13 @@ impl<'p, 'a> Emitter<'p, 'a> {
             self.body.op(&Instruction::Drop);
             self.body.op(&Instruction::I32Const(0));
             self.body.op(&Instruction::GlobalSet(self.layout.unwinding_global));
-            self.body.op(&Instruction::I32Const(1));
+            let number = if planted(Bug::WrongLoopEntered) { 1 } else { number + 1 };
+            self.body.op(&Instruction::I32Const(number as i32));
             self.body.op(&Instruction::GlobalSet(self.layout.entering_global));
             self.zeros(&self.plan.locals[..self.plan.parameters]);
             match self.module {
                 Module::Program => self.body.op(&Instruction::ReturnCall(self.plan.function)),
-                Module::Continuation => self.body.tail_call(Fix::Function(self.plan.function)),
+                Module::Continuation => self.call_program(self.plan.function, Body::tail_call),
             }
             self.live = false;
             return;
@@ -876,11 +1046,19 @@ impl<'p, 'a> Emitter<'p, 'a> {
     }
 
     fn cold_pad(&mut self, point: &Point) {
-        let next = self.pads.len() as u32;
-        let pad = *self.pad_of.entry(point.saved.clone()).or_insert(next);
-        if pad == next {
-            self.pads.push(point.saved.clone());
-        }
+        // Behind the body come the parts, the last one first, then the end of frames that they store, then the pads in the order
+        // of their first use.
+        let parts = self.plan.parts.len() as u32;
+        let place = if point.part == NONE {
+            let next = self.pads.len() as u32;
+            let pad = *self.pad_of.entry(point.saved.clone()).or_insert(next);
+            if pad == next {
+                self.pads.push(point.saved.clone());
+            }
+            pad + parts + (parts > 0) as u32
+        } else {
+            parts - 1 - point.part
+        };
         self.body.cold.push(self.body.code.len() as u32);
         self.open_typed(0x04, &[], &[]);
         if point.kind == Kind::Host {
@@ -891,13 +1069,29 @@ impl<'p, 'a> Emitter<'p, 'a> {
             self.name_host(self.plan.function + 1);
             self.close();
         }
-        let id = self.id_local();
-        self.body.op(&Instruction::I32Const(point.id as i32));
-        self.body.op(&Instruction::LocalSet(id));
-        // Behind the body come the pads, in the order of their first use.
-        let body = self.relative(BODY);
-        self.body.op(&Instruction::Br(body + 1 + pad));
+        let mut id = point.id;
+        if point.part != NONE {
+            let rest = point.id - self.plan.points[0].id;
+            id = rest * PACKED_WORDS_MAX + point.size(self.layout.exception_size) / 4;
+            let mut part = point.part;
+            while part != NONE && !std::mem::replace(&mut self.parts[part as usize], true) {
+                part = self.plan.parts[part as usize].parent;
+            }
+        }
+        // Inside of the block: an argument of a branch is made in front of the branch, where it would cost a register.
+        let local = self.id_local();
+        self.body.op(&Instruction::I32Const(id as i32));
+        self.body.op(&Instruction::LocalSet(local));
+        self.cold_branch(self.relative(BODY) + 1 + place);
         self.close();
+    }
+
+    /// Branches from a pad to a block that only pads come to: in a form that can carry the hint that it is cold.
+    fn cold_branch(&mut self, depth: u32) {
+        self.body.op(&Instruction::I32Const(1));
+        self.body.cold.push(self.body.code.len() as u32);
+        self.body.op(&Instruction::BrIf(depth));
+        self.body.op(&Instruction::Unreachable);
     }
 
     fn name_host(&mut self, host: u32) {
@@ -914,47 +1108,90 @@ impl<'p, 'a> Emitter<'p, 'a> {
         let fixes = self.body.fixes.len();
         self.depth = BODY + 1;
         self.open.push(Open {
-            label: BODY, base: 0, water: 0, start: None, role: Role::Plain, targeted: false, entered: true, arm_falls: false,
+            label: BODY,
+            base: 0,
+            water: 0,
+            start: None,
+            role: Role::Plain,
+            targeted: false,
+            entered: true,
+            arm_falls: false,
         });
         inside(self);
         // A shim has no instructions and thus no end of its own; other bodies have written theirs.
         if !self.open.is_empty() {
             self.open.clear();
             self.close();
-            self.body.op(&Instruction::Return);
         }
         // How many pads there are is known only now: the blocks that lead to them are put in front.
         let behind = self.body.code.split_off(before);
         let behind_fixes = self.body.fixes.split_off(fixes);
         let pads = std::mem::take(&mut self.pads);
-        if pads.iter().flatten().any(|(_, ty)| kind(*ty) == ValueKind::Exception) {
+        let plan = self.plan;
+        let used = self.parts.iter().zip(&plan.parts).filter(|(used, _)| **used).map(|(_, part)| &part.values);
+        if pads.iter().chain(used).flatten().any(|(_, ty)| kind(*ty) == ValueKind::Exception) {
             // The helper that takes an exception apart has a stack frame. A stack without room for it overflows here, at the
             // entry, as it may anywhere, and not when it is unwound. Null is stored as a zero in a word that nobody reads.
             self.body.op(&Instruction::I32Const(PROBED_WORD as i32));
             self.body.op(&Instruction::RefNull(wasm_encoder::RefType::EXNREF.heap_type));
             self.helper(Helper::SaveException);
         }
-        if !pads.is_empty() {
+        let parts = plan.parts.len() as u32;
+        let blocks = pads.len() as u32 + parts + (parts > 0) as u32;
+        if blocks > 0 {
             self.body.op(&Instruction::Block(BlockType::Result(wasm_encoder::ValType::I32)));
         }
-        pads.iter().for_each(|_| self.body.op(&Instruction::Block(BlockType::Empty)));
+        (0..blocks).for_each(|_| self.body.op(&Instruction::Block(BlockType::Empty)));
         self.depth = BODY;
         self.open_typed(0x02, &[], &results);
         let moved = self.body.code.len() - before;
         self.body.code.extend(behind);
         self.body.fixes.extend(behind_fixes.into_iter().map(|(at, fix)| (at + moved, fix)));
         self.body.cold.iter_mut().for_each(|at| *at += moved as u32);
+        // Body and tail return in one place, so that registers are restored by one piece of code.
+        let returning = Instruction::Br(if blocks > 0 { blocks + 1 } else { 0 });
+        self.body.op(if self.live { &returning } else { &Instruction::Unreachable });
+        for index in (0..parts).rev() {
+            self.body.op(&Instruction::End);
+            if self.parts[index as usize] {
+                self.part(index);
+            }
+        }
+        if parts > 0 {
+            self.body.op(&Instruction::End);
+            let id = self.id_local();
+            self.body.op(&Instruction::I32Const(plan.points[0].id as i32));
+            self.body.op(&Instruction::LocalGet(id));
+            self.helper(Helper::Seal);
+            self.cold_branch(pads.len() as u32);
+        }
         for (index, pad) in pads.iter().enumerate() {
             self.body.op(&Instruction::End);
             self.pad(pad);
-            let further = (pads.len() - 1 - index) as u32;
-            self.body.op(&if further > 0 { Instruction::Br(further) } else { Instruction::End });
+            self.cold_branch((pads.len() - 1 - index) as u32);
         }
-        if !pads.is_empty() {
+        if blocks > 0 {
+            self.body.op(&Instruction::End);
             self.grow_frames();
         }
         self.zeros(&results);
         self.body.op(&Instruction::End);
+    }
+
+    /// Stores one of the plan's parts and goes on with its parent, whose block is further out.
+    fn part(&mut self, index: u32) {
+        let plan = self.plan;
+        let part = &plan.parts[index as usize];
+        let mut offset = 0;
+        let mut above = part.parent;
+        while above != NONE {
+            offset += self.size_of(&plan.parts[above as usize].values);
+            above = plan.parts[above as usize].parent;
+        }
+        self.store_values(&part.values, offset);
+        let last = part.parent == NONE || planted(Bug::SharedPartLeftOut);
+        let further = if last { index } else { index - 1 - part.parent };
+        self.cold_branch(further);
     }
 
     fn zeros(&mut self, types: &[ValType]) {
@@ -986,7 +1223,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
     // Code.
 
     /// From the middle of the function: opens the blocks around the point and writes what follows it.
-    fn from_point(&mut self, point: &Point) {
+    fn rest_of(&mut self, point: &Point) {
         let plan = self.plan;
         let path = plan.blocks_around(point.at);
         let mut pushed = 0;
@@ -1017,7 +1254,14 @@ impl<'p, 'a> Emitter<'p, 'a> {
                 _ => (self.open_typed(0x02, &[], &site.results), Role::Path),
             };
             self.open.push(Open {
-                label, base, water: base, start: Some(start), role, targeted: false, entered: true, arm_falls: false,
+                label,
+                base,
+                water: base,
+                start: Some(start),
+                role,
+                targeted: false,
+                entered: true,
+                arm_falls: false,
             });
         }
         let types: Vec<ValType> = point.stack.iter().map(|(ty, _)| *ty).collect();
@@ -1035,7 +1279,9 @@ impl<'p, 'a> Emitter<'p, 'a> {
                 self.check_unwinding(point);
                 self.range(point.at + 1, plan.ops.len());
             }
-            Kind::Entry | Kind::Host => unreachable!("their continuations are calls of the whole function"),
+            Kind::Entry | Kind::Host => {
+                unreachable!("their continuations are calls of the whole function")
+            }
         }
     }
 
@@ -1086,7 +1332,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
                 at = match self.open.last().and_then(|open| open.start) {
                     Some(start) => {
                         let (end, other) = (plan.end_of[start] as usize, plan.else_of[start] as usize);
-                        if other != super::plan::NONE as usize && at < other { other } else { end }
+                        if other != NONE as usize && at < other { other } else { end }
                     }
                     None => plan.ops.len() - 1,
                 };
@@ -1148,7 +1394,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
             Operator::ReturnCall { function_index } => {
                 match self.module {
                     Module::Program => self.program_op(at),
-                    Module::Continuation => self.body.tail_call(Fix::Function(*function_index)),
+                    Module::Continuation => self.call_program(*function_index, Body::tail_call),
                 }
                 self.live = false;
             }
@@ -1208,7 +1454,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
         }
         match op {
             Operator::Call { function_index } if self.module == Module::Continuation => {
-                self.body.call(Fix::Function(*function_index));
+                self.call_program(*function_index, Body::call);
             }
             _ => self.program_op(at),
         }
@@ -1228,6 +1474,9 @@ impl<'p, 'a> Emitter<'p, 'a> {
         if on_way {
             self.way = &self.way[1..];
             self.arrive(&site.stack);
+            if let Some(entered) = plan.entered.as_ref().filter(|entered| is_loop && entered.loops.len() > 1) {
+                self.enter(entered, at);
+            }
         }
         if plan.holds_point(at) || (is_loop && plan.point(at).is_some()) {
             if height > self.water {
@@ -1256,17 +1505,28 @@ impl<'p, 'a> Emitter<'p, 'a> {
                 self.open_block(&Instruction::Loop(ty))
             }
             Operator::If { blockty } => {
-                let ty: BlockType = RoundtripReencoder.block_type(*blockty).expect("every validated type can be encoded");
+                let ty: BlockType =
+                    RoundtripReencoder.block_type(*blockty).expect("every validated type can be encoded");
                 self.open_block(&Instruction::If(ty))
             }
             _ => unreachable!("is_block lists just these"),
         };
         self.open.push(Open {
-            label, base, water, start: Some(at), role: Role::Plain, targeted: false, entered: true, arm_falls: false,
+            label,
+            base,
+            water,
+            start: Some(at),
+            role: Role::Plain,
+            targeted: false,
+            entered: true,
+            arm_falls: false,
         });
         self.water = water;
         if on_way && !self.way.is_empty() {
-            self.skip();
+            match plan.entered.as_ref().filter(|_| is_loop) {
+                Some(entered) => self.skip_in_loop(entered, at),
+                None => self.skip(),
+            }
         }
         if is_loop && let Some(point) = plan.point(at) {
             // The loop's parameters differ from round to round, so they go into their slots inside the loop.
@@ -1301,7 +1561,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
             Role::Plain | Role::Path => {
                 let without_else = open.role == Role::Plain
                     && open.start.is_some_and(|start| {
-                        matches!(plan.ops[start], Operator::If { .. }) && plan.else_of[start] == super::plan::NONE
+                        matches!(plan.ops[start], Operator::If { .. }) && plan.else_of[start] == NONE
                     });
                 let is_loop = open.role == Role::Plain
                     && open.start.is_some_and(|start| matches!(plan.ops[start], Operator::Loop { .. }));
@@ -1335,9 +1595,7 @@ impl<'p, 'a> Emitter<'p, 'a> {
             }
         }
         self.water = open.water.min(open.base);
-        if self.open.is_empty() {
-            self.body.op(if self.live { &Instruction::Return } else { &Instruction::Unreachable });
-        } else if !self.live {
+        if !self.open.is_empty() && !self.live {
             self.body.op(&Instruction::Unreachable);
         }
     }

@@ -119,11 +119,9 @@ fn pass(plan: &Plan, start_of: &[u32], flow: &mut Flow, found: &mut [Vec<u32>]) 
             continue;
         }
         match &plan.ops[at] {
-            Operator::End => {
-                if start_of[at] != NONE {
-                    let start = start_of[at] as usize;
-                    flow.open.push(Open { start, behind: live.clone(), otherwise: None });
-                }
+            Operator::End if start_of[at] != NONE => {
+                let start = start_of[at] as usize;
+                flow.open.push(Open { start, behind: live.clone(), otherwise: None });
             }
             Operator::Else => {
                 let open = flow.open.last_mut().expect("an else is inside its if");

@@ -5,13 +5,14 @@ mod emit;
 mod liveness;
 pub(crate) mod output;
 mod plan;
+mod share;
 mod source;
 
 use crate::error::RewriteError;
 use wasmparser::ValType;
 
 /// Changes whenever the same input may give other output; an image is pinned to it.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// How a rewritten program learns that it should stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,7 +84,8 @@ pub struct Rewritten {
 /// freeze:references-top (global mut i32)    entries used in freeze:references, from 0
 /// freeze:start       (func)                 the original start function, if any
 /// freeze:m<i> g<i> t<i> e<i> f<i>           memories, globals, tables, tags, functions by original index
-///                                           (functions: those that can be a funcref or that continuations call)
+///                                           (functions: those that can be a funcref, and some that continuations call)
+/// freeze:call<n>     (func)                 calls one of several functions of a type: what else continuations call
 /// freeze:drop-data<i> drop-elem<i> (func)   drop a passive segment, for each i in droppable_*
 /// freeze:dropped-data<i> dropped-elem<i> (global mut i32) 1 once dropped
 /// ```
@@ -132,6 +134,8 @@ pub(crate) struct Functions {
     /// The first point of each function the module defines, then the first point of the shims (one for each import), then
     /// the number of points.
     first_points: Vec<u32>,
+    /// By function index: do continuations call it through a dispatcher?
+    dispatched: Vec<bool>,
     calls: calls::Calls,
 }
 
@@ -189,6 +193,7 @@ impl Map {
         out.list(&self.droppable_elem);
         out.u32(self.has_reference_slots as u32);
         out.list(&self.functions.first_points);
+        out.bits(&self.functions.dispatched);
         out.bits(&self.functions.calls.may_unwind);
         out.bits(&self.functions.calls.entry_poll);
         out.bits(&self.functions.calls.type_may_unwind);
@@ -238,6 +243,7 @@ impl Map {
             has_reference_slots: input.u32()? != 0,
             functions: Functions {
                 first_points: input.list()?,
+                dispatched: input.bits()?,
                 calls: calls::Calls {
                     may_unwind: input.bits()?,
                     entry_poll: input.bits()?,
@@ -271,6 +277,7 @@ impl Map {
     /// 3. call the outermost frame's continuation. Each continuation lowers `freeze:top` by the size of its values and
     ///    loads them; one that stopped in a call lowers it by 4 more, reads the slot there, and calls `conts[slot]`.
     ///    When the innermost one runs, `freeze:top` is FRAMES_BASE again.
+    ///
     /// The results of a host call that arrived meanwhile are handed over by filling the slot of the innermost frame (if it
     /// is a `host_call`) with a function `() -> results` and cutting the values of that frame from the bytes.
     pub fn continuations(&self, wasm: &[u8], points: &[PointId]) -> Result<Vec<u8>, RewriteError> {

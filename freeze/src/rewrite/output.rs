@@ -2,7 +2,7 @@
 
 use super::calls::{self, Calls, Scan, Target};
 use super::emit::{self, Body, Fix, Helper, Layout, Shape, encoded, patch};
-use super::plan::{Plan, value_size};
+use super::plan::{PARAMETERS_MAX, Plan, value_size};
 use super::source::{Kind as ValueKind, Source, kind};
 use super::{EXCEPTION_SIZE_MAX, Frame, Functions, Map, Options, PointId, Poll, Rewritten};
 use crate::error::RewriteError;
@@ -96,6 +96,7 @@ fn layout(source: &Source, dropped_data: &[u32], dropped_elements: &[u32], optio
         exception_size: 4 + source.tag_parameters().iter().map(payload).max().unwrap_or(0),
         dropped_data: dropped_data.iter().map(|segment| (*segment, global())).collect(),
         dropped_elements: dropped_elements.iter().map(|segment| (*segment, global())).collect(),
+        dispatched: BTreeMap::new(),
     }
 }
 
@@ -138,6 +139,7 @@ fn references_table() -> TableType {
 fn helper_name(helper: &Helper) -> String {
     match helper {
         Helper::Save(Shape(letters)) => format!("{PREFIX}save-{letters}"),
+        Helper::Seal => format!("{PREFIX}seal"),
         Helper::SaveException => format!("{PREFIX}save-exception"),
         Helper::LoadException => format!("{PREFIX}load-exception"),
         Helper::DropData(segment) => format!("{PREFIX}drop-data{segment}"),
@@ -152,6 +154,7 @@ fn helper_type(helper: &Helper, source: &Source) -> (Vec<ValType>, Vec<ValType>)
     let address = |wide: bool| if wide { ValType::I64 } else { ValType::I32 };
     match helper {
         Helper::Save(shape) => (shape.parameters(), vec![ValType::I32]),
+        Helper::Seal => (vec![ValType::I32, ValType::I32], vec![ValType::I32]),
         Helper::SaveException => (vec![ValType::I32, exception], vec![]),
         Helper::LoadException => (vec![ValType::I32], vec![exception]),
         Helper::DropData(_) | Helper::DropElement(_) => (vec![], vec![]),
@@ -164,10 +167,16 @@ fn helper_type(helper: &Helper, source: &Source) -> (Vec<ValType>, Vec<ValType>)
     }
 }
 
+/// Does the helper name nothing that only the rewritten module has? Then a module of continuations has a copy.
+fn is_portable(helper: &Helper) -> bool {
+    matches!(helper, Helper::Save(_) | Helper::Seal | Helper::SaveException | Helper::LoadException)
+}
+
 fn helper_body(helper: &Helper, source: &Source, layout: &Layout) -> Body {
     let mut body = Body::default();
     match helper {
         Helper::Save(shape) => emit::save_helper(&mut body, shape, layout),
+        Helper::Seal => emit::seal_helper(&mut body, layout),
         Helper::SaveException => save_exception(&mut body, source, layout),
         Helper::LoadException => load_exception(&mut body, source, layout),
         Helper::DropData(segment) => {
@@ -334,9 +343,13 @@ fn refuse_module(source: &Source, scans: &[Scan]) -> Result<(), RewriteError> {
     }
     let leads_to_aggregate = |ty: ValType| {
         use wasmparser::AbstractHeapType::{Any, Array, Eq, Extern, Struct};
-        let ValType::Ref(reference) = ty else { return false };
+        let ValType::Ref(reference) = ty else {
+            return false;
+        };
         match reference.heap_type() {
-            wasmparser::HeapType::Abstract { ty, .. } => matches!(ty, Any | Eq | Struct | Array | Extern),
+            wasmparser::HeapType::Abstract { ty, .. } => {
+                matches!(ty, Any | Eq | Struct | Array | Extern)
+            }
             wasmparser::HeapType::Concrete(index) | wasmparser::HeapType::Exact(index) => {
                 index.as_module_index().is_none_or(|index| source.types[index as usize].is_none())
             }
@@ -346,7 +359,8 @@ fn refuse_module(source: &Source, scans: &[Scan]) -> Result<(), RewriteError> {
         if let Some(index) = source.globals.iter().position(|global| leads_to_aggregate(global.content_type)) {
             return refuse(format!("global {index} refers to a struct or array, whose contents an image cannot hold"));
         }
-        if let Some(index) = source.tables.iter().position(|table| leads_to_aggregate(ValType::Ref(table.element_type))) {
+        if let Some(index) = source.tables.iter().position(|table| leads_to_aggregate(ValType::Ref(table.element_type)))
+        {
             return refuse(format!("table {index} refers to structs or arrays, whose contents an image cannot hold"));
         }
     }
@@ -412,7 +426,7 @@ pub(super) fn rewrite(wasm: &[u8], options: &Options) -> Result<Rewritten, Rewri
     let rewritten = all_or_first_error(results)?;
 
     let written: BTreeSet<u32> = scans.iter().flat_map(|scan| scan.written_tables.iter().copied()).collect();
-    let map = Map {
+    let mut map = Map {
         options: options.clone(),
         program: blake3::hash(wasm).into(),
         memories: (0..source.memories.len()).map(|index| (index as u32) < source.imported_memories).collect(),
@@ -429,20 +443,30 @@ pub(super) fn rewrite(wasm: &[u8], options: &Options) -> Result<Rewritten, Rewri
         droppable_data,
         droppable_elem,
         has_reference_slots: rewritten.iter().any(|function| function.saves_references),
-        functions: Functions { first_points, calls },
+        functions: Functions { first_points, dispatched: vec![], calls },
     };
-    let wasm = assemble(&source, &scans, &map, &layout, rewritten)?;
+    let mut called = callable(&source, &scans, &map);
+    let indexed = rewritten.iter().enumerate().filter(|(_, function)| function.is_entered);
+    called.extend(indexed.map(|(index, _)| imported + index as u32));
+    map.functions.dispatched = dispatched(&source, &map.referable, &called);
+    called.extend(&map.referable);
+    called.retain(|function| !map.functions.dispatched[*function as usize]);
+    let wasm = assemble(&source, &scans, &map, &layout, &called, rewritten)?;
     Ok(Rewritten { wasm, map })
 }
 
 /// Where a new instance has something in its memories.
 fn filled(source: &Source) -> Result<Vec<(u32, u64, u64)>, RewriteError> {
     let mut filled: Vec<(u32, u64, u64)> = (0..source.imported_memories).map(|memory| (memory, 0, u64::MAX)).collect();
-    let Some(range) = source.data_section.clone() else { return Ok(filled) };
+    let Some(range) = source.data_section.clone() else {
+        return Ok(filled);
+    };
     let reader = wasmparser::BinaryReader::new(&source.wasm[range.clone()], range.start);
     for segment in wasmparser::DataSectionReader::new(reader)? {
         let segment = segment?;
-        let wasmparser::DataKind::Active { memory_index, offset_expr } = segment.kind else { continue };
+        let wasmparser::DataKind::Active { memory_index, offset_expr } = segment.kind else {
+            continue;
+        };
         let mut ops = offset_expr.get_operators_reader();
         let place = match (ops.read()?, ops.read()?) {
             (wasmparser::Operator::I32Const { value }, wasmparser::Operator::End) => Some(value as u32 as u64),
@@ -518,11 +542,11 @@ fn one_function<'a>(
     assert_eq!(plan.points.len(), points as usize, "the scan and the plan count the same resume points");
     plan.finish(source)?;
     refuse_exceptions(source, &plan, layout)?;
-    let entered = plan.entered.as_ref().map(|entered| entered.at);
+    let entered: &[usize] = plan.entered.as_ref().map_or(&[], |entered| &entered.loops);
     let loops = plan
         .large_loops
         .iter()
-        .filter(|at| entered != Some(**at))
+        .filter(|at| !entered.contains(at))
         .map(|at| {
             let point = plan.point(*at).expect("a large loop has a resume point");
             LoopFunction {
@@ -538,7 +562,7 @@ fn one_function<'a>(
     let body = Form::Written(emit::function(&plan, source.wasm, layout, options));
     let stops = plan.points.iter().filter(|point| plan.stops_at(point.id).is_some());
     let helpers = stops.flat_map(emit::helpers).collect();
-    Ok(Rewriting { body, loops, is_entered: entered.is_some(), saves_references, helpers })
+    Ok(Rewriting { body, loops, is_entered: plan.entered.is_some(), saves_references, helpers })
 }
 
 fn refuse_exceptions(source: &Source, plan: &Plan, layout: &Layout) -> Result<(), RewriteError> {
@@ -586,10 +610,9 @@ fn settle(mut body: Body, types: &mut Types, mut index: impl FnMut(&Fix) -> u32)
     (bytes, body.cold.into_iter().map(|at| at + start).collect())
 }
 
-/// Functions that continuations may call: what functions with resume points call, and all that can be referred to.
+/// Functions that continuations may call: what functions with resume points call.
 fn callable(source: &Source, scans: &[Scan], map: &Map) -> BTreeSet<u32> {
-    let mut found: BTreeSet<u32> = map.referable.iter().copied().collect();
-    found.extend(0..source.imported_functions);
+    let mut found: BTreeSet<u32> = (0..source.imported_functions).collect();
     for (index, scan) in scans.iter().enumerate() {
         if map.functions.first_points[index] == map.functions.first_points[index + 1] {
             continue;
@@ -607,8 +630,66 @@ fn callable(source: &Source, scans: &[Scan], map: &Map) -> BTreeSet<u32> {
     found
 }
 
+/// A dispatcher calls one of several functions of a type, by a number that follows the arguments. Continuations call through it:
+/// to export each function would cost more code than many of them have, since an engine compiles a way in from outside for each.
+struct Dispatcher {
+    ty: u32,
+    functions: Vec<u32>,
+}
+
+/// No dispatcher has more functions, so that each compiles in a moment, beside others.
+const DISPATCHED_MAX: usize = 512;
+
+fn dispatchers(source: &Source, map: &Map) -> Vec<Dispatcher> {
+    let mut of_type: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for (function, _) in map.functions.dispatched.iter().enumerate().filter(|(_, dispatched)| **dispatched) {
+        of_type.entry(source.function_types[function]).or_default().push(function as u32);
+    }
+    let parts = of_type.iter().flat_map(|(ty, functions)| functions.chunks(DISPATCHED_MAX).map(|part| (*ty, part)));
+    parts.map(|(ty, functions)| Dispatcher { ty, functions: functions.to_vec() }).collect()
+}
+
+/// Which of the functions that continuations may call do not have an export of their own, by function index.
+fn dispatched(source: &Source, referable: &[u32], called: &BTreeSet<u32>) -> Vec<bool> {
+    let mut of_type: HashMap<u32, u32> = HashMap::new();
+    let mut dispatched = vec![false; source.functions() as usize];
+    for function in called.iter().filter(|function| **function >= source.imported_functions) {
+        let ty = source.function_types[*function as usize];
+        if referable.binary_search(function).is_err() && source.function_type(ty).params().len() < PARAMETERS_MAX {
+            dispatched[*function as usize] = true;
+            *of_type.entry(ty).or_default() += 1;
+        }
+    }
+    for (function, dispatched) in dispatched.iter_mut().enumerate() {
+        // One function alone is better exported.
+        *dispatched &= of_type.get(&source.function_types[function]).is_some_and(|count| *count > 1);
+    }
+    dispatched
+}
+
+fn dispatcher_type(source: &Source, dispatcher: &Dispatcher) -> (Vec<ValType>, Vec<ValType>) {
+    let ty = source.function_type(dispatcher.ty);
+    (ty.params().iter().copied().chain([ValType::I32]).collect(), ty.results().to_vec())
+}
+
+fn dispatcher_body(source: &Source, dispatcher: &Dispatcher) -> Body {
+    let mut body = Body::default();
+    let parameters = source.function_type(dispatcher.ty).params().len() as u32;
+    let last = dispatcher.functions.len() as u32 - 1;
+    (0..=last).for_each(|_| body.op(&Instruction::Block(wasm_encoder::BlockType::Empty)));
+    body.op(&Instruction::LocalGet(parameters));
+    body.op(&Instruction::BrTable((0..last).collect::<Vec<u32>>().into(), last));
+    for function in &dispatcher.functions {
+        body.op(&Instruction::End);
+        (0..parameters).for_each(|parameter| body.op(&Instruction::LocalGet(parameter)));
+        body.op(&Instruction::ReturnCall(*function));
+    }
+    body.op(&Instruction::End);
+    body
+}
+
 fn assemble(
-    source: &Source, scans: &[Scan], map: &Map, layout: &Layout, rewritten: Vec<Rewriting>,
+    source: &Source, scans: &[Scan], map: &Map, layout: &Layout, exported: &BTreeSet<u32>, rewritten: Vec<Rewriting>,
 ) -> Result<Vec<u8>, RewriteError> {
     let mut types = Types::new(source);
     let options = &map.options;
@@ -646,11 +727,11 @@ fn assemble(
     let resolve = |fix: &Fix| match fix {
         Fix::Loop(id) => loop_index[id],
         Fix::Helper(helper) => helper_index[helper],
-        Fix::Type(_) | Fix::Function(_) | Fix::Reference(_) => unreachable!("only continuations name these"),
+        Fix::Type(_) | Fix::Function(_) | Fix::Dispatcher(_) | Fix::Reference(_) => {
+            unreachable!("only continuations name these")
+        }
     };
 
-    let indexed = rewritten.iter().enumerate().filter(|(_, function)| function.is_entered);
-    let entered: Vec<u32> = indexed.map(|(index, _)| source.imported_functions + index as u32).collect();
     let mut loops = vec![];
     let mut write = |code: &mut CodeSection, types: &mut Types, function: u32, body: Body| {
         let (bytes, cold) = settle(body, types, resolve);
@@ -672,8 +753,7 @@ fn assemble(
     let shim_points = map.functions.first_points[map.functions.first_points.len() - 2];
     for import in 0..source.imported_functions {
         let signature = source.signature(import);
-        let body =
-            emit::shim(import, shim_points + import, signature.params(), signature.results(), layout, options);
+        let body = emit::shim(import, shim_points + import, signature.params(), signature.results(), layout, options);
         function_types.push(source.function_types[import as usize]);
         names.push((source.functions() + import, format!("{PREFIX}import{import}")));
         write(&mut code, &mut types, source.functions() + import, body);
@@ -689,6 +769,14 @@ fn assemble(
         function_types.push(types.index(&loop_function.parameters, &loop_function.results));
         names.push((index, format!("{PREFIX}loop{}", loop_function.id)));
         write(&mut code, &mut types, index, loop_function.body);
+    }
+    let dispatchers = dispatchers(source, map);
+    let first_dispatcher = first_loop + loop_index.len() as u32;
+    for (number, dispatcher) in dispatchers.iter().enumerate() {
+        let (parameters, results) = dispatcher_type(source, dispatcher);
+        function_types.push(types.index(&parameters, &results));
+        names.push((first_dispatcher + number as u32, format!("{PREFIX}call{number}")));
+        write(&mut code, &mut types, first_dispatcher + number as u32, dispatcher_body(source, dispatcher));
     }
 
     let mut module = Module::new();
@@ -776,13 +864,14 @@ fn assemble(
     for index in 0..source.tags.len() as u32 {
         export(format!("e{index}"), ExportKind::Tag, index);
     }
-    let mut called = callable(source, scans, map);
-    called.extend(entered);
-    for function in called {
-        let shim = to_shims.function_index(function).map_err(encoding)?;
+    for function in exported {
+        let shim = to_shims.function_index(*function).map_err(encoding)?;
         export(format!("f{function}"), ExportKind::Func, shim);
     }
-    for (helper, index) in &helper_index {
+    for number in 0..dispatchers.len() as u32 {
+        export(format!("call{number}"), ExportKind::Func, first_dispatcher + number);
+    }
+    for (helper, index) in helper_index.iter().filter(|(helper, _)| !is_portable(helper)) {
         export(helper_name(helper)[PREFIX.len()..].to_string(), ExportKind::Func, *index);
     }
     for (id, index) in &loop_index {
@@ -828,7 +917,9 @@ fn reference_global(source: &Source, function: u32) -> GlobalType {
 fn name_section(
     source: &Source, added: &[(u32, String)],
 ) -> Result<Option<wasm_encoder::CustomSection<'static>>, RewriteError> {
-    let Some(reader) = &source.names else { return Ok(None) };
+    let Some(reader) = &source.names else {
+        return Ok(None);
+    };
     const FUNCTIONS: u8 = 1;
     const LABELS: u8 = 3;
     let mut data = vec![];
@@ -837,13 +928,21 @@ fn name_section(
     let mut subsections: BTreeMap<u8, &[u8]> = BTreeMap::new();
     // Names are only for people: a section that is damaged is left out.
     while !bytes.eof() {
-        let Ok(id) = bytes.read_u8() else { return Ok(None) };
-        let Ok(size) = bytes.read_var_u32() else { return Ok(None) };
-        let Ok(content) = bytes.read_bytes(size as usize) else { return Ok(None) };
+        let Ok(id) = bytes.read_u8() else {
+            return Ok(None);
+        };
+        let Ok(size) = bytes.read_var_u32() else {
+            return Ok(None);
+        };
+        let Ok(content) = bytes.read_bytes(size as usize) else {
+            return Ok(None);
+        };
         subsections.insert(id, content);
     }
     if let Some(content) = subsections.get(&FUNCTIONS) {
-        let Ok(map) = wasmparser::NameMap::new(wasmparser::BinaryReader::new(content, 0)) else { return Ok(None) };
+        let Ok(map) = wasmparser::NameMap::new(wasmparser::BinaryReader::new(content, 0)) else {
+            return Ok(None);
+        };
         for naming in map {
             let Ok(naming) = naming else { return Ok(None) };
             functions.append(naming.index, naming.name);
@@ -894,6 +993,7 @@ fn check_map(map: &Map, source: &Source) -> Result<(), String> {
     let calls = &map.functions.calls;
     let fits = map.functions.first_points.len() == defined + 2
         && map.functions.first_points.is_sorted()
+        && map.functions.dispatched.len() == functions
         && calls.may_unwind.len() == functions
         && calls.entry_poll.len() == functions
         && calls.type_may_unwind.len() == source.types.len();
@@ -923,7 +1023,11 @@ impl<'a> Analyst<'a> {
     pub fn new(map: &'a Map, wasm: &'a [u8]) -> Result<Analyst<'a>, RewriteError> {
         let mut source = Source::parse(wasm)?;
         check_map(map, &source).map_err(|construct| RewriteError::UnsupportedModule { construct })?;
-        let layout = layout(&source, &map.droppable_data, &map.droppable_elem, &map.options);
+        let mut layout = layout(&source, &map.droppable_data, &map.droppable_elem, &map.options);
+        for (number, dispatcher) in dispatchers(&source, map).into_iter().enumerate() {
+            let functions = dispatcher.functions.into_iter().enumerate();
+            layout.dispatched.extend(functions.map(|(index, function)| (function, (number as u32, index as u32))));
+        }
         let bodies = std::mem::take(&mut source.bodies).into_iter().map(|(f, body)| (f.index, (f, body))).collect();
         Ok(Analyst { map, source, layout, bodies, plans: HashMap::new() })
     }
@@ -1018,9 +1122,10 @@ fn continuation_module(analyst: &Analyst, points: &BTreeSet<PointId>) -> Result<
         bodies.push((point, signature.results().to_vec(), body));
     }
 
-    // Everything the bodies name is imported, in the order in which it is met.
+    // Everything the bodies name is imported, in the order in which it is met, but for helpers that can be copied.
     let mut functions: Vec<&Fix> = vec![];
     let mut references: Vec<u32> = vec![];
+    let mut copied: BTreeSet<Helper> = BTreeSet::new();
     let mut function_index: BTreeMap<&Fix, u32> = BTreeMap::new();
     for (_, fix) in bodies.iter().flat_map(|(_, _, body)| &body.fixes) {
         match fix {
@@ -1029,6 +1134,9 @@ fn continuation_module(analyst: &Analyst, points: &BTreeSet<PointId>) -> Result<
                 if !references.contains(function) {
                     references.push(*function);
                 }
+            }
+            Fix::Helper(helper) if is_portable(helper) => {
+                copied.insert(helper.clone());
             }
             fix => {
                 let next = functions.len() as u32;
@@ -1041,8 +1149,14 @@ fn continuation_module(analyst: &Analyst, points: &BTreeSet<PointId>) -> Result<
     }
     let added = added_globals(layout, options);
     let first_reference = (source.globals.len() + added.len()) as u32;
-    let function_index: BTreeMap<Fix, u32> = function_index.into_iter().map(|(fix, index)| (fix.clone(), index)).collect();
+    let mut function_index: BTreeMap<Fix, u32> =
+        function_index.into_iter().map(|(fix, index)| (fix.clone(), index)).collect();
     let functions: Vec<Fix> = functions.into_iter().cloned().collect();
+    let first_copied = (functions.len() + bodies.len()) as u32;
+    for (number, helper) in copied.iter().enumerate() {
+        function_index.insert(Fix::Helper(helper.clone()), first_copied + number as u32);
+    }
+    let dispatchers = dispatchers(source, map);
 
     let mut types = Types::new(source);
     let mut imports = ImportSection::new();
@@ -1052,6 +1166,10 @@ fn continuation_module(analyst: &Analyst, points: &BTreeSet<PointId>) -> Result<
     for fix in &functions {
         let (name, ty) = match fix {
             Fix::Function(function) => (format!("{PREFIX}f{function}"), source.function_types[*function as usize]),
+            Fix::Dispatcher(number) => {
+                let (parameters, results) = dispatcher_type(source, &dispatchers[*number as usize]);
+                (format!("{PREFIX}call{number}"), types.index(&parameters, &results))
+            }
             Fix::Loop(id) => {
                 let (function, _) = owner(map, source.imported_functions, PointId(*id)).expect("a plan named it");
                 let plan = &plans[&function];
@@ -1101,11 +1219,9 @@ fn continuation_module(analyst: &Analyst, points: &BTreeSet<PointId>) -> Result<
     let mut exports = ExportSection::new();
     let mut code = CodeSection::new();
     let mut hints = BranchHints::new();
-    for (index, (point, results, body)) in bodies.into_iter().enumerate() {
-        let index = (functions.len() + index) as u32;
-        section.function(types.index(&[], &results));
-        exports.export(&format!("c{}", point.0), ExportKind::Func, index);
-        let (bytes, cold) = settle(body, &mut types, |fix| match fix {
+    let mut write = |types: &mut Types, index: u32, parameters: &[ValType], results: &[ValType], body: Body| {
+        section.function(types.index(parameters, results));
+        let (bytes, cold) = settle(body, types, |fix| match fix {
             Fix::Reference(function) => {
                 let position = references.iter().position(|f| f == function).expect("collected above");
                 first_reference + position as u32
@@ -1117,6 +1233,16 @@ fn continuation_module(analyst: &Analyst, points: &BTreeSet<PointId>) -> Result<
             let hint = |at| BranchHint { branch_func_offset: at, branch_hint_value: 0 };
             hints.function_hints(index, cold.into_iter().map(hint));
         }
+    };
+    for (index, (point, results, body)) in bodies.into_iter().enumerate() {
+        let index = (functions.len() + index) as u32;
+        exports.export(&format!("c{}", point.0), ExportKind::Func, index);
+        write(&mut types, index, &[], &results, body);
+    }
+    for (number, helper) in copied.iter().enumerate() {
+        let (parameters, results) = helper_type(helper, source);
+        let body = helper_body(helper, source, layout);
+        write(&mut types, first_copied + number as u32, &parameters, &results, body);
     }
     let mut module = Module::new();
     module.section(&types.section()?);

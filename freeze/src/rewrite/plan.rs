@@ -4,6 +4,8 @@
 //! made again. Every other entry below a resume point is kept in a local of its own, its *slot*.
 
 use super::calls::{Calls, Reach, Target};
+use super::emit::{PACKED_POINTS_MAX, PACKED_WORDS_MAX, Shape};
+use super::share::{self, Part};
 use super::source::{Kind as ValueKind, Source, kind};
 use crate::error::RewriteError;
 use crate::planted::{Bug, planted};
@@ -51,6 +53,10 @@ pub(super) struct Point {
     pub saved: Vec<(Place, ValType)>,
     /// The operand stack, from the bottom: all of it for a loop, what is below the arguments for a call.
     pub stack: Vec<(ValType, Recipe)>,
+    /// For each entry of the stack, the instruction that made it.
+    pub makers: Vec<u32>,
+    /// The first of the parts that store its frame (see share.rs); NONE if the frame is small and a save helper stores it.
+    pub part: u32,
 }
 
 fn value_order(ty: ValType) -> u8 {
@@ -111,21 +117,23 @@ pub(super) struct Plan<'a> {
     sites: Vec<Site>,
     point_at: Vec<u32>,
     pub points: Vec<Point>,
+    /// What stores the frames that are not small; parents come first.
+    pub parts: Vec<Part>,
     /// How many points are at instructions before this one.
     pub points_before: Vec<u32>,
     pub entry: Option<usize>,
     /// Loops that no continuation holds a copy of (see emit.rs), by instruction index, in order.
     pub large_loops: Vec<usize>,
-    /// One of them that the function itself can begin with; the others have loop functions.
+    /// Those of them that the function itself can begin with; the others have loop functions.
     pub entered: Option<Entered>,
 }
 
-/// A large loop that the function can begin with.
+/// Large loops, each inside of the one before, that the function can begin with.
 #[derive(Debug)]
 pub(super) struct Entered {
-    /// Index of the loop's instruction.
-    pub at: usize,
-    /// The blocks around it, from the outermost, and the loop itself.
+    /// Indices of the loops' instructions, from the outermost.
+    pub loops: Vec<usize>,
+    /// The same with the blocks that are around them.
     pub path: Vec<usize>,
 }
 
@@ -137,7 +145,7 @@ pub(super) fn is_block(op: &Operator) -> bool {
 pub(super) const LARGE_LOOP_BYTES: usize = 8192;
 
 /// More values than this cannot be the parameters of a function (the limit of WebAssembly is 1000).
-const PARAMETERS_MAX: usize = 900;
+pub(super) const PARAMETERS_MAX: usize = 900;
 
 impl<'a> Plan<'a> {
     pub fn site(&self, at: usize) -> &Site {
@@ -167,10 +175,7 @@ impl<'a> Plan<'a> {
 
     /// Reads and validates one function. `first_id` numbers its points, as `calls` says which calls may unwind.
     pub fn new(
-        source: &Source<'a>,
-        calls: &Calls,
-        function: FuncToValidate<ValidatorResources>,
-        body: &FunctionBody<'a>,
+        source: &Source<'a>, calls: &Calls, function: FuncToValidate<ValidatorResources>, body: &FunctionBody<'a>,
         first_id: u32,
     ) -> Result<Plan<'a>, RewriteError> {
         let index = function.index;
@@ -180,7 +185,15 @@ impl<'a> Plan<'a> {
         let mut next_id = first_id;
         if calls.entry_poll[index as usize] {
             plan.entry = Some(0);
-            plan.points.push(Point { id: next_id, at: 0, kind: Kind::Entry, saved: vec![], stack: vec![] });
+            plan.points.push(Point {
+                id: next_id,
+                at: 0,
+                kind: Kind::Entry,
+                saved: vec![],
+                stack: vec![],
+                makers: vec![],
+                part: NONE,
+            });
             next_id += 1;
         }
 
@@ -222,13 +235,16 @@ impl<'a> Plan<'a> {
                 }
             }
             validator.op(offset, &op)?;
+            stack.at = at as u32;
 
             match &op {
                 op if is_block(op) => {
                     open.push(at);
                     if keep {
                         let ty = match op {
-                            Operator::Block { blockty } | Operator::Loop { blockty } | Operator::If { blockty } => *blockty,
+                            Operator::Block { blockty } | Operator::Loop { blockty } | Operator::If { blockty } => {
+                                *blockty
+                            }
                             Operator::TryTable { try_table } => try_table.ty,
                             _ => unreachable!("is_block lists just these"),
                         };
@@ -269,11 +285,11 @@ impl<'a> Plan<'a> {
                     }
                 }
                 _ if !keep => {}
-                Operator::LocalGet { local_index } => stack.entries.push(Recipe::Local(*local_index)),
+                Operator::LocalGet { local_index } => stack.push(Recipe::Local(*local_index)),
                 Operator::I32Const { .. }
                 | Operator::I64Const { .. }
                 | Operator::F32Const { .. }
-                | Operator::F64Const { .. } => stack.entries.push(Recipe::Constant(at as u32)),
+                | Operator::F64Const { .. } => stack.push(Recipe::Constant(at as u32)),
                 Operator::LocalSet { local_index } | Operator::LocalTee { local_index } => {
                     stack.truncate(height - 1);
                     stack.forget_local(*local_index);
@@ -332,6 +348,7 @@ impl<'a> Plan<'a> {
             sites: vec![],
             point_at: vec![],
             points: vec![],
+            parts: vec![],
             points_before: vec![],
             entry: None,
             large_loops: vec![],
@@ -346,8 +363,9 @@ impl<'a> Plan<'a> {
 
     fn add_point(&mut self, at: usize, id: u32, kind: Kind, types: &[ValType], stack: &Stack) {
         self.point_at[at] = self.points.len() as u32;
+        let makers = stack.makers[..types.len()].to_vec();
         let stack = types.iter().copied().zip(stack.entries.iter().copied()).collect();
-        self.points.push(Point { id, at, kind, saved: vec![], stack });
+        self.points.push(Point { id, at, kind, saved: vec![], stack, makers, part: NONE });
     }
 
     /// A call whose results are the function's own, with nothing to do in between, needs no frame: its callee's
@@ -374,7 +392,9 @@ impl<'a> Plan<'a> {
             }
         }
         for index in 0..self.points.len() {
-            let Kind::Call { below } = self.points[index].kind else { continue };
+            let Kind::Call { below } = self.points[index].kind else {
+                continue;
+            };
             let call = self.points[index].at;
             if inside_try[call] && !planted(Bug::FrameLeftOut) || self.site(call).results != self.results {
                 continue;
@@ -452,11 +472,8 @@ impl<'a> Plan<'a> {
     pub fn finish(&mut self, source: &Source) -> Result<(), RewriteError> {
         let live = super::liveness::live_locals(self);
         for (index, point) in self.points.iter_mut().enumerate() {
-            let mut locals = if point.kind == Kind::Entry {
-                (0..self.parameters as u32).collect()
-            } else {
-                live[index].clone()
-            };
+            let mut locals =
+                if point.kind == Kind::Entry { (0..self.parameters as u32).collect() } else { live[index].clone() };
             for (_, recipe) in &point.stack {
                 if let Recipe::Local(local) = recipe {
                     locals.push(*local);
@@ -476,7 +493,8 @@ impl<'a> Plan<'a> {
                 point.saved.pop();
             }
         }
-        let unsupported = |construct: String| RewriteError::Unsupported { function: source.name(self.function), construct };
+        let unsupported =
+            |construct: String| RewriteError::Unsupported { function: source.name(self.function), construct };
         for point in &self.points {
             let elided = matches!(point.kind, Kind::Call { .. }) && self.point_at[point.at] == NONE;
             if elided {
@@ -500,7 +518,6 @@ impl<'a> Plan<'a> {
                 self.large_loops.push(point.at);
             }
         }
-        self.entered = self.choose_entered();
         if !self.points.is_empty() {
             let not_null = |ty: &ValType| matches!(ty, ValType::Ref(r) if !r.is_nullable());
             if self.results.iter().any(not_null) {
@@ -510,6 +527,19 @@ impl<'a> Plan<'a> {
                 return Err(unsupported("it has a local of a reference type that cannot be null".into()));
             }
         }
+        let is_large = |point: &Point| !Shape::of(&point.saved).fits_helper();
+        let large: Vec<usize> = self
+            .points
+            .iter()
+            .enumerate()
+            .filter(|(_, point)| self.stops_at(point.id).is_some() && is_large(point))
+            .map(|(index, _)| index)
+            .collect();
+        let fits = |index: &usize| self.points[*index].size(super::EXCEPTION_SIZE_MAX) / 4 < PACKED_WORDS_MAX;
+        if !large.is_empty() && large.iter().all(fits) && self.points.len() < PACKED_POINTS_MAX {
+            share::share(self, &large);
+        }
+        self.entered = self.choose_entered();
         Ok(())
     }
 }
@@ -528,20 +558,26 @@ impl Plan<'_> {
         around
     }
 
-    /// The largest large loop with nothing but plain blocks around it.
+    /// Large loops with nothing around them but plain blocks and one another: those that spare the most loop functions.
     fn choose_entered(&self) -> Option<Entered> {
         let default = |ty: &ValType| !matches!(ty, ValType::Ref(reference) if !reference.is_nullable());
         if !self.locals[..self.parameters].iter().all(default) {
             return None;
         }
-        let plain = |at: &usize| matches!(self.ops[*at], Operator::Block { .. }) && self.site(*at).parameters.is_empty();
+        let is_large_loop = |at: &usize| self.large_loops.binary_search(at).is_ok();
+        let plain =
+            |at: &usize| matches!(self.ops[*at], Operator::Block { .. }) && self.site(*at).parameters.is_empty();
+        let size = |at: &usize| self.offsets[self.end_of[*at] as usize] - self.offsets[*at];
         let candidates = self.large_loops.iter().filter_map(|at| {
             let mut path = self.blocks_around(*at);
-            let fits = path.iter().all(plain);
             path.push(*at);
-            fits.then_some(Entered { at: *at, path })
+            let loops: Vec<usize> = path.iter().copied().filter(is_large_loop).collect();
+            // Only where nothing is on the operand stack can values be loaded on the way in.
+            let fits = path.iter().all(|at| is_large_loop(at) || plain(at))
+                && (loops.len() == 1 || self.site(*at).stack.is_empty());
+            fits.then_some(Entered { loops, path })
         });
-        candidates.max_by_key(|entered| self.offsets[self.end_of[entered.at] as usize] - self.offsets[entered.at])
+        candidates.max_by_key(|entered| entered.loops.iter().map(size).sum::<usize>())
     }
 }
 
@@ -552,7 +588,9 @@ fn is_call(op: &Operator) -> bool {
 /// Where the handlers of a `try_table` lead.
 pub(super) fn catch_label(catch: &Catch) -> u32 {
     match catch {
-        Catch::One { label, .. } | Catch::OneRef { label, .. } | Catch::All { label } | Catch::AllRef { label } => *label,
+        Catch::One { label, .. } | Catch::OneRef { label, .. } | Catch::All { label } | Catch::AllRef { label } => {
+            *label
+        }
     }
 }
 
@@ -560,12 +598,22 @@ pub(super) fn catch_label(catch: &Catch) -> u32 {
 #[derive(Default)]
 struct Stack {
     entries: Vec<Recipe>,
+    /// The instruction that made each entry.
+    makers: Vec<u32>,
+    /// The instruction that is looked at.
+    at: u32,
 }
 
 impl Stack {
     fn truncate(&mut self, height: u32) {
         // After unreachable code the followed stack may be lower than the validator's; what is missing is a value.
         self.entries.resize(height as usize, Recipe::Slot);
+        self.makers.resize(height as usize, self.at);
+    }
+
+    fn push(&mut self, recipe: Recipe) {
+        self.entries.push(recipe);
+        self.makers.push(self.at);
     }
 
     fn push_values(&mut self, count: u32) {
@@ -577,6 +625,7 @@ impl Stack {
     fn opaque(&mut self, count: u32) {
         let from = self.entries.len() - count as usize;
         self.entries[from..].fill(Recipe::Slot);
+        self.makers[from..].fill(self.at);
     }
 
     fn forget_local(&mut self, local: u32) {

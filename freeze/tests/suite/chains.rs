@@ -155,6 +155,7 @@ pub fn check(engines: &Engines, wat: &str) -> Result<(), String> {
 pub fn programs() -> Vec<(&'static str, String)> {
     let mut all: Vec<(&'static str, String)> = PROGRAMS.iter().map(|(name, wat)| (*name, wat.to_string())).collect();
     all.push(("large loops", large_loops()));
+    all.push(("large loops in large loops", large_loops_in_large_loops()));
     all.push(("data segments that were overwritten by zeros", CLEARED.to_string()));
     all
 }
@@ -204,6 +205,44 @@ fn large_loops() -> String {
               (br $outer)))
             (call $say (call $id (local.get $i)))
             (i32.add (local.get $a))))"#
+    )
+}
+
+/// Nothing but blocks and one another is around these three, so that the function can begin with each. Some values are live in
+/// the inner ones alone, some in front of the outer ones alone, and one is another in each round.
+fn large_loops_in_large_loops() -> String {
+    let filler: String = (0..1500)
+        .map(|i| format!("(local.set $a (i32.xor (i32.mul (local.get $a) (i32.const {})) (local.get $j)))\n", i * 2 + 3))
+        .collect();
+    format!(
+        r#"(module
+          (import "host" "say" (func $say (param i32)))
+          (func $id (param i32) (result i32) (loop) (local.get 0))
+          (func (export "run") (result i32)
+            (local $i i32) (local $j i32) (local $k i32) (local $a i32) (local $middle i64) (local $inner f64)
+            (local $before i32)
+            (local.set $before (call $id (i32.const 5)))
+            (block $out
+            (loop $first
+              (local.set $j (call $id (i32.const 0)))
+              (local.set $middle (i64.extend_i32_u (local.get $a)))
+              (block $behind
+              (loop $second
+                (local.set $k (i32.const 0))
+                (local.set $inner (f64.convert_i64_u (local.get $middle)))
+                (loop $third
+                  {filler}
+                  (local.set $a (i32.add (local.get $a) (call $id (local.get $k))))
+                  (br_if $behind (i32.eq (local.get $j) (local.get $before)))
+                  (br_if $third (i32.lt_u (local.tee $k (i32.add (local.get $k) (i32.const 1))) (i32.const 2))))
+                (call $say (i32.add (local.get $a) (i32.trunc_sat_f64_s (local.get $inner))))
+                (br_if $second (i32.lt_u (local.tee $j (i32.add (local.get $j) (i32.const 1))) (i32.const 2)))))
+              (call $say (i32.add (local.get $a) (i32.wrap_i64 (local.get $middle))))
+              (br_if $out (i32.gt_u (local.get $i) (i32.const 2)))
+              (local.set $i (i32.add (local.get $i) (i32.const 1)))
+              (br $first)))
+            (call $say (call $id (local.get $i)))
+            (i32.add (local.get $a) (local.get $before))))"#
     )
 }
 

@@ -422,7 +422,7 @@ struct Chain<'e> {
 }
 
 impl Chain<'_> {
-    fn to_end(&mut self, mut exit: Exit, results: &mut [Val]) -> Result<(), Error> {
+    fn run_on(&mut self, mut exit: Exit, results: &mut [Val]) -> Result<(), Error> {
         let mut stops = 0u32;
         while exit == Exit::Frozen {
             stops += 1;
@@ -454,7 +454,7 @@ impl Chain<'_> {
     fn call(&mut self, name: &str, arguments: &[Val], results: &mut [Val]) -> Result<(), Error> {
         self.process.set_countdown(&mut self.store, self.every)?;
         let exit = self.process.call(&mut self.store, name, arguments, results)?;
-        self.to_end(exit, results)
+        self.run_on(exit, results)
     }
 }
 
@@ -479,7 +479,7 @@ fn chain(
             chain.process.set_countdown(&mut chain.store, every)?;
         }
         let exit = chain.process.start(&mut chain.store)?;
-        chain.to_end(exit, &mut [])
+        chain.run_on(exit, &mut [])
     })();
     if let Err(error) = started {
         outcome.events = std::mem::take(&mut chain.store.data_mut().events);
