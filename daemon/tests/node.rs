@@ -178,6 +178,29 @@ fn programs_that_compute_do_not_keep_others_from_running() {
 }
 
 #[test]
+fn processor_time_is_what_the_processors_gave() {
+    let house = house();
+    let began = Instant::now();
+    let spinning: Vec<Started> = (0..8).map(|_| house.run(SPIN)).collect();
+    let mut before = vec![0; spinning.len()];
+    // Until there is enough to tell shares of processors from shares of time.
+    while before.iter().sum::<u64>() < 1_000_000_000 {
+        let now: Vec<u64> = spinning.iter().map(|one| house.node.process(one.pid).unwrap().cpu_ns).collect();
+        assert!(now.iter().zip(&before).all(|(now, before)| now >= before), "{now:?} after {before:?}");
+        before = now;
+        assert!(began.elapsed() < SOON);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let processors = std::thread::available_parallelism().unwrap().get() as u128;
+    let given = began.elapsed().as_nanos() * processors;
+    let used = u128::from(before.iter().sum::<u64>());
+    assert!(used <= given, "{used} of {given}");
+    for started in &spinning {
+        house.node.kill(started.pid).unwrap();
+    }
+}
+
+#[test]
 fn a_program_is_stopped_in_a_loop_and_goes_on() {
     let house = house();
     let Started { pid, console } = house.run(COUNT);

@@ -90,6 +90,8 @@ pub struct Kept {
     /// Messages that did not fit, by the port that they came from.
     messages: BTreeMap<u32, Received>,
     answer: Option<Answer>,
+    /// The program's memory, found by its name once: that costs a tenth of a call.
+    memory: Option<wasmtime::Memory>,
 }
 
 impl From<Errno> for Code {
@@ -309,7 +311,9 @@ struct Program<'a, 'b> {
 
 impl<'a, 'b> Program<'a, 'b> {
     fn new(caller: &'a mut Caller<'b, State>) -> Program<'a, 'b> {
-        let memory = caller.get_export("memory").and_then(Extern::into_memory);
+        let known = caller.data().kept.memory;
+        let memory = known.or_else(|| caller.get_export("memory").and_then(Extern::into_memory));
+        caller.data_mut().kept.memory = memory;
         Program { caller, memory }
     }
 

@@ -25,7 +25,7 @@ use kernel::world::{Effect, Event, Input, WorkerId};
 use kernel::{Config, Kernel, Key, Process, Watch};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::task::Poll;
@@ -102,6 +102,9 @@ pub(crate) struct Used {
     ns: AtomicU64,
     /// When the slice began that is not over, or zero.
     since: AtomicU64,
+    /// The clock of the thread that runs it, and what that clock said when the slice began, or a little before.
+    clock: AtomicI32,
+    clock_ns: AtomicU64,
     /// Beyond this it is to end; zero: never.
     pub max_ns: u64,
 }
@@ -114,9 +117,15 @@ impl Used {
 
     /// All that it used, as far as that is known.
     pub fn total_ns(&self, now: Time) -> u64 {
-        let since = self.since.load(Ordering::Relaxed);
-        let running = if since == 0 { 0 } else { now.0.saturating_sub(since) };
-        self.ns.load(Ordering::Relaxed) + running
+        let ns = self.ns.load(Ordering::Relaxed);
+        let since = self.since.load(Ordering::Acquire);
+        let elapsed = if since == 0 { 0 } else { now.0.saturating_sub(since) };
+        if elapsed < LONG_NS {
+            // Not counted yet: whoever looks twice must not see it shrink.
+            return ns;
+        }
+        let used = clock_ns(self.clock.load(Ordering::Relaxed));
+        ns + used.saturating_sub(self.clock_ns.load(Ordering::Relaxed)).min(elapsed)
     }
 
     pub fn is_over(&self, now: Time) -> bool {
@@ -206,6 +215,7 @@ struct Worker {
     next: Cell<Option<Next>>,
     /// The processor time of this thread at the last look, and how much of what came later is accounted already.
     clock: Cell<(u64, u64)>,
+    clock_id: i32,
 }
 
 thread_local! {
@@ -475,6 +485,7 @@ impl Machine {
             outcome: Cell::new(None),
             next: Cell::new(None),
             clock: Cell::new((0, 0)),
+            clock_id: thread_clock(),
         });
         WORKER.with(|own| *own.borrow_mut() = Some(worker.clone()));
         let mut next = self.enter(id, Input::Event(Event::Awake { worker: id }));
@@ -504,7 +515,10 @@ impl Machine {
 impl Worker {
     fn run(&self, slot: &Arc<Slot>, outcome: Outcome) -> Option<Next> {
         let began = self.machine.now();
-        slot.time.since.store(began.0, Ordering::Relaxed);
+        let (looked, accounted) = self.clock.get();
+        slot.time.clock.store(self.clock_id, Ordering::Relaxed);
+        slot.time.clock_ns.store(looked + accounted, Ordering::Relaxed);
+        slot.time.since.store(began.0, Ordering::Release);
         let post = &self.machine.posts[usize::from(self.id.0)];
         *post.running.lock().expect("no code panics while it holds this lock") = Some(slot.id);
         let next = {
@@ -560,7 +574,7 @@ impl Worker {
             self.clock.set((looked, accounted + elapsed));
             elapsed
         } else {
-            let thread = thread_time_ns();
+            let thread = clock_ns(self.clock_id);
             self.clock.set((thread, 0));
             thread.saturating_sub(looked).saturating_sub(accounted).min(elapsed)
         };
@@ -568,9 +582,21 @@ impl Worker {
     }
 }
 
-fn thread_time_ns() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+/// The processor-time clock of this thread, which every thread may read: clock_getcpuclockid(3) says how it is made of the thread's number.
+fn thread_clock() -> i32 {
+    const PER_THREAD_SCHEDULER: i32 = 6;
+    let thread = rustix::thread::gettid().as_raw_nonzero().get();
+    (!thread << 3) | PER_THREAD_SCHEDULER
+}
+
+/// What such a clock says; 0 if the thread is no more.
+fn clock_ns(clock: i32) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes to `time` alone, which lives longer than the call, and refuses clocks that it does not know.
+    match unsafe { libc::clock_gettime(clock, &mut time) } {
+        0 => time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64,
+        _ => 0,
+    }
 }
 
 impl Core {
