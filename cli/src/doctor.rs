@@ -64,8 +64,10 @@ fn fail(found: impl Into<String>, advice: impl Into<String>) -> Finding {
     Finding(Verdict::Fail, found.into(), Some(advice.into()))
 }
 
+type Look = fn() -> Finding;
+
 /// In the order in which they are told: what all else rests on comes first.
-const CHECKS: [(&str, fn() -> Finding); 13] = [
+const CHECKS: [(&str, Look); 13] = [
     ("kernel", kernel),
     ("processor", processor),
     ("memory", memory),

@@ -194,7 +194,7 @@ fn is_unas_own(mounted: &Mounted) -> bool {
 /// In the place of una's own tree, without a daemon: directories with nothing in them. A program that has something of that tree open
 /// is refused by whoever restores it.
 fn absent(saved: &wasi::Saved, given: &[MountArgument]) -> Result<Vec<abi::file::Mount>> {
-    let needed = had(saved).into_iter().filter(|had| is_unas_own(had));
+    let needed = had(saved).into_iter().filter(is_unas_own);
     let needed: Vec<Mounted> = needed.filter(|had| !given.iter().any(|given| given.guest == had.guest)).collect();
     if needed.is_empty() {
         return Ok(vec![]);

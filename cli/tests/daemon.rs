@@ -57,7 +57,7 @@ impl Inhabited {
         let json: serde_json::Value = serde_json::from_str(&listed.out).unwrap();
         assert_eq!(json["schema"], "una.ps/1");
         let processes = json["processes"].as_array().unwrap();
-        processes.iter().find(|process| process["pid"].to_string() == pid).cloned().unwrap_or_default()
+        processes.iter().find(|process| process["pid"].as_u64() == pid.parse().ok()).cloned().unwrap_or_default()
     }
 
     #[track_caller]

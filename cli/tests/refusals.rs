@@ -248,7 +248,7 @@ fn files_that_cannot_be_read() {
     if !house::is_root() {
         use std::os::unix::fs::PermissionsExt;
         let path = house.program("x.wasm", &programs::hello());
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o000)).unwrap();
         house.done(&["run", "x.wasm"]).expect_error(126, &["Permission denied", "chmod +r x.wasm"]);
     }
 }

@@ -122,7 +122,7 @@ fn read(files: &mut dyn FileSystem) -> f64 {
     }
     let taken = begun.elapsed();
     files.close(file);
-    (4 * FILE_BYTES >> 20) as f64 / taken.as_secs_f64()
+    ((4 * FILE_BYTES) >> 20) as f64 / taken.as_secs_f64()
 }
 
 fn raw(path: &Path) -> f64 {

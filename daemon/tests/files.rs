@@ -573,7 +573,7 @@ fn a_restart_finds_everything() {
         Ok((100_004, b"open".to_vec()))
     );
     assert_eq!(names(&mut files, "."), ["a", "large", "open", "small"]);
-    assert_eq!(fs::metadata(top.path()).unwrap().permissions().readonly(), false);
+    assert!(!fs::metadata(top.path()).unwrap().permissions().readonly());
 }
 
 #[test]

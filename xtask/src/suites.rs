@@ -7,6 +7,7 @@ use crate::step::{cargo, step};
 use std::process::Command;
 
 const CARGO: &str = "cargo comes with Rust";
+const CLIPPY: &str = "`rustup component add clippy` gives it";
 
 /// How long each fuzz target runs at night, in seconds.
 const FUZZ_SECONDS: u32 = 1200;
@@ -35,6 +36,7 @@ fn planted() -> Outcome {
 pub fn nightly() -> Outcome {
     crate::setup::run()?;
     crate::tidy::run()?;
+    step(cargo().args(["clippy", "--release", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]), CLIPPY)?;
     crate::programs::run(&crate::programs::Arguments { check: true })?;
     crate::fetch::all()?;
     step(cargo().args(["test", "--release", "--locked", "--workspace", "--no-fail-fast", "--", "--include-ignored"]), CARGO)?;

@@ -116,7 +116,6 @@ impl Session<'_> {
     }
 
     /// Reads all that the client sends, also what cannot be written any more.
-
     fn fill_file(&mut self, file: OpenId, path: &str) -> Done {
         self.files.get_or_insert_with(|| self.shared.node.files());
         let files = self.files.as_mut().expect("made a line above");

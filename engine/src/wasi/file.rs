@@ -495,7 +495,7 @@ impl System {
     }
 
     pub fn sock_recv(
-        &mut self, _: &mut Memory, fd: u32, _iovs: u32, _count: u32, flags: u32, _bytes: u32, _flags: u32,
+        &mut self, _: &mut Memory, fd: u32, _iovs: u32, _count: u32, flags: u32, _bytes: u32, _received: u32,
     ) -> Result<(), Errno> {
         self.table.get(fd)?;
         u16::try_from(flags).ok().and_then(Riflags::from_raw).ok_or(Errno::Inval)?;

@@ -97,7 +97,7 @@ impl Facts {
                 _ => (at, End::Nowhere),
             };
         }
-        if rest.is_empty() && !(slash && !self.directories.contains_key(id)) {
+        if rest.is_empty() && (!slash || self.directories.contains_key(id)) {
             return (above.to_vec(), End::Found(here, part.into(), *id));
         }
         if !self.directories.contains_key(id) {
@@ -233,7 +233,7 @@ impl World {
             if index > 0 {
                 path.push('/');
             }
-            let part: &str = *self.random.pick(&["a", "b", "c", "d", "e", "f", "a", "b", "c", "..", "."]);
+            let part: &str = self.random.pick(&["a", "b", "c", "d", "e", "f", "a", "b", "c", "..", "."]);
             path.push_str(part);
         }
         if self.random.below(12) == 0 {
