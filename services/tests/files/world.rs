@@ -233,7 +233,7 @@ impl World {
             if index > 0 {
                 path.push('/');
             }
-            let part: &str = self.random.pick(&["a", "b", "c", "d", "e", "f", "a", "b", "c", "..", "."]);
+            let part = *self.random.pick(&["a", "b", "c", "d", "e", "f", "a", "b", "c", "..", "."]);
             path.push_str(part);
         }
         if self.random.below(12) == 0 {
