@@ -393,10 +393,9 @@ impl Node {
             self.cont(pid)?;
         }
         let until = Instant::now() + STOP_TIMEOUT;
-        let stopper = info.stopper.as_ref().expect("a program has one");
         let mut process = loop {
             // A program that waits is roused; one that computes sees the flag.
-            stopper.freeze().expect("only what can be frozen is run by a node");
+            info.stop_soon();
             if let Err(refused) = self.control(pid, |process| SystemCall::Interrupt { process }) {
                 info.fate().loan = None;
                 return Err(refused.into());

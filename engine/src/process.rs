@@ -27,6 +27,7 @@ pub struct State {
     pub(crate) calls: Option<Box<dyn SystemCalls>>,
     meter: Option<Meter>,
     pub(crate) kept: una::Kept,
+    pub(crate) memory: Option<wasmtime::Memory>,
 }
 
 /// Invariants: `stage` is `Ended` if and only if the program will never run again; a `Body::Plain` never stops.
@@ -108,7 +109,7 @@ impl Engine {
             Some(Fiber { calls, usage }) => (Some(calls), Some(Meter(usage))),
             None => (None, None),
         };
-        let mut store = Store::new(&self.wasmtime, State { system, calls, meter, kept: una::Kept::default() });
+        let mut store = Store::new(&self.wasmtime, State { system, calls, meter, kept: una::Kept::default(), memory: None });
         if store.data().meter.is_some() {
             store.limiter(|state| state.meter.as_mut().expect("it was there just now, and nobody takes it"));
         }

@@ -8,7 +8,7 @@
 //! wait", all ones "for ever".
 
 use crate::process::State;
-use crate::wasi::Memory;
+use crate::wasi::{Memory, memory_of};
 use abi::call::{
     CallError, ControlError, CreateError, Deadline, DuplicateError, EndCallError, HandleError, Outcome, Overflow,
     PortOptions, ReadError, ReceiveError, ReplyError, SendError, SendMode, SpawnError, SystemCall, TransferCause,
@@ -25,7 +25,7 @@ use abi::message::{
 use abi::process::{Exit, Orphan, Spawn};
 use abi::rights::Rights;
 use std::collections::BTreeMap;
-use wasmtime::{Caller, Error, Extern, Linker};
+use wasmtime::{Caller, Error, Linker};
 
 pub const MODULE: &str = "una";
 
@@ -90,8 +90,6 @@ pub struct Kept {
     /// Messages that did not fit, by the port that they came from.
     messages: BTreeMap<u32, Received>,
     answer: Option<Answer>,
-    /// The program's memory, found by its name once: that costs a tenth of a call.
-    memory: Option<wasmtime::Memory>,
 }
 
 impl From<Errno> for Code {
@@ -311,9 +309,7 @@ struct Program<'a, 'b> {
 
 impl<'a, 'b> Program<'a, 'b> {
     fn new(caller: &'a mut Caller<'b, State>) -> Program<'a, 'b> {
-        let known = caller.data().kept.memory;
-        let memory = known.or_else(|| caller.get_export("memory").and_then(Extern::into_memory));
-        caller.data_mut().kept.memory = memory;
+        let memory = memory_of(caller);
         Program { caller, memory }
     }
 

@@ -211,8 +211,8 @@ impl machine::Bodies for Bodies {
 
     fn interrupt(&self, id: ProcessId) {
         let info = self.processes().find_live(Pid(id.serial())).cloned();
-        if let Some(stopper) = info.as_ref().and_then(|info| info.stopper.as_ref()) {
-            stopper.freeze().expect("only what can be frozen is run by a node");
+        if let Some(info) = info {
+            info.stop_soon();
         }
     }
 }

@@ -395,6 +395,8 @@ impl Machine {
             }
         }
         if after.look {
+            // Whoever has run for long is known here as well as there, and a thread is woken sooner.
+            self.let_others_run();
             self.look_soon();
         }
         if let Some(at) = after.alarm {

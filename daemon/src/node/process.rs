@@ -32,7 +32,8 @@ pub(crate) struct Info {
     pub key: Arc<OnceLock<Key<Process>>>,
     /// By which the node's own process holds it.
     pub handle: OnceLock<HandleId>,
-    pub stopper: Option<Stopper>,
+    /// Taken away at the end: it holds memory of the process.
+    stopper: Mutex<Option<Stopper>>,
     pub began: Instant,
     stopped: AtomicBool,
     fate: Mutex<Fate>,
@@ -83,7 +84,7 @@ impl Info {
             mounts,
             key,
             handle: OnceLock::new(),
-            stopper,
+            stopper: Mutex::new(stopper),
             began,
             stopped: AtomicBool::new(false),
             fate: Mutex::default(),
@@ -108,8 +109,17 @@ impl Info {
         Time(self.began.elapsed().as_nanos() as u64 + 1)
     }
 
+    /// Has the program stop at its next poll, if it is one and has not ended.
+    pub fn stop_soon(&self) {
+        let stopper = self.stopper.lock().expect("no code panics while it holds this lock");
+        if let Some(stopper) = &*stopper {
+            stopper.freeze().expect("only what can be frozen is run by a node");
+        }
+    }
+
     /// The process has ended, as the kernel says.
     pub fn end(&self, exit: Exit) {
+        self.stopper.lock().expect("no code panics while it holds this lock").take();
         let mut fate = self.fate();
         fate.close();
         let cause = fate.cause.take();

@@ -121,7 +121,7 @@ pub fn provides(module: &str, name: &str) -> bool {
 fn complete(
     caller: &mut Caller<'_, State>, call: impl Fn(&mut System, &mut Memory) -> Result<Progress, Errno>,
 ) -> Result<u32, Error> {
-    let memory = caller.get_export("memory").and_then(Extern::into_memory);
+    let memory = memory_of(caller);
     loop {
         let wait = match issue(caller, memory, &call) {
             Ok(Progress::Done) => return Ok(0),
@@ -143,7 +143,7 @@ fn complete(
 async fn complete_on_fiber(
     caller: &mut Caller<'_, State>, call: impl Fn(&mut System, &mut Memory) -> Result<Progress, Errno>,
 ) -> Result<u32, Error> {
-    let memory = caller.get_export("memory").and_then(Extern::into_memory);
+    let memory = memory_of(caller);
     loop {
         let wait = match issue(caller, memory, &call) {
             Ok(Progress::Done) => return Ok(0),
@@ -165,6 +165,14 @@ async fn complete_on_fiber(
             }
         }
     }
+}
+
+/// The program's memory, found by its name once: that would cost a good part of a short call.
+pub(crate) fn memory_of(caller: &mut Caller<'_, State>) -> Option<wasmtime::Memory> {
+    if caller.data().memory.is_none() {
+        caller.data_mut().memory = caller.get_export("memory").and_then(Extern::into_memory);
+    }
+    caller.data().memory
 }
 
 fn issue(

@@ -25,6 +25,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use link::memory_of;
 pub use link::{link, link_on_fibers, provides};
 pub use memory::Memory;
 pub use save::{Inventory, RestoreError, SaveError, Saved, SavedObject};
