@@ -152,7 +152,10 @@ pub(crate) struct Machine {
     monitored: Condvar,
     /// Processes whose processor time has a bound: while there are any, somebody must look.
     pub bounded: AtomicUsize,
-    alarm: Mutex<Option<Time>>,
+    /// When the kernel wants to be told of the time; zero: never. Written under the kernel's lock, since the latest wish counts, and
+    /// threads come here in any order after it.
+    alarm_at: AtomicU64,
+    alarm: Mutex<()>,
     alarm_set: Condvar,
     stopping: AtomicBool,
     serials: Serials,
@@ -282,7 +285,8 @@ impl Machine {
             monitor: Mutex::new(()),
             monitored: Condvar::new(),
             bounded: AtomicUsize::new(0),
-            alarm: Mutex::new(None),
+            alarm_at: AtomicU64::new(0),
+            alarm: Mutex::new(()),
             alarm_set: Condvar::new(),
             stopping: AtomicBool::new(false),
             serials,
@@ -376,6 +380,9 @@ impl Machine {
             post.running_since.store(now.0, Ordering::Relaxed);
         }
         let next = core.step(now, input, &mut after);
+        if let Some(at) = after.alarm {
+            self.alarm_at.store(at.0, Ordering::SeqCst);
+        }
         if core.kernel.next_serial() + SERIALS_AHEAD > self.serials.reserved.load(Ordering::Relaxed) {
             self.serials.reserve(core.kernel.next_serial());
         }
@@ -399,8 +406,8 @@ impl Machine {
             self.let_others_run();
             self.look_soon();
         }
-        if let Some(at) = after.alarm {
-            *self.alarm.lock().expect("no code panics while it holds this lock") = Some(at);
+        if after.alarm.is_some() {
+            let _guard = self.alarm.lock().expect("no code panics while it holds this lock");
             self.alarm_set.notify_one();
         }
         for id in after.interrupts {
@@ -467,7 +474,10 @@ impl Machine {
                 thread.unpark();
             }
         }
-        self.alarm_set.notify_all();
+        {
+            let _guard = self.alarm.lock().expect("no code panics while it holds this lock");
+            self.alarm_set.notify_all();
+        }
         self.look_soon();
     }
 
@@ -681,21 +691,23 @@ impl After {
 /// Alarm and monitor.
 impl Machine {
     fn ring(&self) {
-        let mut alarm = self.alarm.lock().expect("no code panics while it holds this lock");
+        let poisoned = "no code panics while it holds this lock";
+        let mut guard = self.alarm.lock().expect(poisoned);
         while !self.is_stopping() {
-            let left = alarm.map(|at| at.0.saturating_sub(self.now().0));
-            alarm = match left {
-                Some(0) => {
-                    *alarm = None;
-                    drop(alarm);
-                    self.tell(Event::Alarm);
-                    self.alarm.lock().expect("no code panics while it holds this lock")
+            let at = self.alarm_at.load(Ordering::SeqCst);
+            let left = at.saturating_sub(self.now().0);
+            guard = match at {
+                0 => self.alarm_set.wait(guard).expect(poisoned),
+                _ if left > 0 => self.alarm_set.wait_timeout(guard, Duration::from_nanos(left)).expect(poisoned).0,
+                _ => {
+                    drop(guard);
+                    // Another wish may have come meanwhile: that one stays.
+                    let spent = self.alarm_at.compare_exchange(at, 0, Ordering::SeqCst, Ordering::SeqCst);
+                    if spent.is_ok() {
+                        self.tell(Event::Alarm);
+                    }
+                    self.alarm.lock().expect(poisoned)
                 }
-                Some(left) => {
-                    let waited = self.alarm_set.wait_timeout(alarm, Duration::from_nanos(left));
-                    waited.expect("no code panics while it holds this lock").0
-                }
-                None => self.alarm_set.wait(alarm).expect("no code panics while it holds this lock"),
             };
         }
     }
