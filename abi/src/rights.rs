@@ -55,6 +55,9 @@ impl Rights {
     /// Reply: answer. Call: collect the answer.
     pub const ANSWER: Rights = Rights(1 << 11);
 
+    /// What whoever sends to a port is given of it: not the right to receive, nor to make badges.
+    pub const SENDER: Rights = Rights::SEND.with(Rights::COPY).with(Rights::MOVE).with(Rights::WATCH);
+
     const NAMES: [(Rights, &'static str); 12] = [
         (Rights::COPY, "copy"),
         (Rights::MOVE, "move"),

@@ -178,20 +178,10 @@ impl Node {
     pub fn run(&self, order: Order) -> Result<Started, RunRefused> {
         let Order { program, name, args, env, mounts, limits, stdio } = order;
         let world = self.0.world(&program, &mounts, &limits, stdio)?;
-        let setup = wasi::Setup {
-            args: args.clone(),
-            env,
-            mounts: world.mounts,
-            stdin: world.stdin,
-            stdout: world.stdout,
-            stderr: world.stderr,
-            clock: world.clock,
-            entropy: Box::new(HostEntropy),
-            waiter: world.waiter,
-        };
-        let process = at_once(self.0.engine.start_on_fiber(&program, &name, setup, world.fiber))?;
+        let (setup, fiber, rest) = world.for_new(args.clone(), env);
+        let process = at_once(self.0.engine.start_on_fiber(&program, &name, setup, fiber))?;
         let common = Common { name, args, mounts, limits };
-        self.launch(&program, process, common, world.rest)
+        self.launch(&program, process, common, rest)
     }
 
     /// Makes a process of an image, which goes on where it was frozen.
@@ -499,8 +489,7 @@ impl Node {
         let until = Instant::now() + timeout;
         let made = agent.call(SystemCall::CreatePort(PortOptions::RENDEZVOUS), timeout)?;
         let Outcome::PortCreated(Ok(handle)) = made else { return Err(PortError::System(format!("{made:?}"))) };
-        let rights = Rights::SEND.with(Rights::COPY).with(Rights::MOVE).with(Rights::WATCH);
-        let transfer = Transfer { handle, rights, mode: TransferMode::Copy };
+        let transfer = Transfer { handle, rights: Rights::SENDER, mode: TransferMode::Copy };
         let request = names::Request::BindPort { path, existing: names::Existing::Refuse };
         match agent.ask(&request, &[transfer], timeout)?.0 {
             names::Answer::Done => {}
@@ -728,21 +717,11 @@ impl Children for Inner {
             .map_err(|refused| refused.to_string())?;
         world.rest.is_shared = true;
         let name = args.first().map_or_else(|| parent.name.clone(), |name| name.rsplit('/').next().unwrap_or(name).into());
-        let setup = wasi::Setup {
-            args: args.clone(),
-            env,
-            mounts: world.mounts,
-            stdin: world.stdin,
-            stdout: world.stdout,
-            stderr: world.stderr,
-            clock: world.clock,
-            entropy: Box::new(HostEntropy),
-            waiter: world.waiter,
-        };
-        let process = at_once(self.engine.start_on_fiber(program, &name, setup, world.fiber));
+        let (setup, fiber, rest) = world.for_new(args.clone(), env);
+        let process = at_once(self.engine.start_on_fiber(program, &name, setup, fiber));
         let process = process.map_err(|error| error.to_string())?;
         let common = Common { name, args, mounts: parent.mounts.clone(), limits };
-        let info = self.info(program, &process, common, world.rest);
+        let info = self.info(program, &process, common, rest);
         Ok(self.bodies.expect(guest::Program::new(process, info.clone()), info))
     }
 
@@ -760,6 +739,15 @@ struct World {
     waiter: Box<dyn abi::file::Waiter>,
     fiber: Fiber,
     rest: Rest,
+}
+
+impl World {
+    /// For a program that begins.
+    fn for_new(self, args: Vec<String>, env: Vec<(String, String)>) -> (wasi::Setup, Fiber, Rest) {
+        let World { mounts, stdin, stdout, stderr, clock, waiter, fiber, rest } = self;
+        let entropy = Box::new(HostEntropy);
+        (wasi::Setup { args, env, mounts, stdin, stdout, stderr, clock, entropy, waiter }, fiber, rest)
+    }
 }
 
 struct Rest {
@@ -830,8 +818,7 @@ impl Drop for Agent {
 
 /// Every process is born with a way to the names.
 fn grant_names() -> Transfer {
-    let rights = Rights::SEND.with(Rights::COPY).with(Rights::MOVE).with(Rights::WATCH);
-    Transfer { handle: bodies::DESK_NAMES, rights, mode: TransferMode::Copy }
+    Transfer { handle: bodies::DESK_NAMES, rights: Rights::SENDER, mode: TransferMode::Copy }
 }
 
 fn port_path(name: &str) -> Result<String, PortError> {

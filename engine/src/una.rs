@@ -732,8 +732,7 @@ functions! {
     name_bind(program, path: u32, length: u32, port: u32, replaces: u32) {
         let path = program.text(path, length)?;
         let existing = if replaces == 0 { names::Existing::Refuse } else { names::Existing::Replace };
-        let rights = Rights::SEND.with(Rights::COPY).with(Rights::MOVE).with(Rights::WATCH);
-        let transfer = Transfer { handle: HandleId(port), rights, mode: TransferMode::Copy };
+        let transfer = Transfer { handle: HandleId(port), rights: Rights::SENDER, mode: TransferMode::Copy };
         program.names(names::Request::BindPort { path, existing }, Box::new([transfer])).await.map(|_| ())
     }
 
@@ -767,8 +766,7 @@ functions! {
         };
         let calls = state.calls.as_mut().expect("a process on a fiber has a kernel");
         let (kind, arguments) = calls.child(Child { wasm, args, env }).map_err(|_| Code::Program)?;
-        let names = Rights::SEND.with(Rights::COPY).with(Rights::MOVE).with(Rights::WATCH);
-        let names = Transfer { handle: NAMES, rights: names, mode: TransferMode::Copy };
+        let names = Transfer { handle: NAMES, rights: Rights::SENDER, mode: TransferMode::Copy };
         let spawn = Spawn {
             program: kind,
             arguments,

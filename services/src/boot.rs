@@ -202,8 +202,7 @@ impl Boot {
         let own = copy(self.ports[index], Rights::all_of(Kind::Port));
         // Boot's own devices are its first handles.
         let device = |device: &DeviceId| copy(HandleId(u32::from(device.0) + 1), Rights::all_of(Kind::Device));
-        let sending = Rights::SEND.with(Rights::COPY).with(Rights::MOVE).with(Rights::WATCH);
-        let port = |index: &usize| copy(self.ports[*index], sending);
+        let port = |index: &usize| copy(self.ports[*index], Rights::SENDER);
         let handles = core::iter::once(own)
             .chain(part.devices.iter().map(device))
             .chain(self.plan.grants[index].iter().map(port))

@@ -33,7 +33,7 @@ pub const NAMES_MAX: usize = 1 << 22;
 pub const PORTS_MAX: usize = 1 << 10;
 
 /// What whoever looks a port up gets, and so what must be given to bind it.
-const PORT_RIGHTS: Rights = Rights::SEND.with(Rights::COPY).with(Rights::MOVE).with(Rights::WATCH);
+const PORT_RIGHTS: Rights = Rights::SENDER;
 
 /// The service.
 ///

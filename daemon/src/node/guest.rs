@@ -4,7 +4,7 @@
 //! the processor away from it, it is frozen where it is: then the future is done, and a new one continues it.
 
 use super::machine::{self, Guest, Ran, Used};
-use super::process::{Fate, Info};
+use super::process::Info;
 use super::view::End;
 use abi::call::{Outcome, SystemCall};
 use abi::file::Clock;
@@ -130,7 +130,7 @@ pub(crate) struct Calls {
 
 impl engine::SystemCalls for Calls {
     fn now(&self) -> Time {
-        Time(self.began.elapsed().as_nanos() as u64 + 1)
+        machine::time_since(self.began)
     }
 
     fn call(&mut self, call: SystemCall) -> Poll<Outcome> {
@@ -177,17 +177,10 @@ impl Clock for ProcessClock {
     }
 
     fn cputime_ns(&self) -> u64 {
-        self.time.total_ns(Time(self.began.elapsed().as_nanos() as u64 + 1))
+        self.time.total_ns(machine::time_since(self.began))
     }
 
     fn resolution_ns(&self, clock: Clockid) -> u64 {
         HostClock.resolution_ns(clock)
-    }
-}
-
-impl Fate {
-    /// Nobody lent for: the process has ended.
-    pub fn close(&mut self) {
-        self.loan = None;
     }
 }

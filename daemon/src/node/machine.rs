@@ -246,6 +246,11 @@ pub(crate) fn system_call_outcome() -> Outcome {
     worker().outcome.take().expect("a guest that runs again has the outcome of its call")
 }
 
+/// The node's time, which counts from when it began. Zero means no time in some places.
+pub(crate) fn time_since(began: Instant) -> Time {
+    Time(began.elapsed().as_nanos() as u64 + 1)
+}
+
 impl Machine {
     /// Starts the threads; [`Machine::boot`] gives them something to do.
     pub fn new(
@@ -324,8 +329,7 @@ impl Machine {
     }
 
     pub fn now(&self) -> Time {
-        // Zero means no time in some places.
-        Time(self.began.elapsed().as_nanos() as u64 + 1)
+        time_since(self.began)
     }
 
     /// The moment from which the node's time counts.

@@ -2,7 +2,7 @@
 
 use super::console::Console;
 use super::guest::Loan;
-use super::machine::Used;
+use super::machine::{Used, time_since};
 use super::view::{End, Kind, MountOrder, Pid};
 use abi::ids::{HandleId, Time};
 use abi::process::Exit;
@@ -106,7 +106,7 @@ impl Info {
     }
 
     pub fn node_now(&self) -> Time {
-        Time(self.began.elapsed().as_nanos() as u64 + 1)
+        time_since(self.began)
     }
 
     /// Has the program stop at its next poll, if it is one and has not ended.
@@ -121,7 +121,8 @@ impl Info {
     pub fn end(&self, exit: Exit) {
         self.stopper.lock().expect("no code panics while it holds this lock").take();
         let mut fate = self.fate();
-        fate.close();
+        // Nobody is lent what has ended.
+        fate.loan = None;
         let cause = fate.cause.take();
         fate.end = Some(match (exit, cause) {
             (Exit::Faulted(_) | Exit::NotStarted(_), Some(cause)) => cause,

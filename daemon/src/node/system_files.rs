@@ -236,8 +236,7 @@ impl SystemFiles {
         let agent = self.node.agent().map_err(|_| Errno::NFile)?;
         let made = agent.call(SystemCall::CreatePort(PortOptions::buffered(64)), TIMEOUT);
         let Ok(Outcome::PortCreated(Ok(handle))) = made else { return Err(Errno::NFile) };
-        let rights = Rights::SEND.with(Rights::COPY).with(Rights::MOVE).with(Rights::WATCH);
-        let transfer = Transfer { handle, rights, mode: TransferMode::Copy };
+        let transfer = Transfer { handle, rights: Rights::SENDER, mode: TransferMode::Copy };
         let path = format!("{PORTS}/{name}");
         let request = names::Request::BindPort { path, existing: names::Existing::Refuse };
         match agent.ask(&request, &[transfer], TIMEOUT) {
