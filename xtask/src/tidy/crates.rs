@@ -29,8 +29,9 @@ const LINUX: &[&str] = &["cap-fs-ext", "cap-std", "libc", "rustix", "signal-hook
 const WASM: &[&str] = &["wasm-encoder", "wasmparser", "wasmtime"];
 
 /// Licences under which others' code may be part of what we ship.
-const LICENCES: [&str; 12] = [
+const LICENCES: [&str; 13] = [
     "0BSD",
+    "MPL-2.0",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "BSD-2-Clause",
