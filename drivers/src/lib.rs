@@ -10,6 +10,7 @@
 //!   journal          abi::device             bytes that only grow, in a file
 //!   facts            what the tree of files is: records in redb, many callers to a sync
 //!   chunks           what is in files: pieces named by their hash
+//!   wire             links to other machines
 //! ```
 pub mod chunks;
 pub mod clock;
@@ -19,6 +20,7 @@ pub mod host_directory;
 pub mod journal;
 pub mod terminal;
 pub mod waiter;
+pub mod wire;
 
 mod errno;
 
