@@ -10,12 +10,14 @@
 //!   names      one tree of names                 ledger   what must survive, before it is acknowledged
 //!   programs   which programs the system knows   once     a call that is asked again is not done again
 //!   files      the tree of files             members  who of the system is alive
+//!   events     what happened, in one order
 //! ```
 #![no_std]
 
 extern crate alloc;
 
 pub mod boot;
+pub mod events;
 pub mod files;
 pub mod host;
 mod ledger;
