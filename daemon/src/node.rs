@@ -43,7 +43,7 @@ use engine::una::Child;
 use guest::{Calls, Children, Loan, ProcessClock};
 use kernel::inspect::Activity;
 use kernel::{Key, Process};
-use machine::{Machine, Used};
+use machine::{Machine, Place, Used};
 use process::{Facts, Info};
 use puppet::{Refused, Strings};
 use system_files::{Root, SystemFiles};
@@ -139,7 +139,7 @@ impl Node {
         })?;
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get().min(1024) as u16);
         let workers = options.workers.unwrap_or(processors).max(1);
-        let machine = Machine::new(&options.data, workers, journals)?;
+        let machine = Machine::new(&options.data, workers, journals, Place { node: abi::ids::NodeId(1), life: 0 })?;
         let bodies = Arc::new(Bodies::new(machine.clone()));
         machine.boot(bodies.clone(), bodies::BOOT, bodies::limits())?;
         let desk = bodies.desk();
@@ -326,7 +326,7 @@ impl Node {
                 | Outcome::Released(Err(error))
                 | Outcome::Interrupted(Err(error)),
             ) => match error {
-                ControlError::Ended | ControlError::Handle(_) => Err(ControlRefused::Ended(pid)),
+                ControlError::Ended | ControlError::Unknown | ControlError::Handle(_) => Err(ControlRefused::Ended(pid)),
             },
             _ => Err(ControlRefused::Stopping),
         }
