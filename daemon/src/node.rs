@@ -43,7 +43,7 @@ use engine::una::Child;
 use guest::{Calls, Children, Loan, ProcessClock};
 use kernel::inspect::Activity;
 use kernel::{Key, Process};
-use machine::{Machine, Used};
+use machine::{Machine, Place, Used};
 use process::{Facts, Info};
 use puppet::{Refused, Strings};
 use services::members::ProgramMark;
@@ -143,7 +143,8 @@ impl Node {
         })?;
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get().min(1024) as u16);
         let workers = options.workers.unwrap_or(processors).max(1);
-        let machine = Machine::new(&options.data, options.node, workers, journals)?;
+        let place = Place { node: options.node, life: 0 };
+        let machine = Machine::new(&options.data, workers, journals, place)?;
         let bodies = Arc::new(Bodies::new(machine.clone()));
         machine.boot(bodies.clone(), bodies::BOOT, bodies::limits())?;
         let desk = bodies.desk();
@@ -339,7 +340,7 @@ impl Node {
                 | Outcome::Released(Err(error))
                 | Outcome::Interrupted(Err(error)),
             ) => match error {
-                ControlError::Ended | ControlError::Handle(_) => Err(ControlRefused::Ended(pid)),
+                ControlError::Ended | ControlError::Unknown | ControlError::Handle(_) => Err(ControlRefused::Ended(pid)),
             },
             _ => Err(ControlRefused::Stopping),
         }
