@@ -8,11 +8,13 @@
 //!   clock, entropy   abi::file::{Clock, Entropy}
 //!   waiter           abi::file::Waiter       the one place where a process waits
 //!   journal          abi::device             bytes that only grow, in a file
+//!   coordinator      hard facts that all nodes agree on: kept by una itself, or by an etcd
 //!   facts            what the tree of files is: records in redb, many callers to a sync
 //!   chunks           what is in files: pieces named by their hash
 //! ```
 pub mod chunks;
 pub mod clock;
+pub mod coordinator;
 pub mod entropy;
 pub mod facts;
 pub mod host_directory;
