@@ -121,6 +121,8 @@ pub struct Facts {
 /// Invariants: what is queued has rising numbers, all above `durable`; with `Stopped` nothing is queued and nobody commits.
 struct Queue {
     waiting: VecDeque<(u64, Vec<Write>)>,
+    /// To be written with the next change.
+    beside: Vec<Write>,
     durable: u64,
     state: State,
     /// The highest number that was submitted.
@@ -164,6 +166,7 @@ impl Facts {
             keeper,
             queue: Mutex::new(Queue {
                 waiting: VecDeque::new(),
+                beside: vec![],
                 durable: last,
                 state: State::Idle,
                 highest: last,
@@ -205,6 +208,14 @@ impl Facts {
         }
     }
 
+    /// Has writes made durable with the next changes: nobody waits for them, and a failure may lose them.
+    pub fn write_beside(&self, writes: Vec<Write>) {
+        let mut queue = self.queue();
+        if !matches!(queue.state, State::Stopped(_)) {
+            queue.beside.extend(writes);
+        }
+    }
+
     /// Returns when a change is durable, or when nothing can be made durable until [`Facts::reopen`].
     pub fn wait(&self, number: u64) -> Result<(), FactsError> {
         let mut queue = self.queue();
@@ -224,7 +235,9 @@ impl Facts {
                 }
                 State::Idle => {
                     queue.state = State::Committing;
-                    let batch: Vec<(u64, Vec<Write>)> = queue.waiting.drain(..).collect();
+                    let mut batch: Vec<(u64, Vec<Write>)> = queue.waiting.drain(..).collect();
+                    let beside = std::mem::take(&mut queue.beside);
+                    batch.last_mut().expect("somebody waits for one").1.extend(beside);
                     drop(queue);
                     let result = self.keeper.commit(&batch);
                     queue = self.queue();

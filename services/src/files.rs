@@ -1253,6 +1253,13 @@ impl Files {
         Ok(content.read(offset.min(end), end))
     }
 
+    /// What stands there, whatever it was opened for.
+    pub fn read_any(&self, open: OpenNumber, offset: u64, count: usize) -> Result<Vec<Stretch>, Errno> {
+        let node = self.node(self.opened(open)?.inode);
+        let end = node.now.size_bytes.min(offset.saturating_add(count as u64));
+        Ok(node.content()?.read(offset.min(end), end))
+    }
+
     /// All of a file, whatever it was opened for.
     pub fn read_all(&self, open: OpenNumber, bytes_max: u64) -> Result<Vec<Stretch>, Errno> {
         let node = self.node(self.opened(open)?.inode);
