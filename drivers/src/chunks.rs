@@ -386,12 +386,8 @@ impl Chunks {
     /// Is it on the disk, whole or not?
     pub fn has(&self, name: &ChunkName) -> bool {
         let directory = &self.directories[name.directory()];
-        let access = rustix::fs::accessat(
-            directory,
-            name.file(),
-            rustix::fs::Access::EXISTS,
-            rustix::fs::AtFlags::empty(),
-        );
+        let access =
+            rustix::fs::accessat(directory, name.file(), rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty());
         access.is_ok()
     }
 
@@ -417,11 +413,8 @@ impl Chunks {
             if pins.contains_key(name) {
                 return Ok(());
             }
-            let _ = rustix::fs::unlinkat(
-                &self.directories[name.directory()],
-                name.file(),
-                rustix::fs::AtFlags::empty(),
-            );
+            let _ =
+                rustix::fs::unlinkat(&self.directories[name.directory()], name.file(), rustix::fs::AtFlags::empty());
         }
         self.put(&[(*name, bytes)]).map(drop)
     }

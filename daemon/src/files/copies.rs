@@ -141,7 +141,8 @@ impl Among {
                     let missing = wanted.saturating_sub(have.len());
                     let others = by_rank(name, living.clone()).into_iter();
                     let mut found = 0;
-                    for node in others.filter(|node| !have.contains(node) && !refused.contains_key(node)).take(missing) {
+                    for node in others.filter(|node| !have.contains(node) && !refused.contains_key(node)).take(missing)
+                    {
                         for_node.entry(node).or_default().push((*name, *bytes));
                         found += 1;
                     }

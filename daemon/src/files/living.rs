@@ -26,6 +26,15 @@ impl Living {
         self.others.lock().expect("nothing panics while it holds who lives").clone()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.others.lock().expect("nothing panics while it holds who lives").is_empty()
+    }
+
+    /// Ends all waits.
+    pub fn wake(&self) {
+        self.changed.notify_all();
+    }
+
     /// Returns when somebody came or went, or after this time.
     pub fn wait(&self, most: Duration) {
         let known = self.others.lock().expect("nothing panics while it holds who lives");

@@ -22,9 +22,14 @@ pub(super) enum ChunkAsk {
         chunks: Vec<(ChunkName, Vec<u8>)>,
     },
     /// Answered with its bytes.
-    Get { name: ChunkName },
+    Get {
+        name: ChunkName,
+    },
     /// Answered with an [`Inventory`] of those whose names begin with this byte or a higher one.
-    Inventory { epoch: u64, first: u8 },
+    Inventory {
+        epoch: u64,
+        first: u8,
+    },
     Remove {
         epoch: u64,
         order: u64,
@@ -46,13 +51,21 @@ impl ChunkAsk {
         match self {
             ChunkAsk::Put { epoch, order, chunks } => {
                 to.u8(0).u64(*epoch).u64(*order).u32(chunks.len() as u32);
-                chunks.iter().for_each(|(name, bytes)| drop(to.raw(&name.0).bytes(bytes)));
+                for (name, bytes) in chunks {
+                    to.raw(&name.0).bytes(bytes);
+                }
             }
-            ChunkAsk::Get { name } => drop(to.u8(1).raw(&name.0)),
-            ChunkAsk::Inventory { epoch, first } => drop(to.u8(2).u64(*epoch).u8(*first)),
+            ChunkAsk::Get { name } => {
+                to.u8(1).raw(&name.0);
+            }
+            ChunkAsk::Inventory { epoch, first } => {
+                to.u8(2).u64(*epoch).u8(*first);
+            }
             ChunkAsk::Remove { epoch, order, names } => {
                 to.u8(3).u64(*epoch).u64(*order).u32(names.len() as u32);
-                names.iter().for_each(|name| drop(to.raw(&name.0)));
+                for name in names {
+                    to.raw(&name.0);
+                }
             }
         }
         to.finish()
@@ -90,7 +103,9 @@ impl Inventory {
     fn write(&self) -> Vec<u8> {
         let mut to = Writer::default();
         to.u32(self.next.map_or(u32::MAX, u32::from)).u32(self.names.len() as u32);
-        self.names.iter().for_each(|name| drop(to.raw(&name.0)));
+        for name in &self.names {
+            to.raw(&name.0);
+        }
         to.finish()
     }
 

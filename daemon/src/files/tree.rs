@@ -13,22 +13,23 @@
 //! ```
 //! The time of the last reading is not kept.
 
+use super::complaints::Complaints;
+use super::copies::{Copies, Pinned};
 use abi::encoding::{Malformed, Reader, Writer};
 use abi::errno::Errno;
 use abi::file::{Access, Durable, Entry, Existence, FileSystem, LastLink, Open, OpenId, Opened, Place, SetTimes, Stat};
 use abi::wasi::{Advice, Filetype};
-use super::copies::{Copies, Pinned};
 use drivers::chunks::{ChunkError, ChunkName, ChunkOptions, Chunks, Swept};
 use drivers::facts::{Facts, FactsError, Shared as SharedSyncs, Write};
 use services::files::{
     Answer, At, Capture, Captured, Change, ChunkHash, Files, Flush, INLINE_BYTES_MAX, Inode, Limits, OpenNumber, Piece,
     ROOT_OPEN, Sequence, Stretch, Supply, WriteError,
 };
-use super::complaints::Complaints;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -43,6 +44,8 @@ const CHUNKS_AT_ONCE: usize = 64;
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
 /// A chunk can go while somebody is on the way to it, because the file was written anew; not often in a row.
 const ATTEMPTS_MAX: usize = 64;
+/// Stands for what was open and is gone.
+const GONE: OpenNumber = OpenNumber(u64::MAX);
 /// The first byte of the keys that this file adds to those of `services::files`: what a session was last answered.
 const ANSWERED: u8 = 5;
 
@@ -125,6 +128,8 @@ struct Disk {
     complaints: Complaints,
     /// What sessions were last answered before this tree was opened, by those who have not come back yet.
     answered: Mutex<BTreeMap<SessionKey, Answered>>,
+    /// Another node decides now.
+    is_lost: AtomicBool,
 }
 
 /// Who asks: one view at one node, for as long as it lives.
@@ -223,6 +228,7 @@ impl Tree {
             swept,
             complaints,
             answered: Mutex::new(answered),
+            is_lost: AtomicBool::new(false),
         });
         let flusher = std::thread::Builder::new().name("una-flush".into()).spawn({
             let disk = disk.clone();
@@ -254,7 +260,11 @@ impl Tree {
                 }
                 match files.reopen(held.inode, held.access) {
                     Ok(open) => claimed.open[index] = Some(open),
-                    Err(_) => lost.push(*id),
+                    Err(_) => {
+                        // The number stays taken until it is closed.
+                        claimed.open[index] = Some(GONE);
+                        lost.push(*id);
+                    }
                 }
             }
         }
@@ -269,13 +279,20 @@ impl Tree {
         disk.facts.write_beside(vec![Write { key: answered_key(session), value: None }]);
     }
 
+    /// Somebody is gone who may come back and ask again for what he was not answered.
+    pub(super) fn remember(&self, session: SessionKey, done: Option<Answered>) {
+        if let Some(done) = done {
+            self.owner.disk.answered().insert(session, done);
+        }
+    }
+
     /// Whoever had something open before this tree was opened and has not claimed it by now does not come back.
     pub(super) fn forget_absent(&self, is_there: impl Fn(&SessionKey) -> bool) {
         let disk = &self.owner.disk;
         let absent: Vec<SessionKey> = disk.answered().keys().filter(|key| !is_there(key)).copied().collect();
         let writes = absent.iter().map(|key| Write { key: answered_key(*key), value: None });
         disk.facts.write_beside(writes.collect());
-        absent.iter().for_each(|key| drop(disk.answered().remove(key)));
+        disk.answered().retain(|key, _| !absent.contains(key));
         let answer = disk.submit(|files, _, changes| files.forget_kept(changes));
         if disk.durable(answer.after).is_ok() {
             disk.collect_soon();
@@ -284,6 +301,7 @@ impl Tree {
 
     /// Nothing more is decided here; everybody who waits is told that somebody else may decide now.
     pub(super) fn lose(&self, why: &str) {
+        self.owner.disk.is_lost.store(true, Ordering::SeqCst);
         self.owner.disk.facts.stop(FactsError::Lost { why: why.into() });
     }
 
@@ -337,7 +355,9 @@ impl Drop for Owner {
             // It ends by itself, and its panic would have been reported where it happened.
             let _ = flusher.join();
         }
-        if let Err(errno) = self.disk.flush_all() {
+        if let Err(errno) = self.disk.flush_all()
+            && errno != Errno::OwnerDead
+        {
             self.disk.complaints.add(format!("not everything could be made durable at the end: {errno}"));
         }
     }
@@ -351,7 +371,9 @@ fn read_records(facts: &Facts, directory: &Path) -> Result<Said, TreeError> {
     let mut damage = None;
     facts.read(&mut |key, value| {
         let read = match key.first() {
-            Some(&ANSWERED) => Answered::read(key, value).map(|(session, one)| drop(answered.insert(session, one))),
+            Some(&ANSWERED) => Answered::read(key, value).map(|(session, one)| {
+                answered.insert(session, one);
+            }),
             _ => Change::read(key, value).map(|record| records.push(record)),
         };
         if read.is_err() {
@@ -618,6 +640,9 @@ impl Disk {
 
     /// Makes one file durable.
     fn flush(&self, inode: Inode) -> Result<(), Errno> {
+        if self.is_lost.load(Ordering::SeqCst) {
+            return Err(Errno::OwnerDead);
+        }
         let _caller = self.enter();
         loop {
             let mut files = self.files();
@@ -762,6 +787,15 @@ impl TreeFiles {
         Ok(Held { inode, access })
     }
 
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// The last act of this view that changed names.
+    pub(super) fn done(&self) -> Option<Answered> {
+        self.done
+    }
+
     /// What this request was answered when it was asked before, elsewhere.
     fn done_before(&self) -> Option<Answered> {
         let (_, number) = self.asking?;
@@ -769,15 +803,17 @@ impl TreeFiles {
     }
 
     /// Changes names, once.
-    fn change(&self, act: impl FnOnce(&mut Files, u64, &mut Vec<Change>) -> Answer<()>) -> Result<(), Errno> {
+    fn change(&mut self, act: impl FnOnce(&mut Files, u64, &mut Vec<Change>) -> Answer<()>) -> Result<(), Errno> {
         if self.done_before().is_some() {
             return Ok(());
         }
+        let answered = self.asking.map(|(key, number)| (key, Answered { number, opened: None }));
         let disk = self.disk();
-        let _caller = disk.enter();
-        let answered = self.asking.map(|(key, number)| Answered { number, opened: None }.write(key));
-        let answer = disk.submit_with(act, |_, ()| answered);
+        let caller = disk.enter();
+        let answer = disk.submit_with(act, |_, ()| answered.map(|(key, answered)| answered.write(key)));
         disk.durable(answer.after)?;
+        drop(caller);
+        self.done = answered.map(|(_, answered)| answered).or(self.done);
         answer.result
     }
 
@@ -866,6 +902,13 @@ impl FileSystem for TreeFiles {
             }
             (Err(errno), safe) => return safe.and(Err(errno)),
         };
+        if let Some((_, number)) = self.asking
+            && how.existence != Existence::Required
+        {
+            let opened = self.disk().files().inode(open)?.0;
+            self.done = Some(Answered { number, opened: Some(opened) });
+        }
+        let disk = self.disk();
         if how.truncate && how.access == Access::Read {
             // Who closes it is no writer.
             let inode = disk.files().inode(open)?.0;
