@@ -515,10 +515,19 @@ impl Inner {
 
     /// Makes durable what there is, and lets others take over at once.
     fn give_up(&self, own: &Lease, why: &str) {
-        if let Some(tree) = self.hold.tree()
-            && let Err(errno) = tree.flush()
-        {
-            self.complaints.add(format!("not everything could be made durable before the tree was let go: {errno}"));
+        if let Some(tree) = self.hold.tree() {
+            // By another thread: it may wait for a coordinator that cannot be reached, until the tree is lost below.
+            let (give, get) = std::sync::mpsc::sync_channel(1);
+            let flushes = std::thread::Builder::new().name("una-flush".into()).spawn(move || {
+                // Nobody hears it who has stopped waiting.
+                let _ = give.send(tree.flush());
+            });
+            let flushed =
+                flushes.map_err(|_| Errno::Again).and_then(|_| get.recv_timeout(REST).unwrap_or(Err(Errno::TimedOut)));
+            if let Err(errno) = flushed {
+                self.complaints
+                    .add(format!("not everything could be made durable before the tree was let go: {errno}"));
+            }
         }
         self.call(|errands| errands.rest_until = Some(Instant::now() + REST));
         self.lose(why);
