@@ -20,7 +20,7 @@ mod view;
 
 pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
 pub use view::{
-    ControlRefused, End, FreezeRefused, Kind, MountOrder, NodeError, NodeView, Order, Pid, PortError, ProcessLimits,
+    ControlRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, Order, Pid, PortError, ProcessLimits,
     ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
 };
 
@@ -46,6 +46,7 @@ use kernel::{Key, Process};
 use machine::{Machine, Used};
 use process::{Facts, Info};
 use puppet::{Refused, Strings};
+use services::members::ProgramMark;
 use system_files::{Root, SystemFiles};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -78,6 +79,8 @@ pub struct NodeOptions {
     pub workers: Option<u16>,
     pub target: engine::Target,
     pub canonical_nans: bool,
+    /// The number that the system gave this node.
+    pub node: abi::ids::NodeId,
 }
 
 /// A node. All copies are the same node.
@@ -85,6 +88,7 @@ pub struct NodeOptions {
 pub struct Node(Arc<Inner>);
 
 struct Inner {
+    number: abi::ids::NodeId,
     machine: Arc<Machine>,
     bodies: Arc<Bodies>,
     engine: engine::Engine,
@@ -139,11 +143,12 @@ impl Node {
         })?;
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get().min(1024) as u16);
         let workers = options.workers.unwrap_or(processors).max(1);
-        let machine = Machine::new(&options.data, workers, journals)?;
+        let machine = Machine::new(&options.data, options.node, workers, journals)?;
         let bodies = Arc::new(Bodies::new(machine.clone()));
         machine.boot(bodies.clone(), bodies::BOOT, bodies::limits())?;
         let desk = bodies.desk();
         let node = Node(Arc::new_cyclic(|this| Inner {
+            number: options.node,
             machine,
             bodies,
             engine,
@@ -169,6 +174,13 @@ impl Node {
         &self, wasm: impl Into<Arc<[u8]>>, progress: &mut dyn FnMut(engine::Progress),
     ) -> Result<engine::Program, engine::LoadError> {
         self.0.engine.load(wasm, progress)
+    }
+
+    /// Of the programs that ran here last, what others are told of them; the latest first.
+    pub fn latest_programs(&self) -> Vec<ProgramMark> {
+        let programs = self.0.programs.lock().expect("no code panics while it holds this lock");
+        let mark = |program: &engine::Program| ProgramMark::from(&ProgramId(*program.hash().as_bytes()));
+        programs.iter().rev().map(mark).collect()
     }
 
     pub fn engine(&self) -> &engine::Engine {
@@ -226,7 +238,7 @@ impl Node {
                 if info.fate().end.is_some() {
                     self.0.bodies.forget(&info);
                 }
-                Ok(Started { pid: Pid(spawned.id.serial()), console })
+                Ok(Started { pid: spawned.id.into(), console })
             }
             refused => {
                 self.0.bodies.unexpect(&arguments);
@@ -244,10 +256,10 @@ impl Node {
 
     /// All that run, and the last that ended.
     pub fn processes(&self) -> Vec<ProcessView> {
-        let kernel: std::collections::BTreeMap<u64, (Activity, u32, Option<u64>)> = self.0.machine.inspect(|kernel| {
+        let kernel: std::collections::BTreeMap<Pid, (Activity, u32, Option<Pid>)> = self.0.machine.inspect(|kernel| {
             let view = |view: kernel::inspect::ProcessView| {
-                let parent = view.parent.map(|parent| parent.serial());
-                (view.id.serial(), (view.activity, view.handles, parent))
+                let parent = view.parent.map(Pid::from);
+                (view.id.into(), (view.activity, view.handles, parent))
             };
             kernel.processes().map(view).collect()
         });
@@ -255,7 +267,7 @@ impl Node {
         let mut views: Vec<ProcessView> = processes.ended().map(|info| self.view(info, None)).collect();
         views.extend(processes.live().map(|info| {
             let pid = info.pid.get().expect("what is listed has a pid");
-            self.view(info, kernel.get(&pid.0))
+            self.view(info, kernel.get(pid))
         }));
         views
     }
@@ -264,7 +276,7 @@ impl Node {
         self.processes().into_iter().find(|view| view.pid == pid)
     }
 
-    fn view(&self, info: &Info, kernel: Option<&(Activity, u32, Option<u64>)>) -> ProcessView {
+    fn view(&self, info: &Info, kernel: Option<&(Activity, u32, Option<Pid>)>) -> ProcessView {
         let state = match (info.fate().end.clone(), kernel.map(|(activity, ..)| *activity)) {
             (Some(end), _) => State::Ended(end),
             (None, Some(activity)) => match activity {
@@ -286,7 +298,8 @@ impl Node {
         let stopped = info.is_stopped() && !matches!(state, State::Ended(_));
         ProcessView {
             pid: *info.pid.get().expect("what is listed has a pid"),
-            parent: kernel.and_then(|(_, _, parent)| *parent).map(Pid),
+            node: self.0.number.0,
+            parent: kernel.and_then(|(_, _, parent)| *parent),
             name: info.name.clone(),
             args: info.args.clone(),
             program: info.program.clone(),

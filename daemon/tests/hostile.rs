@@ -101,6 +101,7 @@ fn whatever_a_program_asks_the_node_stays_up() {
         workers: Some(2),
         target: engine::Target::Native,
         canonical_nans: false,
+        node: daemon::node::FIRST_NODE,
     })
     .unwrap();
     let mut ends = std::collections::BTreeMap::new();

@@ -26,6 +26,7 @@ fn node_in(directory: &std::path::Path) -> Node {
         workers: Some(2),
         target: engine::Target::Native,
         canonical_nans: false,
+        node: daemon::node::FIRST_NODE,
     })
     .unwrap()
 }
@@ -332,11 +333,11 @@ fn messages_go_from_a_sender_to_a_receiver_by_name() {
 #[test]
 fn pids_are_never_given_out_twice_and_small_after_a_clean_stop() {
     let directory = tempfile::tempdir().unwrap();
-    let mut last = Pid(0);
+    let mut last = Pid::new(0);
     for _ in 0..3 {
         let house = House { node: node_in(directory.path()), _directory: tempfile::tempdir().unwrap() };
         let started = house.run(HELLO);
-        assert!(started.pid > last && started.pid.0 < last.0 + 100, "{} after {last}", started.pid);
+        assert!(started.pid > last && started.pid.serial() < last.serial() + 100, "{} after {last}", started.pid);
         last = started.pid;
         house.end(started.pid);
         house.node.shutdown().unwrap();

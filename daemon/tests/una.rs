@@ -27,6 +27,7 @@ fn check(source: &str, case: &str) {
         workers: Some(2),
         target: engine::Target::Native,
         canonical_nans: false,
+        node: daemon::node::FIRST_NODE,
     })
     .unwrap();
     let programs = directory.path().join("programs");

@@ -9,7 +9,7 @@
 //!   boot       makes the ports, starts everything by the manifest, restarts what dies
 //!   names      one tree of names                 ledger   what must survive, before it is acknowledged
 //!   programs   which programs the system knows   once     a call that is asked again is not done again
-//!   files      the tree of files
+//!   files      the tree of files             members  who of the system is alive
 //! ```
 #![no_std]
 
@@ -19,6 +19,7 @@ pub mod boot;
 pub mod files;
 pub mod host;
 mod ledger;
+pub mod members;
 pub mod names;
 mod once;
 pub mod planted;

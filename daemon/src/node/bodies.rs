@@ -141,7 +141,7 @@ impl Bodies {
             stopper: None,
             began: self.machine.began(),
         });
-        self.processes().add(Pid(start.id.serial()), info);
+        self.processes().add(Pid::from(start.id), info);
         Made { body: Body::Native(native), time }
     }
 }
@@ -184,14 +184,14 @@ impl machine::Bodies for Bodies {
                 let set = info.key.set(start.process);
                 assert!(set.is_ok(), "a process is started once");
                 let time = info.time.clone();
-                self.processes().add(Pid(start.id.serial()), info);
+                self.processes().add(Pid::from(start.id), info);
                 Ok(Made { body: Body::Guest(Box::new(program)), time })
             }
         }
     }
 
     fn ended(&self, id: ProcessId, exit: Exit) {
-        let pid = Pid(id.serial());
+        let pid = Pid::from(id);
         let retired = {
             let mut processes = self.processes();
             match processes.find_live(pid).map(|info| info.kind) {
@@ -210,7 +210,7 @@ impl machine::Bodies for Bodies {
     }
 
     fn interrupt(&self, id: ProcessId) {
-        let info = self.processes().find_live(Pid(id.serial())).cloned();
+        let info = self.processes().find_live(Pid::from(id)).cloned();
         if let Some(info) = info {
             info.stop_soon();
         }

@@ -17,7 +17,7 @@
 use super::view::NodeError;
 use abi::call::{Outcome, SystemCall};
 use abi::device::JournalWork;
-use abi::ids::{DeviceId, ProcessId, Time};
+use abi::ids::{NodeId, DeviceId, ProcessId, Time};
 use abi::message::Bytes;
 use abi::process::{Exit, Fault, Program, StartFailure};
 use drivers::FileJournal;
@@ -254,13 +254,13 @@ pub(crate) fn time_since(began: Instant) -> Time {
 impl Machine {
     /// Starts the threads; [`Machine::boot`] gives them something to do.
     pub fn new(
-        directory: &std::path::Path, workers: u16, journals: Vec<FileJournal>,
+        directory: &std::path::Path, node: NodeId, workers: u16, journals: Vec<FileJournal>,
     ) -> Result<Arc<Machine>, NodeError> {
         let processors = usize::from(workers);
         let workers = workers + WORKERS_MORE;
         let serials = Serials::open(directory)?;
         let config = Config {
-            node: abi::ids::NodeId(1),
+            node,
             first_serial: serials.first,
             workers,
             devices: journals.len() as u16,

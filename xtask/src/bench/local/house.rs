@@ -56,6 +56,7 @@ impl House {
             workers: Some(workers),
             target: engine::Target::Native,
             canonical_nans: false,
+        node: daemon::node::FIRST_NODE,
         })?)
     }
 }
