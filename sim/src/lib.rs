@@ -8,7 +8,7 @@
 //!   machine    the node and its world        bodies     model processes
 //!   disk       a journal that tears          checkers   what must be true
 //!   runs       what one seed plays           torn       one service alone at a disk that tears
-//!   scenario   small protocols as readable text
+//!   scenario   small protocols as readable text        members    who is alive, in a network of many nodes
 //! ```
 
 pub mod bodies;
@@ -16,6 +16,7 @@ pub mod checkers;
 pub mod disk;
 pub mod history;
 pub mod machine;
+pub mod members;
 pub mod random;
 pub mod runs;
 pub mod scenario;

@@ -95,7 +95,7 @@ pub fn play(run: Run, seed: u64) -> Result<Report, Box<Failure>> {
 }
 
 /// A panic is a violation.
-fn caught<T>(act: impl FnOnce() -> Result<T, Violation>) -> Result<T, Violation> {
+pub(crate) fn caught<T>(act: impl FnOnce() -> Result<T, Violation>) -> Result<T, Violation> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
