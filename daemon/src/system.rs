@@ -35,7 +35,7 @@ use drivers::coordinator::{
 use drivers::wire::WireError;
 use drivers::wire::ticket::Ticket;
 use drivers::wire::{
-    Ask, AskError, Class, Hello, Identity, IdentityError, LinkState, OpenError, Service, Stream,
+    Ask, AskError, Class, Hello, Identity, IdentityError, LinkState, OpenError, Stream,
     Wire,
 };
 use ears::Ears;
@@ -545,7 +545,6 @@ impl System {
             .lock()
             .expect("nothing panics while it holds this lock")
             .take();
-        self.0.raft.close();
         self.0.wire.stop();
     }
 }
@@ -677,31 +676,35 @@ impl Inner {
         answers
     }
 
-    /// Hears of every change of the members, from the first on.
+    /// Hears of every change of the members, from the first on. What follows from them is done on a thread of its own: the
+    /// coordinator's must not wait for the disk.
     fn follow_members(this: &Arc<Inner>) {
-        let weak = Arc::downgrade(this);
+        let (give, take) = std::sync::mpsc::channel();
+        // Unbounded, but as many wait as there are changes of members while one of them is acted on.
         let sink = move |event: WatchEvent| {
-            let Some(inner) = weak.upgrade() else { return };
-            match event {
-                WatchEvent::Changed { changes, .. } => inner.members_changed(changes),
-                // Looked after by the keeper, which reads them all and watches again.
-                WatchEvent::Ended(_) => inner.watch_ended(),
-            }
+            let _ = give.send(event);
         };
         let revision = drivers::coordinator::Revision(0);
-        let watch = this
-            .raft
-            .watch(KeyRange::prefix(member::PREFIX), revision, Box::new(sink));
-        *this
-            .watch
-            .lock()
-            .expect("nothing panics while it holds this lock") = watch.ok();
+        let watch = this.raft.watch(KeyRange::prefix(member::PREFIX), revision, Box::new(sink));
+        *this.watch.lock().expect("nothing panics while it holds this lock") = watch.ok();
+        let weak = Arc::downgrade(this);
+        let follow = move || {
+            for event in take {
+                let Some(inner) = weak.upgrade() else { return };
+                match event {
+                    WatchEvent::Changed { changes, .. } => inner.members_changed(changes),
+                    // Looked after by the keeper, which watches again.
+                    WatchEvent::Ended(_) => inner.watch_ended(),
+                }
+            }
+        };
+        if std::thread::Builder::new().name("una-members".into()).spawn(follow).is_err() {
+            this.watch_ended();
+        }
     }
 
     fn watch_ended(&self) {
-        if let Ok(mut watch) = self.watch.try_lock() {
-            watch.take();
-        }
+        self.watch.lock().expect("nothing panics while it holds this lock").take();
     }
 
     fn members_changed(&self, changes: Vec<drivers::coordinator::Change>) {

@@ -195,17 +195,11 @@ fn receive(inner: &Arc<Inner>, stranger: NodeKey, mut stream: Stream) -> std::io
     stream.set_deadline(Some(deadline));
     let mut body = vec![];
     (&mut stream).take(join::BYTES_MAX).read_to_end(&mut body)?;
+    // Not locked while the coordinator is asked, which tells of its changes to who wants the record.
+    let record = inner.record().clone();
     let answer = match serde_json::from_slice(&body) {
-        Ok(request) => join::admit(
-            &*inner.raft,
-            &inner.record().clone(),
-            stranger,
-            &request,
-            deadline,
-        ),
-        Err(error) => join::JoinAnswer::Refused {
-            why: format!("a request that cannot be read: {error}"),
-        },
+        Ok(request) => join::admit(&*inner.raft, &record, stranger, &request, deadline),
+        Err(error) => join::JoinAnswer::Refused { why: format!("a request that cannot be read: {error}") },
     };
     stream.write_all(&serde_json::to_vec(&answer)?)?;
     stream.shutdown(Shutdown::Write)
