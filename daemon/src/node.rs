@@ -664,7 +664,7 @@ impl Inner {
         let kind = |terminal| if terminal { StreamKind::Terminal } else { StreamKind::Pipe };
         let usage = Usage::new(limits.memory_bytes.unwrap_or(u64::MAX));
         let max_ns = limits.cpu_total.map_or(0, |total| (total.as_nanos() as u64).max(1));
-        let time = Arc::new(Used::bounded(max_ns));
+        let time = Arc::new(Used::new(max_ns, limits.cpu_weight.unwrap_or(WEIGHT_NORMAL)));
         let began = self.machine.began();
         let children: std::sync::Weak<dyn Children> = Arc::<Inner>::downgrade(self);
         let calls = Calls { key: key.clone(), began, program: program.clone(), info: known.clone(), children };
