@@ -143,12 +143,12 @@ enum Writing {
 
 /// Keeps chunks that were put from being removed, until the caller has said elsewhere that they are needed.
 #[must_use]
-pub struct Pinned<'a> {
-    chunks: &'a Chunks,
+pub struct Pinned {
+    chunks: Arc<Chunks>,
     names: Vec<ChunkName>,
 }
 
-impl Drop for Pinned<'_> {
+impl Drop for Pinned {
     fn drop(&mut self) {
         let mut pins = self.chunks.pins();
         for name in &self.names {
@@ -265,8 +265,8 @@ impl Chunks {
     }
 
     /// Makes chunks durable. While the result lives, none of them is removed.
-    pub fn put(&self, all: &[(ChunkName, &[u8])]) -> Result<Pinned<'_>, ChunkError> {
-        let mut pinned = Pinned { chunks: self, names: vec![] };
+    pub fn put(self: &Arc<Self>, all: &[(ChunkName, &[u8])]) -> Result<Pinned, ChunkError> {
+        let mut pinned = Pinned { chunks: self.clone(), names: vec![] };
         let (mut mine, mut others) = (vec![], vec![]);
         {
             let mut pins = self.pins();
@@ -381,6 +381,42 @@ impl Chunks {
         let bytes: Arc<[u8]> = bytes.into();
         self.cache().insert(*name, bytes.clone());
         Ok(bytes)
+    }
+
+    /// Is it on the disk, whole or not?
+    pub fn has(&self, name: &ChunkName) -> bool {
+        let directory = &self.directories[name.directory()];
+        let access =
+            rustix::fs::accessat(directory, name.file(), rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty());
+        access.is_ok()
+    }
+
+    /// The chunks that begin with this byte and with those behind it, until there are so many; and with which byte to go on.
+    pub fn inventory(&self, first: u8, most: usize) -> Result<(Vec<ChunkName>, Option<u8>), ChunkError> {
+        let mut all = vec![];
+        for byte in first..=u8::MAX {
+            // With a handle of its own: somebody else may be reading the same directory.
+            let directory = open_directory(&self.directories[byte as usize], ".")
+                .map_err(|error| ChunkError::at(self.path.clone(), error.into()))?;
+            all.extend(self.names(&directory)?.iter().filter_map(|name| parse(byte, name)));
+            if all.len() >= most {
+                return Ok((all, byte.checked_add(1)));
+            }
+        }
+        Ok((all, None))
+    }
+
+    /// Puts a chunk in the place of its damaged file.
+    pub fn replace(self: &Arc<Self>, name: &ChunkName, bytes: &[u8]) -> Result<(), ChunkError> {
+        {
+            let pins = self.pins();
+            if pins.contains_key(name) {
+                return Ok(());
+            }
+            let _ =
+                rustix::fs::unlinkat(&self.directories[name.directory()], name.file(), rustix::fs::AtFlags::empty());
+        }
+        self.put(&[(*name, bytes)]).map(drop)
     }
 
     /// Keeps the content of a chunk that was just put at hand.

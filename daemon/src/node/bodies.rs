@@ -125,7 +125,7 @@ impl Bodies {
     }
 
     fn service(&self, name: &str, native: Box<dyn Native>, start: &Start) -> Made {
-        let time = Arc::new(Used::default());
+        let time = Arc::new(Used::new(0, WEIGHT_NORMAL));
         let key = Arc::new(OnceLock::new());
         let info = Info::new(Facts {
             name: name.into(),
@@ -202,9 +202,7 @@ impl machine::Bodies for Bodies {
         };
         let Some(info) = retired else { return };
         self.ended_cpu_ns.fetch_add(info.time.total_ns(self.machine.now()), Ordering::Relaxed);
-        if info.time.max_ns != 0 {
-            self.machine.bounded.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.machine.look_no_more(&info.time);
         info.end(exit);
         self.forget(&info);
     }

@@ -79,6 +79,10 @@ impl Watcher {
                     | Activity::Reading
                     | Activity::Writing
             );
+            if let (Activity::Away, Some(deadline)) = (view.activity, self.deadlines.get(&view.id)) {
+                let end = deadline.after(kernel::limits::VERDICT_NS);
+                ensure!(now <= end, "{:?} still waits at {now:?} for word of what ended at {deadline:?}", view.id);
+            }
             if let (true, Some(deadline)) = (waits, self.deadlines.get(&view.id)) {
                 ensure!(now < *deadline, "{:?} still waits at {now:?} for what ended at {deadline:?}", view.id);
             }
