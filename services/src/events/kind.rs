@@ -48,6 +48,7 @@ impl fmt::Display for Ending {
             Exit::Code(code) => return write!(f, "exit {code}"),
             Exit::Killed => "killed",
             Exit::Orphaned => "ended with its parent",
+            Exit::NodeLost => "lost with its node",
             Exit::Faulted(Fault::Trap) => "trapped",
             Exit::Faulted(Fault::OutOfMemory) => "out of memory",
             Exit::Faulted(Fault::MalformedCall) => "made a malformed call",
@@ -69,6 +70,7 @@ impl Ending {
             Exit::Orphaned => (2, 0),
             Exit::Faulted(fault) => (3, fault as u32),
             Exit::NotStarted(failure) => (4, failure as u32),
+            Exit::NodeLost => (5, 0),
         }
     }
 
@@ -85,6 +87,7 @@ impl Ending {
             (4, 0) => Exit::NotStarted(StartFailure::UnknownProgram),
             (4, 1) => Exit::NotStarted(StartFailure::Unloadable),
             (4, 2) => Exit::NotStarted(StartFailure::OutOfMemory),
+            (5, 0) => Exit::NodeLost,
             _ => return None,
         };
         Some(Ending(exit))
