@@ -73,8 +73,8 @@ pub struct Errand {
     import: Option<Key<Import>>,
     /// Handles that leave the asker's table if the act is done.
     moved: Box<[HandleId]>,
-    /// The home was told that nobody wants it any more.
-    withdrawn: bool,
+    /// Why the home was told that nobody wants it any more, if it was.
+    withdrawn: Option<Cause>,
     /// The read that a process wants which came while this one, given up, was still under way.
     then: Option<(u32, Patience)>,
     /// The process wants it done now or not at all.
@@ -151,7 +151,7 @@ impl Errand {
             what,
             import: None,
             moved: Box::default(),
-            withdrawn: false,
+            withdrawn: None,
             then: None,
             at_once: false,
             supervisor: None,
@@ -874,6 +874,19 @@ impl Import {
     }
 }
 
+/// Who would not wait had no deadline that could be over.
+fn in_no_time(verdict: Verdict) -> Verdict {
+    let outcome = match verdict {
+        Verdict::Outcome(Outcome::Sent(Err(SendError::Expired))) => Outcome::Sent(Err(SendError::Full)),
+        Verdict::Outcome(Outcome::Read(Err(ReadError::Expired))) => Outcome::Read(Err(ReadError::Empty)),
+        Verdict::Outcome(Outcome::Written(Err(WriteError { written, cause: WriteCause::Expired }))) => {
+            Outcome::Written(Err(WriteError { written, cause: WriteCause::Full }))
+        }
+        verdict => return verdict,
+    };
+    Verdict::Outcome(outcome)
+}
+
 /// What whoever watches is told when the node is lost.
 fn lost_event(object: ObjectId) -> NoticeEvent {
     match object {
@@ -896,14 +909,14 @@ impl Kernel {
             return true;
         }
         self.errands[key].purpose = Purpose::Nobody;
-        if !withdrawn {
+        if withdrawn.is_none() {
             self.withdraw_errand(key, cause);
         }
         false
     }
 
     fn withdraw_errand(&mut self, key: Key<Errand>, cause: Cause) {
-        self.errands[key].withdrawn = true;
+        self.errands[key].withdrawn = Some(cause);
         let node = self.errands[key].node;
         if !planted(Bug::WithdrawLost) {
             self.tell(
@@ -913,23 +926,27 @@ impl Kernel {
         }
     }
 
-    /// A process that waits for another node gives up: true if it waits a little longer, for word of how far its act had come.
-    pub(crate) fn awaits_verdict(&mut self, key: Key<Process>, cause: Cause) -> bool {
+    /// A process gives up waiting: why it does, or nothing if it waits a little longer, for word of how far its act at another node had
+    /// come.
+    pub(crate) fn gives_up(&mut self, key: Key<Process>, cause: Cause) -> Option<Cause> {
         let State::Waiting { waiting, .. } = &self.processes[key].state else {
-            return false;
+            return Some(cause);
         };
         let errand = match waiting {
             Waiting::Away { errand } => *errand,
             Waiting::Call { call } => match self.calls[*call].server_side {
                 ServerSide::Away(errand) => errand,
-                _ => return false,
+                _ => return Some(cause),
             },
-            _ => return false,
+            _ => return Some(cause),
         };
         // What only looks has no effect; of a second end there is no more to know than of the first.
         let only_looks = matches!(self.errands[errand].what, What::Wait | What::Status | What::Door);
-        if only_looks || self.errands[errand].withdrawn {
-            return false;
+        if only_looks {
+            return Some(cause);
+        }
+        if let Some(first) = self.errands[errand].withdrawn {
+            return Some(if self.errands[errand].then.is_some() { cause } else { first });
         }
         let node = self.errands[errand].node;
         let unsent = self
@@ -937,7 +954,7 @@ impl Kernel {
             .get(&node)
             .is_some_and(|session| session.pending.iter().any(|pending| pending.errand == Some(errand)));
         if unsent {
-            return false;
+            return Some(cause);
         }
         self.withdraw_errand(errand, cause);
         let at = self.now.after(VERDICT_NS);
@@ -948,7 +965,7 @@ impl Kernel {
         if let Some(old) = alarm.replace(new) {
             self.alarms.take(old);
         }
-        true
+        None
     }
 
     /// A process does not wait for its errand any more, and nothing is known of that: what it is told.
@@ -999,7 +1016,7 @@ impl Kernel {
             .sessions
             .get(&node)
             .is_some_and(|session| session.pending.iter().any(|pending| pending.errand == Some(errand)));
-        if unsent || self.errands[errand].withdrawn {
+        if unsent || self.errands[errand].withdrawn.is_some() {
             return false;
         }
         self.withdraw_errand(errand, Cause::Expired);
@@ -1576,8 +1593,9 @@ impl Kernel {
             }
             return Ok(());
         }
-        let Errand { purpose, moved, then, import, supervisor, .. } =
+        let Errand { purpose, moved, then, import, supervisor, at_once, .. } =
             self.errands.remove(key).expect("it was just seen");
+        let verdict = if at_once { in_no_time(verdict) } else { verdict };
         if let Some(watch) = supervisor {
             self.forget_watch(watch);
         }

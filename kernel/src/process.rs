@@ -507,9 +507,7 @@ impl Kernel {
 
     /// Ends a wait without what was waited for.
     pub(crate) fn give_up(&mut self, key: Key<Process>, cause: Cause) {
-        if self.awaits_verdict(key, cause) {
-            return;
-        }
+        let Some(cause) = self.gives_up(key, cause) else { return };
         let outcome = self.withdraw_with(key, cause);
         self.wake(key, outcome);
     }

@@ -293,6 +293,10 @@ impl Copies {
         self.0.here.keep(name, bytes);
     }
 
+    pub fn tidy(&self) -> Result<(), ChunkError> {
+        self.0.here.tidy()
+    }
+
     pub fn cached_bytes(&self) -> usize {
         self.0.here.cached_bytes()
     }

@@ -71,6 +71,11 @@ impl RemoteFiles {
                             Err(Errno::OwnerDead)
                         }
                         Told::Unclaimed => Err(Errno::OwnerDead),
+                        Told::Working => {
+                            // It is there and at it; it gives up by itself if it must.
+                            self.deadline = self.deadline.max(Instant::now() + self.shared.options.patience);
+                            continue;
+                        }
                         Told::Failed(errno) => {
                             self.number += 1;
                             Err(errno)

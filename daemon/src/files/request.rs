@@ -121,6 +121,8 @@ pub(super) enum Told {
     NotHolder,
     /// Nobody has claimed this session here. Nothing was done.
     Unclaimed,
+    /// What the session asked before is not done yet: ask again.
+    Working,
     /// These could not be claimed: they are gone.
     Claimed {
         lost: Vec<OpenId>,
@@ -411,6 +413,9 @@ impl Told {
             Told::Unclaimed => {
                 to.u8(3);
             }
+            Told::Working => {
+                to.u8(12);
+            }
             Told::Claimed { lost } => {
                 to.u8(4).u32(lost.len() as u32);
                 for id in lost {
@@ -477,6 +482,7 @@ impl Told {
             }
             2 => Told::NotHolder,
             3 => Told::Unclaimed,
+            12 => Told::Working,
             4 => {
                 let mut lost = vec![];
                 for _ in 0..from.u32()? {
@@ -619,6 +625,7 @@ mod tests {
             Told::Failed(Errno::NoEnt),
             Told::NotHolder,
             Told::Unclaimed,
+            Told::Working,
             Told::Claimed { lost: vec![id] },
             Told::Opened { id, kind: Filetype::Directory, inode: Inode(4) },
             Told::Written { count: 1, end: 2 },

@@ -14,12 +14,16 @@ use abi::wasi::Advice;
 use drivers::chunks::ChunkName;
 use services::files::Stretch;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::time::{Duration, Instant};
 
 /// Bytes of content in one answer.
 pub(super) const READ_BYTES_MAX: usize = 4 << 20;
 /// Less than that of a chunk is not worth another question.
 const CHUNK_PART_MIN: usize = 16 << 10;
+/// An act that is asked for again while it is being done is waited for so long.
+const WORK_PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(5);
 /// Of all nodes. Then: [`Errno::NFile`].
 const SESSIONS_MAX: usize = 1 << 16;
 
@@ -104,7 +108,16 @@ impl Served {
             act => {
                 let seat = self.sessions().get(&place).cloned();
                 let Some(seat) = seat else { return Told::Unclaimed };
-                let mut seat = seat.lock().expect("a session does not panic");
+                // Whoever asks again while it is being done does not take up a thread for long.
+                let until = Instant::now() + WORK_PATIENCE;
+                let mut seat = loop {
+                    match seat.try_lock() {
+                        Ok(seat) => break seat,
+                        Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(PAUSE),
+                        Err(TryLockError::WouldBlock) => return Told::Working,
+                        Err(TryLockError::Poisoned(_)) => panic!("a session does not panic"),
+                    }
+                };
                 if seat.epoch != epoch {
                     return Told::Unclaimed;
                 }

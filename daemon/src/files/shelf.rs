@@ -214,16 +214,24 @@ impl Shelf {
                 let (names, next) = self.here.inventory(first, most).map_err(|error| error.to_string())?;
                 Ok(Inventory { names, next }.write())
             }
-            ChunkAsk::Remove { epoch, order, names } => self.heard(epoch, |heard| {
-                if order <= heard.order && !planted(Bug::AnybodyRemoves) {
-                    return Err("something was put since that was said".into());
-                }
-                for name in &names {
-                    self.here.remove(name, || false).map_err(|error| error.to_string())?;
-                }
-                Ok(vec![])
-            }),
+            ChunkAsk::Remove { epoch, order, names } => {
+                self.remove(epoch, order, &names)?;
+                // Others may be heard meanwhile.
+                self.here.tidy().map(|()| vec![]).map_err(|error| error.to_string())
+            }
         }
+    }
+
+    fn remove(&self, epoch: u64, order: u64, names: &[ChunkName]) -> Result<(), String> {
+        self.heard(epoch, |heard| {
+            if order <= heard.order && !planted(Bug::AnybodyRemoves) {
+                return Err("something was put since that was said".into());
+            }
+            for name in names {
+                self.here.remove(name, || false).map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        })
     }
 }
 

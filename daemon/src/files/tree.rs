@@ -38,8 +38,8 @@ use std::time::{Duration, Instant, SystemTime};
 const CALLERS_MAX: u32 = 1024;
 /// What one session may have open. Then: [`Errno::MFile`].
 const SESSION_OPEN_MAX: usize = 1 << 16;
-/// Chunks that are written at once, for one file.
-const CHUNKS_AT_ONCE: usize = 64;
+/// Chunks that are written or removed at once, for one file.
+const CHUNKS_AT_ONCE: usize = 256;
 /// Content that nobody syncs is made durable after about so long.
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
 /// A chunk can go while somebody is on the way to it, because the file was written anew; not often in a row.
@@ -523,6 +523,9 @@ impl Disk {
                 files.take_unneeded(CHUNKS_AT_ONCE)
             };
             if unneeded.is_empty() {
+                if let Err(error) = self.chunks.tidy() {
+                    self.complain(error.to_string());
+                }
                 return;
             }
             let names: Vec<ChunkName> = unneeded.iter().map(|hash| ChunkName(hash.0)).collect();

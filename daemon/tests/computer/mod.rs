@@ -173,11 +173,15 @@ impl Memory {
 
     /// Delays the changes that this node makes to the tree.
     pub fn hold_back(&self, node: NodeId) {
-        self.change(|state| drop(state.held_back.insert(node)));
+        self.change(|state| {
+            state.held_back.insert(node);
+        });
     }
 
     pub fn let_through(&self, node: NodeId) {
-        self.change(|state| drop(state.held_back.remove(&node)));
+        self.change(|state| {
+            state.held_back.remove(&node);
+        });
     }
 
     /// How many changes are being held back.
@@ -366,7 +370,9 @@ impl Computer {
     }
 
     pub fn start(&self, node: NodeId) {
-        self.memory.change(|state| drop(state.cut.remove(&node)));
+        self.memory.change(|state| {
+            state.cut.remove(&node);
+        });
         self.network.state.lock().unwrap().cut.retain(|(one, other)| *one != node && *other != node);
         let way = Arc::new(Way { memory: self.memory.clone(), node });
         let link = Arc::new(Link { network: self.network.clone(), me: node });
@@ -411,12 +417,16 @@ impl Computer {
 
     /// Nothing that this node says arrives anywhere, and it hears nothing.
     pub fn cut_off(&self, node: NodeId) {
-        self.memory.change(|state| drop(state.cut.insert(node)));
+        self.memory.change(|state| {
+            state.cut.insert(node);
+        });
         self.network.state.lock().unwrap().cut.extend((1..20).map(|other| (node, NodeId(other))));
     }
 
     pub fn join_again(&self, node: NodeId) {
-        self.memory.change(|state| drop(state.cut.remove(&node)));
+        self.memory.change(|state| {
+            state.cut.remove(&node);
+        });
         self.network.state.lock().unwrap().cut.retain(|(one, other)| *one != node && *other != node);
         self.tell_members();
     }

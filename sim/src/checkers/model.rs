@@ -128,8 +128,16 @@ pub struct Model {
     cluster: bool,
     /// The doors of nodes.
     doors: BTreeMap<NodeId, Held>,
-    /// Processes of which nobody was told what they were given.
+    /// Doors that were opened on nodes that died since.
+    doors_lost: BTreeSet<NodeId>,
+    /// Processes of which it is not known what they were given: their acts are not judged.
     strangers: BTreeSet<ProcessId>,
+    /// What was asked to be born by who ended, or gave up, before it was.
+    unborn: Vec<(ProcessId, NodeId, Option<Vec<Held>>)>,
+    /// Handles to the door of a node that has had several, in several lives: which one is seen later.
+    some_door: BTreeSet<(ProcessId, HandleId)>,
+    /// What processes answered whose rights are not known.
+    strange_answers: BTreeSet<Content>,
     /// How many processes ended that may have been given something by a port.
     maybe_taken: BTreeMap<Thing, u64>,
 }
@@ -153,7 +161,9 @@ impl Model {
     pub fn node_lost(&mut self, node: NodeId) {
         let gone: Vec<ProcessId> = self.tables.keys().copied().filter(|process| process.born() == node).collect();
         gone.into_iter().for_each(|process| self.ended(process));
-        self.doors.remove(&node);
+        if self.doors.remove(&node).is_some() {
+            self.doors_lost.insert(node);
+        }
     }
 
     fn thing(&mut self) -> Thing {
@@ -182,6 +192,9 @@ impl Model {
     /// Takes the next thing that happened.
     pub fn note(&mut self, record: &Record) -> Checked {
         let process = record.process;
+        if self.strangers.contains(&process) {
+            return self.note_stranger(process, &record.seen);
+        }
         match &record.seen {
             Seen::Born { parent } => self.born(process, *parent),
             Seen::Asked(call) => {
@@ -198,6 +211,36 @@ impl Model {
                 Ok(())
             }
         }
+    }
+
+    /// Of a process whose rights are not known it is only noted what it took, and that it is there.
+    fn note_stranger(&mut self, process: ProcessId, seen: &Seen) -> Checked {
+        match seen {
+            Seen::Ended => self.ended(process),
+            Seen::Asked(SystemCall::Reply { message, .. }) => {
+                self.strange_answers.insert(message.bytes.to_vec());
+            }
+            Seen::Got(Outcome::Received(Ok(Received::Message(delivery))))
+            | Seen::Got(Outcome::Selected(Ok((_, Received::Message(delivery))))) => {
+                let key = (delivery.sender, delivery.bytes.to_vec());
+                let reply = delivery.call.map(|_| self.thing());
+                let offers = self.offers.get_mut(&key);
+                let untaken = offers.and_then(|offers| offers.iter_mut().find(|offer| offer.taken.is_none()));
+                if let Some(offer) = untaken {
+                    offer.taken = Some(reply);
+                }
+            }
+            Seen::Got(
+                Outcome::Received(Ok(Received::Notice(notice))) | Outcome::Selected(Ok((_, Received::Notice(notice)))),
+            ) => {
+                let same = |promise: &&mut Promise| promise.token == notice.token && !promise.received;
+                if let Some(promise) = self.promises.iter_mut().find(same) {
+                    promise.received = true;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn born(&mut self, process: ProcessId, parent: Option<ProcessId>) -> Checked {
@@ -219,15 +262,32 @@ impl Model {
             Some(parent) => {
                 let spawn = match self.pending.get(&parent) {
                     Some(SystemCall::Spawn(spawn)) => Some(spawn.clone()),
-                    Some(SystemCall::SpawnOn { spawn, .. }) if self.cluster => Some(spawn.clone()),
-                    // It gave up waiting for it, or ended.
-                    _ if self.cluster => {
-                        self.strangers.insert(process);
-                        self.tables.insert(process, table);
-                        return Ok(());
-                    }
+                    Some(SystemCall::SpawnOn { spawn, node }) if *node == process.born() => Some(spawn.clone()),
                     _ => None,
                 };
+                // Its parent may have given up waiting for it, or ended.
+                let asked = |(asker, node, _): &(ProcessId, NodeId, _)| *asker == parent && *node == process.born();
+                let position = self.unborn.iter().position(asked);
+                if let (None, Some(position)) = (&spawn, position) {
+                    let (_, _, cargo) = self.unborn.remove(position);
+                    match cargo {
+                        Some(cargo) => {
+                            let numbered = cargo.into_iter().enumerate();
+                            table.extend(numbered.map(|(index, held)| (HandleId(index as u32 + 1), held)));
+                        }
+                        None => {
+                            self.strangers.insert(process);
+                        }
+                    }
+                    self.tables.insert(process, table);
+                    return Ok(());
+                }
+                // It may be the one that was given up, or have been adopted as soon as it was born.
+                if self.strangers.contains(&parent) || position.is_some() || self.cluster && spawn.is_none() {
+                    self.strangers.insert(process);
+                    self.tables.insert(process, table);
+                    return Ok(());
+                }
                 let Some(spawn) = spawn else {
                     return Err(Violation(format!("{process:?} was born of {parent:?}, which did not ask for it")));
                 };
@@ -259,6 +319,10 @@ impl Model {
     }
 
     fn ended(&mut self, process: ProcessId) {
+        if let Some(SystemCall::SpawnOn { spawn, node }) = self.pending.get(&process).cloned() {
+            let cargo = self.cargo(process, &spawn.handles);
+            self.unborn.push((process, node, cargo));
+        }
         for port in self.receiving_at(process) {
             *self.maybe_taken.entry(port).or_default() += 1;
         }
@@ -506,8 +570,10 @@ impl Model {
                 }
                 Ok(())
             }
-            (Some(SystemCall::SpawnOn { spawn, .. }), Outcome::Spawned(Err(error))) => {
+            (Some(SystemCall::SpawnOn { spawn, node }), Outcome::Spawned(Err(error))) => {
                 if matches!(error, SpawnError::Unknown | SpawnError::NodeLost) {
+                    let cargo = self.cargo(process, &spawn.handles);
+                    self.unborn.push((process, node, cargo));
                     for transfer in spawn.handles.iter().filter(|transfer| transfer.mode == TransferMode::Move) {
                         self.table(process).remove(&transfer.handle);
                     }
@@ -528,11 +594,13 @@ impl Model {
             }
             (Some(SystemCall::Door { node, .. }), Outcome::Door(Ok(handle))) => {
                 match self.doors.get(&node).cloned() {
-                    Some(held) => self.put(process, *handle, held),
-                    // It died since it answered.
-                    None => {
-                        self.strangers.insert(process);
-                        Ok(())
+                    Some(held) if !self.doors_lost.contains(&node) => self.put(process, *handle, held),
+                    // The node died, and it may be the door of that life or of this one.
+                    held => {
+                        self.some_door.insert((process, *handle));
+                        let rights = Rights::SENDER;
+                        let thing = held.map_or(Thing(0), |held| held.thing);
+                        self.put(process, *handle, Held { thing, kind: Kind::Port, rights, badge: Badge(0) })
                     }
                 }
             }
@@ -645,7 +713,10 @@ impl Model {
 
     fn message(&mut self, process: ProcessId, port: Thing, delivery: &Delivery) -> Checked {
         if self.strangers.contains(&delivery.sender) {
-            self.strangers.insert(process);
+            // What it could give is not known.
+            if !delivery.handles.is_empty() || delivery.call.is_some() {
+                self.strangers.insert(process);
+            }
             return Ok(());
         }
         let key = (delivery.sender, delivery.bytes.to_vec());
@@ -751,6 +822,12 @@ impl Model {
     }
 
     fn answer(&mut self, process: ProcessId, reply: Thing, answer: &abi::message::Answer) -> Checked {
+        if self.strange_answers.contains(&answer.bytes.to_vec()) {
+            if !answer.handles.is_empty() {
+                self.strangers.insert(process);
+            }
+            return Ok(());
+        }
         let Some((bytes, cargo)) = self.answers.remove(&reply) else {
             return Err(Violation(format!("{process:?} got an answer that nobody gave: {answer:?}")));
         };
@@ -843,6 +920,20 @@ impl Model {
     pub fn compare(&mut self, process: ProcessId, actual: &[(HandleId, Description)]) -> Checked {
         if self.strangers.contains(&process) {
             return Ok(());
+        }
+        for (handle, description) in actual {
+            if !self.some_door.remove(&(process, *handle)) {
+                continue;
+            }
+            // A port that nobody has compared yet has no name yet.
+            let Some(thing) = self.named.get(&description.object).copied() else {
+                self.strangers.insert(process);
+                return Ok(());
+            };
+            if let Some(held) = self.table(process).get_mut(handle) {
+                held.thing = thing;
+                held.badge = description.badge;
+            }
         }
         let expected = self.tables.get(&process).cloned().unwrap_or_default();
         for (handle, description) in actual {
