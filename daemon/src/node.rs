@@ -113,6 +113,16 @@ pub trait Network: Send + Sync {
 /// The longest packet of a kernel.
 pub const PACKET_BYTES_MAX: usize = 64 << 10;
 
+/// What became of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    Started(ProgramId),
+    Ended(abi::process::Exit),
+}
+
+/// Who is told of it, on the thread on which it happened: it must not take long, nor ask the node anything.
+pub type Watcher = Box<dyn Fn(abi::ids::ProcessId, Fate) + Send + Sync>;
+
 /// What a node's kernel is told of others.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Heard {
@@ -233,6 +243,11 @@ impl Node {
                 _ => Err(NodeError::Boot),
             },
         }
+    }
+
+    /// From now on this one is told of each program's start and end.
+    pub fn watch(&self, watcher: Watcher) {
+        self.0.bodies.watch(watcher);
     }
 
     /// From now on this node's kernel speaks to others.

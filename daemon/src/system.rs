@@ -11,6 +11,7 @@
 //! A node alone is a system of one: the same parts, with nobody to speak to.
 
 mod ears;
+mod events;
 mod health;
 mod join;
 mod keeper;
@@ -24,7 +25,7 @@ pub use join::{JoinError, join};
 pub use record::{Record, RecordError};
 
 use crate::files::{self, FilesNetwork, Shared, TreeError};
-use crate::node::{Heard, Node, Pid, ProcessView};
+use crate::node::{Fate, Heard, Node, Pid, ProcessView};
 use abi::errno::Errno;
 use abi::file::Entropy;
 use abi::ids::{NodeId, NodeKey};
@@ -40,7 +41,9 @@ use drivers::wire::{
     Wire,
 };
 use ears::Ears;
+use events::Chronicle;
 use health::Health;
+use services::events::{Ending, Kind};
 use services::members::Change;
 use member::{Member, Members};
 use std::collections::BTreeMap;
@@ -72,6 +75,8 @@ const FACT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a node waits at its start for its system to be able to decide something.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a goodbye may take; whoever does not hear it finds out by itself.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(300);
 /// Reasons for the places of processes that are kept; the oldest go.
 const WHYS_MAX: usize = 10_000;
 
@@ -152,6 +157,7 @@ struct Inner {
     raft: Arc<Raft>,
     directory: Arc<Directory>,
     health: Health,
+    chronicle: Chronicle,
     files: Shared,
     watch: Mutex<Option<Watch>>,
     node: OnceLock<Node>,
@@ -281,7 +287,7 @@ impl crate::node::Network for KernelWire {
         let Some(inner) = self.0.upgrade() else { return };
         if let Some(key) = inner.directory.key_of(to) {
             // Sent again by the kernel if it is lost here.
-            let _ = inner.wire.send(key, Class::Call, packet);
+            let _ = inner.wire.send(key, Class::Call, &inner.chronicle.stamped(packet));
         }
     }
 }
@@ -371,6 +377,8 @@ impl System {
             .fill(&mut entropy)
             .map_err(StartError::Entropy)?;
         let health = Health::new(me, record.life, u64::from_le_bytes(entropy));
+        let chronicle = Chronicle::new(me, record.life);
+        chronicle.record(Kind::SystemStarted { life: record.life });
         let system = System(Arc::new(Inner {
             data: data.clone(),
             library: engine::Library::new(library),
@@ -381,6 +389,7 @@ impl System {
             raft,
             directory,
             health,
+            chronicle,
             files,
             watch: Mutex::default(),
             node: OnceLock::new(),
@@ -406,6 +415,14 @@ impl System {
 
     /// Whose processes others are told of.
     pub fn serve(&self, node: Node) {
+        let weak = Arc::downgrade(&self.0);
+        node.watch(Box::new(move |process, fate| {
+            let Some(inner) = weak.upgrade() else { return };
+            inner.chronicle.record(match fate {
+                Fate::Started(program) => Kind::ProcessStarted { process, program },
+                Fate::Ended(exit) => Kind::ProcessEnded { process, ending: Ending(exit) },
+            });
+        }));
         node.engine().look_elsewhere(Box::new(programs::Others(Arc::downgrade(&self.0))));
         node.join(Arc::new(KernelWire(Arc::downgrade(&self.0))));
         assert!(self.0.node.set(node).is_ok(), "a system has one node here");
@@ -547,6 +564,9 @@ impl System {
     /// Keeps why a process that was just started is here.
     pub fn started(&self, pid: Pid, why: Option<WhyView>) {
         let Some(why) = why else { return };
+        let reason = why.nodes.iter().find(|node| node.chosen).map_or("", |node| &node.reason);
+        let placed = Kind::ProcessPlaced { process: pid.id(), on: self.0.me, why: reason.into() };
+        self.0.chronicle.record(placed);
         let mut whys = self
             .0
             .whys
@@ -567,12 +587,9 @@ impl System {
             .cloned()
     }
 
-    pub fn events(&self, _after: Option<&str>) -> Result<Vec<EventView>, SystemError> {
-        Ok(vec![])
-    }
-
+    /// Waits until something happened here, or so long.
     pub fn wait_event(&self, timeout: Duration) {
-        std::thread::sleep(timeout);
+        self.0.chronicle.wait(timeout);
     }
 
     pub fn move_coordinator(
@@ -598,13 +615,16 @@ impl System {
             .is_ok()
     }
 
+    /// Says goodbye, and ends what this node does for others. The tree goes to another node first, if one can have it.
     pub fn shutdown(&self) {
+        self.0.files.let_go();
+        self.0.health.leave();
+        let until = Instant::now() + GOODBYE_TIMEOUT;
+        while !self.0.health.has_left() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.0.stopping.store(true, Ordering::Release);
-        self.0
-            .watch
-            .lock()
-            .expect("nothing panics while it holds this lock")
-            .take();
+        self.0.watch.lock().expect("nothing panics while it holds this lock").take();
         self.0.wire.stop();
     }
 }
@@ -711,6 +731,15 @@ impl Inner {
             .collect()
     }
 
+    /// Asks one other member, and waits.
+    fn ask(&self, node: NodeId, question: &ears::Question) -> Result<Vec<u8>, String> {
+        let key = self.directory.key_of(node).ok_or("it is no member")?;
+        let body = serde_json::to_vec(question).expect("plain data");
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let ask = Ask { service: service::SYSTEM, class: Class::Call, body: &body, deadline };
+        self.wire.ask_and_wait(key, ask).map_err(|error| error.to_string())
+    }
+
     /// Asks all other members at once; each has an answer or the reason why not.
     fn ask_all(&self, question: &ears::Question) -> Vec<(NodeId, Result<Vec<u8>, String>)> {
         let body = serde_json::to_vec(question).expect("plain data");
@@ -814,11 +843,19 @@ impl Inner {
         {
             self.wire.admit(key, &member.socket_addresses());
         }
-        self.directory.members().insert(number, member);
+        let known = self.directory.members().insert(number, member.clone());
+        match known {
+            None => self.chronicle.record(Kind::NodeJoined { node: number, name: member.name.as_str().into() }),
+            Some(before) if member.draining && !before.draining => {
+                self.chronicle.record(Kind::NodeDraining { node: number });
+            }
+            Some(_) => {}
+        }
     }
 
     fn member_gone(&self, number: NodeId) {
         let gone = self.directory.members().remove(&number);
+        self.chronicle.record(Kind::NodeRemoved { node: number });
         self.directory
             .remembered
             .lock()

@@ -9,6 +9,7 @@ use drivers::wire::{
     Answer, Class, Hello, Receiver, Refusal, RefusedBy, Service, Stream, Unlinked,
 };
 use serde::{Deserialize, Serialize};
+use services::events::{Kind, Position};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -28,6 +29,8 @@ const VISITORS_MAX: usize = 8;
 pub enum Question {
     /// Answer: JSON of process views.
     Processes { ended: bool },
+    /// This node's events from there on. Answer: a batch of `services::events`.
+    Events { life: u64, serial: u64 },
 }
 
 type Work = Box<dyn FnOnce(&Arc<Inner>) + Send>;
@@ -100,6 +103,7 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
                 .unwrap_or_default();
             serde_json::to_vec(&views).map_err(|error| error.to_string())
         }
+        Question::Events { life, serial } => Ok(inner.chronicle.batch(Position { life, serial }).encode()),
     }
 }
 
@@ -132,6 +136,7 @@ impl Receiver for Ears {
     fn arrived(&self, peer: NodeKey, class: Class, message: &[u8]) {
         let Some(inner) = self.inner() else { return };
         let Some(number) = inner.directory.number_of(peer) else { return };
+        let Some(message) = inner.chronicle.unstamped(number, message) else { return };
         match class {
             Class::Control => inner.health.arrived(number, message),
             Class::Call => {
@@ -232,6 +237,10 @@ fn receive(inner: &Arc<Inner>, stranger: NodeKey, mut stream: Stream) -> std::io
         Ok(request) => join::admit(&*inner.raft, &record, stranger, &request, deadline),
         Err(error) => join::JoinAnswer::Refused { why: format!("a request that cannot be read: {error}") },
     };
+    if let join::JoinAnswer::Refused { why } = &answer {
+        let (from, why) = (stranger.to_string()[..8].into(), why.as_str().into());
+        inner.chronicle.record(Kind::JoinRefused { from, why });
+    }
     stream.write_all(&serde_json::to_vec(&answer)?)?;
     stream.shutdown(Shutdown::Write)
 }
