@@ -236,7 +236,9 @@ impl Chunks {
                     None => {}
                 }
             }
-            for name in self.packs.names(first as u8) {
+        }
+        for byte in 0..=u8::MAX {
+            for name in self.packs.names(byte) {
                 if is_needed(&name) {
                     swept.kept += 1;
                 } else if let Some(removed) = self.packs.remove(&name) {
