@@ -4,7 +4,7 @@ use crate::control::{self, Afterwards, Mounted, Reply, Request};
 use crate::failure::{Failure, Result, status};
 use crate::{grants, image_file, job, node};
 use clap::Args;
-use daemon::node::{Pid, ProcessView};
+use daemon::node::{FIRST_NODE, Pid, ProcessView};
 use daemon::protocol::client::{AskError, Connection};
 use daemon::protocol::{self, Reason};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ pub struct Freeze {
 
     /// The process, as `una ps` shows it
     #[arg(value_name = "PID")]
-    pid: u64,
+    pid: Pid,
 
     /// Where it is put; an image that is there is replaced
     #[arg(value_name = "FILE")]
@@ -38,7 +38,7 @@ impl Freeze {
         let afterwards = if self.keep_running { Afterwards::RunOn } else { Afterwards::End };
         // The daemon's processes have small numbers, those of Linux are large: where both are possible the daemon's is meant.
         if let Some(mut connection) = node::find()? {
-            match connection.ask(&protocol::Request::Process { pid: Pid(pid) }) {
+            match connection.ask(&protocol::Request::Process { pid }) {
                 Ok(protocol::Reply::Process(_)) => {
                     return self.freeze_in(connection, &image, afterwards);
                 }
@@ -47,8 +47,8 @@ impl Freeze {
                 Err(error) => return Err(node::failed(error)),
             }
         }
-        let pid = u32::try_from(pid).map_err(|_| not_running(pid))?;
-        let connection = control::connect(pid)?.ok_or_else(|| not_running(pid.into()))?;
+        let of_linux = u32::try_from(pid.serial()).ok().filter(|_| pid.node() == FIRST_NODE);
+        let connection = of_linux.map(control::connect).transpose()?.flatten().ok_or_else(|| not_running(pid))?;
         let request = control::Freeze { image, with_program: self.with_program, afterwards };
         match connection.ask(&Request::Freeze(request))? {
             Reply::Frozen { bytes } => self.tell(bytes, afterwards),
@@ -61,7 +61,7 @@ impl Freeze {
 
     /// A process of the daemon, which sends the image here: the file is this user's, wherever the user may write.
     fn freeze_in(&self, mut connection: Connection, image: &Path, afterwards: Afterwards) -> Result<u8> {
-        let pid = Pid(self.pid);
+        let pid = self.pid;
         let how = match afterwards {
             Afterwards::End => protocol::Afterwards::End,
             Afterwards::RunOn => protocol::Afterwards::RunOn,
@@ -119,7 +119,7 @@ fn mounted(view: &ProcessView) -> Vec<Mounted> {
     view.mounts.iter().map(mounted).collect()
 }
 
-fn not_running(pid: u64) -> Failure {
+fn not_running(pid: Pid) -> Failure {
     let failure = Failure::new(status::FAILED, format!("process {pid} is not a program that una runs for you"));
     let exists = std::path::Path::new(&format!("/proc/{pid}")).exists();
     let failure = if exists {

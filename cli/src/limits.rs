@@ -24,6 +24,22 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(|| "expected more than 0 seconds".into())
 }
 
+/// `90`, `90s`, `10m`, `24h`, `7d`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    const FORM: &str = "expected a time, for example 90s, 10m, 24h or 7d";
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => return Err(FORM.into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| FORM.to_string())?;
+    let seconds = number.checked_mul(unit).filter(|seconds| *seconds > 0);
+    seconds.map(Duration::from_secs).ok_or_else(|| FORM.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,6 +49,10 @@ mod tests {
         assert_eq!(["1", "2k", "3MiB", "4G"].map(bytes), [Ok(1), Ok(2 << 10), Ok(3 << 20), Ok(4 << 30)]);
         for wrong in ["", "0", "x", "1T", "-1", "99999999999999999999", "18446744073709551615k"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(["90", "10m", "2h"].map(duration), [90, 600, 7200].map(|seconds| Ok(Duration::from_secs(seconds))));
+        for wrong in ["", "0", "h", "1w", "-1s", "99999999999999999999", "18446744073709551615d"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
         }
         assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
         for wrong in ["", "0", "-1", "NaN", "1e400"] {

@@ -16,6 +16,7 @@ mod limits;
 mod man;
 mod mounts;
 mod node;
+mod nodes;
 mod ports;
 mod processes;
 mod program;
@@ -59,9 +60,18 @@ pub struct CommandLine {
 enum Command {
     Up(up::Up),
     Down(up::Down),
+    Ticket(nodes::Ticket),
+    Join(nodes::Join),
+    Nodes(nodes::Nodes),
+    Status(nodes::Status),
+    Drain(nodes::Drain),
+    Remove(nodes::Remove),
+    Leave(nodes::Leave),
     Run(run::Run),
     Ps(ps::Ps),
     Top(top::Top),
+    Why(nodes::Why),
+    Events(nodes::Events),
     Logs(processes::Logs),
     Attach(processes::Attach),
     Kill(processes::Kill),
@@ -80,6 +90,7 @@ enum Command {
     Send(ports::Send),
     Recv(ports::Receive),
     Fetch(fetch::Fetch),
+    Coordinator(nodes::Coordinator),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
@@ -94,9 +105,18 @@ fn main() -> ExitCode {
     let done = match command_line.command {
         Command::Up(command) => command.execute(),
         Command::Down(command) => command.execute(),
+        Command::Ticket(command) => command.execute(),
+        Command::Join(command) => command.execute(),
+        Command::Nodes(command) => command.execute(),
+        Command::Status(command) => command.execute(),
+        Command::Drain(command) => command.execute(),
+        Command::Remove(command) => command.execute(),
+        Command::Leave(command) => command.execute(),
         Command::Run(command) => command.execute(),
         Command::Ps(command) => command.execute(),
         Command::Top(command) => command.execute(),
+        Command::Why(command) => command.execute(),
+        Command::Events(command) => command.execute(),
         Command::Logs(command) => command.execute(),
         Command::Attach(command) => command.execute(),
         Command::Kill(command) => command.execute(),
@@ -115,6 +135,7 @@ fn main() -> ExitCode {
         Command::Send(command) => command.execute(),
         Command::Recv(command) => command.execute(),
         Command::Fetch(command) => command.execute(),
+        Command::Coordinator(command) => command.execute(),
         Command::Doctor(command) => command.execute(),
         Command::Completions(command) => command.execute(),
         Command::Man(command) => command.execute(),

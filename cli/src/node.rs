@@ -84,6 +84,12 @@ pub fn refused(refusal: Refusal) -> Failure {
         Reason::Stopping => failure.help("start it again: una up -d"),
         Reason::Expired => failure.help("wait longer: --timeout SECONDS"),
         Reason::Protocol => failure.because("the daemon may be of another build").help("una down && una up -d"),
+        Reason::NoNode => failure.help("see which there are: una nodes"),
+        Reason::Unreachable => failure.help("see how the nodes are: una status"),
+        Reason::NoQuorum => failure.help("see which nodes are missing and start them: una status"),
+        Reason::NoPlace => Failure::new(status::FAILED, "no node can take the process")
+            .because(refusal.why)
+            .help("see what the nodes have: una nodes"),
         Reason::BadProgram | Reason::NotRun | Reason::NotFrozen | Reason::NotFound | Reason::Port | Reason::File => {
             failure
         }

@@ -27,6 +27,16 @@ struct List {
     /// Changes when a field changes its meaning or goes; new fields may come.
     schema: &'static str,
     processes: Vec<Process>,
+    /// Nodes that did not say what runs there.
+    missing: Vec<Missing>,
+}
+
+/// A node that did not answer.
+#[derive(Serialize)]
+pub struct Missing {
+    pub node: u16,
+    pub name: String,
+    pub why: String,
 }
 
 #[derive(Serialize)]
@@ -61,6 +71,8 @@ pub struct InNode {
     kind: Kind,
     /// In the state `waiting`.
     waits_for: Option<&'static str>,
+    /// The number of the node that it is on.
+    node: u16,
     /// In the state `ended`.
     end: Option<End>,
     started_ms: u64,
@@ -86,6 +98,7 @@ impl From<ProcessView> for InNode {
             waits_for,
             end,
             pid: view.pid,
+            node: view.node,
             parent: view.parent,
             name: view.name,
             arguments: view.args,
@@ -110,6 +123,7 @@ fn waits_for(waits: Waits) -> &'static str {
         Waits::Call => "call",
         Waits::Child => "child",
         Waits::Pipe => "pipe",
+        Waits::Node => "node",
     }
 }
 
@@ -125,14 +139,22 @@ pub fn describe_state(state: &State) -> String {
     }
 }
 
-/// The daemon's processes.
-pub fn in_node(connection: &mut protocol::client::Connection, ended: bool) -> Result<Vec<ProcessView>> {
-    connection.send(&protocol::Request::Processes { ended }).map_err(node::failed)?;
-    let mut views = vec![];
+/// The processes of all nodes, and the nodes that did not say.
+pub fn in_system(
+    connection: &mut protocol::client::Connection,
+    ended: bool,
+) -> Result<(Vec<ProcessView>, Vec<Missing>)> {
+    connection
+        .send(&protocol::Request::Processes { ended })
+        .map_err(node::failed)?;
+    let (mut views, mut missing) = (vec![], vec![]);
     loop {
         match connection.reply().map_err(node::failed)? {
             protocol::Reply::Process(view) => views.push(view),
-            protocol::Reply::Done => return Ok(views),
+            protocol::Reply::Missing { node, name, why } => {
+                missing.push(Missing { node, name, why })
+            }
+            protocol::Reply::Done => return Ok((views, missing)),
             other => return Err(node::unexpected(&other)),
         }
     }
@@ -142,9 +164,17 @@ impl Ps {
     pub fn execute(self) -> Result<u8> {
         let mut rows = vec![];
         let mut processes = vec![];
+        let mut missing = vec![];
+        let mut many_nodes = false;
         if let Some(mut connection) = node::find()? {
-            let views = in_node(&mut connection, self.all)?;
-            for view in views.into_iter().filter(|view| self.all || view.kind == Kind::Program) {
+            let (views, silent) = in_system(&mut connection, self.all)?;
+            many_nodes =
+                !silent.is_empty() || views.windows(2).any(|pair| pair[0].node != pair[1].node);
+            missing = silent;
+            for view in views
+                .into_iter()
+                .filter(|view| self.all || view.kind == Kind::Program)
+            {
                 rows.push(node_row(&view));
                 processes.push(Process::Node(view.into()));
             }
@@ -153,13 +183,25 @@ impl Ps {
             rows.push(private_row(&private));
             processes.push(Process::Private(private));
         }
-        let list = List { schema: "una.ps/1", processes };
+        let list = List {
+            schema: "una.ps/1",
+            processes,
+            missing,
+        };
         let text = match self.json {
             true => serde_json::to_string_pretty(&list).expect("the list is plain data") + "\n",
             false if rows.is_empty() => "no programs are running; start one: una run PROG\n".into(),
-            false => table(rows),
+            false => table(rows, many_nodes),
         };
         print(&text)?;
+        if !self.json {
+            for Missing { name, why, .. } in &list.missing {
+                eprintln!(
+                    "{}",
+                    printable(&format!("{name} does not say what runs there: {why}"))
+                );
+            }
+        }
         Ok(0)
     }
 }
@@ -167,26 +209,36 @@ impl Ps {
 fn private() -> Result<Vec<Private>> {
     let mut processes = vec![];
     for pid in control::running()? {
-        let asked = control::connect(pid).and_then(|found| found.map(|c| c.ask(&Request::Describe)).transpose());
+        let asked = control::connect(pid)
+            .and_then(|found| found.map(|c| c.ask(&Request::Describe)).transpose());
         processes.push(match asked {
             Ok(None) => continue,
             Ok(Some(Reply::Process(description))) => Private::Running(description),
-            Ok(Some(other)) => Private::Silent { pid, why: format!("it answered something else: {other:?}") },
+            Ok(Some(other)) => Private::Silent {
+                pid,
+                why: format!("it answered something else: {other:?}"),
+            },
             // It ended between the two looks.
             Err(_) if control::connect(pid).is_ok_and(|found| found.is_none()) => continue,
-            Err(failure) => Private::Silent { pid, why: failure.to_lines().0 },
+            Err(failure) => Private::Silent {
+                pid,
+                why: failure.to_lines().0,
+            },
         });
     }
     Ok(processes)
 }
 
-const TITLES: [&str; 7] = ["PID", "NAME", "STATE", "UP", "CPU", "MEMORY", "COMMAND"];
+const TITLES: [&str; 8] = [
+    "PID", "NODE", "NAME", "STATE", "UP", "CPU", "MEMORY", "COMMAND",
+];
 
-type Row = [String; 7];
+type Row = [String; 8];
 
 fn node_row(view: &ProcessView) -> Row {
     [
         view.pid.to_string(),
+        format!("n{}", view.node),
         view.name.clone(),
         describe_state(&view.state),
         duration(job::now_ms().saturating_sub(view.started_ms)),
@@ -198,8 +250,16 @@ fn node_row(view: &ProcessView) -> Row {
 
 fn private_row(process: &Private) -> Row {
     match process {
-        Private::Running(Description { pid, name, arguments, engine, started_ms, .. }) => [
+        Private::Running(Description {
+            pid,
+            name,
+            arguments,
+            engine,
+            started_ms,
+            ..
+        }) => [
             pid.to_string(),
+            "-".into(),
             name.clone(),
             format!("private, {engine}"),
             duration(job::now_ms().saturating_sub(*started_ms)),
@@ -209,27 +269,41 @@ fn private_row(process: &Private) -> Row {
         ],
         Private::Silent { pid, why } => {
             let unknown = || "?".to_string();
-            [pid.to_string(), unknown(), "private".into(), unknown(), unknown(), unknown(), format!("({why})")]
+            [
+                pid.to_string(),
+                "-".into(),
+                unknown(),
+                "private".into(),
+                unknown(),
+                unknown(),
+                unknown(),
+                format!("({why})"),
+            ]
         }
     }
 }
 
 fn command(arguments: &[String]) -> String {
-    arguments.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+    arguments
+        .iter()
+        .map(|word| quoted(word))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
-fn table(rows: Vec<Row>) -> String {
-    let mut rows: Vec<Row> = std::iter::once(TITLES.map(String::from)).chain(rows).collect();
-    rows.iter_mut().flatten().for_each(|cell| *cell = printable(cell));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..TITLES.len()).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width));
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    }
-    text
+/// On a system of one node nobody wants to read where a process is.
+fn table(rows: Vec<Row>, many_nodes: bool) -> String {
+    const NODE: usize = 1;
+    let shown = |row: &[String; 8]| {
+        let cells = row
+            .iter()
+            .enumerate()
+            .filter(|(column, _)| many_nodes || *column != NODE);
+        cells.map(|(_, cell)| cell.clone()).collect::<Vec<_>>()
+    };
+    let titles = shown(&TITLES.map(String::from));
+    let titles: Vec<&str> = titles.iter().map(String::as_str).collect();
+    crate::nodes::table(&titles, rows.iter().map(shown).collect())
 }
 
 /// Processor time.

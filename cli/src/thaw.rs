@@ -156,7 +156,14 @@ impl Thaw {
             output_is_terminal: !self.detach && std::io::stdout().is_terminal(),
             lossless: !self.detach,
         };
-        let place = Placement { mounts: mounts::resolve(mounts)?, limits: ProcessLimits::default(), stdio, follow };
+        let place = Placement {
+            mounts: mounts::resolve(mounts)?,
+            limits: ProcessLimits::default(),
+            stdio,
+            follow,
+            wish: Default::default(),
+            decided: None,
+        };
         let request = Request::Thaw(protocol::Thaw { program: session::program_id(wasm), name, place });
         connection.send(&request).map_err(|error| node::failed(error).with_status(status::UNA))?;
         let mut image = File::open(&self.image).map_err(|error| {

@@ -154,7 +154,7 @@ fn sample(connection: &mut Connection) -> Result<Sample> {
         Reply::Status(status) => status,
         other => return Err(node::unexpected(&other)),
     };
-    let processes = ps::in_node(connection, true)?;
+    let (processes, _) = ps::in_system(connection, true)?;
     Ok(Sample {
         at: Instant::now(),
         version: status.version,

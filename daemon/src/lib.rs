@@ -4,3 +4,4 @@ pub mod files;
 pub mod node;
 pub mod protocol;
 pub mod server;
+pub mod system;

@@ -24,6 +24,7 @@
 pub mod client;
 pub mod place;
 
+use crate::system::view::{EventView, SystemView, WhyView, Wish};
 use crate::node::{End, MountOrder, NodeView, Output, Pid, ProcessLimits, ProcessView, Stdio};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -223,6 +224,16 @@ pub fn write_end(to: &mut impl Write) -> Result<(), ProtocolError> {
     write_frame(to, END, &[])
 }
 
+/// Writes a frame that came from elsewhere.
+pub fn pass_on(to: &mut impl Write, frame: &Frame) -> Result<(), ProtocolError> {
+    match frame {
+        Frame::Control(payload) => write_frame(to, CONTROL, payload),
+        Frame::Bytes(payload) => write_frame(to, BYTES, payload),
+        Frame::Errors(payload) => write_frame(to, ERRORS, payload),
+        Frame::End => write_end(to),
+    }
+}
+
 fn write_frame(to: &mut impl Write, kind: u8, payload: &[u8]) -> Result<(), ProtocolError> {
     let mut frame = Vec::with_capacity(5 + payload.len());
     frame.push(kind);
@@ -301,7 +312,7 @@ pub fn examine(mut bytes: &[u8]) -> Result<usize, ProtocolError> {
 pub enum Request {
     /// How the node is. Answer: status.
     Status,
-    /// Answer: a process each, then done.
+    /// Answer: a process each, and missing for each node that did not say; then done.
     Processes {
         /// Those that ended lately too.
         ended: bool,
@@ -380,6 +391,55 @@ pub enum Request {
     },
     /// Ends all processes and the node. Answer: done, when all is safe.
     Down,
+    /// The whole computer. Answer: system.
+    System,
+    /// A ticket for one more node. Answer: ticket.
+    Ticket {
+        lasts_s: u64,
+    },
+    /// Put nothing new on a node; or put on it again. Answer: done.
+    Drain {
+        node: String,
+        drain: bool,
+    },
+    /// A node that will not come back is no member any more. Answer: done.
+    RemoveNode {
+        node: String,
+    },
+    /// This node is no member any more, and ends. Answer: done.
+    Leave,
+    /// What happened in the whole computer. Answer: an event each, then done.
+    Events {
+        /// Those after this one; all that are kept if not given.
+        after: Option<String>,
+        /// Go on with what happens from now on.
+        follow: bool,
+    },
+    /// Why a process is where it is. Answer: why.
+    Why {
+        pid: Pid,
+    },
+    /// Copies all facts to another coordinator and goes on with that one. Answer: working now and then, then done.
+    MoveCoordinator {
+        to: String,
+    },
+}
+
+impl Request {
+    /// The process that it is about.
+    pub fn pid(&self) -> Option<Pid> {
+        match self {
+            Request::Process { pid }
+            | Request::Attach { pid, .. }
+            | Request::Kill { pid }
+            | Request::Stop { pid }
+            | Request::Cont { pid }
+            | Request::Wait { pid }
+            | Request::Freeze { pid, .. }
+            | Request::Why { pid } => Some(*pid),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -410,6 +470,12 @@ pub struct Placement {
     pub stdio: Stdio,
     /// Without it the client only learns the process's number.
     pub follow: Option<Follow>,
+    /// Where it shall be.
+    #[serde(default)]
+    pub wish: Wish,
+    /// Where it was decided that it shall be, and why: the node that is asked does not decide again.
+    #[serde(default)]
+    pub decided: Option<WhyView>,
 }
 
 /// A program by its content.
@@ -506,6 +572,19 @@ pub enum Reply {
         bytes: u64,
     },
     Entry(Entry),
+    /// This node's part of the answer is not here.
+    Missing {
+        node: u16,
+        name: String,
+        why: String,
+    },
+    System(SystemView),
+    Ticket {
+        ticket: String,
+        expires_ms: u64,
+    },
+    Event(EventView),
+    Why(WhyView),
     /// It still goes on.
     Working,
 }
@@ -576,6 +655,13 @@ pub enum Reason {
     /// Too much at once.
     Busy,
     Stopping,
+    NoNode,
+    /// The node that could answer is not heard.
+    Unreachable,
+    /// No node may or can take the process; why has a line for each.
+    NoPlace,
+    /// Not enough nodes are heard to change anything.
+    NoQuorum,
 }
 
 #[cfg(test)]
@@ -601,12 +687,14 @@ mod tests {
                     lossless: true,
                     when_gone: WhenGone::Kill,
                 }),
+                wish: Wish::default(),
+                decided: None,
             },
         };
         write_message(&mut bytes, &Request::Run(run)).unwrap();
         write_bytes(&mut bytes, Output::Out, b"abc").unwrap();
         write_end(&mut bytes).unwrap();
-        write_message(&mut bytes, &Request::Kill { pid: Pid(7) }).unwrap();
+        write_message(&mut bytes, &Request::Kill { pid: Pid::new(7) }).unwrap();
         bytes
     }
 

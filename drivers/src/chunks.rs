@@ -178,6 +178,13 @@ pub enum Removal {
     NotThere,
 }
 
+impl Swept {
+    fn count(&mut self, bytes: u64) {
+        self.removed += 1;
+        self.removed_bytes += bytes;
+    }
+}
+
 impl Chunks {
     /// Opens the store in a directory, which is made if it is not there.
     pub fn open(path: &Path, options: ChunkOptions) -> Result<Chunks, ChunkError> {
@@ -215,23 +222,21 @@ impl Chunks {
     /// Removes what nobody needs. Only before anything is put.
     pub fn sweep(&self, is_needed: impl Fn(&ChunkName) -> bool) -> Result<Swept, ChunkError> {
         let mut swept = Swept::default();
-        let mut remove = |directory: &OwnedFd, name: &str| -> Result<(), ChunkError> {
+        let remove = |directory: &OwnedFd, name: &str| -> Result<u64, ChunkError> {
             let bytes = rustix::fs::statat(directory, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
                 .map_or(0, |stat| stat.st_size as u64);
             rustix::fs::unlinkat(directory, name, rustix::fs::AtFlags::empty())
                 .map_err(|error| ChunkError::at(self.path.join(name), error.into()))?;
-            swept.removed += 1;
-            swept.removed_bytes += bytes;
-            Ok(())
+            Ok(bytes)
         };
         for name in self.names(&self.temporary)? {
-            remove(&self.temporary, &name)?;
+            swept.count(remove(&self.temporary, &name)?);
         }
         for (first, directory) in self.directories.iter().enumerate() {
             for name in self.names(directory)? {
                 match parse(first as u8, &name) {
                     Some(chunk) if is_needed(&chunk) => swept.kept += 1,
-                    Some(_) => remove(directory, &name)?,
+                    Some(_) => swept.count(remove(directory, &name)?),
                     // Not ours.
                     None => {}
                 }
@@ -242,8 +247,7 @@ impl Chunks {
                 if is_needed(&name) {
                     swept.kept += 1;
                 } else if let Some(removed) = self.packs.remove(&name) {
-                    swept.removed += 1;
-                    swept.removed_bytes += removed?;
+                    swept.count(removed?);
                 }
             }
         }

@@ -12,6 +12,9 @@
 //! Every wait has a deadline. What a failure says about a transaction is exact: [`Failure::Unknown`] is the only one after which
 //! it may have been done.
 
+pub mod moved;
+pub mod planted;
+pub mod raft;
 pub mod state;
 
 mod encoding;

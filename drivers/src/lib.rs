@@ -9,18 +9,22 @@
 //!   waiter           abi::file::Waiter       the one place where a process waits
 //!   journal          abi::device             bytes that only grow, in a file
 //!   coordinator      hard facts that all nodes agree on: kept by una itself, or by an etcd
+//!   host             what the machine has, and how busy it is
 //!   facts            what the tree of files is: records in redb, many callers to a sync
 //!   chunks           what is in files: pieces named by their hash
+//!   wire             links to other machines
 //! ```
 pub mod chunks;
 pub mod clock;
 pub mod coordinator;
 pub mod entropy;
 pub mod facts;
+pub mod host;
 pub mod host_directory;
 pub mod journal;
 pub mod terminal;
 pub mod waiter;
+pub mod wire;
 
 mod errno;
 

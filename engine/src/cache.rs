@@ -31,6 +31,9 @@ const WAIT_MAX: Duration = Duration::from_secs(120);
 /// An entry's time of use is written down no more often.
 const USE_UNIT: Duration = Duration::from_secs(3600);
 
+/// Of an entry: hexadecimal of 20 bytes of its key.
+const NAME_CHARACTERS: usize = 40;
+
 const MAGIC: [u8; 8] = *b"unacode\x01";
 const TRAILER_BYTES: usize = 8 + 8 + 8 + 32;
 
@@ -65,8 +68,8 @@ impl Key {
         Key(hasher.0.finalize())
     }
 
-    fn name(&self) -> String {
-        self.0.to_hex()[..40].to_string()
+    pub fn name(&self) -> String {
+        self.0.to_hex()[..NAME_CHARACTERS].to_string()
     }
 }
 
@@ -145,6 +148,42 @@ impl Cache {
         }
         self.shrink(&path);
         Ok(())
+    }
+
+    /// A whole entry by its name, for another engine of the same kind; read it from its start.
+    pub fn lend(&self, name: &str) -> Option<File> {
+        if name.len() != NAME_CHARACTERS || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut file = File::open(self.code().join(name).with_extension("code")).ok()?;
+        check_entry(&mut file)?;
+        file.rewind().ok()?;
+        Some(file)
+    }
+
+    /// Keeps an entry that another engine lent. False: it is not a whole one, or could not be kept.
+    pub fn borrow(&self, key: &Key, from: &mut dyn Read) -> bool {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let path = self.code().join(key.name()).with_extension("code");
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_extension(format!("{}-{number}.lent", std::process::id()));
+        let mut copy = || -> std::io::Result<bool> {
+            let mut file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&temporary)?;
+            std::io::copy(&mut from.take(self.bytes_max), &mut file)?;
+            if check_entry(&mut file).is_none() {
+                return Ok(false);
+            }
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            Ok(true)
+        };
+        let kept = copy().unwrap_or(false);
+        if kept {
+            self.shrink(&path);
+        } else {
+            let _ = std::fs::remove_file(&temporary);
+        }
+        kept
     }
 
     /// Removes the entries used longest ago until the rest is within the bound. Another process that runs one of them has it
@@ -293,6 +332,23 @@ mod tests {
         }
         cache.keep(&key(b"a"), &code, &map).unwrap();
         assert!(cache.find(&key(b"a")).is_some());
+    }
+
+    #[test]
+    fn an_entry_is_lent_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let lender = Cache::open(&directory.path().join("lender")).unwrap();
+        let borrower = Cache::open(&directory.path().join("borrower")).unwrap();
+        lender.keep(&key(b"a"), b"code", b"map").unwrap();
+        let mut lent = vec![];
+        lender.lend(&key(b"a").name()).unwrap().read_to_end(&mut lent).unwrap();
+        assert!(!borrower.borrow(&key(b"a"), &mut &lent[..lent.len() - 1]));
+        assert!(borrower.find(&key(b"a")).is_none());
+        assert!(borrower.borrow(&key(b"a"), &mut &lent[..]));
+        assert_eq!(borrower.find(&key(b"a")).unwrap().map, b"map");
+        for name in ["", "../../../etc/passwd", &"0".repeat(40), &"z".repeat(40)] {
+            assert!(lender.lend(name).is_none(), "{name}");
+        }
     }
 
     #[test]

@@ -4,7 +4,11 @@ use crate::cache::Cache;
 use crate::error::{CacheError, EngineError};
 use crate::process::State;
 use crate::{una, wasi};
+use std::fs::File;
+use std::hash::{Hash, Hasher};
+use std::io::Read;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use wasmtime::{Config, Linker, WasmBacktraceDetails};
 
 /// How deep a program's own calls may go, in bytes of native stack. Programs that count on the 8 MiB of a Linux main thread need
@@ -44,6 +48,15 @@ pub struct Engine {
     pub(crate) cache: Option<Cache>,
     pub(crate) canonical_nans: bool,
     cache_problem: Option<CacheError>,
+    pub(crate) elsewhere: OnceLock<Box<dyn Elsewhere>>,
+}
+
+/// Where compiled code may be found before it is made: other engines of the same kind.
+///
+/// What they lend is run as it is: they must be trusted as much as this engine's own cache.
+pub trait Elsewhere: Send + Sync {
+    /// The entry of this name, of this program, from its start.
+    fn code(&self, program: &blake3::Hash, name: &str) -> Option<Box<dyn Read>>;
 }
 
 impl Engine {
@@ -72,7 +85,24 @@ impl Engine {
             Ok(cache) => (cache, None),
             Err(problem) => (None, Some(problem)),
         };
-        Ok(Engine { wasmtime, linker, fibers, cache, canonical_nans: options.canonical_nans, cache_problem })
+        Ok(Engine { wasmtime, linker, fibers, cache, canonical_nans: options.canonical_nans, cache_problem, elsewhere: OnceLock::new() })
+    }
+
+    /// From now on compiled code is looked for there too. Only the first counts.
+    pub fn look_elsewhere(&self, elsewhere: Box<dyn Elsewhere>) {
+        let _ = self.elsewhere.set(elsewhere);
+    }
+
+    /// Of engines whose compiled code each other's runs: the same version, settings and kind of processor.
+    pub fn compatibility(&self) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        self.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Compiled code for another engine of the same kind, by its name there.
+    pub fn lend(&self, name: &str) -> Option<File> {
+        self.cache.as_ref()?.lend(name)
     }
 
     /// Why the cache that was asked for is not used.

@@ -22,7 +22,7 @@ pub mod progress;
 pub mod una;
 pub mod wasi;
 
-pub use engine::{Engine, Options, Target};
+pub use engine::{Elsewhere, Engine, Options, Target};
 pub use error::{CacheError, EngineError, LibraryError, LoadError, RunError, SaveError, StartError, ThawError, TraceFrame};
 pub use fiber::{Fiber, NoChild, SystemCalls, Usage};
 pub use image::{Facts, Image};

@@ -65,6 +65,11 @@ impl Engine {
         if let Some(program) = find() {
             return done(program);
         }
+        if self.borrow(&key, &hash)
+            && let Some(program) = find()
+        {
+            return done(program);
+        }
         let total = wasm.len() as u64;
         progress(Progress { phase: Phase::Rewriting, done: 0, total });
         let rewritten = freeze::rewrite(&wasm, &freeze::Options::for_engine(&self.wasmtime)).map_err(rewrite_error)?;
@@ -134,6 +139,12 @@ impl Engine {
     fn turn(&self, key: &Key, wasm: &[u8], progress: &mut dyn FnMut(Progress)) -> Option<crate::cache::Turn> {
         let total = wasm.len() as u64;
         Some(self.cache.as_ref()?.take_turn(key, || progress(Progress { phase: Phase::Waiting, done: 0, total })))
+    }
+
+    /// Puts an entry of another engine into the cache, if one lends it.
+    fn borrow(&self, key: &Key, program: &blake3::Hash) -> bool {
+        let (Some(cache), Some(elsewhere)) = (&self.cache, self.elsewhere.get()) else { return false };
+        elsewhere.code(program, &key.name()).is_some_and(|mut lent| cache.borrow(key, &mut lent))
     }
 
     fn compile(&self, wasm: &[u8], progress: &mut dyn FnMut(Progress)) -> Result<Module, LoadError> {

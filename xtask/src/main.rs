@@ -27,7 +27,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what the tests need beside Rust: a C compiler for WebAssembly
+    /// Install what the tests need beside Rust: compilers of C, Rust and Go for WebAssembly
     Setup,
     /// Check the rules that no compiler checks: borders between crates, words, links, licences
     Tidy,
@@ -74,4 +74,9 @@ fn main() -> ExitCode {
 /// The project's directory.
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ is a directory of the project").to_path_buf()
+}
+
+/// Where cargo builds.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }

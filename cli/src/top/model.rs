@@ -330,7 +330,8 @@ pub mod tests {
 
     pub fn process(pid: u64, name: &str, cpu_ns: u64, memory_bytes: u64, state: State) -> ProcessView {
         ProcessView {
-            pid: Pid(pid),
+            pid: Pid::new(pid),
+            node: 1,
             parent: None,
             name: name.into(),
             args: vec![format!("{name}.wasm"), "--of".into(), pid.to_string()],
@@ -418,27 +419,27 @@ pub mod tests {
         let mut model = model();
         model.press(Key::Down);
         assert_eq!(model.press(Key::Letter('k')), Action::None);
-        assert_eq!(model.mode, Mode::AskKill(Pid(14), "python".into()));
+        assert_eq!(model.mode, Mode::AskKill(Pid::new(14), "python".into()));
         assert_eq!(model.press(Key::Enter), Action::None);
         assert_eq!(model.mode, Mode::List);
         model.press(Key::Letter('k'));
         // The list is ordered anew while the question is open.
         model.order = Order::Pid;
         model.arrange();
-        assert_eq!(model.press(Key::Letter('y')), Action::Kill(Pid(14)));
+        assert_eq!(model.press(Key::Letter('y')), Action::Kill(Pid::new(14)));
     }
 
     #[test]
     fn the_selection_follows_its_process() {
         let mut model = model();
         model.press(Key::Last);
-        assert_eq!((model.selected, model.rows[model.selected].view.pid), (2, Pid(12)));
+        assert_eq!((model.selected, model.rows[model.selected].view.pid), (2, Pid::new(12)));
         model.press(Key::Letter('p'));
-        assert_eq!((model.selected, model.rows[model.selected].view.pid), (0, Pid(12)));
+        assert_eq!((model.selected, model.rows[model.selected].view.pid), (0, Pid::new(12)));
         model.press(Key::Down);
-        assert_eq!(model.press(Key::Letter('s')), Action::Stop(Pid(13)));
+        assert_eq!(model.press(Key::Letter('s')), Action::Stop(Pid::new(13)));
         model.press(Key::Down);
-        assert_eq!(model.press(Key::Letter('s')), Action::Cont(Pid(14)));
+        assert_eq!(model.press(Key::Letter('s')), Action::Cont(Pid::new(14)));
         let at = model.sample.as_ref().unwrap().at + Duration::from_secs(1);
         model.take(sample(at, 0, vec![]));
         assert_eq!((model.rows.len(), model.selected), (0, 0));
@@ -450,7 +451,7 @@ pub mod tests {
     fn output_is_looked_at_and_left() {
         let mut model = model();
         assert_eq!(model.press(Key::Enter), Action::Look);
-        assert_eq!(model.output_of(), Some(Pid(13)));
+        assert_eq!(model.output_of(), Some(Pid::new(13)));
         model.show_output("a\nb\nc\n".into());
         model.press(Key::First);
         assert!(matches!(model.mode, Mode::Output { back: 3, .. }));

@@ -313,13 +313,14 @@ impl Item {
             Item::New => (2, 0),
             Item::NodeStatus => (3, 0),
             Item::Port(name) => return name.bytes().fold(1 << 40, |sum, byte| sum * 31 % (1 << 62) + u64::from(byte)),
-            Item::Process(pid) => (4, pid.0),
-            Item::Status(pid) => (5, pid.0),
-            Item::Args(pid) => (6, pid.0),
-            Item::Log(pid) => (7, pid.0),
-            Item::Control(pid) => (8, pid.0),
+            Item::Process(pid) => (4, pid.id().to_bits()),
+            Item::Status(pid) => (5, pid.id().to_bits()),
+            Item::Args(pid) => (6, pid.id().to_bits()),
+            Item::Log(pid) => (7, pid.id().to_bits()),
+            Item::Control(pid) => (8, pid.id().to_bits()),
         };
-        kind << 56 | pid
+        // Numbers of nodes are small: the two do not meet.
+        kind << 60 ^ pid
     }
 
     fn stat(&self, size_bytes: u64) -> Stat {

@@ -1,28 +1,103 @@
 //! What others see of a node: its processes and how they are, what can be asked of them and why it may be refused. Plain data.
 
+use abi::ids::{NodeId, ProcessId, SERIAL_BITS};
 use engine::TraceFrame;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A process, as people name it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Pid(pub u64);
+/// A process, as people name it: the number that it got where it was born, behind the number of that node: `3.57` is the process 57 of
+/// the node 3. Of the first node people say the number alone: on a system of one machine a process is just `57`.
+///
+/// For other programs it is a number where it is one for people, else text.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Pid(ProcessId);
 
-impl fmt::Display for Pid {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        self.0.fmt(f)
+impl Pid {
+    /// A process of the first node, or of the only one.
+    pub fn new(serial: u64) -> Pid {
+        Pid(ProcessId::new(FIRST_NODE, serial))
+    }
+
+    pub fn serial(self) -> u64 {
+        self.0.serial()
+    }
+
+    pub fn id(self) -> ProcessId {
+        self.0
+    }
+
+    /// Where it was born.
+    pub fn node(self) -> NodeId {
+        self.0.born()
     }
 }
 
-impl FromStr for Pid {
-    type Err = std::num::ParseIntError;
+/// The node that began the system.
+pub const FIRST_NODE: NodeId = NodeId(1);
 
-    fn from_str(text: &str) -> Result<Pid, Self::Err> {
-        text.parse().map(Pid)
+impl From<ProcessId> for Pid {
+    fn from(id: ProcessId) -> Pid {
+        Pid(id)
+    }
+}
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0.born() {
+            FIRST_NODE => f.pad(&self.0.serial().to_string()),
+            node => f.pad(&format!("{}.{}", node.0, self.0.serial())),
+        }
+    }
+}
+
+/// Why something is not the number of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the number of a process is like 57, or like 3.57 for one that was born on node 3")]
+pub struct NotPid;
+
+impl FromStr for Pid {
+    type Err = NotPid;
+
+    fn from_str(text: &str) -> Result<Pid, NotPid> {
+        let (node, serial) = match text.split_once('.') {
+            Some((node, serial)) => (node.trim_start_matches('n').parse().map_err(|_| NotPid)?, serial),
+            None => (FIRST_NODE.0, text),
+        };
+        let digits = serial.bytes().all(|byte| byte.is_ascii_digit());
+        match serial.parse() {
+            Ok(serial) if digits && node > 0 && serial < 1 << SERIAL_BITS => {
+                Ok(Pid(ProcessId::new(NodeId(node), serial)))
+            }
+            _ => Err(NotPid),
+        }
+    }
+}
+
+impl Serialize for Pid {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.node() {
+            FIRST_NODE => to.serialize_u64(self.0.serial()),
+            _ => to.collect_str(self),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Pid {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Pid, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Number(u64),
+            Text(String),
+        }
+        let text = match Form::deserialize(from)? {
+            Form::Number(serial) => serial.to_string(),
+            Form::Text(text) => text,
+        };
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -30,6 +105,8 @@ impl FromStr for Pid {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ProcessView {
     pub pid: Pid,
+    /// The number of the node that it is on.
+    pub node: u16,
     pub parent: Option<Pid>,
     pub name: String,
     pub args: Vec<String>,
@@ -80,6 +157,8 @@ pub enum Waits {
     Call,
     Child,
     Pipe,
+    /// Another node's kernel.
+    Node,
 }
 
 /// How a process ended.
@@ -253,4 +332,21 @@ pub enum PortError {
     TooLong { bytes: usize, max: usize },
     #[error("the system refused: {0}")]
     System(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pids_are_read_as_they_are_written() {
+        for text in ["57", "2.57", "65535.281474976710655"] {
+            assert_eq!(text.parse::<Pid>().unwrap().to_string(), text);
+        }
+        assert_eq!("1.57".parse(), Ok(Pid::new(57)));
+        assert_eq!("n3.57".parse::<Pid>().unwrap().node(), NodeId(3));
+        for text in ["", "x", "-1", "+1", "0.5", "1.", ".1", "1.2.3", "70000.1", "1.281474976710656"] {
+            assert_eq!(text.parse::<Pid>(), Err(NotPid), "{text}");
+        }
+    }
 }

@@ -55,7 +55,7 @@ impl House {
             cache: None,
             workers: Some(workers),
             target: engine::Target::Native,
-            canonical_nans: false,
+            ..NodeOptions::default()
         })?)
     }
 }

@@ -1,0 +1,209 @@
+//! Requests that are for another node: the connection is handed on to it. Knows frames and streams between nodes; not what is asked.
+//!
+//! ```text
+//!   client  ── socket ──  this node  ── stream of the wire ──  the other node
+//!      hello, request  ─►  reads one request, sees whom it is about
+//!                          hello, the request, and all that follows, both ways, until one side ends
+//! ```
+//! So a terminal, an exit status, an image or an upload passes as if the client were there. The next request of the client goes to that
+//! node too, which hands it on in turn if it is for a third: one hop more, and no state anywhere. What comes back is passed on in
+//! whole frames, so that if the other node is lost the client can be told so.
+
+use super::{Done, Session, Shared, Undone};
+use crate::protocol::{self, ProtocolError, Reason, Refusal, Reply, Request};
+use crate::system::view::{WhyNode, WhyView};
+use crate::system::{Reach, System};
+use abi::ids::NodeId;
+use drivers::wire::Stream;
+use std::io::{self, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+impl Session<'_> {
+    /// The node that a request is for, if it is another one than this.
+    pub(super) fn elsewhere(&self, request: &mut Request) -> Done<Option<NodeId>> {
+        let system = &self.shared.system;
+        let target = match request {
+            Request::Run(run) => self.place(&run.name, &run.program.hash, &mut run.place)?,
+            Request::Thaw(thaw) => self.place(&thaw.name, &thaw.program.hash, &mut thaw.place)?,
+            request => match request.pid() {
+                Some(pid) => system.locate(pid),
+                None => return Ok(None),
+            },
+        };
+        Ok((target != system.me()).then_some(target))
+    }
+
+    /// Decides where a new process is to be, unless that was decided already.
+    fn place(&self, name: &str, program: &str, place: &mut protocol::Placement) -> Done<NodeId> {
+        if let Some(decided) = &place.decided {
+            return Ok(decided.chosen.map_or(self.shared.system.me(), NodeId));
+        }
+        let decided = self
+            .shared
+            .system
+            .place(name, program, place)
+            .map_err(not_placed)?;
+        let chosen = decided.chosen.map(NodeId);
+        place.decided = Some(decided);
+        Ok(chosen.expect("a decision that chose no node is an error"))
+    }
+
+    /// Hands the connection on.
+    pub(super) fn hand_on(&mut self, to: NodeId, request: &Request) -> Done {
+        let system = &self.shared.system;
+        let mut there = system.commands(to).map_err(unreachable)?;
+        let start = |there: &mut Stream| -> Result<(), ProtocolError> {
+            protocol::write_hello(there)?;
+            protocol::write_message(there, request)
+        };
+        let lost = |error: &dyn std::fmt::Display| {
+            Undone::new(
+                Reason::Unreachable,
+                format!("{} was lost meanwhile: {error}", system.name_of(to)),
+            )
+        };
+        start(&mut there).map_err(|error| lost(&error))?;
+        let mut back =
+            BufReader::with_capacity(64 << 10, there.try_clone().map_err(|error| lost(&error))?);
+        protocol::read_hello(&mut back).map_err(|error| lost(&error))?;
+        let over = Arc::new(AtomicBool::new(false));
+        let client = self.to.try_clone()?;
+        let passed = std::thread::scope(|scope| {
+            let (from, ended) = (&mut self.from, over.clone());
+            let onward = std::thread::Builder::new()
+                .name(format!("to {to}"))
+                .stack_size(256 << 10);
+            let mut forth = there.try_clone().map_err(|error| lost(&error))?;
+            onward.spawn_scoped(scope, move || {
+                // Ends with the client's end, or when the other direction has ended and this socket is closed for reading.
+                let _ = copy(from, &mut forth);
+                if !ended.load(Ordering::Acquire) {
+                    let _ = forth.shutdown(Shutdown::Write);
+                }
+            })?;
+            let passed = pass_back(&mut back, &mut self.to);
+            over.store(true, Ordering::Release);
+            let _ = there.shutdown(Shutdown::Both);
+            let _ = client.shutdown(Shutdown::Read);
+            Ok::<_, Undone>(passed)
+        })?;
+        match passed {
+            Ok(()) => Err(Undone::Over),
+            Err(Passing::Client(error)) => Err(error.into()),
+            Err(Passing::Node(error)) => Err(Undone::Last(Refusal {
+                reason: Reason::Unreachable,
+                why: format!("{} was lost meanwhile: {error}", system.name_of(to)),
+            })),
+        }
+    }
+
+    /// This node's processes, and those of all others that answer.
+    pub(super) fn all_processes(&mut self, ended: bool) -> Done {
+        for part in self.shared.system.processes(ended) {
+            match part {
+                Ok(views) => views
+                    .into_iter()
+                    .try_for_each(|view| self.reply(&Reply::Process(view)))?,
+                Err((node, name, why)) => self.reply(&Reply::Missing {
+                    node: node.0,
+                    name,
+                    why,
+                })?,
+            }
+        }
+        self.done()
+    }
+}
+
+/// Whose fault it was that passing on ended.
+enum Passing {
+    Client(ProtocolError),
+    Node(ProtocolError),
+}
+
+fn pass_back(from: &mut impl Read, to: &mut UnixStream) -> Result<(), Passing> {
+    while let Some(frame) = protocol::read_frame(from).map_err(Passing::Node)? {
+        protocol::pass_on(to, &frame).map_err(Passing::Client)?;
+    }
+    Ok(())
+}
+
+fn copy(from: &mut BufReader<UnixStream>, to: &mut impl Write) -> io::Result<()> {
+    use std::io::BufRead;
+    loop {
+        let length = match from.fill_buf() {
+            Ok([]) => return Ok(()),
+            Ok(bytes) => {
+                to.write_all(bytes)?;
+                bytes.len()
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        from.consume(length);
+        to.flush()?;
+    }
+}
+
+pub(super) fn unreachable(reach: Reach) -> Undone {
+    let reason = match &reach {
+        Reach::NoSuchNode(_) => Reason::NoNode,
+        Reach::NotHeard { .. } => Reason::Unreachable,
+    };
+    Undone::new(reason, reach)
+}
+
+fn not_placed(why: WhyView) -> Undone {
+    let line = |WhyNode { name, reason, .. }: &WhyNode| format!("{name}: {reason}");
+    Undone::new(
+        Reason::NoPlace,
+        why.nodes.iter().map(line).collect::<Vec<_>>().join("\n"),
+    )
+}
+
+/// A connection from another node becomes one of this node's own clients.
+pub(super) fn adopt(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
+    let (near, far) = UnixStream::pair()?;
+    super::welcome(shared, near);
+    let (mut from, mut to) = (stream.try_clone()?, stream);
+    let (mut into, mut out) = (far.try_clone()?, far);
+    let named = |name: &str| {
+        std::thread::Builder::new()
+            .name(name.into())
+            .stack_size(256 << 10)
+    };
+    named("relay in").spawn(move || {
+        let _ = io::copy(&mut from, &mut into);
+        let _ = into.shutdown(Shutdown::Write);
+    })?;
+    named("relay out").spawn(move || {
+        let mut piece = vec![0; 64 << 10];
+        loop {
+            match out.read(&mut piece) {
+                Ok(0) | Err(_) => break,
+                Ok(length)
+                    if to
+                        .write_all(&piece[..length])
+                        .and_then(|()| to.flush())
+                        .is_err() =>
+                {
+                    break;
+                }
+                Ok(_) => {}
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+        let _ = out.shutdown(Shutdown::Both);
+    })?;
+    Ok(())
+}
+
+impl System {
+    /// What a node says when it is asked for its processes.
+    pub(crate) fn read_processes(body: &[u8]) -> Result<Vec<crate::node::ProcessView>, String> {
+        serde_json::from_slice(body).map_err(|error| error.to_string())
+    }
+}

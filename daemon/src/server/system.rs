@@ -1,0 +1,79 @@
+//! Requests about the whole computer: its nodes, tickets, events. Knows the protocol and what a system can be asked.
+
+use super::{Done, LOOK_INTERVAL, Session, Undone};
+use crate::protocol::{Reason, Reply, Request};
+use crate::system::SystemError;
+use std::time::Duration;
+
+/// A ticket that lasts longer is a key under the door mat.
+const TICKET_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+impl Session<'_> {
+    pub(super) fn answer_of_system(&mut self, request: Request) -> Done {
+        let system = self.shared.system.clone();
+        match request {
+            Request::System => Ok(self.reply(&Reply::System(system.view()))?),
+            Request::Ticket { lasts_s } => {
+                let (ticket, expires_ms) = system
+                    .ticket(Duration::from_secs(lasts_s).min(TICKET_MAX))
+                    .map_err(undone)?;
+                Ok(self.reply(&Reply::Ticket { ticket, expires_ms })?)
+            }
+            Request::Drain { node, drain } => system
+                .drain(&node, drain)
+                .map_err(undone)
+                .and_then(|()| self.done()),
+            Request::RemoveNode { node } => system
+                .remove(&node)
+                .map_err(undone)
+                .and_then(|()| self.done()),
+            Request::Leave => {
+                system.leave().map_err(undone)?;
+                self.down()
+            }
+            Request::Why { pid } => match system.why(pid) {
+                Some(why) => Ok(self.reply(&Reply::Why(why))?),
+                None => Err(Undone::new(
+                    Reason::NotFound,
+                    format!("nobody decided where process {pid} is: it was started here"),
+                )),
+            },
+            Request::Events { after, follow } => self.events(after, follow),
+            Request::MoveCoordinator { to } => {
+                system
+                    .move_coordinator(&to, || self.still_working().is_ok())
+                    .map_err(undone)?;
+                self.done()
+            }
+            other => Err(Undone::new(
+                Reason::Protocol,
+                format!("{other:?} is answered elsewhere"),
+            )),
+        }
+    }
+
+    fn events(&mut self, after: Option<String>, follow: bool) -> Done {
+        let Some(mut follower) = self.shared.system.follow_events(after.as_deref()) else {
+            return Err(Undone::new(Reason::NotFound, "that is not the position of an event: una events --json shows them"));
+        };
+        loop {
+            for event in follower.look() {
+                self.reply(&Reply::Event(event))?;
+            }
+            if !follow {
+                return self.done();
+            }
+            self.still_working()?;
+            self.shared.system.wait_event(LOOK_INTERVAL);
+        }
+    }
+}
+
+pub(super) fn undone(error: SystemError) -> Undone {
+    let reason = match &error {
+        SystemError::NoNode(_) => Reason::NoNode,
+        SystemError::NoQuorum(_) => Reason::NoQuorum,
+        SystemError::Refused(_) => Reason::Protocol,
+    };
+    Undone::new(reason, error)
+}

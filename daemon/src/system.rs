@@ -1,0 +1,1055 @@
+//! This node as a part of the whole computer: who the other nodes are, what is asked of them and what they ask. Knows the wire and the
+//! coordinator; not processes, files or command lines, which it only passes on to.
+//!
+//! ```text
+//!   record   who this node is            join     tickets, and how they are spent
+//!   member   what is kept of each node   keeper   who votes
+//!   health   who is heard                ears     what arrives from other nodes
+//!   place    where processes go          programs what one node has compiled, others need not compile
+//!   view     what people see
+//! ```
+//! A node alone is a system of one: the same parts, with nobody to speak to.
+
+mod ears;
+mod events;
+mod health;
+mod join;
+mod keeper;
+pub mod member;
+mod place;
+mod programs;
+mod record;
+pub mod view;
+
+pub use join::{JoinError, join};
+pub use record::{Record, RecordError};
+
+use crate::files::{self, FilesNetwork, Shared, TreeError};
+use crate::node::{Fate, Heard, Node, Pid, ProcessView};
+use abi::errno::Errno;
+use abi::file::Entropy;
+use abi::ids::{NodeId, NodeKey};
+use drivers::HostEntropy;
+use drivers::coordinator::raft::{self, Raft, Unanswered};
+use drivers::coordinator::{
+    Action, Compare, Coordinator, Failure, KeyRange, Quorum, Transaction, Watch, WatchEvent,
+};
+use drivers::wire::WireError;
+use drivers::wire::ticket::Ticket;
+use drivers::wire::{
+    Ask, AskError, Class, Hello, Identity, IdentityError, LinkState, OpenError, Stream,
+    Wire,
+};
+use ears::Ears;
+use events::Chronicle;
+use health::Health;
+use services::events::{Ending, Kind};
+use services::members::Change;
+use member::{Member, Members};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
+use view::*;
+
+/// Who is meant by what travels on the wire.
+pub mod service {
+    use drivers::wire::Service;
+    pub const COORDINATOR: Service = Service(1);
+    pub const FILES: Service = Service(2);
+    pub const CHUNKS: Service = Service(3);
+    /// A client of another node, as a stream.
+    pub const COMMANDS: Service = Service(4);
+    /// Questions of one node to another: its processes, its events.
+    pub const SYSTEM: Service = Service(5);
+    pub const PROGRAMS: Service = Service(6);
+}
+
+/// Where nodes listen, if nothing else is said. Another one is taken if it is in use.
+pub const PORT: u16 = 7862;
+/// How long the coordinator may take.
+const FACT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long another node may take to say what it knows.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a node waits at its start for its system to be able to decide something.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// Reasons for the places of processes that are kept; the oldest go.
+const WHYS_MAX: usize = 10_000;
+
+pub struct SystemOptions {
+    /// The node's directory.
+    pub data: PathBuf,
+    /// Where programs are kept by their hash.
+    pub library: PathBuf,
+    /// Where to listen; none: nobody can join, and this node cannot be joined to others.
+    pub listen: Option<SocketAddr>,
+    /// What this node is called if it begins a system.
+    pub name: String,
+}
+
+/// Why a node cannot be a part of its system.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("the facts of the system cannot be used: {0}")]
+    Facts(Failure),
+    #[error("the tree of files cannot be used: {0}")]
+    Files(TreeError),
+    #[error("the system could not be begun: {0}")]
+    Begin(Failure),
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    #[error("no random numbers: {0}")]
+    Entropy(Errno),
+}
+
+/// Why the system did not do something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SystemError {
+    #[error("there is no node `{0}`")]
+    NoNode(String),
+    #[error("the system cannot decide anything now: {0}")]
+    NoQuorum(String),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<Failure> for SystemError {
+    fn from(failure: Failure) -> SystemError {
+        match failure {
+            Failure::Unavailable { why } | Failure::Unknown { why } => SystemError::NoQuorum(why),
+            other => SystemError::Refused(other.to_string()),
+        }
+    }
+}
+
+/// Why another node was not reached.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reach {
+    #[error("there is no node {0} in this system")]
+    NoSuchNode(NodeId),
+    #[error("{name} is not heard: {why}")]
+    NotHeard { name: String, why: String },
+}
+
+/// All clones are the same.
+#[derive(Clone)]
+pub struct System(Arc<Inner>);
+
+type OnCommands = Box<dyn Fn(Stream) + Send + Sync>;
+
+struct Inner {
+    data: PathBuf,
+    library: engine::Library,
+    record: Mutex<Record>,
+    me: NodeId,
+    key: NodeKey,
+    wire: Wire,
+    raft: Arc<Raft>,
+    directory: Arc<Directory>,
+    health: Health,
+    chronicle: Chronicle,
+    files: Shared,
+    watch: Mutex<Option<Watch>>,
+    node: OnceLock<Node>,
+    on_commands: OnceLock<OnCommands>,
+    whys: Mutex<BTreeMap<Pid, WhyView>>,
+    /// Others' refusals of this node.
+    refusal: Mutex<Option<String>>,
+    stopping: AtomicBool,
+}
+
+/// Who has which number. Shared with whoever speaks to nodes by number.
+#[derive(Default)]
+pub(crate) struct Directory {
+    members: Mutex<Members>,
+    /// Before the facts are there: whom this node knew when it last ran.
+    remembered: Mutex<BTreeMap<NodeId, NodeKey>>,
+}
+
+impl Directory {
+    pub fn members(&self) -> MutexGuard<'_, Members> {
+        self.members
+            .lock()
+            .expect("nothing panics while it holds this lock")
+    }
+
+    pub fn key_of(&self, node: NodeId) -> Option<NodeKey> {
+        let known = self.members().get(&node).and_then(Member::node_key);
+        known.or_else(|| {
+            self.remembered
+                .lock()
+                .expect("nothing panics while it holds this lock")
+                .get(&node)
+                .copied()
+        })
+    }
+
+    pub fn number_of(&self, key: NodeKey) -> Option<NodeId> {
+        let text = key.to_string();
+        let known = self
+            .members()
+            .iter()
+            .find(|(_, member)| member.key == text)
+            .map(|(number, _)| *number);
+        known.or_else(|| {
+            let remembered = self
+                .remembered
+                .lock()
+                .expect("nothing panics while it holds this lock");
+            remembered
+                .iter()
+                .find(|(_, other)| **other == key)
+                .map(|(number, _)| *number)
+        })
+    }
+}
+
+/// The coordinator's way to other nodes.
+struct Peers {
+    wire: Wire,
+    directory: Arc<Directory>,
+}
+
+impl raft::Peers for Peers {
+    fn ask(
+        &self,
+        to: NodeId,
+        body: Vec<u8>,
+        deadline: Instant,
+        done: Box<dyn FnOnce(Result<Vec<u8>, Unanswered>) + Send>,
+    ) {
+        let Some(key) = self.directory.key_of(to) else {
+            return done(Err(Unanswered::NotSent(format!("{to} is no member"))));
+        };
+        let ask = Ask {
+            service: service::COORDINATOR,
+            class: Class::Control,
+            body: &body,
+            deadline,
+        };
+        let unanswered = |error: AskError| match error {
+            AskError::Unlinked | AskError::Busy | AskError::TooLong => {
+                Unanswered::NotSent(error.to_string())
+            }
+            AskError::Lost(_) | AskError::Late | AskError::Failed(_) => {
+                Unanswered::Lost(error.to_string())
+            }
+        };
+        self.wire.ask(
+            key,
+            ask,
+            Box::new(move |answer| done(answer.map_err(unanswered))),
+        );
+    }
+}
+
+/// The files' way to other nodes.
+struct FilesWire {
+    wire: Wire,
+    directory: Arc<Directory>,
+}
+
+impl FilesNetwork for FilesWire {
+    fn ask(
+        &self, to: NodeId, service: files::Service, body: &[u8], deadline: Instant,
+    ) -> Result<Vec<u8>, files::Unanswered> {
+        let Some(key) = self.directory.key_of(to) else {
+            return Err(files::Unanswered::NotSent(format!("{to} is no member")));
+        };
+        let (service, class) = match service {
+            files::Service::Files => (service::FILES, Class::Call),
+            files::Service::Chunks => (service::CHUNKS, Class::Page),
+        };
+        let answer = self.wire.ask_and_wait(key, Ask { service, class, body, deadline });
+        answer.map_err(|error| match error {
+            AskError::Unlinked | AskError::Busy | AskError::TooLong => files::Unanswered::NotSent(error.to_string()),
+            AskError::Lost(_) | AskError::Late => files::Unanswered::Lost(error.to_string()),
+            AskError::Failed(why) => files::Unanswered::Refused(why),
+        })
+    }
+}
+
+/// The kernel's way to other nodes.
+struct KernelWire(std::sync::Weak<Inner>);
+
+impl crate::node::Network for KernelWire {
+    fn transmit(&self, to: NodeId, packet: &[u8]) {
+        let Some(inner) = self.0.upgrade() else { return };
+        if let Some(key) = inner.directory.key_of(to) {
+            // Sent again by the kernel if it is lost here.
+            let _ = inner.wire.send(key, Class::Call, &inner.chronicle.stamped(packet));
+        }
+    }
+}
+
+impl System {
+    /// Takes this node's place in its system, or begins one of its own.
+    pub fn start(options: &SystemOptions) -> Result<System, StartError> {
+        let SystemOptions { data, library, listen, name } = options;
+        let mut record = match Record::read(data)? {
+            Some(record) => record,
+            None => {
+                let mut system = [0; 16];
+                HostEntropy.fill(&mut system).map_err(StartError::Entropy)?;
+                Record::first(system, &member::free_name(&Members::new(), name))
+            }
+        };
+        record.life += 1;
+        record.write(data)?;
+        let me = record.number();
+        let identity = data.join("identity");
+        let key = Identity::load_or_make(&identity)?.key();
+        let hello = Hello {
+            system: Some(record.system_bytes()),
+            node: Some(me),
+            life: record.life,
+            name: record.name.clone(),
+            version: crate::protocol::version().into(),
+            addresses: vec![],
+        };
+        let ears = Arc::new(Ears::default());
+        let wire = listen_somewhere(&identity, hello, *listen, record.port, ears.clone())?;
+        let directory = Arc::new(Directory::default());
+        for peer in &record.peers {
+            if let Some(key) = record::hex(&peer.key).map(NodeKey) {
+                let addresses: Vec<SocketAddr> = peer
+                    .addresses
+                    .iter()
+                    .filter_map(|text| text.parse().ok())
+                    .collect();
+                directory
+                    .remembered
+                    .lock()
+                    .expect("nothing else runs yet")
+                    .insert(NodeId(peer.number), key);
+                wire.admit(key, &addresses);
+            }
+        }
+        let peers = Arc::new(Peers {
+            wire: wire.clone(),
+            directory: directory.clone(),
+        });
+        let raft =
+            Arc::new(Raft::open(&data.join("coordinator"), me, peers).map_err(StartError::Facts)?);
+        let network = Arc::new(FilesWire { wire: wire.clone(), directory: directory.clone() });
+        let alone = record.peers.is_empty() && me == crate::node::FIRST_NODE;
+        let port = wire.addresses().first().map(SocketAddr::port);
+        if port.is_some() && port != record.port {
+            record.port = port;
+            record.write(data)?;
+        }
+        let own = Member {
+            key: key.to_string(),
+            name: record.name.clone(),
+            addresses: wire.addresses().iter().map(SocketAddr::to_string).collect(),
+            draining: false,
+            joined_ms: join::now_ms(),
+            life: record.life,
+        };
+        if alone {
+            // Again after a crash in the middle of the first time: both acts are done once.
+            raft.bootstrap().map_err(StartError::Begin)?;
+            let deadline = Instant::now() + START_TIMEOUT;
+            raft.transact(member::found(me, &own, &record.system), deadline)
+                .map_err(StartError::Begin)?;
+        } else {
+            raft.know(
+                &record
+                    .peers
+                    .iter()
+                    .map(|peer| NodeId(peer.number))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        let files = Shared::start(&data.join("tree"), me, raft.clone(), network).map_err(StartError::Files)?;
+        let mut entropy = [0; 8];
+        HostEntropy
+            .fill(&mut entropy)
+            .map_err(StartError::Entropy)?;
+        let health = Health::new(me, record.life, u64::from_le_bytes(entropy));
+        let chronicle = Chronicle::new(me, record.life);
+        chronicle.record(Kind::SystemStarted { life: record.life });
+        let system = System(Arc::new(Inner {
+            data: data.clone(),
+            library: engine::Library::new(library),
+            record: Mutex::new(record),
+            me,
+            key,
+            wire,
+            raft,
+            directory,
+            health,
+            chronicle,
+            files,
+            watch: Mutex::default(),
+            node: OnceLock::new(),
+            on_commands: OnceLock::new(),
+            whys: Mutex::default(),
+            refusal: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        }));
+        ears.listen_for(&system.0);
+        Inner::follow_members(&system.0);
+        let spawn = |name: &str, act: fn(&Arc<Inner>)| {
+            let inner = system.0.clone();
+            std::thread::Builder::new()
+                .name(name.into())
+                .spawn(move || act(&inner))
+                .map_err(StartError::Thread)
+        };
+        spawn("una-health", health::run)?;
+        spawn("una-keeper", keeper::run)?;
+        system.0.tell_own_addresses(own);
+        Ok(system)
+    }
+
+    /// Whose processes others are told of.
+    pub fn serve(&self, node: Node) {
+        let weak = Arc::downgrade(&self.0);
+        node.watch(Box::new(move |process, fate| {
+            let Some(inner) = weak.upgrade() else { return };
+            inner.chronicle.record(match fate {
+                Fate::Started(program) => Kind::ProcessStarted { process, program },
+                Fate::Ended(exit) => Kind::ProcessEnded { process, ending: Ending(exit) },
+            });
+        }));
+        node.engine().look_elsewhere(Box::new(programs::Others(Arc::downgrade(&self.0))));
+        node.join(Arc::new(KernelWire(Arc::downgrade(&self.0))));
+        assert!(self.0.node.set(node).is_ok(), "a system has one node here");
+        // Links that were there before.
+        self.0.tell_links();
+    }
+
+    /// What is done with streams in which other nodes' clients speak.
+    pub fn on_commands(&self, act: OnCommands) {
+        assert!(
+            self.0.on_commands.set(act).is_ok(),
+            "streams are served once"
+        );
+    }
+
+    pub fn me(&self) -> NodeId {
+        self.0.me
+    }
+
+    /// Which start of this node this is.
+    pub fn life(&self) -> u64 {
+        self.0.record().life
+    }
+
+    /// The tree of the whole computer.
+    pub fn files(&self) -> Shared {
+        self.0.files.clone()
+    }
+
+    pub fn key(&self) -> NodeKey {
+        self.0.key
+    }
+
+    pub fn coordinator(&self) -> Arc<dyn Coordinator> {
+        self.0.raft.clone()
+    }
+
+    pub fn wire(&self) -> &Wire {
+        &self.0.wire
+    }
+
+    pub fn name_of(&self, node: NodeId) -> String {
+        self.0.name_of(node)
+    }
+
+    /// The node that a process is on.
+    pub fn locate(&self, pid: Pid) -> NodeId {
+        // Processes do not move yet: each is where it was born.
+        pid.node()
+    }
+
+    /// A connection to another node's server.
+    pub fn commands(&self, node: NodeId) -> Result<Stream, Reach> {
+        let key = self
+            .0
+            .directory
+            .key_of(node)
+            .ok_or(Reach::NoSuchNode(node))?;
+        let opened = self
+            .0
+            .wire
+            .open(key, service::COMMANDS, &[], Instant::now() + ANSWER_TIMEOUT);
+        opened.map_err(|error| self.0.not_heard(node, &error.to_string()))
+    }
+
+    /// The processes of this node and of all others, or why a node does not say.
+    #[expect(clippy::type_complexity, reason = "it is what one node says, for each")]
+    pub fn processes(
+        &self,
+        ended: bool,
+    ) -> Vec<Result<Vec<ProcessView>, (NodeId, String, String)>> {
+        let own = self
+            .0
+            .node
+            .get()
+            .map(|node| own_processes(node, ended))
+            .unwrap_or_default();
+        let mut parts = vec![Ok(own)];
+        let question = ears::Question::Processes { ended };
+        for (node, answer) in self.0.ask_all(&question) {
+            let read = answer.and_then(|body| System::read_processes(&body));
+            parts.push(read.map_err(|why| (node, self.name_of(node), why)));
+        }
+        parts
+    }
+
+    /// A ticket for one more node, and when it expires.
+    pub fn ticket(&self, lasts: Duration) -> Result<(String, u64), SystemError> {
+        let addresses = self.0.wire.addresses();
+        if addresses.is_empty() {
+            return Err(SystemError::Refused(
+                "this node does not listen, so nobody can join it: start it without --alone".into(),
+            ));
+        }
+        let mut secret = [0; 16];
+        HostEntropy
+            .fill(&mut secret)
+            .map_err(|error| SystemError::Refused(error.to_string()))?;
+        let expires_ms = join::issue(&*self.0.raft, &secret, lasts, Instant::now() + FACT_TIMEOUT)?;
+        let ticket = Ticket {
+            issuer: self.0.key,
+            secret,
+            expires: expires_ms / 1000,
+            addresses,
+        };
+        Ok((ticket.to_string(), expires_ms))
+    }
+
+    pub fn drain(&self, named: &str, drain: bool) -> Result<(), SystemError> {
+        let node = self.0.find(named)?;
+        self.0.change_member(node, |member| member.draining = drain)
+    }
+
+    /// Takes a node out of the system for good: it is refused from then on.
+    pub fn remove(&self, named: &str) -> Result<(), SystemError> {
+        let node = self.0.find(named)?;
+        if node == self.0.me {
+            return Err(SystemError::Refused(
+                "this is the node itself: use una leave".into(),
+            ));
+        }
+        self.0.remove_member(node)
+    }
+
+    /// Takes this node out of the system. What it knows of the system is put aside.
+    pub fn leave(&self) -> Result<(), SystemError> {
+        if self.0.directory.members().len() < 2 {
+            return Err(SystemError::Refused(
+                "it is the only node: there is nothing to leave; una down ends it".into(),
+            ));
+        }
+        self.0.remove_member(self.0.me)?;
+        let left = self.0.record().peers.first().is_some();
+        debug_assert!(left, "a node that leaves others knows some");
+        std::fs::write(self.0.data.join(LEFT), b"")
+            .map_err(|error| SystemError::Refused(error.to_string()))
+    }
+
+    /// Keeps why a process that was just started is here.
+    pub fn started(&self, pid: Pid, why: Option<WhyView>) {
+        let Some(why) = why else { return };
+        let reason = why.nodes.iter().find(|node| node.chosen).map_or("", |node| &node.reason);
+        let placed = Kind::ProcessPlaced { process: pid.id(), on: self.0.me, why: reason.into() };
+        self.0.chronicle.record(placed);
+        let mut whys = self
+            .0
+            .whys
+            .lock()
+            .expect("nothing panics while it holds this lock");
+        whys.insert(pid, why);
+        if whys.len() > WHYS_MAX {
+            whys.pop_first();
+        }
+    }
+
+    pub fn why(&self, pid: Pid) -> Option<WhyView> {
+        self.0
+            .whys
+            .lock()
+            .expect("nothing panics while it holds this lock")
+            .get(&pid)
+            .cloned()
+    }
+
+    /// Waits until something happened here, or so long.
+    pub fn wait_event(&self, timeout: Duration) {
+        self.0.chronicle.wait(timeout);
+    }
+
+    pub fn move_coordinator(
+        &self,
+        _to: &str,
+        _goes_on: impl FnMut() -> bool,
+    ) -> Result<(), SystemError> {
+        Err(SystemError::Refused(
+            "only the built-in coordinator is there".into(),
+        ))
+    }
+
+    pub fn view(&self) -> SystemView {
+        self.0.view()
+    }
+
+    /// Can the system decide anything within this time?
+    pub fn wait_writable(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        self.0
+            .raft
+            .range(drivers::coordinator::Range::key(member::NEXT), deadline)
+            .is_ok()
+    }
+
+    pub fn shutdown(&self) {
+        self.0.stopping.store(true, Ordering::Release);
+        self.0
+            .watch
+            .lock()
+            .expect("nothing panics while it holds this lock")
+            .take();
+        self.0.wire.stop();
+    }
+}
+
+/// In a data directory: its node left its system, and the directory is to be put aside.
+const LEFT: &str = "left";
+
+/// Puts aside what a node that left its system knew of it, so that it begins anew. Gives where it is now.
+pub fn put_aside_if_left(data: &Path) -> std::io::Result<Option<PathBuf>> {
+    if !data.join(LEFT).exists() {
+        return Ok(None);
+    }
+    put_aside(data).map(Some)
+}
+
+fn put_aside(data: &Path) -> std::io::Result<PathBuf> {
+    let mut number = 1;
+    loop {
+        let mut name = data.file_name().unwrap_or_default().to_os_string();
+        name.push(format!(".before-{number}"));
+        let aside = data.with_file_name(name);
+        if !aside.exists() {
+            std::fs::rename(data, &aside)?;
+            return Ok(aside);
+        }
+        number += 1;
+    }
+}
+
+/// On the usual port, on the one of the last time, or on any.
+fn listen_somewhere(
+    identity: &Path,
+    hello: Hello,
+    listen: Option<SocketAddr>,
+    last: Option<u16>,
+    ears: Arc<Ears>,
+) -> Result<Wire, StartError> {
+    let start = |listen: &[SocketAddr]| -> Result<Wire, StartError> {
+        Ok(Wire::start(
+            Identity::load_or_make(identity)?,
+            hello.clone(),
+            listen,
+            ears.clone(),
+        )?)
+    };
+    let Some(listen) = listen else {
+        return start(&[]);
+    };
+    if listen.port() != 0 {
+        return start(&[listen]);
+    }
+    let mut refused = None;
+    for port in [last.unwrap_or(PORT), PORT, 0] {
+        match start(&[SocketAddr::new(listen.ip(), port)]) {
+            Err(error @ StartError::Wire(WireError::Listen { .. })) => refused = Some(error),
+            started => return started,
+        }
+    }
+    Err(refused.expect("three ports were tried"))
+}
+
+fn own_processes(node: &Node, ended: bool) -> Vec<ProcessView> {
+    let mut views = node.processes();
+    views.retain(|view| ended || !matches!(view.state, crate::node::State::Ended(_)));
+    views
+}
+
+impl Inner {
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record
+            .lock()
+            .expect("nothing panics while it holds this lock")
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    fn name_of(&self, node: NodeId) -> String {
+        match self.directory.members().get(&node) {
+            Some(member) => member.name.clone(),
+            None => node.to_string(),
+        }
+    }
+
+    fn not_heard(&self, node: NodeId, why: &str) -> Reach {
+        Reach::NotHeard {
+            name: self.name_of(node),
+            why: why.into(),
+        }
+    }
+
+    fn find(&self, named: &str) -> Result<NodeId, SystemError> {
+        member::find(&self.directory.members(), named)
+            .ok_or_else(|| SystemError::NoNode(named.into()))
+    }
+
+    /// All members but this one.
+    fn others(&self) -> Vec<(NodeId, NodeKey)> {
+        let members = self.directory.members();
+        let others = members.iter().filter(|(number, _)| **number != self.me);
+        others
+            .filter_map(|(number, member)| Some((*number, member.node_key()?)))
+            .collect()
+    }
+
+    /// Asks one other member, and waits.
+    fn ask(&self, node: NodeId, question: &ears::Question) -> Result<Vec<u8>, String> {
+        let key = self.directory.key_of(node).ok_or("it is no member")?;
+        let body = serde_json::to_vec(question).expect("plain data");
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let ask = Ask { service: service::SYSTEM, class: Class::Call, body: &body, deadline };
+        self.wire.ask_and_wait(key, ask).map_err(|error| error.to_string())
+    }
+
+    /// Asks all other members at once; each has an answer or the reason why not.
+    fn ask_all(&self, question: &ears::Question) -> Vec<(NodeId, Result<Vec<u8>, String>)> {
+        let body = serde_json::to_vec(question).expect("plain data");
+        let (give, get) = std::sync::mpsc::channel();
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let others = self.others();
+        for (number, key) in &others {
+            let (give, number) = (give.clone(), *number);
+            let ask = Ask {
+                service: service::SYSTEM,
+                class: Class::Call,
+                body: &body,
+                deadline,
+            };
+            let done = move |answer: Result<Vec<u8>, AskError>| {
+                let _ = give.send((number, answer.map_err(|error| error.to_string())));
+            };
+            self.wire.ask(*key, ask, Box::new(done));
+        }
+        drop(give);
+        let mut answers: Vec<_> = get.iter().collect();
+        answers.sort_by_key(|(number, _)| *number);
+        answers
+    }
+
+    /// Hears of every change of the members, from the first on. What follows from them is done on a thread of its own: the
+    /// coordinator's must not wait for the disk.
+    fn follow_members(this: &Arc<Inner>) {
+        let (give, take) = std::sync::mpsc::channel();
+        // Unbounded, but as many wait as there are changes of members while one of them is acted on.
+        let sink = move |event: WatchEvent| {
+            let _ = give.send(event);
+        };
+        let revision = drivers::coordinator::Revision(0);
+        let watch = this.raft.watch(KeyRange::prefix(member::PREFIX), revision, Box::new(sink));
+        *this.watch.lock().expect("nothing panics while it holds this lock") = watch.ok();
+        let weak = Arc::downgrade(this);
+        let follow = move || {
+            for event in take {
+                let Some(inner) = weak.upgrade() else { return };
+                match event {
+                    WatchEvent::Changed { changes, .. } => inner.members_changed(changes),
+                    // Looked after by the keeper, which watches again.
+                    WatchEvent::Ended(_) => inner.watch_ended(),
+                }
+            }
+        };
+        if std::thread::Builder::new().name("una-members".into()).spawn(follow).is_err() {
+            this.watch_ended();
+        }
+    }
+
+    fn watch_ended(&self) {
+        self.watch.lock().expect("nothing panics while it holds this lock").take();
+    }
+
+    fn members_changed(&self, changes: Vec<drivers::coordinator::Change>) {
+        use drivers::coordinator::Change as Fact;
+        for change in changes {
+            match change {
+                Fact::Put(record) => {
+                    if let Some((number, member)) = member::read(&record.key, &record.value) {
+                        self.member_put(number, member);
+                    }
+                }
+                Fact::Deleted(key) => {
+                    if let Some(number) = member::read_key(&key) {
+                        self.member_gone(number);
+                    }
+                }
+            }
+        }
+        self.health.belong(&self.directory.members());
+        self.remember_peers();
+    }
+
+    /// Somebody is heard again, or not any more.
+    fn heard(&self, change: Change) {
+        if let (Change::Over { node, life }, Some(kernel)) = (change, self.node.get()) {
+            kernel.heard(node, Heard::Lost { life });
+        }
+        let members: Vec<NodeId> = self.directory.members().keys().copied().collect();
+        let living: Vec<NodeId> =
+            members.into_iter().filter(|node| *node == self.me || self.health.is_up(*node)).collect();
+        self.files.members(&living);
+    }
+
+    /// Tells the kernel of all links that are there.
+    fn tell_links(&self) {
+        let Some(node) = self.node.get() else { return };
+        for link in self.wire.links() {
+            if let (LinkState::Linked { hello, .. }, Some(number)) = (&link.state, self.directory.number_of(link.peer)) {
+                node.heard(number, Heard::Linked { life: hello.life });
+            }
+        }
+    }
+
+    fn member_put(&self, number: NodeId, member: Member) {
+        if number != self.me
+            && let Some(key) = member.node_key()
+        {
+            self.wire.admit(key, &member.socket_addresses());
+        }
+        let known = self.directory.members().insert(number, member.clone());
+        match known {
+            None => self.chronicle.record(Kind::NodeJoined { node: number, name: member.name.as_str().into() }),
+            Some(before) if member.draining && !before.draining => {
+                self.chronicle.record(Kind::NodeDraining { node: number });
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn member_gone(&self, number: NodeId) {
+        let gone = self.directory.members().remove(&number);
+        self.chronicle.record(Kind::NodeRemoved { node: number });
+        self.directory
+            .remembered
+            .lock()
+            .expect("nothing panics while it holds this lock")
+            .remove(&number);
+        if number == self.me {
+            *self
+                .refusal
+                .lock()
+                .expect("nothing panics while it holds this lock") =
+                Some("this node was removed from the system".into());
+        } else if let Some(key) = gone.and_then(|member| member.node_key()) {
+            self.wire
+                .dismiss(key, "it is no member of the system any more");
+        }
+    }
+
+    /// So that this node finds the others after a restart, when it has nobody to ask.
+    fn remember_peers(&self) {
+        let peers: Vec<record::Peer> = {
+            let members = self.directory.members();
+            let others = members.iter().filter(|(number, _)| **number != self.me);
+            let peer = |(number, member): (&NodeId, &Member)| record::Peer {
+                number: number.0,
+                key: member.key.clone(),
+                addresses: member.addresses.clone(),
+            };
+            others.map(peer).collect()
+        };
+        let mut record = self.record();
+        if record.peers != peers {
+            record.peers = peers;
+            // What cannot be written now is written at the next change; until then an older list serves.
+            let _ = record.write(&self.data);
+        }
+    }
+
+    fn change_member(&self, node: NodeId, change: impl Fn(&mut Member)) -> Result<(), SystemError> {
+        let deadline = Instant::now() + FACT_TIMEOUT;
+        let key = member::key(node);
+        while Instant::now() < deadline {
+            let found = self
+                .raft
+                .range(drivers::coordinator::Range::key(&key), deadline)?;
+            let Some(record) = found.records.first() else {
+                return Err(SystemError::NoNode(node.to_string()));
+            };
+            let Some((_, mut member)) = member::read(&record.key, &record.value) else {
+                return Err(SystemError::Refused(format!(
+                    "what is kept of {node} is damaged"
+                )));
+            };
+            let before = member.clone();
+            change(&mut member);
+            if member == before {
+                return Ok(());
+            }
+            let transaction = Transaction::new()
+                .when(Compare::unchanged(&key, record.modified))
+                .then(Action::put(&key, member.to_bytes()));
+            if self.raft.transact(transaction, deadline)?.succeeded {
+                return Ok(());
+            }
+        }
+        Err(SystemError::NoQuorum(
+            "others changed the same thing all the time".into(),
+        ))
+    }
+
+    fn remove_member(&self, node: NodeId) -> Result<(), SystemError> {
+        let deadline = Instant::now() + FACT_TIMEOUT;
+        // It must not vote any more before it is forgotten.
+        keeper::give_up_vote(self, node, deadline)?;
+        let transaction = Transaction::of(vec![Action::delete(member::key(node))]);
+        self.raft.transact(transaction, deadline)?;
+        Ok(())
+    }
+
+    /// In the background, since it may be long until the system can decide something.
+    fn tell_own_addresses(self: &Arc<Inner>, own: Member) {
+        let inner = self.clone();
+        let tell = move || {
+            while !inner.is_stopping() {
+                let told = inner.change_member(inner.me, |member| {
+                    member.addresses = own.addresses.clone();
+                    member.life = own.life;
+                });
+                match told {
+                    Ok(()) | Err(SystemError::NoNode(_) | SystemError::Refused(_)) => return,
+                    Err(SystemError::NoQuorum(_)) => std::thread::sleep(Duration::from_millis(500)),
+                }
+            }
+        };
+        // Without this thread others find this node where it was, or hear where it is from the wire.
+        let _ = std::thread::Builder::new()
+            .name("una-addresses".into())
+            .spawn(tell);
+    }
+
+    fn view(&self) -> SystemView {
+        let status = self.raft.status();
+        let numbers = |members: &[drivers::coordinator::Member]| {
+            members.iter().map(|one| one.id as u16).collect()
+        };
+        let (writable, why_not, losses) = match &status.quorum {
+            Quorum::Answers { losses_left } => (true, None, *losses_left as u32),
+            Quorum::Lost { why } => (false, Some(why.clone()), 0),
+        };
+        let coordinator = CoordinatorView {
+            kind: match status.kind {
+                drivers::coordinator::Kind::Raft => "raft".into(),
+                drivers::coordinator::Kind::Etcd => "etcd".into(),
+            },
+            leader: status.leader.as_ref().map(|leader| leader.id as u16),
+            voters: numbers(&status.voters),
+            standbys: numbers(&status.standbys),
+            revision: status.revision.0,
+            writable,
+            why_not,
+        };
+        let links = self.wire.links();
+        let members = self.directory.members().clone();
+        let line = |(number, member): (&NodeId, &Member)| {
+            let link = member
+                .node_key()
+                .and_then(|key| links.iter().find(|link| link.peer == key));
+            let round_trip_us = match link.map(|link| &link.state) {
+                Some(LinkState::Linked { rtt, .. }) if !rtt.is_zero() => {
+                    Some(rtt.as_micros() as u64)
+                }
+                _ => None,
+            };
+            let state = if *number == self.me {
+                NodeState::Up
+            } else {
+                self.health.state_of(*number)
+            };
+            let role = match number.0 {
+                id if coordinator.leader == Some(id) => Role::Leader,
+                id if coordinator.voters.contains(&id) => Role::Voter,
+                id if coordinator.standbys.contains(&id) => Role::Standby,
+                _ => Role::None,
+            };
+            NodeLine {
+                number: number.0,
+                name: member.name.clone(),
+                key: member.key.clone(),
+                state,
+                role,
+                draining: member.draining,
+                addresses: member.addresses.clone(),
+                round_trip_us,
+                facts: if *number == self.me {
+                    Some(health::own_facts(self))
+                } else {
+                    self.health.facts(*number)
+                },
+            }
+        };
+        let nodes: Vec<NodeLine> = members.iter().map(line).collect();
+        let mut complaints = vec![];
+        if let Some(refusal) = &*self
+            .refusal
+            .lock()
+            .expect("nothing panics while it holds this lock")
+        {
+            complaints.push(format!(
+                "{refusal}: una down, then una join with a new ticket"
+            ));
+        }
+        for node in nodes.iter().filter(|node| node.state == NodeState::Down) {
+            complaints.push(format!(
+                "{} (n{}) is down: start it again there with una up, or take it out with una remove {}",
+                node.name, node.number, node.name
+            ));
+        }
+        let files = self.files.view();
+        let files_view = FilesView {
+            holder: files.holder.map(|holder| holder.0),
+            under_replicated: files.copies.map_or(0, |copies| copies.thin as u64),
+            copies: files.copies_possible as u32,
+        };
+        complaints.extend(files.complaints);
+        let record = self.record();
+        SystemView {
+            system: record.system.clone(),
+            name: record.system_name.clone(),
+            me: self.me.0,
+            nodes,
+            coordinator,
+            files: files_view,
+            survives: losses,
+            complaints,
+        }
+    }
+}
+
+impl From<OpenError> for SystemError {
+    fn from(error: OpenError) -> SystemError {
+        SystemError::Refused(error.to_string())
+    }
+}

@@ -1,0 +1,292 @@
+//! Who is heard, and what they say of themselves. Drives the detector of failures (`services::members`) with the clock and the wire;
+//! knows nothing of how it judges.
+//!
+//! One thread takes what has arrived, then the time: a node that was paused reads its letters before it judges others by their
+//! silence. What changed is told to whoever must act on it, on that thread.
+
+use super::Inner;
+use super::member::Members as Records;
+use super::view::{Facts, NodeState};
+use abi::ids::{NodeId, Time};
+use drivers::host::Host;
+use drivers::wire::Class;
+use services::events::Kind;
+use services::members::{
+    self, Architecture, Belonging, Change, Effect, EngineHash, Input, Intake, Members, Profile,
+    Standing,
+};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// Letters that were not looked at yet. They may be lost: the protocol expects it.
+const LETTERS_MAX: usize = 1024;
+/// How often this node says how it is.
+const FACTS_INTERVAL: Duration = Duration::from_millis(500);
+/// The longest sleep.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+pub struct Health {
+    state: Mutex<State>,
+    letters: Mutex<VecDeque<Letter>>,
+    came: Condvar,
+    began: Instant,
+    /// Processes of the machine that want a processor, over about the last second.
+    load_hundredths: AtomicU32,
+}
+
+struct State {
+    members: Members,
+}
+
+enum Letter {
+    Packet { from: NodeId, bytes: Vec<u8> },
+    Belong(Vec<Belonging>),
+    Linked { node: NodeId, life: u64 },
+    Unlinked { node: NodeId },
+    Leave,
+}
+
+impl Health {
+    pub fn new(me: NodeId, life: u64, entropy: u64) -> Health {
+        let members = Members::new(me, life, entropy, Time(1));
+        Health {
+            state: Mutex::new(State { members }),
+            letters: Mutex::default(),
+            came: Condvar::new(),
+            began: Instant::now(),
+            load_hundredths: AtomicU32::new(0),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("nothing panics while it holds this lock")
+    }
+
+    fn now(&self) -> Time {
+        Time(self.began.elapsed().as_nanos() as u64 + 1)
+    }
+
+    fn post(&self, letter: Letter) {
+        let mut letters = self
+            .letters
+            .lock()
+            .expect("nothing panics while it holds this lock");
+        let may_be_lost = matches!(letter, Letter::Packet { .. });
+        if letters.len() < LETTERS_MAX || !may_be_lost {
+            letters.push_back(letter);
+        }
+        self.came.notify_one();
+    }
+
+    /// All who belong, whenever that has changed.
+    pub fn belong(&self, records: &Records) {
+        let belonging = records.iter().filter_map(|(node, record)| {
+            let (key, addresses) = (record.node_key()?, record.socket_addresses());
+            Some(Belonging {
+                node: *node,
+                key,
+                addresses,
+                life_min: record.life,
+            })
+        });
+        self.post(Letter::Belong(belonging.collect()));
+    }
+
+    pub fn linked(&self, node: NodeId, life: u64) {
+        self.post(Letter::Linked { node, life });
+    }
+
+    pub fn unlinked(&self, node: NodeId) {
+        self.post(Letter::Unlinked { node });
+    }
+
+    pub fn arrived(&self, from: NodeId, bytes: &[u8]) {
+        self.post(Letter::Packet {
+            from,
+            bytes: bytes.into(),
+        });
+    }
+
+    /// Tells the others that this node goes on purpose.
+    pub fn leave(&self) {
+        self.post(Letter::Leave);
+    }
+
+    pub fn state_of(&self, node: NodeId) -> NodeState {
+        match self.state().members.get(node).map(|view| view.standing) {
+            Some(Standing::Alive) => NodeState::Up,
+            Some(Standing::Suspect) => NodeState::Suspect,
+            Some(Standing::Left) => NodeState::Left,
+            Some(Standing::Unknown | Standing::Down) | None => NodeState::Down,
+        }
+    }
+
+    pub fn standing(&self, node: NodeId) -> Standing {
+        self.state().members.get(node).map_or(Standing::Unknown, |view| view.standing)
+    }
+
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.state()
+            .members
+            .get(node)
+            .is_some_and(|view| view.standing.is_up())
+    }
+
+    /// Of another node: what it said last, with its life.
+    pub fn soft(&self, node: NodeId) -> Option<(u64, members::Facts)> {
+        self.state().members.facts(node)
+    }
+
+    pub fn facts(&self, node: NodeId) -> Option<Facts> {
+        let (life, facts) = self.soft(node)?;
+        Some(Facts {
+            architecture: match facts.architecture {
+                Architecture::X86_64 => "x86_64",
+                Architecture::Aarch64 => "aarch64",
+                Architecture::Riscv64 => "riscv64",
+                Architecture::Other => "other",
+            }
+            .into(),
+            processors: facts.processors.into(),
+            load: f64::from(facts.load_hundredths) / 100.0,
+            memory_bytes: facts.memory_bytes,
+            memory_free_bytes: facts.memory_free_bytes,
+            processes: facts.processes,
+            life,
+        })
+    }
+}
+
+/// What this node says of itself to the others.
+pub fn soft_facts(inner: &Inner) -> members::Facts {
+    let host = Host::look();
+    members::Facts {
+        load_hundredths: inner.health.load_hundredths.load(Ordering::Relaxed),
+        processors: host.processors.min(u32::from(u16::MAX)) as u16,
+        memory_bytes: host.memory_bytes,
+        memory_free_bytes: host.memory_free_bytes,
+        architecture: match std::env::consts::ARCH {
+            "x86_64" => Architecture::X86_64,
+            "aarch64" => Architecture::Aarch64,
+            "riscv64" => Architecture::Riscv64,
+            _ => Architecture::Other,
+        },
+        engine: EngineHash(inner.node.get().map_or(0, |node| node.engine().compatibility())),
+        processes: inner.node.get().map_or(0, |node| node.status().processes),
+        programs: inner.node.get().map(|node| node.latest_programs()).unwrap_or_default(),
+        profile: Profile::Server,
+        intake: match inner.directory.members().get(&inner.me) {
+            Some(member) if member.draining => Intake::Draining,
+            _ => Intake::Open,
+        },
+        addresses: inner.wire.addresses(),
+    }
+}
+
+/// What this node shows of itself.
+pub fn own_facts(inner: &Inner) -> Facts {
+    let host = Host::look();
+    Facts {
+        architecture: std::env::consts::ARCH.into(),
+        processors: host.processors,
+        load: f64::from(inner.health.load_hundredths.load(Ordering::Relaxed)) / 100.0,
+        memory_bytes: host.memory_bytes,
+        memory_free_bytes: host.memory_free_bytes,
+        processes: inner.node.get().map_or(0, |node| node.status().processes),
+        life: inner.record().life,
+    }
+}
+
+/// The thread that judges.
+pub fn run(inner: &Arc<Inner>) {
+    let health = &inner.health;
+    let mut effects = vec![];
+    let mut facts_at = Instant::now();
+    while !inner.is_stopping() {
+        let letters: Vec<Letter> = {
+            let letters = health
+                .letters
+                .lock()
+                .expect("nothing panics while it holds this lock");
+            let wake = health.state().members.wake();
+            let sleep = wake
+                .map_or(PATIENCE, |wake| {
+                    Duration::from_nanos(wake.since(health.now()))
+                })
+                .min(PATIENCE);
+            let idle = |letters: &mut VecDeque<Letter>| letters.is_empty();
+            let (mut letters, _) = health
+                .came
+                .wait_timeout_while(letters, sleep, idle)
+                .expect("nothing panics while it holds this lock");
+            letters.drain(..).collect()
+        };
+        {
+            let mut state = health.state();
+            let now = health.now();
+            for letter in &letters {
+                let input = match letter {
+                    Letter::Packet { from, bytes } => Input::Packet { from: *from, bytes },
+                    Letter::Belong(belonging) => Input::Belong(belonging),
+                    Letter::Linked { node, life } => Input::Linked {
+                        node: *node,
+                        life: *life,
+                    },
+                    Letter::Unlinked { node } => Input::Unlinked { node: *node },
+                    Letter::Leave => Input::Leave,
+                };
+                state.members.step(now, input, &mut effects);
+            }
+            state.members.step(now, Input::Tick, &mut effects);
+        }
+        if facts_at <= Instant::now() {
+            facts_at = Instant::now() + FACTS_INTERVAL;
+            let before = health.load_hundredths.load(Ordering::Relaxed);
+            health.load_hundredths.store((before + Host::look().wanting * 100) / 2, Ordering::Relaxed);
+            let facts = soft_facts(inner);
+            health
+                .state()
+                .members
+                .step(health.now(), Input::Facts(facts), &mut effects);
+        }
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Send { to, packet } => {
+                    if let Some(key) = inner.directory.key_of(to) {
+                        // It may be lost.
+                        let _ = inner.wire.send(key, Class::Control, &inner.chronicle.stamped(&packet));
+                    }
+                }
+                Effect::Tell(change) => changed(inner, change),
+            }
+        }
+    }
+}
+
+/// What follows from a change.
+fn changed(inner: &Arc<Inner>, change: Change) {
+    let event = match change {
+        Change::Up { node, life } => Some(Kind::NodeUp { node, life }),
+        Change::Down { node, life } => Some(Kind::NodeDown { node, life }),
+        Change::Left { node, life } => Some(Kind::NodeLeft { node, life }),
+        Change::Returned => Some(Kind::NodeReturned { node: inner.me }),
+        Change::Usurped { life } => {
+            let refusal = format!(
+                "another machine runs as this node, in its life {life}: one of the two is a copy and must be ended"
+            );
+            *inner.refusal.lock().expect("nothing panics while it holds this lock") = Some(refusal);
+            Some(Kind::Usurped { life })
+        }
+        Change::Suspected { .. } | Change::Cleared { .. } | Change::Over { .. } | Change::Facts { .. } => None,
+    };
+    if let Some(event) = event {
+        inner.chronicle.record(event);
+    }
+    if !matches!(change, Change::Facts { .. } | Change::Usurped { .. }) {
+        inner.heard(change);
+    }
+}

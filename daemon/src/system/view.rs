@@ -1,0 +1,139 @@
+//! What people and scripts see of a system: its nodes, what it can survive, and where a process was put and why. Plain data.
+
+use crate::node::Pid;
+use serde::{Deserialize, Serialize};
+
+/// The whole computer as one node sees it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SystemView {
+    pub system: String,
+    pub name: String,
+    /// The number of the node that says this.
+    pub me: u16,
+    pub nodes: Vec<NodeLine>,
+    pub coordinator: CoordinatorView,
+    pub files: FilesView,
+    /// How many nodes may be lost at once, whichever they are, without anything that was acknowledged being lost or refused.
+    pub survives: u32,
+    /// What is not as it should be, and what to do about it.
+    pub complaints: Vec<String>,
+}
+
+/// One node as others see it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeLine {
+    pub number: u16,
+    pub name: String,
+    pub key: String,
+    pub state: NodeState,
+    pub role: Role,
+    pub draining: bool,
+    pub addresses: Vec<String>,
+    /// There and back, as last measured from the node that says this.
+    pub round_trip_us: Option<u64>,
+    /// What it says of itself; nothing if it is not heard.
+    pub facts: Option<Facts>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeState {
+    Up,
+    /// It does not answer; others are asked whether they hear it.
+    Suspect,
+    Down,
+    /// It was ended, and said so.
+    Left,
+}
+
+/// What a node is to the coordinator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    Leader,
+    Voter,
+    /// Has every fact, and becomes a voter when one is lost.
+    Standby,
+    None,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Facts {
+    pub architecture: String,
+    pub processors: u32,
+    /// Processors that were busy lately, of all of the machine's programs.
+    pub load: f64,
+    pub memory_bytes: u64,
+    pub memory_free_bytes: u64,
+    pub processes: u32,
+    pub life: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CoordinatorView {
+    pub kind: String,
+    pub leader: Option<u16>,
+    pub voters: Vec<u16>,
+    pub standbys: Vec<u16>,
+    pub revision: u64,
+    /// Do writes succeed at the moment?
+    pub writable: bool,
+    /// If not, why.
+    pub why_not: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FilesView {
+    /// The node that decides about the tree now.
+    pub holder: Option<u16>,
+    /// Pieces of files that are on fewer disks than they should be.
+    pub under_replicated: u64,
+    pub copies: u32,
+}
+
+/// What a client wants of the place of a process.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wish {
+    /// A node, by name or number, and no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on: Option<String>,
+    /// Where this process is, if it can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub near: Option<Pid>,
+    /// Where fewest of the same name run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub spread: bool,
+}
+
+/// Where a process was put, and why not elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WhyView {
+    pub chosen: Option<u16>,
+    pub nodes: Vec<WhyNode>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WhyNode {
+    pub number: u16,
+    pub name: String,
+    pub chosen: bool,
+    pub reason: String,
+}
+
+/// Something that happened on some node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EventView {
+    /// Where it stands in the order of all events; to ask for what came after it.
+    pub position: String,
+    /// Milliseconds since 1970, by the hybrid logical clock.
+    pub at_ms: u64,
+    pub node: u16,
+    /// In a word, for scripts.
+    pub kind: String,
+    /// For people.
+    pub text: String,
+    pub pid: Option<Pid>,
+    /// Another node that it is about.
+    pub about: Option<u16>,
+}
