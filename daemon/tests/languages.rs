@@ -29,6 +29,7 @@ fn new_house() -> House {
         workers: Some(2),
         target: engine::Target::Native,
         canonical_nans: false,
+        node: daemon::node::FIRST_NODE,
     })
     .unwrap();
     House { node, directory, compiling: Mutex::new(()) }

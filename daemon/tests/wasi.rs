@@ -37,6 +37,7 @@ fn every_case_holds_on_the_tree_of_files() {
         workers: Some(2),
         target: engine::Target::Native,
         canonical_nans: false,
+        node: daemon::node::FIRST_NODE,
     })
     .unwrap();
     let wasm = directory.path().join("conformance.wasm");

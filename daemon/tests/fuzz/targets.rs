@@ -35,6 +35,7 @@ fn node() -> &'static Node {
             workers: Some(2),
             target: engine::Target::Native,
             canonical_nans: false,
+            node: daemon::node::FIRST_NODE,
         };
         (Node::start(&options).expect("a node starts in an empty directory"), directory)
     });
