@@ -48,6 +48,8 @@ enum una_error {
     UNA_NO_NODE = 26,     /* start one: una up */
     UNA_FAULT = 27,       /* a pointer leads out of the memory */
     UNA_SERVICE = 28,     /* the system's service failed */
+    UNA_UNKNOWN = 29,     /* another node did not say in time what became of it */
+    UNA_UNREACHABLE = 30, /* the other node cannot be reached */
 };
 
 /* What a handle lets its holder do. */
@@ -80,7 +82,7 @@ typedef struct {
 
 enum una_kind { UNA_MESSAGE = 0, UNA_NOTICE = 1 };
 enum una_event { UNA_EXITED = 1, UNA_PORT_CLOSED = 2, UNA_CALLER_GONE_AWAY = 3, UNA_TIMER = 4 };
-enum una_exit { UNA_EXIT_CODE = 0, UNA_EXIT_KILLED = 1, UNA_EXIT_ORPHANED = 2, UNA_EXIT_FAULTED = 3, UNA_EXIT_NOT_STARTED = 4 };
+enum una_exit { UNA_EXIT_CODE = 0, UNA_EXIT_KILLED = 1, UNA_EXIT_ORPHANED = 2, UNA_EXIT_FAULTED = 3, UNA_EXIT_NOT_STARTED = 4, UNA_EXIT_NODE_LOST = 5 };
 
 /* What was received. The bytes are in the buffer. */
 typedef struct {

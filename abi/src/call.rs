@@ -5,7 +5,7 @@
 //! ([`crate::interface::names`]) through a handle that each process is born with: the kernel knows no names.
 
 use crate::device::JournalWork;
-use crate::ids::{HandleId, ObjectId, Time};
+use crate::ids::{HandleId, NodeId, ObjectId, Time};
 use crate::limits::Limit;
 use crate::message::{Answer, Badge, Bytes, Message, Notify, Received};
 use crate::process::{Exit, Spawn, Spawned};
@@ -73,6 +73,12 @@ pub enum SystemCall {
     },
 
     Spawn(Box<Spawn>),
+    /// Spawns on this node, which may be another one. The child's parent is the caller as ever; if it is to be adopted, the first
+    /// process of its own node does that.
+    SpawnOn {
+        node: NodeId,
+        spawn: Box<Spawn>,
+    },
     /// Waits for the end of a process. Any number may wait, any number of times.
     Wait {
         process: HandleId,
@@ -184,6 +190,19 @@ pub enum SystemCall {
         at: Time,
         notify: Notify,
     },
+    /// Makes a port the door of this node: what other nodes find first. The network is [`crate::ids::DeviceId::NETWORK`], with the right to
+    /// write. A later door takes the place of an earlier one.
+    OpenDoor {
+        network: HandleId,
+        port: HandleId,
+    },
+    /// Gives a handle to the door of a node, with the rights that whoever sends to a port has. The network must be held with the right to
+    /// read.
+    Door {
+        network: HandleId,
+        node: NodeId,
+        wait: Wait,
+    },
     /// Work for a journal; its result comes as a notice.
     Journal {
         device: HandleId,
@@ -242,6 +261,8 @@ pub enum Outcome {
     Described(Result<Description, HandleError>),
     Watching(Result<HandleId, WatchError>),
     TimerSet(Result<HandleId, WatchError>),
+    DoorOpened(Result<(), HandleError>),
+    Door(Result<HandleId, DoorError>),
     JournalAsked(Result<(), JournalError>),
 }
 
@@ -283,6 +304,8 @@ pub enum HandleError {
     WrongKind,
     /// These rights are missing.
     Lacks(Rights),
+    /// It is on another node, which could not be asked in time: nothing is known of it.
+    Unreachable,
 }
 
 /// Why a handle cannot go along in a message. Nothing was moved.
@@ -301,6 +324,8 @@ pub enum TransferCause {
     /// The receiving end of a port would lie in its own queue, out of everybody's reach.
     Buried,
     TooMany,
+    /// These rights cannot leave their node: to receive from a port, to make badges, to answer a call, and all rights to a device.
+    StaysHome,
     Limit(Limit),
 }
 
@@ -313,6 +338,12 @@ pub enum SleepError {
 pub enum SpawnError {
     Transfer(TransferError),
     Supervisor(HandleError),
+    /// This node does not know the other one, or had no link to it since it was started.
+    Unreachable,
+    /// The other node was lost; if the child began, it is lost too.
+    NodeLost,
+    /// The waiting was interrupted and the other node did not say whether the child began. If it did, it is an orphan.
+    Unknown,
     /// The weight is zero or above [`crate::limits::WEIGHT_MAX`].
     Weight,
     Limit(Limit),
@@ -333,6 +364,8 @@ pub enum ControlError {
     Handle(HandleError),
     /// It has ended.
     Ended,
+    /// The waiting was interrupted and its node did not say whether this was done.
+    Unknown,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -356,6 +389,9 @@ pub enum SendError {
     Interrupted,
     /// Nobody can receive from it any more.
     PortClosed,
+    /// The port is on another node, and that did not say in time whether it accepted the message, or was lost before it could. Handles
+    /// that were to be moved are gone.
+    Unknown,
 }
 
 /// Why nothing was received. Nothing is lost.
@@ -378,7 +414,7 @@ pub enum ReceiveError {
 pub enum Reached {
     /// No server had taken the request, and none ever will: it had no effect.
     Nobody,
-    /// A server had taken it: to know, ask again with this number as [`Deadline::again`].
+    /// A server had taken it, or, if it is on another node that did not say, may have: to know, ask again with this number as [`Deadline::again`].
     Server { sequence: u64 },
 }
 
@@ -392,7 +428,7 @@ pub enum CallError {
     PortClosed,
     /// There is no room now, and the port or the caller does not wait.
     Full,
-    /// A server took the request and then ended, or gave the right to answer up. To know what it did, ask again with this
+    /// A server took the request and then ended, or gave the right to answer up, or its node was lost. To know what it did, ask again with this
     /// number as [`Deadline::again`].
     Abandoned {
         sequence: u64,
@@ -454,6 +490,8 @@ pub enum WriteCause {
     Interrupted,
     /// Nobody can read from it any more.
     NoReaders,
+    /// The pipe is on another node, and that did not say in time how much more it took, or was lost before it could.
+    Unknown,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -471,6 +509,18 @@ pub enum WatchError {
     Port(HandleError),
     /// A process cannot watch itself.
     Itself,
+    Limit(Limit),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum DoorError {
+    Handle(HandleError),
+    /// That node has opened no door, or its door's port is closed.
+    Closed,
+    /// This node does not know that one, had no link to it since it was started, or lost it.
+    Unreachable,
+    Expired,
+    Interrupted,
     Limit(Limit),
 }
 

@@ -116,6 +116,11 @@ impl fmt::Debug for CallId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct DeviceId(pub u16);
 
+impl DeviceId {
+    /// The way to other nodes: who holds it may open this node's door and knock at others'.
+    pub const NETWORK: DeviceId = DeviceId(u16::MAX);
+}
+
 /// Whatever a handle can point to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum ObjectId {

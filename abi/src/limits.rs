@@ -67,4 +67,8 @@ pub enum Limit {
     NodeWatches,
     /// Receiving ends of ports that lie in messages nobody has taken yet.
     NodeReceiversInTransit,
+    /// Handles to objects of other nodes.
+    NodeForeign,
+    /// What processes of this node ask of another one and do not know the end of.
+    NodeErrands,
 }

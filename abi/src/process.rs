@@ -56,6 +56,8 @@ pub enum Exit {
     Faulted(Fault),
     /// It never ran.
     NotStarted(StartFailure),
+    /// Its node was lost, and it with it.
+    NodeLost,
 }
 
 /// A rule that a process broke.

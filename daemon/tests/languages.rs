@@ -28,8 +28,7 @@ fn new_house() -> House {
         cache: Some(directory.path().join("cache")),
         workers: Some(2),
         target: engine::Target::Native,
-        canonical_nans: false,
-        node: daemon::node::FIRST_NODE,
+        ..NodeOptions::default()
     })
     .unwrap();
     House { node, directory, compiling: Mutex::new(()) }

@@ -25,8 +25,7 @@ fn node_in(directory: &std::path::Path) -> Node {
         cache: Some(directory.join("cache")),
         workers: Some(2),
         target: engine::Target::Native,
-        canonical_nans: false,
-        node: daemon::node::FIRST_NODE,
+        ..NodeOptions::default()
     })
     .unwrap()
 }

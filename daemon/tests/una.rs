@@ -43,8 +43,7 @@ fn check(source: &str, case: &str) {
         cache: Some(compiled().directory.path().join("cache")),
         workers: Some(2),
         target: engine::Target::Native,
-        canonical_nans: false,
-        node: daemon::node::FIRST_NODE,
+        ..NodeOptions::default()
     })
     .unwrap();
     let programs = directory.path().join("programs");

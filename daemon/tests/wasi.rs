@@ -36,8 +36,7 @@ fn every_case_holds_on_the_tree_of_files() {
         cache: None,
         workers: Some(2),
         target: engine::Target::Native,
-        canonical_nans: false,
-        node: daemon::node::FIRST_NODE,
+        ..NodeOptions::default()
     })
     .unwrap();
     let wasm = directory.path().join("conformance.wasm");

@@ -72,6 +72,10 @@ pub enum Code {
     Fault = 27,
     /// The service did not answer, or not sensibly.
     Service = 28,
+    /// Another node did not say in time what became of it.
+    Unknown = 29,
+    /// The other node cannot be reached.
+    Unreachable = 30,
 }
 
 type Result<T> = std::result::Result<T, Code>;
@@ -105,6 +109,7 @@ impl From<HandleError> for Code {
             HandleError::Ended => Code::Ended,
             HandleError::WrongKind => Code::WrongKind,
             HandleError::Lacks(_) => Code::LacksRights,
+            HandleError::Unreachable => Code::Unreachable,
         }
     }
 }
@@ -128,6 +133,7 @@ impl From<SendError> for Code {
             SendError::Expired => Code::Expired,
             SendError::Interrupted => Code::Interrupted,
             SendError::PortClosed => Code::Closed,
+            SendError::Unknown => Code::Unknown,
         }
     }
 }
@@ -231,6 +237,7 @@ impl From<ControlError> for Code {
         match error {
             ControlError::Handle(error) => error.into(),
             ControlError::Ended => Code::Ended,
+            ControlError::Unknown => Code::Unknown,
         }
     }
 }
@@ -241,6 +248,9 @@ impl From<SpawnError> for Code {
             SpawnError::Transfer(error) => error.into(),
             SpawnError::Supervisor(error) => error.into(),
             SpawnError::Weight => Code::Options,
+            SpawnError::Unreachable => Code::Unreachable,
+            SpawnError::NodeLost => Code::Ended,
+            SpawnError::Unknown => Code::Unknown,
             SpawnError::Limit(_) => Code::Limit,
         }
     }
@@ -266,6 +276,7 @@ impl From<WriteCause> for Code {
             WriteCause::Expired => Code::Expired,
             WriteCause::Interrupted => Code::Interrupted,
             WriteCause::NoReaders => Code::NoReaders,
+            WriteCause::Unknown => Code::Unknown,
         }
     }
 }
@@ -485,6 +496,7 @@ fn exit_numbers(exit: Exit) -> (u32, u32) {
         Exit::Orphaned => (2, 0),
         Exit::Faulted(_) => (3, 0),
         Exit::NotStarted(_) => (4, 0),
+        Exit::NodeLost => (5, 0),
     }
 }
 

@@ -12,10 +12,12 @@
 
 use crate::Kernel;
 use crate::agenda::Ticket;
+use crate::foreign::Errand;
 use crate::handles::{Object, Refusal, Right};
+use crate::limits::VERDICT_NS;
 use crate::planted::{Bug, planted};
 use crate::port::{Pending, Port};
-use crate::process::{Process, State, Waiting};
+use crate::process::{Cause, Process, State, Waiting};
 use crate::schedule::{Due, Next};
 use crate::table::Key;
 use crate::watch::Watch;
@@ -44,6 +46,8 @@ pub struct Call {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ServerSide {
     Queued(Key<Port>),
+    /// At another node: how far it has come is known there.
+    Away(Key<Errand>),
     Taken,
     Done,
 }
@@ -67,6 +71,11 @@ impl Call {
         matches!(self.caller_side, CallerSide::Blocked)
     }
 
+    /// Its server is at another node.
+    pub fn is_away(&self) -> bool {
+        matches!(self.server_side, ServerSide::Away(_))
+    }
+
     pub fn alarm(&self) -> Option<Ticket> {
         self.alarm
     }
@@ -84,7 +93,9 @@ impl Call {
     fn reached(&self) -> Reached {
         match self.server_side {
             ServerSide::Queued(_) => Reached::Nobody,
-            ServerSide::Taken | ServerSide::Done => Reached::Server { sequence: self.id.sequence },
+            ServerSide::Taken | ServerSide::Done | ServerSide::Away(_) => {
+                Reached::Server { sequence: self.id.sequence }
+            }
         }
     }
 }
@@ -104,6 +115,9 @@ enum CallRefusal {
 /// System calls.
 impl Kernel {
     pub(crate) fn call(&mut self, me: Key<Process>, handle: HandleId, message: Message, deadline: Deadline) -> Next {
+        if let Some(import) = self.foreign(me, handle, Rights::SEND) {
+            return self.call_abroad(me, import, message, deadline, true);
+        }
         let refuse = |error| Next::Return(Outcome::Called(Err(error)));
         let Prepared { port, badge, id } = match self.prepare_call(me, handle, &message, deadline) {
             Ok(prepared) => prepared,
@@ -121,7 +135,7 @@ impl Kernel {
         if !accepted && self.ports[port].options.overflow == Overflow::Drop {
             return refuse(CallError::Full);
         }
-        let call = self.create_call(id, me, port, CallerSide::Blocked);
+        let call = self.create_call(id, me, ServerSide::Queued(port), CallerSide::Blocked);
         let pending = Pending { message, badge, call: Some(call) };
         if !accepted {
             self.ports[port].senders_waiting.push_back(me);
@@ -136,6 +150,9 @@ impl Kernel {
     pub(crate) fn begin_call(
         &mut self, me: Key<Process>, handle: HandleId, message: Message, deadline: Deadline,
     ) -> Next {
+        if let Some(import) = self.foreign(me, handle, Rights::SEND) {
+            return self.call_abroad(me, import, message, deadline, false);
+        }
         let refuse = |error| Next::Return(Outcome::CallBegun(Err(error)));
         let Prepared { port, badge, id } = match self.prepare_call(me, handle, &message, deadline) {
             Ok(prepared) => prepared,
@@ -151,14 +168,19 @@ impl Kernel {
         if !self.accepts(port, message.bytes.len()) {
             return refuse(CallError::Full);
         }
-        let call = self.create_call(id, me, port, CallerSide::Begun);
+        let call = self.create_call(id, me, ServerSide::Queued(port), CallerSide::Begun);
+        let letter = self.write_letter(me, Pending { message, badge, call: Some(call) });
+        self.accept(port, letter);
+        Next::Return(self.call_begun(me, call, deadline))
+    }
+
+    /// The caller gets its handle to a call that was begun.
+    pub(crate) fn call_begun(&mut self, me: Key<Process>, call: Key<Call>, deadline: Deadline) -> Outcome {
         if let Some(at) = deadline.at {
             self.calls[call].alarm = Some(self.alarms.add(at, Due::Call(call)));
         }
-        let letter = self.write_letter(me, Pending { message, badge, call: Some(call) });
-        self.accept(port, letter);
         let handle = self.processes[me].handles.insert(Right::all(Object::Call(call)));
-        Next::Return(Outcome::CallBegun(Ok(Begun { call: handle, sequence: id.sequence })))
+        Outcome::CallBegun(Ok(Begun { call: handle, sequence: self.calls[call].id.sequence }))
     }
 
     fn prepare_call(
@@ -179,20 +201,30 @@ impl Kernel {
         if self.calls.is_full() {
             return refuse(CallError::Limit(Limit::NodeCalls));
         }
+        let id = self.number_call(me, deadline).map_err(CallRefusal::Error)?;
+        Ok(Prepared { port, badge, id })
+    }
+
+    /// Which of the caller's calls this is.
+    pub(crate) fn number_call(&mut self, me: Key<Process>, deadline: Deadline) -> Result<CallId, CallError> {
         let process = &mut self.processes[me];
         let sequence = match deadline.again {
-            Some(again) if again == 0 || again > process.calls_made => return refuse(CallError::NeverCalled),
+            Some(again) if again == 0 || again > process.calls_made => {
+                return Err(CallError::NeverCalled);
+            }
             Some(again) if !planted(Bug::RetryRenumbered) => again,
             _ => {
                 process.calls_made += 1;
                 process.calls_made
             }
         };
-        Ok(Prepared { port, badge, id: CallId { caller: process.id, sequence } })
+        Ok(CallId { caller: process.id, sequence })
     }
 
-    fn create_call(&mut self, id: CallId, caller: Key<Process>, port: Key<Port>, caller_side: CallerSide) -> Key<Call> {
-        let call = Call { id, caller, server_side: ServerSide::Queued(port), caller_side, alarm: None, watch: None };
+    pub(crate) fn create_call(
+        &mut self, id: CallId, caller: Key<Process>, server_side: ServerSide, caller_side: CallerSide,
+    ) -> Key<Call> {
+        let call = Call { id, caller, server_side, caller_side, alarm: None, watch: None };
         self.calls.insert(call).expect("there is room, as was seen when the call was prepared")
     }
 
@@ -239,6 +271,13 @@ impl Kernel {
             Ok(()) => {}
             Err(Refusal::Breach(fault)) => return Next::Fault(fault),
             Err(Refusal::Error(error)) => return refuse(ReplyError::Transfer(error)),
+        }
+        let caller = self.calls[key].caller;
+        if !message.handles.is_empty()
+            && self.processes.get(caller).is_some_and(|caller| caller.abroad.is_some())
+            && let Err(error) = self.check_leaving(me, &message.handles)
+        {
+            return refuse(ReplyError::Transfer(error));
         }
         // The right that is used up by this cannot travel in it too.
         if message.handles.iter().any(|transfer| transfer.handle == handle) {
@@ -298,7 +337,9 @@ impl Kernel {
                 self.receivers_in_transit += result.as_ref().map_or(0, |answering| answering.receivers());
                 call.caller_side = CallerSide::Over(result);
             }
-            CallerSide::Over(_) | CallerSide::Gone => unreachable!("the caller's side of a call ends once"),
+            CallerSide::Over(_) | CallerSide::Gone => {
+                unreachable!("the caller's side of a call ends once")
+            }
         }
     }
 
@@ -322,8 +363,11 @@ impl Kernel {
     }
 
     /// A blocked caller gives up, after its request was accepted: how far the request had come.
-    pub(crate) fn abandon_call(&mut self, key: Key<Call>) -> Reached {
-        let reached = self.calls[key].reached();
+    pub(crate) fn abandon_call(&mut self, key: Key<Call>, cause: Cause) -> Reached {
+        let reached = match self.calls[key].server_side {
+            ServerSide::Away(errand) => self.leave_call(key, errand, cause),
+            _ => self.calls[key].reached(),
+        };
         self.calls[key].caller_side = CallerSide::Gone;
         self.leave_server(key, Bug::OrphanServed);
         reached
@@ -344,6 +388,10 @@ impl Kernel {
                     self.fire(watch, NoticeEvent::CallerGone(id));
                 }
             }
+            ServerSide::Away(errand) => {
+                self.leave_call(key, errand, Cause::Interrupted);
+                self.free_call_if_over(key);
+            }
             ServerSide::Done => self.free_call_if_over(key),
         }
     }
@@ -351,7 +399,15 @@ impl Kernel {
     /// The deadline of a call that was begun has come; its alarm is spent.
     pub(crate) fn expire_call(&mut self, key: Key<Call>) {
         self.calls[key].alarm = None;
-        let reached = self.calls[key].reached();
+        if self.call_awaits_verdict(key) {
+            let at = self.now.after(VERDICT_NS);
+            self.calls[key].alarm = Some(self.alarms.add(at, Due::Call(key)));
+            return;
+        }
+        let reached = match self.calls[key].server_side {
+            ServerSide::Away(errand) => self.leave_call(key, errand, Cause::Expired),
+            _ => self.calls[key].reached(),
+        };
         self.settle(key, Err(CallError::Expired(reached)));
         if self.calls.get(key).is_some() {
             self.leave_server(key, Bug::ExpiredCallServed);
@@ -392,6 +448,12 @@ impl Kernel {
             _ if planted(Bug::ServerDeathSilent) => {}
             _ => self.settle(key, Err(CallError::Abandoned { sequence })),
         }
+    }
+
+    /// Another node says how a call ended.
+    pub(crate) fn answered_abroad(&mut self, key: Key<Call>, result: Result<Bytes, CallError>, rights: Box<[Right]>) {
+        self.calls[key].server_side = ServerSide::Done;
+        self.settle(key, result.map(|bytes| Answering { bytes, rights }));
     }
 
     /// The port closed before a server took the request.

@@ -45,6 +45,9 @@ impl Kernel {
         self.check_watches();
         self.check_alarms();
         self.check_workers();
+        self.imports.check();
+        self.errands.check();
+        self.check_foreign();
     }
 
     fn check_rights(&self) {
@@ -81,6 +84,12 @@ impl Kernel {
                 answering.rights.iter().for_each(&mut count);
             }
         }
+        for session in self.sessions.values() {
+            session.exports.values().for_each(&mut count);
+            session.delayed.iter().flat_map(|delayed| &delayed.rights).for_each(&mut count);
+        }
+        self.grants.values().for_each(|grant| count(&grant.right));
+        self.door.iter().for_each(&mut count);
         assert_eq!(receivers, self.receivers_in_transit, "receiving ends in transit are miscounted");
         let none = Counts::default();
         let of = |object| counts.get(&object).unwrap_or(&none);
@@ -116,11 +125,25 @@ impl Kernel {
             let begun = matches!(call.caller_side, CallerSide::Begun | CallerSide::Collecting | CallerSide::Over(_));
             assert_eq!(of(Object::Call(key)).rights, u32::from(begun), "{:?} has other than one handle", call.id);
         }
+        for (key, import) in self.imports.iter() {
+            let kind = match import.object {
+                abi::ids::ObjectId::Process(_) => abi::rights::Kind::Process,
+                abi::ids::ObjectId::Port(_) => abi::rights::Kind::Port,
+                _ => abi::rights::Kind::Pipe,
+            };
+            assert_eq!(
+                of(Object::Foreign(kind, key)).rights,
+                1,
+                "{:?} of another node is held other than once",
+                import.object
+            );
+        }
         for object in counts.keys() {
             let alive = match *object {
                 Object::Process(key) => self.processes.get(key).is_some(),
                 Object::Pipe(key) => self.pipes.get(key).is_some(),
                 Object::Reply(key) | Object::Call(key) => self.calls.get(key).is_some(),
+                Object::Foreign(_, key) => self.imports.get(key).is_some(),
                 Object::Port(_) | Object::Watch(_) | Object::Device(_) => true,
             };
             assert!(alive, "a right to {object:?} outlived it");
@@ -156,7 +179,7 @@ impl Kernel {
                         call.id
                     );
                 }
-                ServerSide::Taken | ServerSide::Done => {
+                ServerSide::Taken | ServerSide::Done | ServerSide::Away(_) => {
                     assert!(!queued.contains_key(&key), "{:?} was taken and still lies in a queue", call.id);
                     let over = call.server_side == ServerSide::Done && matches!(call.caller_side, CallerSide::Gone);
                     assert!(!over, "{:?} is over and still there", call.id);
@@ -166,7 +189,9 @@ impl Kernel {
                 CallerSide::Blocked => {
                     waits_for_room || matches!(waiting, Some(Waiting::Call { call }) if *call == key)
                 }
-                CallerSide::Collecting => matches!(waiting, Some(Waiting::EndCall { call, .. }) if *call == key),
+                CallerSide::Collecting => {
+                    matches!(waiting, Some(Waiting::EndCall { call, .. }) if *call == key)
+                }
                 CallerSide::Begun | CallerSide::Over(_) => caller.is_some(),
                 CallerSide::Gone => true,
             };
@@ -260,11 +285,16 @@ impl Kernel {
             Waiting::Select { ports } => ports.iter().all(|port| self.ports[*port].receivers_waiting.contains(&key)),
             Waiting::Send { port, .. } => self.ports[*port].senders_waiting.contains(&key),
             Waiting::Call { call } => matches!(self.calls[*call].caller_side, CallerSide::Blocked),
-            Waiting::EndCall { call, .. } => matches!(self.calls[*call].caller_side, CallerSide::Collecting),
+            Waiting::EndCall { call, .. } => {
+                matches!(self.calls[*call].caller_side, CallerSide::Collecting)
+            }
             Waiting::Exit { process } => self.processes[*process].waiters.contains(&key),
             Waiting::Sleep => true,
             Waiting::Read { pipe, .. } => self.pipes[*pipe].reading.contains(&key),
             Waiting::Write { pipe, .. } => self.pipes[*pipe].writing.contains(&key),
+            Waiting::Away { errand } => self.errands.get(*errand).is_some(),
+            Waiting::Notice { watch } => self.watches.get(*watch).is_some(),
+            Waiting::Post => process.abroad.is_some() && process.used.children > 0,
         };
         assert!(stands, "{:?} waits in nobody's queue", process.id);
         let for_nothing = match waiting {
@@ -293,7 +323,9 @@ impl Kernel {
         let mut by_port = BTreeMap::new();
         let mut by_owner = BTreeMap::new();
         for (key, watch) in self.watches.iter() {
-            *by_port.entry(watch.port).or_insert(0u32) += 1;
+            if let Some(port) = watch.port {
+                *by_port.entry(port).or_insert(0u32) += 1;
+            }
             *by_owner.entry(watch.owner).or_insert(0u32) += 1;
             let stands = match watch.subject {
                 Subject::Process(process) => self.processes[process].watches.contains(&key),
@@ -301,6 +333,7 @@ impl Kernel {
                 Subject::Reply(call) => self.calls[call].watch == Some(key),
                 Subject::Time(ticket) => self.alarms.iter().any(|(t, _, due)| t == ticket && due == Due::Watch(key)),
                 Subject::Journal(_) => true,
+                Subject::Abroad { errand, .. } => self.errands.get(errand).is_some(),
             };
             assert!(stands, "{:?} watches what does not know it", watch.id);
         }
@@ -342,6 +375,7 @@ impl Kernel {
                 },
                 Due::Call(key) => self.calls[key].alarm() == Some(ticket),
                 Due::Watch(key) => self.watches[key].subject == Subject::Time(ticket),
+                Due::Session(node) => self.sessions.get(&node).and_then(|session| session.alarm()) == Some(ticket),
             };
             assert!(kept, "{due:?} comes due and does not wait");
         }

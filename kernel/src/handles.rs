@@ -6,6 +6,7 @@
 
 use crate::Kernel;
 use crate::call::Call;
+use crate::foreign::Import;
 use crate::pipe::Pipe;
 use crate::planted::{Bug, planted};
 use crate::port::Port;
@@ -29,7 +30,7 @@ pub(crate) struct Right {
     pub badge: Badge,
 }
 
-/// An object of this node. The key of a port or watch may outlive it: then it is closed, or over.
+/// An object. The key of a port or watch may outlive it: then it is closed, or over.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Object {
     Process(Key<Process>),
@@ -39,6 +40,8 @@ pub(crate) enum Object {
     Call(Key<Call>),
     Watch(Key<Watch>),
     Device(DeviceId),
+    /// An object of another node.
+    Foreign(Kind, Key<Import>),
 }
 
 impl Object {
@@ -51,6 +54,7 @@ impl Object {
             Object::Call(_) => Kind::Call,
             Object::Watch(_) => Kind::Watch,
             Object::Device(_) => Kind::Device,
+            Object::Foreign(kind, _) => kind,
         }
     }
 }
@@ -255,11 +259,15 @@ impl Kernel {
         let held = source.rights;
         let rights = held.attenuate(rights).map_err(|amplified| DuplicateError::Amplified(amplified.missing))?;
         let rights = if planted(Bug::CopyAmplifies) { held } else { rights };
-        let right = Right { object: source.object, rights, badge: badge.unwrap_or(source.badge) };
+        let source = source.clone();
         if self.processes[me].handles.room() == 0 {
             return Err(DuplicateError::Limit(Limit::Handles));
         }
-        self.retain(&right);
+        if matches!(source.object, Object::Foreign(..)) && !self.foreign_room(1) {
+            return Err(DuplicateError::Limit(Limit::NodeForeign));
+        }
+        let badge = badge.unwrap_or(source.badge);
+        let right = self.copy_right(&source, rights, badge);
         Ok(self.processes[me].handles.insert(right))
     }
 
@@ -299,6 +307,13 @@ impl Kernel {
             Object::Call(key) => ObjectId::Call(self.calls[key].id),
             Object::Watch(key) => ObjectId::Watch(self.watches.get(key)?.id),
             Object::Device(device) => ObjectId::Device(device),
+            Object::Foreign(_, key) => {
+                let import = &self.imports[key];
+                if import.lost {
+                    return None;
+                }
+                import.object
+            }
         };
         Some(Description { object, rights: right.rights, badge: right.badge })
     }
@@ -320,6 +335,9 @@ impl Kernel {
             }));
         }
         let mut receivers = 0;
+        // What a stand-in was given is not its to keep.
+        let gives_all = self.processes[holder].abroad.is_some();
+        let foreign_room = self.foreign_room(transfers.len());
         for (index, transfer) in transfers.iter().enumerate() {
             let refuse = |cause| Err(Refusal::Error(TransferError { index: index as u8, cause }));
             let right = match self.processes[holder].handles.find(transfer.handle) {
@@ -330,8 +348,11 @@ impl Kernel {
                 TransferMode::Move => Rights::MOVE,
                 TransferMode::Copy => Rights::COPY,
             };
-            if !right.rights.contains(needed) {
+            if !right.rights.contains(needed) && !gives_all {
                 return refuse(TransferCause::Handle(HandleError::Lacks(needed)));
+            }
+            if matches!(right.object, Object::Foreign(..)) && !foreign_room {
+                return refuse(TransferCause::Limit(Limit::NodeForeign));
             }
             if let Err(amplified) = right.rights.attenuate(transfer.rights) {
                 return refuse(TransferCause::Amplified(amplified.missing));
@@ -372,9 +393,8 @@ impl Kernel {
         }
         let source = handles.find(transfer.handle).expect("a sender's handles are as they were checked");
         let rights = if planted(Bug::CopyAmplifies) { source.rights } else { transfer.rights };
-        let right = Right { rights, ..source.clone() };
-        self.retain(&right);
-        right
+        let source = source.clone();
+        self.copy_right(&source, rights, source.badge)
     }
 
     /// Puts rights into a table that has room for them.
@@ -392,6 +412,7 @@ impl Kernel {
         match right.object {
             // These exist once and nobody counts them: a copy and a drop would end what they stand for.
             Object::Reply(_) | Object::Call(_) | Object::Watch(_) | Object::Device(_) => {}
+            Object::Foreign(_, import) => self.narrow_import(import, rights),
             Object::Process(_) | Object::Port(_) | Object::Pipe(_) => {
                 self.retain(&narrowed);
                 self.dropped.push(right);
@@ -415,6 +436,7 @@ impl Kernel {
             Object::Reply(_) | Object::Call(_) | Object::Watch(_) => {
                 unreachable!("these kinds never carry the right to copy")
             }
+            Object::Foreign(..) => unreachable!("a copy of a foreign right is a right of its own"),
         }
     }
 
@@ -429,6 +451,7 @@ impl Kernel {
                 Object::Call(key) => self.cancel_call(key),
                 Object::Watch(key) => self.cancel_watch(key),
                 Object::Device(_) => {}
+                Object::Foreign(_, key) => self.release_import(key),
             }
         }
     }

@@ -36,6 +36,8 @@ pub enum Activity {
     Sleeping,
     Reading,
     Writing,
+    /// Waits for what another node does.
+    Away,
     Exited(Exit),
 }
 
@@ -54,12 +56,13 @@ pub struct PortView {
 impl Kernel {
     /// All that run, and all that ended and to which somebody holds a handle.
     pub fn processes(&self) -> impl Iterator<Item = ProcessView> {
-        self.processes.iter().map(|(key, process)| ProcessView {
+        let own = self.processes.iter().filter(|(_, process)| process.abroad.is_none());
+        own.map(|(key, process)| ProcessView {
             key,
             id: process.id,
             parent: process.parent.map(|parent| self.processes[parent].id),
             program: process.program,
-            activity: activity(process),
+            activity: self.activity(process),
             used_ns: process.used_ns,
             handles: process.handles.len(),
         })
@@ -95,7 +98,9 @@ impl Kernel {
 
     /// What a process holds. Handles whose object is no more are left out.
     pub fn handles(&self, process: Key<Process>) -> Vec<(HandleId, Description)> {
-        let Some(process) = self.processes.get(process) else { return Vec::new() };
+        let Some(process) = self.processes.get(process) else {
+            return Vec::new();
+        };
         let described = |(handle, right)| Some((handle, self.describe_right(right)?));
         process.handles.iter().filter_map(described).collect()
     }
@@ -109,22 +114,26 @@ impl Kernel {
     }
 }
 
-fn activity(process: &Process) -> Activity {
-    match &process.state {
-        State::Starting => Activity::Starting,
-        State::Ready { .. } => Activity::Ready,
-        State::Held => Activity::Held,
-        State::Running { .. } => Activity::Running,
-        State::Doomed { .. } => Activity::Ending,
-        State::Exited { exit } => Activity::Exited(*exit),
-        State::Waiting { waiting, .. } => match waiting {
-            Waiting::Receive { .. } | Waiting::Select { .. } => Activity::Receiving,
-            Waiting::Send { pending, .. } if pending.call.is_none() => Activity::Sending,
-            Waiting::Send { .. } | Waiting::Call { .. } | Waiting::EndCall { .. } => Activity::Calling,
-            Waiting::Exit { .. } => Activity::WaitingForExit,
-            Waiting::Sleep => Activity::Sleeping,
-            Waiting::Read { .. } => Activity::Reading,
-            Waiting::Write { .. } => Activity::Writing,
-        },
+impl Kernel {
+    fn activity(&self, process: &Process) -> Activity {
+        match &process.state {
+            State::Starting => Activity::Starting,
+            State::Ready { .. } => Activity::Ready,
+            State::Held => Activity::Held,
+            State::Running { .. } => Activity::Running,
+            State::Doomed { .. } => Activity::Ending,
+            State::Exited { exit } => Activity::Exited(*exit),
+            State::Waiting { waiting, .. } => match waiting {
+                Waiting::Receive { .. } | Waiting::Select { .. } => Activity::Receiving,
+                Waiting::Send { pending, .. } if pending.call.is_none() => Activity::Sending,
+                Waiting::Call { call } if self.calls[*call].is_away() => Activity::Away,
+                Waiting::Send { .. } | Waiting::Call { .. } | Waiting::EndCall { .. } => Activity::Calling,
+                Waiting::Exit { .. } => Activity::WaitingForExit,
+                Waiting::Sleep => Activity::Sleeping,
+                Waiting::Read { .. } => Activity::Reading,
+                Waiting::Write { .. } => Activity::Writing,
+                Waiting::Away { .. } | Waiting::Notice { .. } | Waiting::Post => Activity::Away,
+            },
+        }
     }
 }

@@ -11,7 +11,9 @@
 //!   process    birth, end, family, control         call      requests and their answers
 //!   watch      notices, timers, device work        pipe      streams of bytes
 //!   table, agenda   what all of them are kept in   reach     ports nobody can reach
-//!   limits     every bound                         check     what must hold between steps
+//!   session    exactly once, in order, between nodes    foreign   objects of other nodes
+//!   packet     what kernels say to one another
+//!   limits     every bound                          check     what must hold between steps
 //! ```
 #![no_std]
 
@@ -20,15 +22,18 @@ extern crate alloc;
 mod agenda;
 mod call;
 mod check;
+pub mod foreign;
 mod handles;
 pub mod inspect;
 pub mod limits;
+mod packet;
 mod pipe;
 pub mod planted;
 mod port;
 mod process;
 mod reach;
 mod schedule;
+pub mod session;
 mod table;
 mod watch;
 pub mod world;
@@ -40,6 +45,7 @@ pub use watch::Watch;
 use abi::call::{Outcome, SystemCall};
 use abi::ids::{DeviceId, NodeId, Time};
 use abi::process::Exit;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use schedule::{Alarms, Due, Next, Ready, Worker};
 use table::Table;
@@ -49,6 +55,9 @@ use world::{Effect, Event, Input, WorkerId};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Config {
     pub node: NodeId,
+    /// Counts the times that this node was started, from 1: what other nodes had to do with an earlier life is over. Zero is a node that
+    /// has no others, and no handle to the network.
+    pub life: u64,
     /// Above every serial number that this node ever gave out, in this life or an earlier one.
     pub first_serial: u64,
     /// Each of them must say that it is awake, once, before it gets work.
@@ -85,6 +94,24 @@ pub struct Kernel {
     receivers_in_transit: u32,
     /// A process ended in this step.
     sweep_wanted: bool,
+
+    life: u64,
+    sessions: BTreeMap<NodeId, session::Session>,
+    /// The latest life of each node that is over.
+    over: BTreeMap<NodeId, u64>,
+    /// Sessions in which something is to go out. Empty between steps.
+    stirred_sessions: Vec<NodeId>,
+    imports: Table<foreign::Import>,
+    errands: Table<foreign::Errand>,
+    /// By giver and ticket.
+    grants: BTreeMap<(NodeId, u64), foreign::Grant>,
+    claims: BTreeMap<(NodeId, u64), foreign::Claim>,
+    /// Children on other nodes, by their parents.
+    outposts: BTreeMap<Key<Process>, Vec<Key<foreign::Errand>>>,
+    /// Stand-ins whose act is over, and what became of it if that is no outcome. Empty between steps.
+    homeward: VecDeque<(Key<Process>, Option<packet::Verdict>)>,
+    /// What other nodes find first.
+    door: Option<handles::Right>,
 }
 
 impl Kernel {
@@ -107,6 +134,17 @@ impl Kernel {
             dropped: Vec::new(),
             receivers_in_transit: 0,
             sweep_wanted: false,
+            life: config.life,
+            sessions: BTreeMap::new(),
+            over: BTreeMap::new(),
+            stirred_sessions: Vec::new(),
+            imports: Table::new(u32::MAX),
+            errands: Table::new(limits::ERRANDS_MAX),
+            grants: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            outposts: BTreeMap::new(),
+            homeward: VecDeque::new(),
+            door: None,
         }
     }
 
@@ -123,8 +161,16 @@ impl Kernel {
             Input::Event(event) => self.event(event, effects),
         }
         self.release_dropped();
+        if !self.homeward.is_empty() {
+            self.settle_abroad(effects);
+        }
         if self.sweep_wanted {
             self.sweep();
+            // What it closed may have ended the wait of a stand-in.
+            self.settle_abroad(effects);
+        }
+        if !self.stirred_sessions.is_empty() {
+            self.flush_sessions(effects);
         }
         self.wake_workers(effects);
         self.alarms.arm(effects);
@@ -146,6 +192,10 @@ impl Kernel {
             Event::Awake { worker } => self.awake(worker, effects),
             Event::Alarm => self.alarms.rang(),
             Event::Journal { request, result } => self.journal_done(request, result),
+            Event::Arrived { from, life, packet } => self.arrived(from, life, packet, effects),
+            Event::Linked { node, life } => self.linked(node, life, effects),
+            Event::Unlinked { node } => self.unlinked(node),
+            Event::Lost { node, life } => self.lost(node, life, effects),
         }
     }
 
@@ -154,6 +204,7 @@ impl Kernel {
             Due::Process(process) => self.expire(process),
             Due::Call(call) => self.expire_call(call),
             Due::Watch(watch) => self.fire(watch, abi::message::NoticeEvent::Timer),
+            Due::Session(node) => self.session_due(node),
         }
     }
 
@@ -188,7 +239,7 @@ impl Kernel {
             SystemCall::BeginCall { port, message, deadline } => self.begin_call(me, port, message, deadline),
             SystemCall::EndCall { call, wait } => self.end_call(me, call, wait),
             SystemCall::CreatePort(options) => Next::Return(self.create_port(me, options)),
-            SystemCall::PortStatus { port } => Next::Return(self.port_status(me, port)),
+            SystemCall::PortStatus { port } => self.port_status(me, port),
 
             SystemCall::CreatePipe { bytes_max } => Next::Return(self.create_pipe(me, bytes_max)),
             SystemCall::Read { pipe, bytes_max, wait } => self.read(me, pipe, bytes_max, wait),
@@ -211,6 +262,9 @@ impl Kernel {
                 Next::Ended
             }
             SystemCall::Spawn(spawn) => self.spawn(me, *spawn, effects),
+            SystemCall::SpawnOn { node, spawn } => self.spawn_on(me, node, *spawn, effects),
+            SystemCall::OpenDoor { network, port } => Next::Return(self.open_door(me, network, port)),
+            SystemCall::Door { network, node, wait } => self.find_door(me, network, node, wait),
             SystemCall::Wait { process, wait } => self.wait(me, process, wait),
             SystemCall::Kill { process } => self.kill(me, process, effects),
             SystemCall::Hold { process } => self.hold(me, process, effects),

@@ -24,6 +24,29 @@ pub const PIPE_BYTES_MAX: u32 = 16 << 20;
 /// `Limit::NodeReceiversInTransit`.
 pub const RECEIVERS_IN_TRANSIT_MAX: u32 = 1 << 12;
 
+/// Handles to objects of other nodes, and rights that other nodes hold here, for each of them. Then: `Limit::NodeForeign`.
+pub const FOREIGN_MAX: u32 = 1 << 18;
+/// What processes ask of other nodes and do not know the end of. Then: `Limit::NodeErrands`.
+pub const ERRANDS_MAX: u32 = 1 << 18;
+/// Bytes that wait to be sent to another node. Then what cannot wait is refused as by a full queue; who can wait adds to them at most the
+/// one message that it waits for.
+pub const SESSION_BYTES_MAX: usize = 8 << 20;
+/// Packets on their way to another node and not acknowledged. Then the next ones wait.
+pub const WINDOW_PACKETS: usize = 256;
+/// The most bytes of one packet: every class of the wire takes it.
+pub const PACKET_BYTES_MAX: usize = 48 << 10;
+/// How long an acknowledgement waits for something to go along with, in nanoseconds.
+pub const ACKNOWLEDGE_NS: u64 = 5_000_000;
+/// After how many packets it does not wait any more.
+pub const ACKNOWLEDGE_PACKETS: u32 = 32;
+/// After how long a packet that was not acknowledged is sent again, at first and at most, in nanoseconds; it doubles in between.
+pub const RESEND_NS_MIN: u64 = 100_000_000;
+pub const RESEND_NS_MAX: u64 = 2_000_000_000;
+/// How many are sent again at once.
+pub const RESEND_PACKETS: usize = 32;
+/// How long a process whose wait at another node is over still waits for word of how it ended, in nanoseconds.
+pub const VERDICT_NS: u64 = 200_000_000;
+
 /// How long a process runs while others are ready, in nanoseconds.
 pub const SLICE_NS: u64 = 2_000_000;
 /// How far before the present a process that wakes is put, at most, in nanoseconds of a process of normal weight.

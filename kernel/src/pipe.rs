@@ -156,7 +156,12 @@ impl Kernel {
         let give = |result| Next::Return(Outcome::Read(result));
         let key = match self.find_pipe(me, handle, Rights::READ) {
             Ok(key) => key,
-            Err(error) => return give(Err(ReadError::Handle(error))),
+            Err(error) => {
+                return match self.foreign(me, handle, Rights::READ) {
+                    Some(import) => self.read_abroad(me, import, bytes_max, wait),
+                    None => give(Err(ReadError::Handle(error))),
+                };
+            }
         };
         if bytes_max == 0 {
             return give(Ok(Bytes::EMPTY));
@@ -180,7 +185,12 @@ impl Kernel {
         let refuse = |written, cause| Next::Return(Outcome::Written(Err(WriteError { written, cause })));
         let key = match self.find_pipe(me, handle, Rights::WRITE) {
             Ok(key) => key,
-            Err(error) => return refuse(0, WriteCause::Handle(error)),
+            Err(error) => {
+                return match self.foreign(me, handle, Rights::WRITE) {
+                    Some(import) => self.write_abroad(me, import, bytes, wait),
+                    None => refuse(0, WriteCause::Handle(error)),
+                };
+            }
         };
         if bytes.len() > MESSAGE_BYTES_MAX {
             return refuse(0, WriteCause::TooLong);
@@ -213,11 +223,15 @@ impl Kernel {
     fn feed_readers(&mut self, key: Key<Pipe>) {
         loop {
             let pipe = &mut self.pipes[key];
-            let Some(reader) = pipe.reading.front().copied() else { return };
+            let Some(reader) = pipe.reading.front().copied() else {
+                return;
+            };
             let State::Waiting { waiting: Waiting::Read { bytes_max, .. }, .. } = self.processes[reader].state else {
                 unreachable!("who stands among the readers of a pipe reads")
             };
-            let Some(bytes) = pipe.take(bytes_max) else { return };
+            let Some(bytes) = pipe.take(bytes_max) else {
+                return;
+            };
             pipe.reading.pop_front();
             self.wake(reader, Outcome::Read(Ok(bytes)));
         }
@@ -228,7 +242,9 @@ impl Kernel {
         loop {
             self.feed_readers(key);
             let pipe = &mut self.pipes[key];
-            let Some(writer) = pipe.writing.front().copied() else { return };
+            let Some(writer) = pipe.writing.front().copied() else {
+                return;
+            };
             if pipe.room() == 0 {
                 return;
             }

@@ -49,10 +49,32 @@ pub enum Bug {
     RetryRenumbered,
     /// A process that is stirred while it does something else is not roused from its next sleep.
     StirLost,
+    /// A packet that comes twice is heeded twice.
+    DoubledHeeded,
+    /// Packets are heeded in the order in which they come.
+    OrderIgnored,
+    /// A packet that was lost is not sent again.
+    LossForgotten,
+    /// The new life of a node goes on with the session of the old one.
+    LifeIgnored,
+    /// A right to an object of another node is gone and its home is not told.
+    ReleaseForgotten,
+    /// A third node is given a right and its home is not told.
+    GrantSkipped,
+    /// A right that comes home has all that its kind has.
+    ForeignAmplifies,
+    /// Another node is not told that an act was given up.
+    WithdrawLost,
+    /// Another node is not told that its message was accepted.
+    VerdictLost,
+    /// Bytes that were read for a process which had given up are gone.
+    KeptLost,
+    /// A process whose errand was at a node that is lost is not told.
+    LossSilent,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 21] = [
+    pub const ALL: [Bug; 32] = [
         Bug::NewestFirst,
         Bug::QueueOverBound,
         Bug::LostWakeup,
@@ -74,6 +96,17 @@ impl Bug {
         Bug::SelectLeavesTraces,
         Bug::RetryRenumbered,
         Bug::StirLost,
+        Bug::DoubledHeeded,
+        Bug::OrderIgnored,
+        Bug::LossForgotten,
+        Bug::LifeIgnored,
+        Bug::ReleaseForgotten,
+        Bug::GrantSkipped,
+        Bug::ForeignAmplifies,
+        Bug::WithdrawLost,
+        Bug::VerdictLost,
+        Bug::KeptLost,
+        Bug::LossSilent,
     ];
 }
 

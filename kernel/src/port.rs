@@ -208,14 +208,21 @@ impl Kernel {
         let refuse = |error| Next::Return(Outcome::Sent(Err(error)));
         let (key, badge) = match self.find_port(me, handle, Rights::SEND) {
             Ok(found) => found,
-            Err(error) => return refuse(SendError::Handle(error)),
+            Err(error) => {
+                return match self.foreign(me, handle, Rights::SEND) {
+                    Some(import) => self.send_abroad(me, import, message, mode),
+                    None => refuse(SendError::Handle(error)),
+                };
+            }
         };
         match self.check_transfers(me, &message.handles, Some(key)) {
             Ok(()) => {}
             Err(Refusal::Breach(fault)) => return Next::Fault(fault),
             Err(Refusal::Error(error)) => return refuse(SendError::Transfer(error)),
         }
-        let Some(port) = self.ports.get_mut(key) else { return refuse(SendError::PortClosed) };
+        let Some(port) = self.ports.get_mut(key) else {
+            return refuse(SendError::PortClosed);
+        };
         if port.too_long(message.bytes.len()) {
             return refuse(SendError::TooLong);
         }
@@ -279,7 +286,9 @@ impl Kernel {
         }
         for (index, key) in keys.iter().enumerate() {
             match self.take_next(*key, me) {
-                Some(Ok(received)) => return Next::Return(Outcome::Selected(Ok((index as u32, received)))),
+                Some(Ok(received)) => {
+                    return Next::Return(Outcome::Selected(Ok((index as u32, received))));
+                }
                 Some(Err(limit)) => return refuse(ReceiveError::Limit(limit)),
                 None => {}
             }
@@ -308,8 +317,11 @@ impl Kernel {
         }
     }
 
-    pub(crate) fn port_status(&self, me: Key<Process>, handle: HandleId) -> Outcome {
-        Outcome::PortStatus(self.find_port(me, handle, Rights::NONE).and_then(|(key, _)| {
+    pub(crate) fn port_status(&mut self, me: Key<Process>, handle: HandleId) -> Next {
+        if let Ok(Object::Foreign(_, import)) = self.find_object(me, handle, Rights::NONE) {
+            return self.status_abroad(me, import);
+        }
+        Next::Return(Outcome::PortStatus(self.find_port(me, handle, Rights::NONE).and_then(|(key, _)| {
             let port = self.ports.get(key).ok_or(HandleError::Ended)?;
             Ok(PortStatus {
                 messages: port.messages,
@@ -318,7 +330,7 @@ impl Kernel {
                 receivers_waiting: port.receivers_waiting.len() as u32,
                 dropped: port.dropped,
             })
-        }))
+        })))
     }
 }
 
@@ -501,7 +513,9 @@ impl Kernel {
 
     /// Puts a notice into the queue, where it has its place. A port that closed meanwhile needs none.
     pub(crate) fn post(&mut self, key: Key<Port>, owner: Key<Process>, notice: Notice) {
-        let Some(port) = self.ports.get_mut(key) else { return };
+        let Some(port) = self.ports.get_mut(key) else {
+            return;
+        };
         match port.receivers_waiting.pop_front() {
             Some(receiver) => {
                 port.notices -= 1;
@@ -542,7 +556,9 @@ impl Kernel {
     }
 
     pub(crate) fn release_port(&mut self, key: Key<Port>, rights: Rights) {
-        let Some(port) = self.ports.get_mut(key) else { return };
+        let Some(port) = self.ports.get_mut(key) else {
+            return;
+        };
         port.send_rights -= u32::from(rights.contains(Rights::SEND));
         port.receive_rights -= u32::from(rights.contains(Rights::RECEIVE));
         if port.receive_rights == 0 {
@@ -558,7 +574,9 @@ impl Kernel {
 
     /// If nothing can ever come to this port, whoever waits for it is told.
     pub(crate) fn hush(&mut self, key: Key<Port>) {
-        let Some(port) = self.ports.get(key) else { return };
+        let Some(port) = self.ports.get(key) else {
+            return;
+        };
         if !port.is_silent() || port.receivers_waiting.is_empty() {
             return;
         }
@@ -592,7 +610,9 @@ impl Kernel {
             maker.used.buffer_bytes -= u64::from(port.options.bytes_max);
         }
         for envelope in port.queue {
-            let Envelope::Letter(letter) = envelope else { continue };
+            let Envelope::Letter(letter) = envelope else {
+                continue;
+            };
             self.receivers_in_transit -= letter.cargo.receivers();
             if let Cargo::Taken(rights) = letter.cargo {
                 self.dropped.extend(rights);

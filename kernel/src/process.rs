@@ -14,7 +14,9 @@
 use crate::Kernel;
 use crate::agenda::Ticket;
 use crate::call::Call;
+use crate::foreign::{Abroad, Errand, What};
 use crate::handles::{Handles, Object, Refusal, Right};
+use crate::packet::Verdict;
 use crate::pipe::Pipe;
 use crate::planted::{Bug, planted};
 use crate::port::{Pending, Port};
@@ -60,7 +62,7 @@ pub struct Process {
     pub(crate) used_ns: u64,
 
     pub(crate) program: Program,
-    orphan: Orphan,
+    pub(crate) orphan: Orphan,
     pub(crate) parent: Option<Key<Process>>,
     pub(crate) first_child: Option<Key<Process>>,
     pub(crate) next_sibling: Option<Key<Process>>,
@@ -68,6 +70,8 @@ pub struct Process {
     /// Processes that wait for its end.
     pub(crate) waiters: Vec<Key<Process>>,
     pub(crate) watches: Vec<Key<Watch>>,
+    /// It is a stand-in, and has no program: see `foreign`.
+    pub(crate) abroad: Option<Box<Abroad>>,
 }
 
 /// What of its limits a process has used.
@@ -142,6 +146,16 @@ pub(crate) enum Waiting {
         rest: Box<Bytes>,
         written: u32,
     },
+    /// For what another node does.
+    Away {
+        errand: Key<Errand>,
+    },
+    /// A stand-in, for what it watches.
+    Notice {
+        watch: Key<Watch>,
+    },
+    /// A stand-in, for the end of its child; or until the end of this step.
+    Post,
 }
 
 /// Why a wait ends without what was waited for.
@@ -159,6 +173,10 @@ impl Kernel {
         let key = self.create_process(program, limits, weight, Orphan::Dies, None);
         let devices: Vec<Right> = self.devices().map(|device| Right::all(Object::Device(device))).collect();
         self.install(key, devices.into());
+        if self.life != 0 {
+            let network = Right::all(Object::Device(abi::ids::DeviceId::NETWORK));
+            self.install(key, Box::new([network]));
+        }
         self.first = Some(key);
         self.start(key, arguments, effects);
     }
@@ -203,7 +221,7 @@ impl Kernel {
 
         let child = self.create_process(spawn.program, spawn.limits, spawn.weight, spawn.orphan, Some(me));
         if let Some((port, token)) = watching {
-            let watch = self.create_watch(me, Subject::Process(child), port, token);
+            let watch = self.create_watch(me, Subject::Process(child), Some(port), token);
             self.processes[child].watches.push(watch);
         }
         let rights = self.take(me, &spawn.handles);
@@ -242,6 +260,7 @@ impl Kernel {
             previous_sibling: None,
             waiters: Vec::new(),
             watches: Vec::new(),
+            abroad: None,
         };
         let key = self.processes.insert(process).expect("the caller has seen that there is room");
         if let Some(parent) = parent {
@@ -271,7 +290,7 @@ impl Kernel {
         }
     }
 
-    fn link(&mut self, child: Key<Process>, parent: Key<Process>) {
+    pub(crate) fn link(&mut self, child: Key<Process>, parent: Key<Process>) {
         let next = self.processes[parent].first_child.replace(child);
         self.processes[parent].used.children += 1;
         if let Some(next) = next {
@@ -286,7 +305,7 @@ impl Kernel {
         self.processes.get(key).is_some_and(|process| !matches!(process.state, State::Exited { .. }))
     }
 
-    fn unlink(&mut self, child: Key<Process>) {
+    pub(crate) fn unlink(&mut self, child: Key<Process>) {
         let Process { parent, next_sibling, previous_sibling, .. } = self.processes[child];
         let Some(parent) = parent else { return };
         match previous_sibling {
@@ -297,6 +316,9 @@ impl Kernel {
             self.processes[next].previous_sibling = previous_sibling;
         }
         self.processes[parent].used.children -= 1;
+        if self.processes[parent].abroad.is_some() && self.processes[parent].used.children == 0 {
+            self.homeward.push_back((parent, Some(Verdict::Over)));
+        }
         let process = &mut self.processes[child];
         (process.parent, process.next_sibling, process.previous_sibling) = (None, None, None);
     }
@@ -307,7 +329,12 @@ impl Kernel {
     pub(crate) fn kill(&mut self, me: Key<Process>, handle: HandleId, effects: &mut Vec<Effect>) -> Next {
         let target = match self.find_process(me, handle, Rights::KILL) {
             Ok(target) => target,
-            Err(error) => return Next::Return(Outcome::Killed(Err(ControlError::Handle(error)))),
+            Err(error) => {
+                return match self.foreign(me, handle, Rights::KILL) {
+                    Some(import) => self.control_abroad(me, import, What::Kill),
+                    None => Next::Return(Outcome::Killed(Err(ControlError::Handle(error)))),
+                };
+            }
         };
         if target == me {
             self.end(me, Exit::Killed, effects);
@@ -344,15 +371,17 @@ impl Kernel {
                 self.unlink(child);
                 match (self.processes[child].orphan, parent) {
                     (Orphan::IsAdopted, Some(parent)) => self.link(child, parent),
-                    (Orphan::IsAdopted, None) | (Orphan::Dies, _) => match self.processes[child].state {
-                        // It runs, on another worker, or is the one that ended its parent.
-                        State::Running { worker, .. } => {
-                            self.processes[child].state = State::Doomed { worker, exit: Exit::Orphaned };
-                            effects.push(Effect::Interrupt { worker, process: child });
+                    (Orphan::IsAdopted, None) | (Orphan::Dies, _) => {
+                        match self.processes[child].state {
+                            // It runs, on another worker, or is the one that ended its parent.
+                            State::Running { worker, .. } => {
+                                self.processes[child].state = State::Doomed { worker, exit: Exit::Orphaned };
+                                effects.push(Effect::Interrupt { worker, process: child });
+                            }
+                            State::Doomed { .. } => {}
+                            _ => ending.push((child, Exit::Orphaned)),
                         }
-                        State::Doomed { .. } => {}
-                        _ => ending.push((child, Exit::Orphaned)),
-                    },
+                    }
                 }
             }
             self.unlink(key);
@@ -382,6 +411,9 @@ impl Kernel {
         }
         let rights = self.processes[key].handles.drain();
         self.dropped.extend(rights);
+        if !self.outposts.is_empty() {
+            self.leave_outposts(key);
+        }
         for waiter in core::mem::take(&mut self.processes[key].waiters) {
             self.wake(waiter, Outcome::Waited(Ok(exit)));
         }
@@ -413,7 +445,12 @@ impl Kernel {
         let target = match self.find_process(me, handle, Rights::WAIT) {
             Ok(target) if target == me => return refuse(WaitError::Itself),
             Ok(target) => target,
-            Err(error) => return refuse(WaitError::Handle(error)),
+            Err(error) => {
+                return match self.foreign(me, handle, Rights::WAIT) {
+                    Some(import) => self.wait_for_abroad(me, import, wait),
+                    None => refuse(WaitError::Handle(error)),
+                };
+            }
         };
         if let State::Exited { exit } = self.processes[target].state {
             return Next::Return(Outcome::Waited(Ok(exit)));
@@ -449,7 +486,9 @@ impl Kernel {
 
     pub(crate) fn stir(&mut self, key: Key<Process>) {
         // It may have ended meanwhile: whoever stirs it cannot know.
-        let Some(process) = self.processes.get_mut(key) else { return };
+        let Some(process) = self.processes.get_mut(key) else {
+            return;
+        };
         match process.state {
             State::Waiting { waiting: Waiting::Sleep, .. } => self.give_up(key, Cause::Interrupted),
             State::Exited { .. } | State::Doomed { .. } => {}
@@ -467,12 +506,13 @@ impl Kernel {
     }
 
     /// Ends a wait without what was waited for.
-    fn give_up(&mut self, key: Key<Process>, cause: Cause) {
+    pub(crate) fn give_up(&mut self, key: Key<Process>, cause: Cause) {
+        let Some(cause) = self.gives_up(key, cause) else { return };
         let outcome = self.withdraw_with(key, cause);
         self.wake(key, outcome);
     }
 
-    fn withdraw(&mut self, key: Key<Process>) {
+    pub(crate) fn withdraw(&mut self, key: Key<Process>) {
         self.withdraw_with(key, Cause::Interrupted);
     }
 
@@ -511,7 +551,7 @@ impl Kernel {
                 }))
             }
             Waiting::Call { call } => {
-                let reached = self.abandon_call(call);
+                let reached = self.abandon_call(call, cause);
                 Outcome::Called(Err(if expired {
                     CallError::Expired(reached)
                 } else {
@@ -537,24 +577,46 @@ impl Kernel {
                 let cause = if expired { WriteCause::Expired } else { WriteCause::Interrupted };
                 Outcome::Written(Err(WriteError { written, cause }))
             }
+            Waiting::Away { errand } => self.leave_errand(key, errand, cause),
+            Waiting::Notice { watch } => {
+                self.cancel_watch(watch);
+                Outcome::Yielded
+            }
+            Waiting::Post => Outcome::Yielded,
         }
     }
 }
 
 /// Control by others.
 impl Kernel {
-    fn control(&self, me: Key<Process>, handle: HandleId) -> Result<Key<Process>, ControlError> {
-        let target = self.find_process(me, handle, Rights::CONTROL).map_err(ControlError::Handle)?;
+    /// The process that is to be controlled; or what the caller does instead.
+    fn control(&mut self, me: Key<Process>, handle: HandleId, what: What) -> Result<Key<Process>, Next> {
+        let refuse = |error| {
+            Next::Return(match what {
+                What::Hold => Outcome::Held(Err(error)),
+                What::Release => Outcome::Released(Err(error)),
+                _ => Outcome::Interrupted(Err(error)),
+            })
+        };
+        let target = match self.find_process(me, handle, Rights::CONTROL) {
+            Ok(target) => target,
+            Err(error) => {
+                return Err(match self.foreign(me, handle, Rights::CONTROL) {
+                    Some(import) => self.control_abroad(me, import, what),
+                    None => refuse(ControlError::Handle(error)),
+                });
+            }
+        };
         match self.processes[target].state {
-            State::Exited { .. } | State::Doomed { .. } => Err(ControlError::Ended),
+            State::Exited { .. } | State::Doomed { .. } => Err(refuse(ControlError::Ended)),
             _ => Ok(target),
         }
     }
 
     pub(crate) fn hold(&mut self, me: Key<Process>, handle: HandleId, effects: &mut Vec<Effect>) -> Next {
-        let target = match self.control(me, handle) {
+        let target = match self.control(me, handle, What::Hold) {
             Ok(target) => target,
-            Err(error) => return Next::Return(Outcome::Held(Err(error))),
+            Err(next) => return next,
         };
         let process = &mut self.processes[target];
         process.held = true;
@@ -572,9 +634,9 @@ impl Kernel {
     }
 
     pub(crate) fn release(&mut self, me: Key<Process>, handle: HandleId) -> Next {
-        let target = match self.control(me, handle) {
+        let target = match self.control(me, handle, What::Release) {
             Ok(target) => target,
-            Err(error) => return Next::Return(Outcome::Released(Err(error))),
+            Err(next) => return next,
         };
         let process = &mut self.processes[target];
         process.held = false;
@@ -585,9 +647,9 @@ impl Kernel {
     }
 
     pub(crate) fn interrupt(&mut self, me: Key<Process>, handle: HandleId) -> Next {
-        let target = match self.control(me, handle) {
+        let target = match self.control(me, handle, What::Interrupt) {
             Ok(target) => target,
-            Err(error) => return Next::Return(Outcome::Interrupted(Err(error))),
+            Err(next) => return next,
         };
         if let State::Waiting { .. } = self.processes[target].state {
             self.give_up(target, Cause::Interrupted);

@@ -15,7 +15,7 @@ use crate::table::Key;
 use crate::watch::Watch;
 use crate::world::{Effect, WorkerId};
 use abi::call::{Outcome, Wait};
-use abi::ids::Time;
+use abi::ids::{NodeId, Time};
 use abi::limits::WEIGHT_NORMAL;
 use alloc::vec::Vec;
 
@@ -84,6 +84,7 @@ pub(crate) enum Due {
     Process(Key<Process>),
     Call(Key<Call>),
     Watch(Key<Watch>),
+    Session(NodeId),
 }
 
 /// What will come due, and the alarm that the world was asked for.
@@ -242,8 +243,13 @@ impl Kernel {
         if planted(Bug::SleeperStarves) {
             process.tag = process.tag.max(self.ready.present).saturating_add(30_000_000);
         }
+        let stands_in = process.abroad.is_some();
         if let Some(ticket) = alarm {
             self.alarms.take(ticket);
+        }
+        if stands_in {
+            self.processes[key].state = State::Starting;
+            return self.homeward.push_back((key, None));
         }
         self.make_ready(key);
     }
@@ -255,7 +261,9 @@ impl Kernel {
         }
         let waking = self.workers.iter().filter(|worker| **worker == Worker::Waking).count();
         for _ in waking..self.ready.len() {
-            let Some(worker) = self.parked.pop() else { break };
+            let Some(worker) = self.parked.pop() else {
+                break;
+            };
             self.workers[usize::from(worker.0)] = Worker::Waking;
             effects.push(Effect::Wake { worker });
         }

@@ -43,6 +43,17 @@ const NOWHERE: u32 = u32::MAX;
 #[derive(Debug)]
 pub(crate) struct TableFull;
 
+impl<T> Key<T> {
+    /// As a number, for other nodes: it means nothing to them.
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.place)
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Key<T> {
+        Key { place: bits as u32, generation: (bits >> 32) as u32, kind: PhantomData }
+    }
+}
+
 impl<T> Table<T> {
     pub fn new(max: u32) -> Table<T> {
         Table { places: Vec::new(), free: NOWHERE, used: 0, max }
@@ -110,6 +121,13 @@ impl<T> Table<T> {
             Content::Used(thing) => {
                 Some((Key { place: place as u32, generation: *generation, kind: PhantomData }, thing))
             }
+            Content::Free { .. } => None,
+        })
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.places.iter_mut().filter_map(|place| match &mut place.content {
+            Content::Used(thing) => Some(thing),
             Content::Free { .. } => None,
         })
     }

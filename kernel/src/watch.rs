@@ -6,16 +6,18 @@
 use crate::Kernel;
 use crate::agenda::Ticket;
 use crate::call::{Call, CallerSide};
+use crate::foreign::Errand;
 use crate::handles::{Object, Right};
 use crate::limits::PORT_NOTICES_MAX;
+use crate::packet::Verdict;
 use crate::port::Port;
-use crate::process::{Process, State};
+use crate::process::{Cause, Process, State, Waiting};
 use crate::schedule::{Due, Next};
 use crate::table::Key;
 use crate::world::Effect;
 use abi::call::{HandleError, JournalError, Outcome, WatchError};
 use abi::device::{APPEND_BYTES_MAX, JournalResult, JournalWork};
-use abi::ids::{DeviceId, HandleId, Time, WatchId};
+use abi::ids::{DeviceId, HandleId, ObjectId, Time, WatchId};
 use abi::limits::Limit;
 use abi::message::{Notice, NoticeEvent, Notify};
 use abi::rights::Rights;
@@ -29,7 +31,8 @@ pub struct Watch {
     pub(crate) id: WatchId,
     pub(crate) subject: Subject,
     pub(crate) owner: Key<Process>,
-    pub(crate) port: Key<Port>,
+    /// Where the notice goes. A stand-in has no port: its wait ends instead.
+    pub(crate) port: Option<Key<Port>>,
     token: u64,
 }
 
@@ -42,6 +45,11 @@ pub(crate) enum Subject {
     Reply(Key<Call>),
     Time(Ticket),
     Journal(DeviceId),
+    /// Another node says when it has come.
+    Abroad {
+        errand: Key<Errand>,
+        object: ObjectId,
+    },
 }
 
 /// System calls.
@@ -60,6 +68,12 @@ impl Kernel {
             Object::Process(key) => Subject::Process(key),
             Object::Port(key) => Subject::Port(key),
             Object::Reply(key) => Subject::Reply(key),
+            Object::Foreign(_, import) => {
+                // What it watches is known once the other node was asked.
+                let watch = self.create_watch(me, Subject::Port(port), Some(port), notify.token);
+                self.watch_abroad(me, import, watch);
+                return Ok(self.processes[me].handles.insert(Right::all(Object::Watch(watch))));
+            }
             _ => return Err(WatchError::Subject(HandleError::WrongKind)),
         };
         if let Subject::Reply(call) = subject
@@ -67,7 +81,7 @@ impl Kernel {
         {
             return Err(WatchError::Limit(Limit::Watches));
         }
-        let watch = self.create_watch(me, subject, port, notify.token);
+        let watch = self.create_watch(me, subject, Some(port), notify.token);
         // What has happened already is told at once.
         match subject {
             Subject::Process(key) => match self.processes[key].state {
@@ -88,7 +102,9 @@ impl Kernel {
                 }
                 _ => self.calls[key].watch = Some(watch),
             },
-            Subject::Time(_) | Subject::Journal(_) => unreachable!("no handle points to these"),
+            Subject::Time(_) | Subject::Journal(_) | Subject::Abroad { .. } => {
+                unreachable!("no handle points to these")
+            }
         }
         Ok(self.processes[me].handles.insert(Right::all(Object::Watch(watch))))
     }
@@ -100,7 +116,7 @@ impl Kernel {
         };
         // The agenda must know the watch, and the watch its place in the agenda.
         let unset = Subject::Port(port);
-        let watch = self.create_watch(me, unset, port, notify.token);
+        let watch = self.create_watch(me, unset, Some(port), notify.token);
         if at <= self.now {
             self.fire(watch, NoticeEvent::Timer);
         } else {
@@ -133,7 +149,7 @@ impl Kernel {
         if let Err(limit) = self.watch_allowed(me, port) {
             return refuse(JournalError::Limit(limit));
         }
-        let request = self.create_watch(me, Subject::Journal(device), port, notify.token);
+        let request = self.create_watch(me, Subject::Journal(device), Some(port), notify.token);
         effects.push(Effect::Journal { request, device, work });
         Next::Return(Outcome::JournalAsked(Ok(())))
     }
@@ -165,10 +181,12 @@ impl Kernel {
 
     /// Whoever calls this has seen that it is allowed.
     pub(crate) fn create_watch(
-        &mut self, owner: Key<Process>, subject: Subject, port: Key<Port>, token: u64,
+        &mut self, owner: Key<Process>, subject: Subject, port: Option<Key<Port>>, token: u64,
     ) -> Key<Watch> {
         self.processes[owner].used.watches += 1;
-        self.ports[port].notices += 1;
+        if let Some(port) = port {
+            self.ports[port].notices += 1;
+        }
         let id = WatchId::new(self.node, self.serial());
         let watch = Watch { id, subject, owner, port, token };
         self.watches.insert(watch).expect("there is room, as the caller has seen")
@@ -188,13 +206,24 @@ impl Kernel {
             return self.forget_watch(key);
         }
         let Watch { port, token, owner, .. } = self.take_watch(key);
-        self.post(port, owner, Notice { token, event });
+        match port {
+            Some(port) => self.post(port, owner, Notice { token, event }),
+            None => {
+                let State::Waiting { waiting, .. } = &mut self.processes[owner].state else {
+                    unreachable!("a stand-in waits for what it watches")
+                };
+                *waiting = Waiting::Post;
+                self.homeward.push_back((owner, Some(Verdict::Fired(event))));
+            }
+        }
     }
 
     /// What was watched for cannot happen any more, or nobody wants to know. The subject has taken the watch out of its list.
     pub(crate) fn forget_watch(&mut self, key: Key<Watch>) {
         let Watch { port, .. } = self.take_watch(key);
-        if let Some(found) = self.ports.get_mut(port) {
+        if let Some(port) = port
+            && let Some(found) = self.ports.get_mut(port)
+        {
             found.notices -= 1;
             self.hush(port);
         }
@@ -202,7 +231,9 @@ impl Kernel {
 
     /// The handle to a watch is closed. It may have fired before.
     pub(crate) fn cancel_watch(&mut self, key: Key<Watch>) {
-        let Some(watch) = self.watches.get(key) else { return };
+        let Some(watch) = self.watches.get(key) else {
+            return;
+        };
         match watch.subject {
             Subject::Process(process) => self.processes[process].watches.retain(|watch| *watch != key),
             Subject::Port(port) => self.ports[port].watches.retain(|watch| *watch != key),
@@ -211,6 +242,9 @@ impl Kernel {
                 self.alarms.take(ticket);
             }
             Subject::Journal(_) => unreachable!("device work has no handle"),
+            Subject::Abroad { errand, .. } => {
+                self.recall(errand, Cause::Interrupted);
+            }
         }
         self.forget_watch(key);
     }

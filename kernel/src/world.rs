@@ -18,6 +18,10 @@
 //!   Alarm                    Alarm                              say so when this time has come
 //!   Journal                  Journal                            bytes that must survive
 //!   Halt                     -                                  the first process ended: stop the node
+//!   Transmit                 - (the other's Arrived, perhaps)   bytes for another node's kernel; may be lost, doubled, late
+//!   -                        Arrived                            such bytes from another node's kernel
+//!   -                        Linked | Unlinked                  the other node can be reached, or not for now
+//!   -                        Lost                               that life of the other node is over, for certain
 //! ```
 //!
 //! The world calls [`crate::Kernel::step`] with one input at a time, in the order in which things happened, and carries out
@@ -29,7 +33,7 @@ use crate::table::Key;
 use crate::watch::Watch;
 use abi::call::SystemCall;
 use abi::device::{JournalResult, JournalWork};
-use abi::ids::{DeviceId, ProcessId, Time};
+use abi::ids::{DeviceId, NodeId, ProcessId, Time};
 use abi::limits::Limits;
 use abi::message::Bytes;
 use abi::process::{Exit, Fault, Program, StartFailure};
@@ -94,6 +98,27 @@ pub enum Event {
         request: Key<Watch>,
         result: JournalResult,
     },
+    /// What the kernel of another node wanted transmitted. The world has seen to it that it is that node, in that life; what it sent is
+    /// not to be believed beyond that.
+    Arrived {
+        from: NodeId,
+        life: u64,
+        packet: Bytes,
+    },
+    /// There is a link to that life of that node. What was under way before is sent again.
+    Linked {
+        node: NodeId,
+        life: u64,
+    },
+    /// The link is gone, for now. This ends nothing.
+    Unlinked {
+        node: NodeId,
+    },
+    /// That life of that node, and every earlier one, is over and will never do anything again. All that rested on it ends.
+    Lost {
+        node: NodeId,
+        life: u64,
+    },
 }
 
 /// What shall happen.
@@ -139,5 +164,10 @@ pub enum Effect {
     },
     Halt {
         exit: Exit,
+    },
+    /// Nobody waits for this: what must arrive is transmitted again. At most [`crate::limits::PACKET_BYTES_MAX`] and a header of 64 bytes.
+    Transmit {
+        to: NodeId,
+        packet: Bytes,
     },
 }

@@ -267,7 +267,13 @@ impl Service for Boot {
             Input::Outcome(
                 Outcome::PortCreated(Err(CreateError::Options | CreateError::Limit(_)))
                 | Outcome::Spawned(Err(
-                    SpawnError::Transfer(_) | SpawnError::Supervisor(_) | SpawnError::Weight | SpawnError::Limit(_),
+                    SpawnError::Transfer(_)
+                    | SpawnError::Supervisor(_)
+                    | SpawnError::Weight
+                    | SpawnError::Limit(_)
+                    | SpawnError::Unreachable
+                    | SpawnError::NodeLost
+                    | SpawnError::Unknown,
                 )),
             ) => calls.push(SystemCall::Exit { code: crate::exit::MISPLACED }),
             Input::Received(Received::Notice(Notice { token, event: NoticeEvent::Exited { exit, .. } })) => {

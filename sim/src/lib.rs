@@ -7,12 +7,14 @@
 //! ```text
 //!   machine    the node and its world        bodies     model processes
 //!   disk       a journal that tears          checkers   what must be true
+//!   cluster    several nodes and their network
 //!   runs       what one seed plays           torn       one service alone at a disk that tears
 //!   scenario   small protocols as readable text        members    who is alive, in a network of many nodes
 //! ```
 
 pub mod bodies;
 pub mod checkers;
+pub mod cluster;
 pub mod disk;
 pub mod history;
 pub mod machine;

@@ -55,8 +55,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    pub const NONE: Faults =
-        Faults {
+    pub const NONE: Faults = Faults {
         journal_fails_once_in: None,
         journal_works_once_in: 1,
         stir_once_in: None,
@@ -67,6 +66,9 @@ impl Faults {
 
 pub struct Options {
     pub seed: u64,
+    pub node: NodeId,
+    /// Of its first life; zero if it has no other nodes.
+    pub life: u64,
     pub workers: u16,
     pub devices: u16,
     pub faults: Faults,
@@ -94,6 +96,8 @@ pub struct Machine {
     alarm: Option<Time>,
     pub disks: Vec<Disk<Key<Watch>>>,
     pub halted: Option<Exit>,
+    /// What is to go to other nodes.
+    pub outbox: Vec<(NodeId, Bytes)>,
     /// How long processes waited for a worker: the longest since this was last set to zero.
     pub waited_longest_ns: BTreeMap<ProcessId, u64>,
     ready_since: BTreeMap<Key<Process>, Time>,
@@ -145,6 +149,7 @@ impl Machine {
             alarm: None,
             disks: (0..options.devices).map(|_| Disk::default()).collect(),
             halted: None,
+            outbox: Vec::new(),
             waited_longest_ns: BTreeMap::new(),
             ready_since: BTreeMap::new(),
             stirred: BTreeSet::new(),
@@ -171,10 +176,26 @@ impl Machine {
         self.stirred.clear();
         self.alarm = None;
         self.halted = None;
+        self.outbox.clear();
         for disk in &mut self.disks {
             disk.crash(&mut self.random);
         }
         self.boot();
+    }
+
+    /// Which of its lives the node is in.
+    pub fn life(&self) -> u64 {
+        config(&self.options, self.boots - 1).life
+    }
+
+    /// Tells the kernel of something outside.
+    pub fn tell(&mut self, event: Event) {
+        self.hash.add(&event);
+        self.input(Input::Event(event), None);
+    }
+
+    pub fn can_act(&self) -> bool {
+        !self.choices().is_empty()
     }
 
     /// Lets one thing happen; false if nothing can, ever.
@@ -182,7 +203,9 @@ impl Machine {
         self.step += 1;
         let mut choices = self.choices();
         if choices.is_empty() {
-            let Some(next) = self.next_time() else { return false };
+            let Some(next) = self.next_time() else {
+                return false;
+            };
             self.now = self.now.max(next);
             choices = self.choices();
         }
@@ -246,7 +269,7 @@ impl Machine {
     }
 
     /// When something can happen if nothing can now.
-    fn next_time(&self) -> Option<Time> {
+    pub fn next_time(&self) -> Option<Time> {
         let computing = self.workers.iter().filter_map(|worker| match *worker {
             Worker::Running { computes_until, since, .. } => {
                 let slice_end = if self.kernel.ready_count() > 0 { since.after(SLICE_NS) } else { computes_until };
@@ -364,7 +387,10 @@ impl Machine {
     fn carry_out(&mut self, effect: Effect, caller: Option<ProcessId>) {
         match effect {
             Effect::Start { process, id, program, arguments, .. } => {
-                self.record(id, Seen::Born { parent: caller });
+                // The parent may have asked from another node.
+                let view = self.kernel.processes().find(|view| view.key == process);
+                let parent = caller.or_else(|| view.and_then(|view| view.parent));
+                self.record(id, Seen::Born { parent });
                 self.starting.push((process, program, arguments, id));
             }
             Effect::Run { worker, process } => {
@@ -415,6 +441,7 @@ impl Machine {
                 self.disks[usize::from(device)].ask(request, work);
             }
             Effect::Halt { exit } => self.halted = Some(exit),
+            Effect::Transmit { to, packet } => self.outbox.push((to, packet)),
         }
     }
 
@@ -448,7 +475,8 @@ impl Machine {
 
 fn config(options: &Options, boots: u64) -> Config {
     Config {
-        node: NodeId(1),
+        node: options.node,
+        life: if options.life == 0 { 0 } else { options.life + boots },
         // Each life has serial numbers of its own, as a daemon must see to.
         first_serial: 1 + (boots << 32),
         workers: options.workers,

@@ -12,7 +12,7 @@ use crate::random::Random;
 use crate::torn;
 use crate::tree::Tree;
 use abi::call::{Outcome, PortOptions};
-use abi::ids::{DeviceId, Time};
+use abi::ids::{DeviceId, NodeId, Time};
 use abi::interface::names::{Answer, Request};
 use abi::limits::Limits;
 use abi::message::Bytes;
@@ -35,9 +35,11 @@ pub enum Run {
     Shares,
     /// The service `names` alone, at a disk that tears.
     Torn,
+    /// Several nodes whose processes do anything at all, on a network that loses, doubles, reorders and is cut; nodes die and come back.
+    Cluster,
 }
 
-pub const ALL: [Run; 4] = [Run::Actors, Run::Names, Run::Shares, Run::Torn];
+pub const ALL: [Run; 5] = [Run::Actors, Run::Names, Run::Shares, Run::Torn, Run::Cluster];
 
 /// What a run was, if nothing was wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,7 +70,7 @@ impl std::fmt::Display for Failure {
 }
 
 /// How much of the history a failure shows.
-const HISTORY_SHOWN: usize = 25;
+pub const HISTORY_SHOWN: usize = 25;
 
 /// Plays one run of one seed. A broken invariant, of ours or of the kernel's, is a failure like any other.
 pub fn play(run: Run, seed: u64) -> Result<Report, Box<Failure>> {
@@ -76,6 +78,7 @@ pub fn play(run: Run, seed: u64) -> Result<Report, Box<Failure>> {
         Run::Actors => actors(seed),
         Run::Names => names(seed),
         Run::Shares => shares(seed),
+        Run::Cluster => return crate::cluster::play(seed),
         Run::Torn => {
             let result = caught(|| torn::play(seed));
             return result.map_err(|what| Box::new(Failure { run, seed, step: 0, what, records: Vec::new() }));
@@ -95,7 +98,7 @@ pub fn play(run: Run, seed: u64) -> Result<Report, Box<Failure>> {
 }
 
 /// A panic is a violation.
-pub(crate) fn caught<T>(act: impl FnOnce() -> Result<T, Violation>) -> Result<T, Violation> {
+pub fn caught<T>(act: impl FnOnce() -> Result<T, Violation>) -> Result<T, Violation> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
@@ -246,6 +249,8 @@ fn actors(seed: u64) -> Play {
     let mut random = Random::new(seed ^ 0xac70);
     let options = Options {
         seed,
+        node: NodeId(1),
+        life: 0,
         workers: 1 + random.below(3) as u16,
         devices: 0,
         faults: Faults { stir_once_in: random.once_in(2).then_some(30), ..Faults::NONE },
@@ -307,6 +312,8 @@ fn names(seed: u64) -> Play {
     let crash_once_in = (!random.once_in(3)).then_some(120);
     let options = Options {
         seed,
+        node: NodeId(1),
+        life: 0,
         workers: 1 + random.below(2) as u16,
         devices: 1,
         faults,
@@ -334,6 +341,8 @@ fn shares(seed: u64) -> Play {
     let workers = 1;
     let options = Options {
         seed,
+        node: NodeId(1),
+        life: 0,
         workers,
         devices: 0,
         faults: Faults::NONE,

@@ -86,7 +86,7 @@ struct Actor {
 
 impl Stage {
     fn new() -> Stage {
-        let config = Config { node: NodeId(1), first_serial: 1, workers: WORKERS, devices: 0 };
+        let config = Config { node: NodeId(1), life: 0, first_serial: 1, workers: WORKERS, devices: 0 };
         let mut stage = Stage {
             kernel: Kernel::new(config),
             now: Time(0),
@@ -141,7 +141,7 @@ impl Stage {
                 self.trace.push(format!("{name} ends"));
             }
             Effect::Halt { exit } => self.trace.push(format!("the node stops: {exit:?}")),
-            Effect::Park { .. } | Effect::Alarm { .. } | Effect::Journal { .. } => {}
+            Effect::Park { .. } | Effect::Alarm { .. } | Effect::Journal { .. } | Effect::Transmit { .. } => {}
         }
         None
     }
@@ -219,8 +219,9 @@ impl Stage {
 
     fn read_call(&mut self, me: &str, words: &[&str]) -> Result<SystemCall, String> {
         let (verb, mut rest) = (words[0], words[1..].to_vec());
-        let text =
-            |rest: &mut Vec<&str>| if rest.is_empty() { String::new() } else { rest.remove(0).replace('_', " ") };
+        let text = |rest: &mut Vec<&str>| {
+            if rest.is_empty() { String::new() } else { rest.remove(0).replace('_', " ") }
+        };
         fn first<'a>(rest: &mut Vec<&'a str>, what: &str) -> Result<&'a str, String> {
             if rest.is_empty() { Err(format!("{what} is missing")) } else { Ok(rest.remove(0)) }
         }
@@ -413,6 +414,8 @@ impl Stage {
                 let made = self.made(me, result.map(|begun| begun.call));
                 made.map(|_| format!("began call {}", sequence.expect("it was made")))
             }
+            Outcome::DoorOpened(result) => said(result.map(|()| "opened its door")),
+            Outcome::Door(result) => self.made(me, result),
             Outcome::Waited(result) => said(result.map(|exit| format!("saw the end: {exit:?}"))),
             Outcome::Killed(result) => said(result.map(|()| "killed")),
             Outcome::Held(result) => said(result.map(|()| "held")),
@@ -498,7 +501,9 @@ impl Stage {
             }
             Received::Notice(notice) => {
                 let event = match notice.event {
-                    NoticeEvent::Exited { process, exit } => format!("{} ended: {exit:?}", self.process_name(process)),
+                    NoticeEvent::Exited { process, exit } => {
+                        format!("{} ended: {exit:?}", self.process_name(process))
+                    }
                     NoticeEvent::PortClosed => "the port closed".into(),
                     NoticeEvent::CallerGone(id) => {
                         format!("{} does not wait for call {} any more", self.process_name(id.caller), id.sequence)

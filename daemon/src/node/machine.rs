@@ -20,7 +20,7 @@
 use super::view::NodeError;
 use abi::call::{Outcome, SystemCall};
 use abi::device::JournalWork;
-use abi::ids::{NodeId, DeviceId, ProcessId, Time};
+use abi::ids::{DeviceId, NodeId, ProcessId, Time};
 use abi::limits::WEIGHT_NORMAL;
 use abi::message::Bytes;
 use abi::process::{Exit, Fault, Program, StartFailure};
@@ -91,6 +91,20 @@ pub(crate) struct Start {
     pub id: ProcessId,
     pub program: Program,
     pub arguments: Bytes,
+}
+
+/// Who carries packets to the kernels of other nodes. Packets may be lost, doubled and reordered on the way: the kernel sees to the rest.
+pub(crate) trait Network: Send + Sync {
+    /// Called on any thread, without any lock; does not block.
+    fn transmit(&self, to: NodeId, packet: Bytes);
+}
+
+/// Which node this is, and which of its lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub node: NodeId,
+    /// Zero: it has no other nodes, ever.
+    pub life: u64,
 }
 
 /// A body, and where to count the time that it uses.
@@ -165,6 +179,8 @@ pub(crate) struct Slot {
 pub(crate) struct Machine {
     core: Mutex<Core>,
     bodies: OnceLock<Arc<dyn Bodies>>,
+    /// Until it is there, what goes out is lost, as on a network that is cut.
+    network: OnceLock<Arc<dyn Network>>,
     began: Instant,
     posts: Vec<Post>,
     monitor: Mutex<()>,
@@ -223,6 +239,7 @@ struct After {
     ended: Vec<(ProcessId, Exit)>,
     interrupts: Vec<ProcessId>,
     wakes: Vec<WorkerId>,
+    packets: Vec<(NodeId, Bytes)>,
     alarm: Option<Time>,
     /// Somebody waits for a worker.
     look: bool,
@@ -281,13 +298,14 @@ pub(crate) fn time_since(began: Instant) -> Time {
 impl Machine {
     /// Starts the threads; [`Machine::boot`] gives them something to do.
     pub fn new(
-        directory: &std::path::Path, node: NodeId, workers: u16, journals: Vec<FileJournal>,
+        directory: &std::path::Path, workers: u16, journals: Vec<FileJournal>, place: Place,
     ) -> Result<Arc<Machine>, NodeError> {
         let processors = usize::from(workers);
         let workers = workers + WORKERS_MORE;
         let serials = Serials::open(directory)?;
         let config = Config {
-            node,
+            node: place.node,
+            life: place.life,
             first_serial: serials.first,
             workers,
             devices: journals.len() as u16,
@@ -314,6 +332,7 @@ impl Machine {
                 journals: senders,
             }),
             bodies: OnceLock::new(),
+            network: OnceLock::new(),
             began: Instant::now(),
             posts: (0..workers).map(post).collect(),
             monitor: Mutex::new(()),
@@ -357,6 +376,12 @@ impl Machine {
             thread("worker", move || machine.work(WorkerId(index as u16)))?;
         }
         Ok(())
+    }
+
+    /// From now on packets go to other nodes. Links, losses and what arrives are told by [`Machine::tell`].
+    pub fn join(&self, network: Arc<dyn Network>) {
+        let set = self.network.set(network);
+        assert!(set.is_ok(), "a machine has one network");
     }
 
     pub fn now(&self) -> Time {
@@ -440,6 +465,9 @@ impl Machine {
             if let Some(thread) = post.thread.get() {
                 thread.unpark();
             }
+        }
+        if let Some(network) = self.network.get() {
+            after.packets.into_iter().for_each(|(to, packet)| network.transmit(to, packet));
         }
         if after.look {
             // Whoever has run for long is known here as well as there, and a thread is woken sooner.
@@ -715,6 +743,7 @@ impl Core {
                     journal.send((request, work)).expect("a journal's thread lives as long as the node");
                 }
                 Effect::Halt { exit } => after.halted = Some(exit),
+                Effect::Transmit { to, packet } => after.packets.push((to, packet)),
             }
         }
         self.effects = effects;
@@ -739,6 +768,7 @@ impl After {
             && self.ended.is_empty()
             && self.interrupts.is_empty()
             && self.wakes.is_empty()
+            && self.packets.is_empty()
             && self.alarm.is_none()
             && !self.look
             && self.halted.is_none()

@@ -34,8 +34,7 @@ fn node() -> &'static Node {
             cache: None,
             workers: Some(2),
             target: engine::Target::Native,
-            canonical_nans: false,
-            node: daemon::node::FIRST_NODE,
+            ..NodeOptions::default()
         };
         (Node::start(&options).expect("a node starts in an empty directory"), directory)
     });

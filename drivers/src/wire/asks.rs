@@ -109,10 +109,10 @@ impl Asking {
         if open.answer.is_some() || open.class != header.class || part.len() > total {
             return Err(Violation::OutOfPlace("an answer"));
         }
-        self.arriving += total;
-        if total > BODY_BYTES || self.arriving > ANSWER_BYTES_MAX {
+        if total > BODY_BYTES || self.arriving + total > ANSWER_BYTES_MAX {
             return Err(Violation::TooMuch("answers"));
         }
+        self.arriving += total;
         open.answer = Some(Arriving { outcome, total, bytes: Vec::new() });
         self.more(header, part)
     }
@@ -203,10 +203,10 @@ impl Serving {
         if self.open.contains_key(&header.id) {
             return Err(Violation::BadId(header.id));
         }
-        self.bytes += total;
-        if total > BODY_BYTES || self.open.len() >= ASKS_MAX || self.bytes > ASK_BYTES_MAX {
+        if total > BODY_BYTES || self.open.len() >= ASKS_MAX || self.bytes + total > ASK_BYTES_MAX {
             return Err(Violation::TooMuch("requests"));
         }
+        self.bytes += total;
         self.serial += 1;
         let arriving = Some(Arriving { outcome: Outcome::Done, total, bytes: Vec::new() });
         let service = Service(header.detail);

@@ -333,20 +333,26 @@ impl Channel {
             match self.drain(tls.as_mut()) {
                 Ok(true) if round < batches_max => {}
                 Ok(_) => return self.wait_for_socket(),
-                Err(_) => {
-                    // The reader sees why, and ends the link.
-                    lock(&self.out).pen = Pen::Waiting;
-                    return self.close();
-                }
+                Err(_) => return self.broken(),
             }
             batch.clear();
             if !self.fill(&mut batch) {
                 return;
             }
-            if let Some(tls) = tls.as_mut() {
-                tls.writer().write_all(&batch).expect("TLS has no limit of its own here");
+            // TLS has no bound of its own here, but takes nothing after it was sent something false.
+            if let Some(tls) = tls.as_mut()
+                && tls.writer().write_all(&batch).is_err()
+            {
+                let _ = self.drain(Some(tls));
+                return self.broken();
             }
         }
+    }
+
+    /// Nothing can be written any more. The reader sees it, and ends the link.
+    fn broken(&self) {
+        lock(&self.out).pen = Pen::Waiting;
+        self.close();
     }
 
     fn wait_for_socket(&self) {

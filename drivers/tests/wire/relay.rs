@@ -103,6 +103,10 @@ fn pump(mut from: TcpStream, mut to: TcpStream, state: Arc<Mutex<State>>, toward
                 break;
             }
         }
+        // Over a cut cable the end does not get through either.
+        while state.lock().unwrap().weather == Weather::Dark {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let _ = to.shutdown(Shutdown::Both);
         let _ = from.shutdown(Shutdown::Both);
     });

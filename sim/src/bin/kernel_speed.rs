@@ -26,7 +26,7 @@ struct Machine {
 
 impl Machine {
     fn new() -> Machine {
-        let config = Config { node: NodeId(1), first_serial: 1, workers: 1, devices: 0 };
+        let config = Config { node: NodeId(1), life: 0, first_serial: 1, workers: 1, devices: 0 };
         let mut machine = Machine { kernel: Kernel::new(config), now: 0, effects: Vec::new(), running: None };
         let boot = Event::Boot { program: Program::Service(0), arguments: Bytes::EMPTY, limits: Limits::NORMAL };
         machine.input(Input::Event(boot));

@@ -8,13 +8,15 @@ use crate::checkers::model::WRITE_MARK;
 use crate::machine::{Body, Doing};
 use crate::random::Random;
 use abi::call::{
-    CallError, Deadline, EndCallError, Outcome, Overflow, PortOptions, Reached, ReplyError, SendMode, SystemCall, Wait,
+    CallError, Deadline, EndCallError, Outcome, Overflow, PortOptions, Reached, ReplyError, SendError, SendMode,
+    SpawnError, SystemCall, Wait,
 };
-use abi::ids::{HandleId, ProcessId, Time};
+use abi::ids::{HandleId, NodeId, ProcessId, Time};
 use abi::limits::{Limits, WEIGHT_NORMAL};
 use abi::message::{Badge, Bytes, Delivery, Message, Notify, Received, Transfer, TransferMode};
 use abi::process::{Fault, Orphan, Program, Spawn};
 use abi::rights::{Kind, Rights};
+use std::collections::BTreeSet;
 
 /// How many generations of children there are.
 const GENERATIONS: u8 = 3;
@@ -42,6 +44,13 @@ pub struct Actor {
     /// A call whose fate is unknown.
     again: Option<u64>,
     children: u32,
+    /// The nodes that it knows of; none if there is but one.
+    nodes: Vec<NodeId>,
+    has_door: bool,
+    /// Pipes that it has read from: nobody else may.
+    read_from: BTreeSet<HandleId>,
+    /// Pipes that it has given another to read from.
+    read_by_others: BTreeSet<HandleId>,
 }
 
 impl Actor {
@@ -67,7 +76,21 @@ impl Actor {
             unknown: (1..=4).map(HandleId).collect(),
             again: None,
             children: 0,
+            nodes: Vec::new(),
+            has_door: false,
+            read_from: BTreeSet::new(),
+            read_by_others: BTreeSet::new(),
         }
+    }
+
+    /// One of several nodes' actors; the first of a node ends too, so that in the end nothing is left.
+    pub fn of_cluster(seed: u64, id: ProcessId, arguments: &Bytes, nodes: &[NodeId]) -> Actor {
+        let mut actor = Actor::new(seed, id, arguments);
+        if actor.generation == 0 {
+            actor.acts_left = 120 + actor.random.below(120) as u32;
+        }
+        actor.nodes = nodes.to_vec();
+        actor
     }
 
     fn forget(&mut self, handle: HandleId) {
@@ -93,7 +116,10 @@ impl Actor {
     fn learn(&mut self, outcome: Outcome) {
         let asked = self.asked.take();
         match (asked, outcome) {
-            (Some(SystemCall::Send { message, .. }), Outcome::Sent(Ok(()))) => self.forget_moved(&message.handles),
+            (Some(SystemCall::Send { message, .. }), Outcome::Sent(Ok(()) | Err(SendError::Unknown))) => {
+                self.forget_moved(&message.handles)
+            }
+            (_, Outcome::Door(Ok(door))) => self.unknown.push(door),
             (_, Outcome::Received(Ok(received)) | Outcome::Selected(Ok((_, received)))) => self.take(received),
             (Some(SystemCall::Call { message, .. }), Outcome::Called(result)) => match result {
                 Ok(answer) => {
@@ -132,7 +158,12 @@ impl Actor {
             },
             (_, Outcome::PortCreated(Ok(port))) => self.ports.push(port),
             (_, Outcome::PipeCreated(Ok(pipe))) => self.pipes.push(pipe),
-            (Some(SystemCall::Spawn(spawn)), Outcome::Spawned(Ok(spawned))) => {
+            (Some(SystemCall::SpawnOn { spawn, .. }), Outcome::Spawned(Err(error)))
+                if matches!(error, SpawnError::Unknown | SpawnError::NodeLost) =>
+            {
+                self.forget_moved(&spawn.handles)
+            }
+            (Some(SystemCall::Spawn(spawn) | SystemCall::SpawnOn { spawn, .. }), Outcome::Spawned(Ok(spawned))) => {
                 self.forget_moved(&spawn.handles);
                 self.processes.push(spawned.process);
             }
@@ -192,7 +223,9 @@ impl Actor {
                 6 => &self.unknown,
                 _ => &self.watches,
             };
-            let Some(handle) = self.random.pick(list).copied() else { continue };
+            let Some(handle) = self.random.pick(list).copied() else {
+                continue;
+            };
             // Moving one twice is a fault; once in a while that is tried too.
             if transfers.iter().any(|transfer| transfer.handle == handle) && !self.random.once_in(50) {
                 continue;
@@ -227,7 +260,43 @@ impl Actor {
         self.random.pick(&self.ports).copied().unwrap_or(HandleId(7))
     }
 
+    /// What only those do who know of other nodes.
+    fn act_abroad(&mut self, now: Time) -> Option<SystemCall> {
+        if self.nodes.is_empty() || !self.random.once_in(5) {
+            return None;
+        }
+        let node = self.random.pick(&self.nodes).copied()?;
+        let first = self.generation == 0;
+        if first && !self.has_door && !self.ports.is_empty() {
+            self.has_door = true;
+            return Some(SystemCall::OpenDoor { network: HandleId(1), port: self.ports[0] });
+        }
+        if first && self.random.once_in(2) {
+            return Some(SystemCall::Door { network: HandleId(1), node, wait: self.wait(now) });
+        }
+        if self.generation >= GENERATIONS || self.children >= 4 {
+            return None;
+        }
+        self.children += 1;
+        let SystemCall::Spawn(mut spawn) = self.spawn() else { unreachable!("a spawn is a spawn") };
+        if !self.random.once_in(8) {
+            let leaves = Rights::RECEIVE.with(Rights::BADGE);
+            spawn.handles.iter_mut().for_each(|transfer| transfer.rights = transfer.rights.without(leaves));
+        }
+        // Of a pipe that it never read from it may give the reading end away, to one reader.
+        if let Some(pipe) = self.pipes.iter().copied().find(|pipe| !self.read_from.contains(pipe))
+            && self.read_by_others.insert(pipe)
+        {
+            let transfer = Transfer { handle: pipe, rights: Rights::READ, mode: TransferMode::Copy };
+            spawn.handles = spawn.handles.iter().copied().chain([transfer]).collect();
+        }
+        Some(SystemCall::SpawnOn { node, spawn })
+    }
+
     fn act(&mut self, now: Time) -> Doing {
+        if let Some(call) = self.act_abroad(now) {
+            return Doing::Call(call);
+        }
         let call = match self.random.below(100) {
             0..6 if self.ports.len() < 5 => SystemCall::CreatePort(PortOptions {
                 messages_max: [0, 1, 2, 5][self.random.below(4) as usize],
@@ -273,7 +342,9 @@ impl Actor {
             70..75 => {
                 let lists = [&self.ports, &self.processes, &self.pipes, &self.replies];
                 let list = lists[self.random.below(4) as usize];
-                let Some(handle) = self.random.pick(list).copied() else { return Doing::Compute(500) };
+                let Some(handle) = self.random.pick(list).copied() else {
+                    return Doing::Compute(500);
+                };
                 let rights = self.some_rights();
                 match self.random.below(4) {
                     0 => SystemCall::Attenuate { handle, rights },
@@ -323,7 +394,8 @@ impl Actor {
             }
             90..97 => match self.random.pick(&self.pipes).copied() {
                 None => SystemCall::CreatePipe { bytes_max: 8 + self.random.below(100) as u32 },
-                Some(pipe) if self.random.once_in(2) => {
+                Some(pipe) if self.random.once_in(2) && !self.read_by_others.contains(&pipe) => {
+                    self.read_from.insert(pipe);
                     SystemCall::Read { pipe, bytes_max: 1 + self.random.below(60) as u32, wait: self.wait(now) }
                 }
                 Some(pipe) => SystemCall::Write { pipe, bytes: self.pipe_content(), wait: self.wait(now) },

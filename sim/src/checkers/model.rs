@@ -6,10 +6,10 @@
 use super::{Violation, ensure};
 use crate::history::{Record, Seen};
 use abi::call::{
-    CallError, Description, EndCallError, Outcome, Reached, ReceiveError, ReplyError, SendError, SendMode, SystemCall,
-    Wait, WriteError,
+    CallError, Description, EndCallError, Outcome, Reached, ReceiveError, ReplyError, SendError, SendMode, SpawnError,
+    SystemCall, Wait, WriteCause, WriteError,
 };
-use abi::ids::{DeviceId, HandleId, ObjectId, ProcessId, Time};
+use abi::ids::{DeviceId, HandleId, NodeId, ObjectId, ProcessId, Time};
 use abi::message::{Answerable, Badge, Bytes, Delivery, Notice, NoticeEvent, Received, Transfer, TransferMode};
 use abi::process::Exit;
 use abi::rights::{Kind, Rights};
@@ -124,6 +124,20 @@ pub struct Model {
     names: BTreeMap<Thing, ObjectId>,
     named: BTreeMap<ObjectId, Thing>,
     devices: u16,
+    /// There are several nodes; the first process of each has a handle to the network.
+    cluster: bool,
+    /// The doors of nodes.
+    doors: BTreeMap<NodeId, Held>,
+    /// Doors that were opened on nodes that died since.
+    doors_lost: BTreeSet<NodeId>,
+    /// Processes of which it is not known what they were given: their acts are not judged.
+    strangers: BTreeSet<ProcessId>,
+    /// What was asked to be born by who ended, or gave up, before it was.
+    unborn: Vec<(ProcessId, NodeId, Option<Vec<Held>>)>,
+    /// Handles to the door of a node that has had several, in several lives: which one is seen later.
+    some_door: BTreeSet<(ProcessId, HandleId)>,
+    /// What processes answered whose rights are not known.
+    strange_answers: BTreeSet<Content>,
     /// How many processes ended that may have been given something by a port.
     maybe_taken: BTreeMap<Thing, u64>,
 }
@@ -137,6 +151,19 @@ type OfferKey = ((ProcessId, Content), usize);
 impl Model {
     pub fn new(devices: u16) -> Model {
         Model { devices, ..Model::default() }
+    }
+
+    pub fn of_cluster() -> Model {
+        Model { cluster: true, ..Model::default() }
+    }
+
+    /// All processes of a node are gone, and all that they had.
+    pub fn node_lost(&mut self, node: NodeId) {
+        let gone: Vec<ProcessId> = self.tables.keys().copied().filter(|process| process.born() == node).collect();
+        gone.into_iter().for_each(|process| self.ended(process));
+        if self.doors.remove(&node).is_some() {
+            self.doors_lost.insert(node);
+        }
     }
 
     fn thing(&mut self) -> Thing {
@@ -165,6 +192,9 @@ impl Model {
     /// Takes the next thing that happened.
     pub fn note(&mut self, record: &Record) -> Checked {
         let process = record.process;
+        if self.strangers.contains(&process) {
+            return self.note_stranger(process, &record.seen);
+        }
         match &record.seen {
             Seen::Born { parent } => self.born(process, *parent),
             Seen::Asked(call) => {
@@ -183,6 +213,36 @@ impl Model {
         }
     }
 
+    /// Of a process whose rights are not known it is only noted what it took, and that it is there.
+    fn note_stranger(&mut self, process: ProcessId, seen: &Seen) -> Checked {
+        match seen {
+            Seen::Ended => self.ended(process),
+            Seen::Asked(SystemCall::Reply { message, .. }) => {
+                self.strange_answers.insert(message.bytes.to_vec());
+            }
+            Seen::Got(Outcome::Received(Ok(Received::Message(delivery))))
+            | Seen::Got(Outcome::Selected(Ok((_, Received::Message(delivery))))) => {
+                let key = (delivery.sender, delivery.bytes.to_vec());
+                let reply = delivery.call.map(|_| self.thing());
+                let offers = self.offers.get_mut(&key);
+                let untaken = offers.and_then(|offers| offers.iter_mut().find(|offer| offer.taken.is_none()));
+                if let Some(offer) = untaken {
+                    offer.taken = Some(reply);
+                }
+            }
+            Seen::Got(
+                Outcome::Received(Ok(Received::Notice(notice))) | Outcome::Selected(Ok((_, Received::Notice(notice)))),
+            ) => {
+                let same = |promise: &&mut Promise| promise.token == notice.token && !promise.received;
+                if let Some(promise) = self.promises.iter_mut().find(same) {
+                    promise.received = true;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     fn born(&mut self, process: ProcessId, parent: Option<ProcessId>) -> Checked {
         let thing = self.thing();
         self.processes.insert(process, thing);
@@ -194,9 +254,41 @@ impl Model {
                     self.name(held.thing, ObjectId::Device(DeviceId(number)))?;
                     table.insert(HandleId(u32::from(number) + 1), held);
                 }
+                if self.cluster {
+                    let held = self.new_held(Kind::Device);
+                    table.insert(HandleId(u32::from(self.devices) + 1), held);
+                }
             }
             Some(parent) => {
-                let Some(SystemCall::Spawn(spawn)) = self.pending.get(&parent).cloned() else {
+                let spawn = match self.pending.get(&parent) {
+                    Some(SystemCall::Spawn(spawn)) => Some(spawn.clone()),
+                    Some(SystemCall::SpawnOn { spawn, node }) if *node == process.born() => Some(spawn.clone()),
+                    _ => None,
+                };
+                // Its parent may have given up waiting for it, or ended.
+                let asked = |(asker, node, _): &(ProcessId, NodeId, _)| *asker == parent && *node == process.born();
+                let position = self.unborn.iter().position(asked);
+                if let (None, Some(position)) = (&spawn, position) {
+                    let (_, _, cargo) = self.unborn.remove(position);
+                    match cargo {
+                        Some(cargo) => {
+                            let numbered = cargo.into_iter().enumerate();
+                            table.extend(numbered.map(|(index, held)| (HandleId(index as u32 + 1), held)));
+                        }
+                        None => {
+                            self.strangers.insert(process);
+                        }
+                    }
+                    self.tables.insert(process, table);
+                    return Ok(());
+                }
+                // It may be the one that was given up, or have been adopted as soon as it was born.
+                if self.strangers.contains(&parent) || position.is_some() || self.cluster && spawn.is_none() {
+                    self.strangers.insert(process);
+                    self.tables.insert(process, table);
+                    return Ok(());
+                }
+                let Some(spawn) = spawn else {
                     return Err(Violation(format!("{process:?} was born of {parent:?}, which did not ask for it")));
                 };
                 let cargo = self.cargo(parent, &spawn.handles);
@@ -227,6 +319,10 @@ impl Model {
     }
 
     fn ended(&mut self, process: ProcessId) {
+        if let Some(SystemCall::SpawnOn { spawn, node }) = self.pending.get(&process).cloned() {
+            let cargo = self.cargo(process, &spawn.handles);
+            self.unborn.push((process, node, cargo));
+        }
         for port in self.receiving_at(process) {
             *self.maybe_taken.entry(port).or_default() += 1;
         }
@@ -367,7 +463,9 @@ impl Model {
 
     /// The sender learned that its message is on the way.
     fn accepted(&mut self, process: ProcessId, key: &OfferKey) -> Checked {
-        let Some(offer) = self.offer_mut(key) else { return Ok(()) };
+        let Some(offer) = self.offer_mut(key) else {
+            return Ok(());
+        };
         offer.fate = Fate::Accepted;
         ensure!(offer.cargo.is_some(), "{process:?} sent with rights that it does not have: {:?}", offer);
         self.apply_moves(process, key);
@@ -376,7 +474,9 @@ impl Model {
 
     /// The sender learned that its message had no effect.
     fn void(&mut self, process: ProcessId, key: &OfferKey, why: &dyn std::fmt::Debug) -> Checked {
-        let Some(offer) = self.offer_mut(key) else { return Ok(()) };
+        let Some(offer) = self.offer_mut(key) else {
+            return Ok(());
+        };
         offer.fate = Fate::Void;
         ensure!(offer.taken.is_none(), "{process:?} was told {why:?} of a message that was received: {offer:?}");
         Ok(())
@@ -393,6 +493,13 @@ impl Model {
                 let key = key.expect("a send is an offer");
                 match result {
                     Ok(()) => self.accepted(process, &key),
+                    Err(SendError::Unknown) => {
+                        if let Some(offer) = self.offer_mut(&key) {
+                            offer.fate = Fate::Unknown;
+                        }
+                        self.apply_moves(process, &key);
+                        Ok(())
+                    }
                     Err(error) => self.void(process, &key, error),
                 }
             }
@@ -463,7 +570,41 @@ impl Model {
                 }
                 Ok(())
             }
-            (Some(SystemCall::Spawn(spawn)), Outcome::Spawned(Ok(spawned))) => {
+            (Some(SystemCall::SpawnOn { spawn, node }), Outcome::Spawned(Err(error))) => {
+                if matches!(error, SpawnError::Unknown | SpawnError::NodeLost) {
+                    let cargo = self.cargo(process, &spawn.handles);
+                    self.unborn.push((process, node, cargo));
+                    for transfer in spawn.handles.iter().filter(|transfer| transfer.mode == TransferMode::Move) {
+                        self.table(process).remove(&transfer.handle);
+                    }
+                    let token = spawn.supervisor.map(|notify| notify.token);
+                    for promise in self.promises.iter_mut().filter(|promise| promise.owner == process) {
+                        promise.given_up |= Some(promise.token) == token;
+                    }
+                }
+                Ok(())
+            }
+            (Some(SystemCall::OpenDoor { port, .. }), Outcome::DoorOpened(Ok(()))) => {
+                let Some(held) = self.held(process, port).cloned() else {
+                    return Err(Violation(format!("{process:?} made a door of {port:?}, which it does not have")));
+                };
+                ensure!(held.rights.contains(Rights::SENDER), "{process:?} made a door without the rights to it");
+                self.doors.insert(process.born(), Held { rights: Rights::SENDER, ..held });
+                Ok(())
+            }
+            (Some(SystemCall::Door { node, .. }), Outcome::Door(Ok(handle))) => {
+                match self.doors.get(&node).cloned() {
+                    Some(held) if !self.doors_lost.contains(&node) => self.put(process, *handle, held),
+                    // The node died, and it may be the door of that life or of this one.
+                    held => {
+                        self.some_door.insert((process, *handle));
+                        let rights = Rights::SENDER;
+                        let thing = held.map_or(Thing(0), |held| held.thing);
+                        self.put(process, *handle, Held { thing, kind: Kind::Port, rights, badge: Badge(0) })
+                    }
+                }
+            }
+            (Some(SystemCall::Spawn(spawn) | SystemCall::SpawnOn { spawn, .. }), Outcome::Spawned(Ok(spawned))) => {
                 for transfer in spawn.handles.iter().filter(|transfer| transfer.mode == TransferMode::Move) {
                     self.table(process).remove(&transfer.handle);
                 }
@@ -501,14 +642,15 @@ impl Model {
             }
             (Some(SystemCall::Write { pipe, bytes, .. }), Outcome::Written(result)) => {
                 let written = match result {
-                    Ok(()) => bytes.len() as u32,
-                    Err(WriteError { written, .. }) => *written,
+                    Ok(()) => Some(bytes.len() as u32),
+                    Err(WriteError { cause: WriteCause::Unknown, .. }) => None,
+                    Err(WriteError { written, .. }) => Some(*written),
                 };
                 if let Some(held) = self.held(process, pipe).cloned()
                     && let Some(pipe) = self.pipes.get_mut(&held.thing)
                     && let Some(write) = pipe.writes.iter_mut().rfind(|write| write.bytes == bytes)
                 {
-                    write.written = Some(written);
+                    write.written = written;
                 }
                 Ok(())
             }
@@ -557,6 +699,9 @@ impl Model {
 
     fn received(&mut self, process: ProcessId, at: Time, port: HandleId, received: &Received) -> Checked {
         let Some(held) = self.held(process, port).cloned() else {
+            if self.strangers.contains(&process) {
+                return Ok(());
+            }
             return Err(Violation(format!("{process:?} received from {port:?}, which it does not have")));
         };
         ensure!(held.rights.contains(Rights::RECEIVE), "{process:?} received without the right to");
@@ -567,6 +712,13 @@ impl Model {
     }
 
     fn message(&mut self, process: ProcessId, port: Thing, delivery: &Delivery) -> Checked {
+        if self.strangers.contains(&delivery.sender) {
+            // What it could give is not known.
+            if !delivery.handles.is_empty() || delivery.call.is_some() {
+                self.strangers.insert(process);
+            }
+            return Ok(());
+        }
         let key = (delivery.sender, delivery.bytes.to_vec());
         let Some(offers) = self.offers.get_mut(&key) else {
             return Err(Violation(format!("{process:?} received what nobody sent: {delivery:?}")));
@@ -625,7 +777,8 @@ impl Model {
             (Subject::Exit(thing), NoticeEvent::Exited { process, exit }) => {
                 // What was never started is not ended by the world.
                 let never = matches!(exit, Exit::NotStarted(_));
-                self.processes.get(process) == Some(&thing) && (never || self.ended.contains(&thing))
+                let lost = self.cluster && *exit == Exit::NodeLost && self.processes.get(process).is_none();
+                lost || self.processes.get(process) == Some(&thing) && (never || self.ended.contains(&thing))
             }
             (Subject::Time(time), NoticeEvent::Timer) => time <= at,
             (Subject::Other, NoticeEvent::PortClosed | NoticeEvent::CallerGone(_)) => true,
@@ -645,7 +798,9 @@ impl Model {
         }
         match result {
             Ok(answer) => {
-                let Some(offer) = self.offer_mut(&key) else { return Ok(()) };
+                let Some(offer) = self.offer_mut(&key) else {
+                    return Ok(());
+                };
                 offer.fate = Fate::Accepted;
                 let Some(reply) = self.taken_as(&key) else {
                     return Err(Violation(format!("{process:?} got an answer to what no server took: {answer:?}")));
@@ -667,6 +822,12 @@ impl Model {
     }
 
     fn answer(&mut self, process: ProcessId, reply: Thing, answer: &abi::message::Answer) -> Checked {
+        if self.strange_answers.contains(&answer.bytes.to_vec()) {
+            if !answer.handles.is_empty() {
+                self.strangers.insert(process);
+            }
+            return Ok(());
+        }
         let Some((bytes, cargo)) = self.answers.remove(&reply) else {
             return Err(Violation(format!("{process:?} got an answer that nobody gave: {answer:?}")));
         };
@@ -683,7 +844,9 @@ impl Model {
         if !has_reached(error) {
             return self.void(process, key, error);
         }
-        let Some(offer) = self.offer_mut(key) else { return Ok(()) };
+        let Some(offer) = self.offer_mut(key) else {
+            return Ok(());
+        };
         offer.fate = Fate::Accepted;
         ensure!(
             !matches!(offer.taken, Some(None)),
@@ -742,6 +905,10 @@ impl Model {
     }
 
     fn name(&mut self, thing: Thing, object: ObjectId) -> Checked {
+        // Each node has its own.
+        if self.cluster && matches!(object, ObjectId::Device(_)) {
+            return Ok(());
+        }
         let (known, back) = (*self.names.entry(thing).or_insert(object), *self.named.entry(object).or_insert(thing));
         // The two numbers of a call that was asked again name two rights to answer.
         let call = matches!(object, ObjectId::Reply(_) | ObjectId::Call(_));
@@ -751,6 +918,23 @@ impl Model {
 
     /// Compares a process's table with the kernel's. The process must be between two calls.
     pub fn compare(&mut self, process: ProcessId, actual: &[(HandleId, Description)]) -> Checked {
+        if self.strangers.contains(&process) {
+            return Ok(());
+        }
+        for (handle, description) in actual {
+            if !self.some_door.remove(&(process, *handle)) {
+                continue;
+            }
+            // A port that nobody has compared yet has no name yet.
+            let Some(thing) = self.named.get(&description.object).copied() else {
+                self.strangers.insert(process);
+                return Ok(());
+            };
+            if let Some(held) = self.table(process).get_mut(handle) {
+                held.thing = thing;
+                held.badge = description.badge;
+            }
+        }
         let expected = self.tables.get(&process).cloned().unwrap_or_default();
         for (handle, description) in actual {
             let Some(held) = expected.get(handle) else {
@@ -769,7 +953,9 @@ impl Model {
         for (handle, held) in &expected {
             let found = actual.iter().any(|(other, _)| other == handle);
             // What points to a port or watch that is no more is not listed.
-            let may_be_gone = matches!(held.kind, Kind::Port | Kind::Watch);
+            // What points to a node that is lost is not listed either.
+            let may_be_gone = matches!(held.kind, Kind::Port | Kind::Watch)
+                || self.cluster && matches!(held.kind, Kind::Process | Kind::Pipe);
             ensure!(found || may_be_gone, "{process:?} lost {handle:?} to a {:?}", held.kind);
         }
         Ok(())
@@ -785,7 +971,9 @@ impl Model {
 
     fn finish_ports(&self, kernel: &Kernel) -> Checked {
         for port in kernel.ports() {
-            let Some(thing) = self.named.get(&ObjectId::Port(port.id)) else { continue };
+            let Some(thing) = self.named.get(&ObjectId::Port(port.id)) else {
+                continue;
+            };
             let (mut there, mut unsure) = (0, self.maybe_taken_from(*thing));
             let all = self.offers.iter().flat_map(|(key, offers)| offers.iter().map(move |offer| (key, offer)));
             for (key, offer) in all.filter(|(_, offer)| offer.port == *thing && offer.taken.is_none()) {
@@ -793,6 +981,8 @@ impl Model {
                 match (offer.purpose, offer.fate) {
                     (_, Fate::Unknown) => unsure += 1,
                     (_, Fate::Void) => {}
+                    // From another node it may be on its way still.
+                    (Purpose::BeginCall { .. } | Purpose::Send { reliable: false }, _) if self.cluster => unsure += 1,
                     (Purpose::Send { .. }, Fate::Accepted) => there += 1,
                     (Purpose::BeginCall { deadline: false, .. }, Fate::Accepted) if open => there += 1,
                     (Purpose::BeginCall { .. }, Fate::Accepted) => unsure += 1,
@@ -815,7 +1005,9 @@ impl Model {
 
     fn finish_kills(&self, kernel: &Kernel) -> Checked {
         for (process, thing) in &self.processes {
-            let Some(killer) = self.killed.get(thing) else { continue };
+            let Some(killer) = self.killed.get(thing) else {
+                continue;
+            };
             let view = kernel.processes().find(|view| view.id == *process);
             let over = view.is_none_or(|view| matches!(view.activity, Activity::Ending | Activity::Exited(_)));
             ensure!(over, "{process:?} was killed by {killer:?} and lives");
@@ -837,8 +1029,12 @@ impl Model {
             }
         }
         for (thing, (count, promise)) in missing {
-            let Some(ObjectId::Port(id)) = self.names.get(&thing) else { continue };
-            let Some(port) = kernel.ports().find(|port| port.id == *id) else { continue };
+            let Some(ObjectId::Port(id)) = self.names.get(&thing) else {
+                continue;
+            };
+            let Some(port) = kernel.ports().find(|port| port.id == *id) else {
+                continue;
+            };
             let there = u64::from(port.notices) + self.maybe_taken_from(thing);
             ensure!(count <= there, "{count} notices should lie in {id:?}, among them {promise:?}");
         }

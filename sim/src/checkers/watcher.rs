@@ -8,6 +8,9 @@ use abi::ids::{ProcessId, Time};
 use kernel::inspect::Activity;
 use std::collections::BTreeMap;
 
+/// A step that a deadline is due in may itself come later.
+const LATE_NS: u64 = 50_000_000;
+
 /// Follows a machine.
 #[derive(Default)]
 pub struct Watcher {
@@ -79,6 +82,10 @@ impl Watcher {
                     | Activity::Reading
                     | Activity::Writing
             );
+            if let (Activity::Away, Some(deadline)) = (view.activity, self.deadlines.get(&view.id)) {
+                let end = deadline.after(kernel::limits::VERDICT_NS + LATE_NS);
+                ensure!(now <= end, "{:?} still waits at {now:?} for word of what ended at {deadline:?}", view.id);
+            }
             if let (true, Some(deadline)) = (waits, self.deadlines.get(&view.id)) {
                 ensure!(now < *deadline, "{:?} still waits at {now:?} for what ended at {deadline:?}", view.id);
             }

@@ -1,0 +1,391 @@
+//! Several nodes, each a [`Machine`] with a kernel of its own, and the network between them, under one seed. It knows nothing of what
+//! processes do.
+//!
+//! The one idea: the seed picks among what any node could do now and the packets that could arrive now. So packets come in any order;
+//! some come twice, some never; links are cut, one way or both; a node dies at any moment, with all it held, and comes back in a new life;
+//! and each node's clock runs at its own speed. In the end everything heals and every process ends: then nothing may be left anywhere.
+
+use crate::bodies::actor::{ACTOR, Actor};
+use crate::checkers::model::Model;
+use crate::checkers::watcher::Watcher;
+use crate::checkers::{Violation, ensure};
+use crate::history::HistoryHash;
+use crate::machine::{Body, Faults, Machine, Options};
+use crate::random::Random;
+use crate::runs::{Failure, HISTORY_SHOWN, Report, Run, caught};
+use abi::ids::{NodeId, Time};
+use abi::limits::Limits;
+use abi::message::Bytes;
+use kernel::world::Event;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Steps with faults, and how many more everything may take to end.
+const STEPS_FAULTY: u64 = 4_000;
+const STEPS_MAX: u64 = 60_000;
+
+/// What the network does.
+#[derive(Clone, Copy, Debug)]
+struct Weather {
+    loses_once_in: u64,
+    doubles_once_in: u64,
+    delay_ns_max: u64,
+    cut_once_in: Option<u64>,
+    crash_once_in: Option<u64>,
+}
+
+impl Weather {
+    const CALM: Weather = Weather {
+        loses_once_in: u64::MAX,
+        doubles_once_in: u64::MAX,
+        delay_ns_max: 100_000,
+        cut_once_in: None,
+        crash_once_in: None,
+    };
+}
+
+/// Something on its way to a node.
+#[derive(Clone, Debug)]
+struct Coming {
+    to: usize,
+    due: u64,
+    event: Event,
+}
+
+struct Cluster {
+    machines: Vec<Machine>,
+    /// Thousandths of the true speed.
+    speeds: Vec<u64>,
+    up: Vec<bool>,
+    now: u64,
+    step: u64,
+    random: Random,
+    weather: Weather,
+    coming: Vec<Coming>,
+    /// Ways, from and to, on which nothing comes through.
+    cut: BTreeSet<(usize, usize)>,
+    hash: HistoryHash,
+    model: Model,
+    watchers: Vec<Watcher>,
+    noted: Vec<usize>,
+    shown: Vec<String>,
+    records: usize,
+}
+
+pub fn play(seed: u64) -> Result<Report, Box<Failure>> {
+    let mut cluster = Cluster::new(seed);
+    match caught(|| cluster.go()) {
+        Ok(()) => {
+            for machine in &cluster.machines {
+                cluster.hash.add(&machine.hash.value());
+            }
+            Ok(Report { steps: cluster.step, records: cluster.records, hash: cluster.hash.value() })
+        }
+        Err(what) => {
+            let records = cluster.shown.iter().rev().take(HISTORY_SHOWN).rev().cloned().collect();
+            Err(Box::new(Failure { run: Run::Cluster, seed, step: cluster.step, what, records }))
+        }
+    }
+}
+
+impl Cluster {
+    fn new(seed: u64) -> Cluster {
+        let mut random = Random::new(seed ^ 0xc105e7);
+        let count = 2 + random.below(3) as usize;
+        let nodes: Vec<NodeId> = (1..=count as u16).map(NodeId).collect();
+        let weather = Weather {
+            loses_once_in: [u64::MAX, 20, 4][random.below(3) as usize],
+            doubles_once_in: [u64::MAX, 20, 4][random.below(3) as usize],
+            delay_ns_max: [50_000, 2_000_000, 30_000_000][random.below(3) as usize],
+            cut_once_in: [None, Some(400), Some(100)][random.below(3) as usize],
+            crash_once_in: [None, None, Some(1500), Some(500)][random.below(4) as usize],
+        };
+        let machine = |node: &NodeId| {
+            let options = Options {
+                seed: seed.wrapping_mul(31).wrapping_add(u64::from(node.0)),
+                node: *node,
+                life: 1,
+                workers: 1 + (seed >> node.0 & 1) as u16,
+                devices: 0,
+                faults: Faults::NONE,
+                first: ACTOR,
+                arguments: Bytes::new(&[0]),
+                limits: Limits::NORMAL,
+                pause_ns_max: 2_000_000,
+            };
+            let nodes = nodes.clone();
+            Machine::new(
+                options,
+                Box::new(move |program, arguments, id| {
+                    let actor = || Box::new(Actor::of_cluster(seed, id, arguments, &nodes)) as Box<dyn Body>;
+                    (program == ACTOR).then(actor)
+                }),
+            )
+        };
+        let machines: Vec<Machine> = nodes.iter().map(machine).collect();
+        let mut cluster = Cluster {
+            speeds: (0..count).map(|_| 950 + random.below(101)).collect(),
+            up: vec![true; count],
+            now: 0,
+            step: 0,
+            weather,
+            coming: Vec::new(),
+            cut: BTreeSet::new(),
+            hash: HistoryHash::default(),
+            model: Model::of_cluster(),
+            watchers: (0..count).map(|_| Watcher::default()).collect(),
+            noted: vec![0; count],
+            shown: Vec::new(),
+            records: 0,
+            machines,
+            random,
+        };
+        for node in 0..count {
+            cluster.link_up(node);
+        }
+        cluster
+    }
+
+    /// Tells a node and all others that they can reach one another, as far as they can.
+    fn link_up(&mut self, node: usize) {
+        for other in 0..self.machines.len() {
+            let open = !self.cut.contains(&(node, other)) && !self.cut.contains(&(other, node));
+            if other != node && self.up[other] && open {
+                for (to, about) in [(node, other), (other, node)] {
+                    let event = Event::Linked { node: NodeId(about as u16 + 1), life: self.machines[about].life() };
+                    let due = self.now + self.random.below(1_000_000);
+                    self.coming.push(Coming { to, due, event });
+                }
+            }
+        }
+    }
+
+    fn clock(&self, node: usize, now: u64) -> Time {
+        Time(now * self.speeds[node] / 1000 + 1)
+    }
+
+    /// When this node's clock will say this.
+    fn when(&self, node: usize, time: Time) -> u64 {
+        time.0 * 1000 / self.speeds[node] + 1
+    }
+
+    fn go(&mut self) -> Result<(), Violation> {
+        while self.step < STEPS_FAULTY {
+            self.disturb();
+            if !self.happen()? {
+                break;
+            }
+        }
+        self.heal();
+        while self.step < STEPS_MAX && self.happen()? {}
+        self.finish()
+    }
+
+    /// One thing happens; false if nothing can, ever.
+    fn happen(&mut self) -> Result<bool, Violation> {
+        self.step += 1;
+        loop {
+            let due = |coming: &Coming| coming.due <= self.now;
+            let packets: Vec<usize> = (0..self.coming.len()).filter(|index| due(&self.coming[*index])).collect();
+            let mut acting = Vec::new();
+            for node in (0..self.machines.len()).filter(|node| self.up[*node]) {
+                let clock = self.clock(node, self.now);
+                self.machines[node].now = self.machines[node].now.max(clock);
+                if self.machines[node].can_act() {
+                    acting.push(node);
+                }
+            }
+            let choices = acting.len() + packets.len();
+            if choices > 0 {
+                let choice = self.random.below(choices as u64) as usize;
+                match acting.get(choice) {
+                    Some(&node) => {
+                        self.machines[node].step();
+                        // Its own time went on a little, and everybody's with it.
+                        self.now = self.now.max(self.when(node, self.machines[node].now));
+                        self.after(node)?;
+                    }
+                    None => self.arrive(packets[choice - acting.len()])?,
+                }
+                return Ok(true);
+            }
+            let up = (0..self.machines.len()).filter(|node| self.up[*node]);
+            let alarms = up.filter_map(|node| Some(self.when(node, self.machines[node].next_time()?)));
+            let next = alarms.chain(self.coming.iter().map(|coming| coming.due)).min();
+            match next {
+                None => return Ok(false),
+                Some(next) => self.now = next.max(self.now + 1),
+            }
+        }
+    }
+
+    fn arrive(&mut self, index: usize) -> Result<(), Violation> {
+        let Coming { to, event, .. } = self.coming.swap_remove(index);
+        if self.up[to] {
+            self.machines[to].tell(event);
+            self.after(to)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at what a node did, and carries out what it wants of the network.
+    fn after(&mut self, node: usize) -> Result<(), Violation> {
+        let life = self.machines[node].life();
+        for (to, packet) in std::mem::take(&mut self.machines[node].outbox) {
+            let to = usize::from(to.0) - 1;
+            let copies = 1 + u64::from(self.random.once_in(self.weather.doubles_once_in));
+            for _ in 0..copies {
+                if self.cut.contains(&(node, to)) || self.random.once_in(self.weather.loses_once_in) {
+                    continue;
+                }
+                let due = self.now + self.random.below(self.weather.delay_ns_max);
+                let event = Event::Arrived { from: NodeId(node as u16 + 1), life, packet: packet.clone() };
+                self.coming.push(Coming { to, due, event });
+            }
+        }
+        let machine = &self.machines[node];
+        let mut seen = BTreeSet::new();
+        for record in &machine.records[self.noted[node]..] {
+            self.shown.push(format!(
+                "{:>6} n{} {:>12?} {:?} {:?}",
+                self.step,
+                node + 1,
+                record.at,
+                record.process,
+                record.seen
+            ));
+            self.model.note(record)?;
+            self.watchers[node].note(record);
+            seen.insert(record.process);
+        }
+        if self.shown.len() > 4 * HISTORY_SHOWN {
+            self.shown.drain(..2 * HISTORY_SHOWN);
+        }
+        self.records += machine.records.len() - self.noted[node];
+        self.noted[node] = machine.records.len();
+        for process in seen {
+            if let (true, Some(key)) = (machine.is_between_calls(process), machine.key_of(process)) {
+                self.model.compare(process, &machine.kernel.handles(key))?;
+            }
+        }
+        machine.kernel.check();
+        self.watchers[node].check(machine)?;
+        for other in 0..self.machines.len() {
+            let breach = machine.kernel.breach(NodeId(other as u16 + 1));
+            ensure!(breach.is_none(), "n{} ended its session with n{}: {breach:?}", node + 1, other + 1);
+        }
+        Ok(())
+    }
+
+    fn disturb(&mut self) {
+        let count = self.machines.len() as u64;
+        if self.weather.cut_once_in.is_some_and(|times| self.random.once_in(times)) {
+            let (one, other) = (self.random.below(count) as usize, self.random.below(count) as usize);
+            if one != other {
+                if self.cut.contains(&(one, other)) || self.cut.contains(&(other, one)) {
+                    self.mend(one, other);
+                } else {
+                    self.cut.insert((one, other));
+                    if self.random.once_in(2) {
+                        self.cut.insert((other, one));
+                    }
+                    // They notice, or not yet.
+                    for (to, about) in [(one, other), (other, one)] {
+                        if self.up[to] && self.random.once_in(2) {
+                            let event = Event::Unlinked { node: NodeId(about as u16 + 1) };
+                            let due = self.now + self.random.below(5_000_000);
+                            self.coming.push(Coming { to, due, event });
+                        }
+                    }
+                }
+            }
+        }
+        if self.weather.crash_once_in.is_some_and(|times| self.random.once_in(times)) {
+            let node = self.random.below(count) as usize;
+            match self.up[node] {
+                true => self.crash(node),
+                false => self.start(node),
+            }
+        }
+    }
+
+    fn mend(&mut self, one: usize, other: usize) {
+        self.cut.remove(&(one, other));
+        self.cut.remove(&(other, one));
+        if self.up[one] && self.up[other] {
+            for (to, about) in [(one, other), (other, one)] {
+                let event = Event::Linked { node: NodeId(about as u16 + 1), life: self.machines[about].life() };
+                let due = self.now + self.random.below(1_000_000);
+                self.coming.push(Coming { to, due, event });
+            }
+        }
+    }
+
+    /// A node loses its power. It is off from now on; what it sent may still arrive.
+    fn crash(&mut self, node: usize) {
+        self.hash.add(&("crash", node));
+        self.up[node] = false;
+        self.model.node_lost(NodeId(node as u16 + 1));
+        self.watchers[node] = Watcher::default();
+        self.coming.retain(|coming| coming.to != node);
+        let life = self.machines[node].life();
+        for to in (0..self.machines.len()).filter(|to| *to != node) {
+            // The others learn of it some time, or of its next life first.
+            let due = self.now + self.random.below(40_000_000);
+            let event = Event::Lost { node: NodeId(node as u16 + 1), life };
+            self.coming.push(Coming { to, due, event });
+        }
+    }
+
+    fn start(&mut self, node: usize) {
+        self.hash.add(&("start", node));
+        self.noted[node] = self.machines[node].records.len();
+        self.machines[node].crash();
+        self.up[node] = true;
+        self.link_up(node);
+    }
+
+    /// No more faults: all links are there and all nodes up.
+    fn heal(&mut self) {
+        self.weather = Weather::CALM;
+        for node in 0..self.machines.len() {
+            if !self.up[node] {
+                self.start(node);
+            }
+        }
+        self.cut.clear();
+        for node in 0..self.machines.len() {
+            self.link_up(node);
+        }
+    }
+
+    /// Everybody has ended and everything was heard of.
+    fn finish(&mut self) -> Result<(), Violation> {
+        ensure!(self.step < STEPS_MAX, "it does not come to an end");
+        for (node, machine) in self.machines.iter().enumerate() {
+            self.model.finish(&machine.kernel)?;
+            let left: Vec<_> = machine.kernel.processes().map(|view| (view.id, view.activity)).collect();
+            ensure!(left.is_empty(), "on n{} these sleep for ever: {left:?}", node + 1);
+            let imports: Vec<_> = machine.kernel.imports().collect();
+            ensure!(imports.is_empty(), "n{} holds rights of other nodes for nobody: {imports:?}", node + 1);
+            ensure!(machine.kernel.errands() == 0, "n{} waits for {} errands", node + 1, machine.kernel.errands());
+            ensure!(machine.kernel.is_quiet(), "n{} has something under way that never ends", node + 1);
+            for other in 0..self.machines.len() {
+                let exports: Vec<u64> = machine.kernel.exports(NodeId(other as u16 + 1)).collect();
+                ensure!(
+                    exports.is_empty(),
+                    "n{} keeps rights for n{}, which holds none: {exports:?}",
+                    node + 1,
+                    other + 1
+                );
+            }
+        }
+        let lives: BTreeMap<usize, u64> = self.machines.iter().map(Machine::life).enumerate().collect();
+        for (node, machine) in self.machines.iter().enumerate() {
+            for (other, life) in lives.iter().filter(|(other, _)| **other != node) {
+                let session = machine.kernel.session_life(NodeId(*other as u16 + 1));
+                ensure!(session == Some(*life), "n{} has no session with n{}: {session:?}", node + 1, other + 1);
+            }
+        }
+        Ok(())
+    }
+}
