@@ -72,7 +72,9 @@ fn ports() {
     assert_eq!(badged.handle().rights(), Ok(Rights::SEND));
     assert!(port.handle().rights().unwrap().contain(Rights::SEND | Rights::RECEIVE | Rights::BADGE));
     assert_eq!(badged.receive(Deadline::Now), Err(Error::LacksRights));
-    assert_eq!(badged.handle().duplicate(Rights::SEND | Rights::RECEIVE), Err(Error::Amplified));
+    assert_eq!(badged.handle().duplicate(Rights::SEND), Err(Error::LacksRights));
+    let copied = port.badge(1, Rights::SEND | Rights::COPY).unwrap();
+    assert_eq!(copied.handle().duplicate(Rights::SEND | Rights::RECEIVE), Err(Error::Amplified));
     badged.send(b"first", Deadline::Now).unwrap();
     port.send(&[5; 10_000], Deadline::Now).unwrap();
     assert_eq!(port.send(b"third", Deadline::Now), Err(Error::Full));
