@@ -625,6 +625,7 @@ impl System {
         }
         self.0.stopping.store(true, Ordering::Release);
         self.0.watch.lock().expect("nothing panics while it holds this lock").take();
+        self.0.raft.close();
         self.0.wire.stop();
     }
 }
