@@ -353,6 +353,7 @@ impl System {
             name: record.name.clone(),
             addresses: wire.addresses().iter().map(SocketAddr::to_string).collect(),
             draining: false,
+            leaving: false,
             joined_ms: join::now_ms(),
             life: record.life,
         };

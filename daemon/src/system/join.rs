@@ -185,6 +185,7 @@ fn try_admit(
             name: name.clone(),
             addresses: request.addresses.clone(),
             draining: false,
+            leaving: false,
             joined_ms: now_ms(),
             life: 0,
         };
