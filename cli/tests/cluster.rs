@@ -236,6 +236,9 @@ fn a_node_leaves_and_another_is_taken_out() {
     let up = until("a new beginning", || Some(computer.on(2, &["up", "-d", "--listen", "127.0.0.1"])).filter(|done| done.status == 0));
     assert!(up.out.contains("is in"), "{}", up.out);
     assert_eq!(computer.status(2)["nodes"].as_array().map(Vec::len), Some(1));
+    // A node of its own, with nothing running, makes room for joining again: as another member.
+    let again = computer.on(2, &["join", &computer.ticket(), "--listen", "127.0.0.1", "--name", "c"]);
+    assert!(again.status == 0 && again.out.contains("this is c (n4)"), "{}{}", again.out, again.err);
 
     computer.kill(1);
     computer.in_the_end(0, &["remove", "b"]).expect(0, "");

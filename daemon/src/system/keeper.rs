@@ -99,12 +99,8 @@ pub fn run(inner: &Arc<Inner>) {
             continue;
         }
         let now = Instant::now();
-        let numbers: Vec<(NodeId, bool)> = inner
-            .directory
-            .members()
-            .iter()
-            .map(|(number, member)| (*number, member.draining))
-            .collect();
+        let numbers: Vec<(NodeId, bool, bool)> =
+            inner.directory.members().iter().map(|(number, one)| (*number, one.draining, one.leaving)).collect();
         let mut members = BTreeMap::new();
         for (node, draining, leaving) in numbers {
             let up = node == inner.me || inner.health.is_up(node);
@@ -114,14 +110,8 @@ pub fn run(inner: &Arc<Inner>) {
             } else {
                 *down_since.entry(node).or_insert(now)
             };
-            members.insert(
-                node,
-                Seen {
-                    up,
-                    lost: now.duration_since(since) > LOST_AFTER,
-                    draining,
-                },
-            );
+            let lost = now.duration_since(since) > LOST_AFTER;
+            members.insert(node, Seen { up, lost, draining, leaving });
         }
         // What could not be done now is tried again: the next round looks anew.
         let _ = step(inner, &status, &members);
