@@ -75,6 +75,8 @@ const FACT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a node waits at its start for its system to be able to decide something.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a goodbye may take; whoever does not hear it finds out by itself.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(300);
 /// Reasons for the places of processes that are kept; the oldest go.
 const WHYS_MAX: usize = 10_000;
 
@@ -613,13 +615,16 @@ impl System {
             .is_ok()
     }
 
+    /// Says goodbye, and ends what this node does for others. The tree goes to another node first, if one can have it.
     pub fn shutdown(&self) {
+        self.0.files.let_go();
+        self.0.health.leave();
+        let until = Instant::now() + GOODBYE_TIMEOUT;
+        while !self.0.health.has_left() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.0.stopping.store(true, Ordering::Release);
-        self.0
-            .watch
-            .lock()
-            .expect("nothing panics while it holds this lock")
-            .take();
+        self.0.watch.lock().expect("nothing panics while it holds this lock").take();
         self.0.wire.stop();
     }
 }

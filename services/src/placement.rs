@@ -428,7 +428,7 @@ impl fmt::Display for Nowhere {
             Nowhere::AskedFor(node) => write!(f, "{node} was asked for and cannot: leave out --on to run it elsewhere"),
             Nowhere::TooLarge { wanted, largest } => write!(
                 f,
-                "no machine of this system is large enough: {} wanted, the largest has {}; ask for less with --memory, or join a larger machine",
+                "no machine of this system is large enough: {} wanted, the largest has {}; ask for less with --mem, or join a larger machine",
                 Size(*wanted),
                 Size(*largest)
             ),

@@ -16,7 +16,7 @@ use services::members::{
     Standing,
 };
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ pub struct Health {
     began: Instant,
     /// Processes of the machine that want a processor, over about the last second.
     load_hundredths: AtomicU32,
+    has_left: AtomicBool,
 }
 
 struct State {
@@ -57,6 +58,7 @@ impl Health {
             came: Condvar::new(),
             began: Instant::now(),
             load_hundredths: AtomicU32::new(0),
+            has_left: AtomicBool::new(false),
         }
     }
 
@@ -114,6 +116,11 @@ impl Health {
     /// Tells the others that this node goes on purpose.
     pub fn leave(&self) {
         self.post(Letter::Leave);
+    }
+
+    /// The goodbye is on its way.
+    pub fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::Acquire)
     }
 
     pub fn state_of(&self, node: NodeId) -> NodeState {
@@ -263,6 +270,9 @@ pub fn run(inner: &Arc<Inner>) {
                 }
                 Effect::Tell(change) => changed(inner, change),
             }
+        }
+        if letters.iter().any(|letter| matches!(letter, Letter::Leave)) {
+            health.has_left.store(true, Ordering::Release);
         }
     }
 }
