@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::time::Duration;
-use una::{names, select, Command, Deadline, Error, Event, Exit, Grant, Handle, Message, Overflow, Pipe, Port, PortOptions, Process, Received, Rights};
+use una::{names, select, Command, Deadline, Error, Event, Exit, Grant, Handle, Message, Overflow, Pipe, Port};
+use una::{PortOptions, Process, Received, Rights};
 
 fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))
