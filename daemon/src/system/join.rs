@@ -230,6 +230,8 @@ pub enum JoinError {
     Wire(#[from] drivers::wire::WireError),
     #[error("this machine is a node of another system already, {name} ({nodes} nodes)")]
     MemberAlready { name: String, nodes: usize },
+    #[error("a daemon of una runs here, or is just ending")]
+    Running,
     #[error("no node of that system was reached: {0}")]
     Unreached(drivers::wire::OpenError),
     #[error("the node that was asked went away: {0}")]
@@ -273,6 +275,9 @@ pub fn join(data: &Path, ticket: &str, name: &str) -> Result<Joined, JoinError> 
         return Err(JoinError::Expired {
             since_ms: now - ticket.expires * 1000,
         });
+    }
+    if crate::protocol::place::is_held(data).unwrap_or(false) {
+        return Err(JoinError::Running);
     }
     // What is left of a system that this machine left is in nobody's way.
     if !data.join(super::LEFT).exists()

@@ -100,6 +100,15 @@ impl Machines {
             machines.join(machine)?;
         }
         machines.agree(&(1..=count).collect::<Vec<_>>())?;
+        // Of three nodes any may be lost, but not in the moment before the newest votes too.
+        let survives = count.saturating_sub(1) / 2;
+        until(&format!("a system that survives {survives} losses"), || {
+            let view = machines.system(1)?;
+            match view["survives"].as_u64() {
+                Some(now) if now as usize >= survives.min(2) => Ok(()),
+                _ => Err(format!("{}", view["coordinator"])),
+            }
+        })?;
         Ok(machines)
     }
 
