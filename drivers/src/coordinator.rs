@@ -12,6 +12,7 @@
 //! Every wait has a deadline. What a failure says about a transaction is exact: [`Failure::Unknown`] is the only one after which
 //! it may have been done.
 
+pub mod current;
 pub mod etcd;
 pub mod moved;
 pub mod planted;

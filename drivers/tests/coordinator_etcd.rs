@@ -15,6 +15,7 @@ mod random;
 mod real;
 
 use conform::soon;
+use drivers::coordinator::current::Current;
 use drivers::coordinator::etcd::Etcd;
 use drivers::coordinator::moved::{FENCE, Move, Step, follow, move_to};
 use drivers::coordinator::{
@@ -272,6 +273,43 @@ fn a_move_is_refused_where_something_is_already() {
     assert!(matches!(second_result, Some(Err(Failure::Unavailable { .. }))), "{second_result:?}");
     let still = Transaction::new().when(Compare::exists("f/0000"));
     assert!(to.transact(still, soon()).unwrap().succeeded);
+}
+
+#[test]
+fn who_asks_the_current_one_notices_no_move() {
+    let (first, second) = (Cluster::of_voters(400, 1), Cluster::of_voters(401, 1));
+    let (from, to) = (first.node(1), second.node(1));
+    filled(&*from);
+    let new: std::sync::Arc<dyn Coordinator> = to.clone();
+    let current = Current::new(
+        from.clone(),
+        Box::new(move |name| {
+            assert_eq!(name, "new");
+            Ok(new.clone())
+        }),
+    );
+    let (give, get) = channel();
+    let watch = |from: Revision| {
+        let give = give.clone();
+        current.watch(KeyRange::prefix("w"), from, Box::new(move |event| drop(give.send(event)))).unwrap()
+    };
+    let _old = watch(current.status().revision.next());
+    put(&current, "w1", "").unwrap();
+    assert!(matches!(get.recv_timeout(Duration::from_secs(20)), Ok(WatchEvent::Changed { .. })));
+    move_to(&*from, &*to, "new", &mut |_| Ok(())).unwrap();
+    // The watch ends, though nobody asked anything; what is asked goes to the new one.
+    let ended = get.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(matches!(ended, WatchEvent::Ended(Failure::Compacted { .. })), "{ended:?}");
+    let revision = put(&current, "w2", "").unwrap();
+    assert_eq!(to.range(Range::prefix("w"), soon()).unwrap().records.len(), 2);
+    let _new = watch(revision);
+    assert!(matches!(get.recv_timeout(Duration::from_secs(20)), Ok(WatchEvent::Changed { .. })));
+    assert_eq!(current.moves(), 1);
+    // One who begins with the old one, a day later.
+    let new: std::sync::Arc<dyn Coordinator> = to.clone();
+    let late = Current::new(from.clone(), Box::new(move |_| Ok(new.clone())));
+    assert_eq!(late.range(Range::prefix("w"), soon()).unwrap().records.len(), 2);
+    assert!(late.grant(Duration::from_secs(9), soon()).is_ok());
 }
 
 /// A node of a cluster, in a box.

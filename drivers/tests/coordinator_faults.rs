@@ -143,7 +143,7 @@ fn short_stalls_change_no_leader_and_a_lost_leader_is_replaced_in_time() {
     }
     println!("a lost leader's work went on after {times:?}");
     // Two seconds are promised on a machine that does nothing else; here, others run beside it.
-    assert!(times.iter().all(|time| *time < Duration::from_secs(4)), "{times:?}");
+    assert!(times.iter().all(|time| *time < Duration::from_secs(10)), "{times:?}");
 }
 
 #[test]
@@ -237,7 +237,9 @@ fn damage_is_found_or_does_no_harm() {
         whole.crash(1);
         let files = whole.files(1);
         let saved: Vec<_> = files.iter().map(|(_, file)| file.copy()).collect();
-        let (_, file) = &files[random.below(files.len() as u64) as usize];
+        // The second file of the log has had no turn yet.
+        let used: Vec<_> = files.iter().filter(|(_, file)| !file.copy().is_empty()).collect();
+        let (_, file) = used[random.below(used.len() as u64) as usize];
         file.rot(random.below(file.used()));
         match whole.start(1) {
             Err(Failure::Damaged { .. }) => found += 1,
