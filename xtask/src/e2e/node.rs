@@ -95,12 +95,17 @@ impl Machines {
     /// `count` nodes of one system. The first begins it.
     pub fn joined(setting: &Setting, count: usize) -> Outcome<Machines> {
         let machines = Machines::new(setting, count)?;
-        machines.up(1)?;
-        for machine in 2..=count {
-            machines.join(machine)?;
-        }
-        machines.agree(&(1..=count).collect::<Vec<_>>())?;
+        machines.begin(count)?;
         Ok(machines)
+    }
+
+    /// The first machine begins a system, and the others join it.
+    pub fn begin(&self, count: usize) -> Outcome {
+        self.up(1)?;
+        for machine in 2..=count {
+            self.join(machine)?;
+        }
+        self.agree(&(1..=count).collect::<Vec<_>>())
     }
 
     /// The machine's own directory.
