@@ -353,6 +353,7 @@ impl System {
             name: record.name.clone(),
             addresses: wire.addresses().iter().map(SocketAddr::to_string).collect(),
             draining: false,
+            leaving: false,
             joined_ms: join::now_ms(),
             life: record.life,
         };
@@ -625,6 +626,7 @@ impl System {
         }
         self.0.stopping.store(true, Ordering::Release);
         self.0.watch.lock().expect("nothing panics while it holds this lock").take();
+        self.0.raft.close();
         self.0.wire.stop();
     }
 }

@@ -40,6 +40,7 @@ mod peers;
 mod secure;
 mod stream;
 
+pub mod discovery;
 pub mod ticket;
 
 pub use identity::{Identity, IdentityError};

@@ -712,6 +712,8 @@ fn examined_bytes_never_panic() {
             }
         }
         fn opened(&self, _: NodeKey, _: Service, _: Vec<u8>, stream: Stream) {
+            // Nothing here may wait.
+            stream.set_deadline(Some(Instant::now()));
             let _ = (&stream).write(b"x");
         }
         fn visited(&self, _: NodeKey, _: &Hello, _: SocketAddr, _: Vec<u8>, _: Stream) {}

@@ -185,6 +185,7 @@ fn try_admit(
             name: name.clone(),
             addresses: request.addresses.clone(),
             draining: false,
+            leaving: false,
             joined_ms: now_ms(),
             life: 0,
         };
@@ -273,7 +274,9 @@ pub fn join(data: &Path, ticket: &str, name: &str) -> Result<Joined, JoinError> 
             since_ms: now - ticket.expires * 1000,
         });
     }
-    if let Some(record) = Record::read(data)?
+    // What is left of a system that this machine left is in nobody's way.
+    if !data.join(super::LEFT).exists()
+        && let Some(record) = Record::read(data)?
         && (!record.peers.is_empty() || record.number() != crate::node::FIRST_NODE)
     {
         return Err(JoinError::MemberAlready {

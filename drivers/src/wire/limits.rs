@@ -58,6 +58,9 @@ pub const DISMISSED_MAX: usize = 4096;
 /// Addresses that are remembered for one peer; the oldest is forgotten.
 pub const ADDRESSES_MAX: usize = 16;
 
+/// Where a peer may be by what is heard on the network; tried after its addresses, never instead of them.
+pub const HINTS_MAX: usize = 4;
+
 /// Pauses between attempts to link: doubled from the first to the last, with a random half.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 pub const BACKOFF_LAST: Duration = Duration::from_secs(5);

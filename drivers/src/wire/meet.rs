@@ -99,7 +99,8 @@ impl Met {
         }
         flush(&socket, &mut tls).await?;
         let peer = proved(&tls).ok_or(Trouble::Tls("no key was proved".into()))?;
-        Ok(Met { peer, address: socket.peer_addr()?, socket, tls, frames })
+        let address = canonical(socket.peer_addr()?);
+        Ok(Met { peer, address, socket, tls, frames })
     }
 
     pub async fn send(&mut self, frame: &[u8]) -> Result<(), Trouble> {
@@ -170,6 +171,11 @@ impl Met {
         };
         let _ = timeout(PARTING, parting).await;
     }
+}
+
+/// Who comes by IPv4 to a socket for both is known by the IPv4 address.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 fn versions(first: u16, last: u16) -> String {

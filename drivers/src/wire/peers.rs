@@ -14,7 +14,7 @@ use super::addresses::reachable;
 use super::channel::{Channel, Counted, lock};
 use super::frame::{Frames, Kind, No, Purpose};
 use super::limits::{
-    ADDRESSES_MAX, BACKOFF_FIRST, BACKOFF_LAST, DISMISSED_MAX, HANDSHAKE, NEXT_ADDRESS, STRANGERS_MAX,
+    ADDRESSES_MAX, BACKOFF_FIRST, BACKOFF_LAST, DISMISSED_MAX, HANDSHAKE, HINTS_MAX, NEXT_ADDRESS, STRANGERS_MAX,
     STRANGERS_MAX_PER_ADDRESS, VISIT, VISITS_MAX,
 };
 use super::link::{About, Lane, Link, Side};
@@ -72,6 +72,8 @@ pub struct Peer {
 struct State {
     /// The most promising first.
     addresses: Vec<SocketAddr>,
+    /// Where it may be too, by what anybody on the network says.
+    hints: Vec<SocketAddr>,
     /// We have sent a Commit and wait for what comes of it.
     committing: bool,
     /// The link that is, or is about to be, in use: its number, and the life of the peer.
@@ -160,6 +162,21 @@ impl Shared {
             }
         };
         if !is_new && lock(&peer.state).learn(addresses) {
+            peer.tell(Event::Again);
+        }
+    }
+
+    /// Somebody says that a node is there. Only for known ones it is tried, and after all addresses that are known better.
+    pub fn found(&self, key: NodeKey, addresses: &[SocketAddr]) {
+        let Some(peer) = self.peer(key) else { return };
+        let is_new = {
+            let mut state = lock(&peer.state);
+            let is_new =
+                addresses.iter().any(|address| !state.hints.contains(address) && !state.addresses.contains(address));
+            state.hints = addresses.iter().take(HINTS_MAX).copied().collect();
+            is_new
+        };
+        if is_new && peer.link().is_none() {
             peer.tell(Event::Again);
         }
     }
@@ -253,6 +270,7 @@ impl Shared {
         loop {
             match listener.accept().await {
                 Ok((socket, from)) => {
+                    let from = meet::canonical(from);
                     let Some(stranger) = Stranger::count(&self, from.ip()) else { continue };
                     spawn(&self.calls, self.clone().receive(socket, from, stranger));
                 }
@@ -404,7 +422,7 @@ impl Shared {
 
     /// Makes a link, from here.
     async fn reach_out(self: Arc<Shared>, peer: Arc<Peer>) -> Result<Made, Trouble> {
-        let addresses = lock(&peer.state).addresses.clone();
+        let addresses = lock(&peer.state).all_addresses();
         let mut calls = self.reach_any(peer.key, &addresses).await?;
         let number = random_number();
         let ours = self.hello();
@@ -435,6 +453,7 @@ impl Peer {
     fn new(key: NodeKey, addresses: &[SocketAddr], events: UnboundedSender<Event>) -> Peer {
         let mut state = State {
             addresses: Vec::new(),
+            hints: Vec::new(),
             committing: false,
             current: None,
             last: 0,
@@ -505,6 +524,11 @@ impl Peer {
 }
 
 impl State {
+    fn all_addresses(&self) -> Vec<SocketAddr> {
+        let hints = self.hints.iter().filter(|hint| !self.addresses.contains(hint));
+        self.addresses.iter().chain(hints).copied().collect()
+    }
+
     /// These come first from now on. `true`: some are new.
     fn learn(&mut self, addresses: &[SocketAddr]) -> bool {
         let is_new = addresses.iter().any(|address| !self.addresses.contains(address));
