@@ -14,6 +14,8 @@ mod network;
 mod node;
 mod relay;
 
+pub use node::FAKETIME;
+
 use crate::Outcome;
 use clap::{Args, Subcommand};
 use std::net::SocketAddr;
@@ -75,6 +77,26 @@ pub fn run(arguments: Arguments) -> Outcome {
             }
         }
     }
+}
+
+/// What is run for every change. Where nobody may make namespaces it says so, and is not run.
+pub fn sample() -> Outcome {
+    play_unless_impossible(false)
+}
+
+/// All of it, for the night.
+pub fn all() -> Outcome {
+    play_unless_impossible(true)
+}
+
+fn play_unless_impossible(all: bool) -> Outcome {
+    if let Err(why) = network::needed() {
+        eprintln!("e2e: not run: {why}");
+        return Ok(());
+    }
+    network::sweep()?;
+    smoke()?;
+    cluster_run(&Cluster { names: vec![], list: false, all, una: None, keep: false })
 }
 
 /// Whether a scenario is run for every change.

@@ -95,21 +95,17 @@ impl Machines {
     /// `count` nodes of one system. The first begins it.
     pub fn joined(setting: &Setting, count: usize) -> Outcome<Machines> {
         let machines = Machines::new(setting, count)?;
-        machines.up(1)?;
-        for machine in 2..=count {
-            machines.join(machine)?;
-        }
-        machines.agree(&(1..=count).collect::<Vec<_>>())?;
-        // Of three nodes any may be lost, but not in the moment before the newest votes too.
-        let survives = count.saturating_sub(1) / 2;
-        until(&format!("a system that survives {survives} losses"), || {
-            let view = machines.system(1)?;
-            match view["survives"].as_u64() {
-                Some(now) if now as usize >= survives.min(2) => Ok(()),
-                _ => Err(format!("{}", view["coordinator"])),
-            }
-        })?;
+        machines.begin(count)?;
         Ok(machines)
+    }
+
+    /// The first machine begins a system, and the others join it.
+    pub fn begin(&self, count: usize) -> Outcome {
+        self.up(1)?;
+        for machine in 2..=count {
+            self.join(machine)?;
+        }
+        self.agree(&(1..=count).collect::<Vec<_>>())
     }
 
     /// The machine's own directory.
