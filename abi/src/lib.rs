@@ -4,6 +4,7 @@
 extern crate alloc;
 
 pub mod call;
+pub mod clock;
 pub mod device;
 pub mod encoding;
 pub mod errno;

@@ -123,6 +123,7 @@ fn waits_for(waits: Waits) -> &'static str {
         Waits::Call => "call",
         Waits::Child => "child",
         Waits::Pipe => "pipe",
+        Waits::Node => "node",
     }
 }
 

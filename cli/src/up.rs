@@ -128,6 +128,8 @@ impl Up {
         let system = System::start(&system).map_err(|error| not_in_system(error, &data))?;
         let options = NodeOptions {
             node: system.me(),
+            life: system.life(),
+            files: Some(system.files()),
             data: data.clone(),
             cache: directories::cache().ok(),
             workers: self.workers,

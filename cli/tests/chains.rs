@@ -46,7 +46,11 @@ struct Guest {
 #[derive(Clone, Copy)]
 enum Origin {
     /// A C program in programs/tests, compiled with these options.
-    Source(&'static [&'static str]),
+    C(&'static [&'static str]),
+    /// A Rust program there.
+    Rust,
+    /// A Go program there.
+    Go,
     /// One in programs/tests that is kept compiled, since it needs another compiler than Debian's.
     Kept,
     /// One that `cargo xtask fetch` fetched.
@@ -70,8 +74,18 @@ enum Files {
 }
 
 const fn guest(name: &'static str) -> Guest {
-    let origin = Origin::Source(&[]);
+    let origin = Origin::C(&[]);
     Guest { name, origin, arguments: &[], environment: &[], input: Input::None, files: Files::None, mount: "/data" }
+}
+
+impl Guest {
+    /// A Go program brings two to five megabytes of run-time system: fewer freezes of it are as much work.
+    fn part_of(&self, freezes: u32) -> u32 {
+        match self.origin {
+            Origin::Go => freezes / 4,
+            _ => freezes,
+        }
+    }
 }
 
 const RECURSION: Guest = guest("recursion");
@@ -79,13 +93,24 @@ const POINTERS: Guest = guest("pointers");
 const SORTING: Guest = guest("sorting");
 const HEAP: Guest = guest("heap");
 const FLOATS: Guest = guest("floats");
-const LANES: Guest = Guest { origin: Origin::Source(&["-msimd128"]), ..guest("lanes") };
+const LANES: Guest = Guest { origin: Origin::C(&["-msimd128"]), ..guest("lanes") };
 const JUMPS: Guest = Guest { origin: Origin::Kept, ..guest("jumps") };
 const PRINTING: Guest = guest("printing");
 const SLEEPING: Guest = guest("sleeping");
 const READING: Guest = Guest { input: Input::Lines, ..guest("reading") };
 const FILES: Guest = Guest { arguments: &["/data"], files: Files::Data, ..guest("files") };
 const FOLDER: Guest = Guest { arguments: &["/data"], files: Files::Data, ..guest("folder") };
+const COLLECTIONS: Guest = Guest { origin: Origin::Rust, ..guest("collections") };
+const NOTES: Guest = Guest {
+    origin: Origin::Rust,
+    arguments: &["/data"],
+    environment: &["A=b"],
+    input: Input::Lines,
+    files: Files::Data,
+    ..guest("notes")
+};
+const CHANNELS: Guest = Guest { origin: Origin::Go, ..guest("channels") };
+const LETTERS: Guest = Guest { name: "letters", origin: Origin::Go, ..NOTES };
 
 const PYTHON: Guest = Guest {
     origin: Origin::Published,
@@ -163,11 +188,11 @@ macro_rules! chains {
     ($($test:ident: $guest:expr),* $(,)?) => {
         mod often {
             use super::*;
-            $(#[test] fn $test() { freeze_often(&$guest, FREEZES, &[Engine::Native]); })*
+            $(#[test] fn $test() { freeze_often(&$guest, $guest.part_of(FREEZES), &[Engine::Native]); })*
         }
         mod across_engines {
             use super::*;
-            $(#[test] fn $test() { freeze_often(&$guest, FREEZES_ACROSS_ENGINES, &[Engine::Native, Engine::Pulley]); })*
+            $(#[test] fn $test() { freeze_often(&$guest, $guest.part_of(FREEZES_ACROSS_ENGINES), &[Engine::Native, Engine::Pulley]); })*
         }
         mod at_night {
             use super::*;
@@ -196,6 +221,10 @@ chains! {
     reading: READING,
     files: FILES,
     folder: FOLDER,
+    collections: COLLECTIONS,
+    notes: NOTES,
+    channels: CHANNELS,
+    letters: LETTERS,
 }
 
 /// Programs that others publish. Not run for every change: they are fetched first, and take long to compile.
@@ -471,8 +500,10 @@ fn environment(command: &mut Command) -> &mut Command {
 fn compiled(guest: &Guest) -> PathBuf {
     let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("it is in the project");
     let sources = project.join("programs");
-    let options = match guest.origin {
-        Origin::Source(options) => options,
+    let (ending, options): (_, &[&str]) = match guest.origin {
+        Origin::C(options) => ("c", options),
+        Origin::Rust => ("rs", &[]),
+        Origin::Go => ("go", &[]),
         Origin::Kept => return sources.join("tests").join(guest.name).with_extension("wasm"),
         Origin::Published => {
             let program = project.join("target/programs").join(guest.name).with_extension("wasm");
@@ -485,7 +516,7 @@ fn compiled(guest: &Guest) -> PathBuf {
     static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut compile = Command::new(sources.join("compile"));
-    compile.arg(sources.join("tests").join(guest.name).with_extension("c")).arg(&new).args(options);
+    compile.arg(sources.join("tests").join(guest.name).with_extension(ending)).arg(&new).args(options);
     let output = compile.output().expect("the script is in the repository");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "cannot compile {}; `cargo xtask setup` installs the compiler\n{said}", guest.name);

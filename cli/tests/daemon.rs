@@ -547,7 +547,14 @@ fn a_thousand_processes_echo_at_once() {
     let pids: Vec<daemon::node::Pid> = (0..COUNT)
         .map(|number| {
             let stdio = daemon::node::Stdio { input: true, ..Default::default() };
-            let place = daemon::protocol::Placement { mounts: vec![], limits: Default::default(), stdio, follow: None };
+            let place = daemon::protocol::Placement {
+                mounts: vec![],
+                limits: Default::default(),
+                stdio,
+                follow: None,
+                wish: Default::default(),
+                decided: None,
+            };
             let (name, arguments) = (format!("echo {number}"), vec!["cat".into()]);
             let run = daemon::protocol::Run { program: program.clone(), name, arguments, environment: vec![], place };
             match connection.ask(&daemon::protocol::Request::Run(run)).unwrap() {

@@ -24,7 +24,7 @@ pub use view::{
     ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
 };
 
-use crate::files::Tree;
+use crate::files::{Shared, Tree};
 use abi::call::{
     CallError, ControlError, Deadline, Outcome, PortOptions, ReceiveError, SendError, SendMode, SystemCall, Wait,
 };
@@ -70,6 +70,7 @@ const PROGRAMS_MAX: usize = 64;
 /// The directory of names in which ports are found.
 const PORTS: &str = "/port";
 
+#[derive(Clone)]
 pub struct NodeOptions {
     /// Where the node keeps all that must survive. Made if it is not there.
     pub data: PathBuf,
@@ -81,6 +82,77 @@ pub struct NodeOptions {
     pub canonical_nans: bool,
     /// The number that the system gave this node.
     pub node: abi::ids::NodeId,
+    /// How often this node started, if it has others to speak to; zero: it never has.
+    pub life: u64,
+    /// The tree of the whole computer; `None`: the node has one of its own.
+    pub files: Option<Shared>,
+}
+
+impl Default for NodeOptions {
+    /// A node alone, that keeps no compiled code, in no directory: at least that must be said.
+    fn default() -> NodeOptions {
+        NodeOptions {
+            data: PathBuf::new(),
+            cache: None,
+            workers: None,
+            target: engine::Target::Native,
+            canonical_nans: false,
+            node: FIRST_NODE,
+            life: 0,
+            files: None,
+        }
+    }
+}
+
+/// Who carries packets to the kernels of other nodes, which may be lost, doubled and reordered on the way.
+pub trait Network: Send + Sync {
+    /// Called on any thread; does not block. A packet has at most [`PACKET_BYTES_MAX`].
+    fn transmit(&self, to: abi::ids::NodeId, packet: &[u8]);
+}
+
+/// The longest packet of a kernel.
+pub const PACKET_BYTES_MAX: usize = 64 << 10;
+
+/// What became of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    Started(ProgramId),
+    Ended(abi::process::Exit),
+}
+
+/// Who is told of it, on the thread on which it happened: it must not take long, nor ask the node anything.
+pub type Watcher = Box<dyn Fn(abi::ids::ProcessId, Fate) + Send + Sync>;
+
+/// What a node's kernel is told of others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Heard {
+    Arrived { life: u64, packet: Vec<u8> },
+    Linked { life: u64 },
+    Unlinked,
+    /// That life is over, for certain.
+    Lost { life: u64 },
+}
+
+/// The tree `/`.
+enum AnyTree {
+    Own(Tree),
+    Shared(Shared),
+}
+
+impl AnyTree {
+    fn session(&self) -> Box<dyn FileSystem + Send> {
+        match self {
+            AnyTree::Own(tree) => Box::new(tree.session()),
+            AnyTree::Shared(shared) => Box::new(shared.session()),
+        }
+    }
+
+    fn flush(&self) -> Result<(), abi::errno::Errno> {
+        match self {
+            AnyTree::Own(tree) => tree.flush(),
+            AnyTree::Shared(shared) => shared.flush(),
+        }
+    }
 }
 
 /// A node. All copies are the same node.
@@ -94,7 +166,7 @@ struct Inner {
     engine: engine::Engine,
     /// Makes the node's own system calls; the parent of all programs that are started from outside.
     desk: Arc<Strings>,
-    tree: Tree,
+    tree: AnyTree,
     began: Instant,
     /// Those that were run last, the latest at the end.
     programs: Mutex<VecDeque<engine::Program>>,
@@ -133,7 +205,10 @@ impl Node {
             .mode(0o700)
             .create(&options.data)
             .map_err(failure(&options.data))?;
-        let tree = Tree::open(&options.data.join("tree"))?;
+        let tree = match &options.files {
+            Some(shared) => AnyTree::Shared(shared.clone()),
+            None => AnyTree::Own(Tree::open(&options.data.join("tree"))?),
+        };
         let journal = options.data.join("names.journal");
         let journals = vec![FileJournal::open(&journal).map_err(failure(&journal))?];
         let engine = engine::Engine::new(&engine::Options {
@@ -143,7 +218,7 @@ impl Node {
         })?;
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get().min(1024) as u16);
         let workers = options.workers.unwrap_or(processors).max(1);
-        let place = Place { node: options.node, life: 0 };
+        let place = Place { node: options.node, life: options.life };
         let machine = Machine::new(&options.data, workers, journals, place)?;
         let bodies = Arc::new(Bodies::new(machine.clone()));
         machine.boot(bodies.clone(), bodies::BOOT, bodies::limits())?;
@@ -168,6 +243,33 @@ impl Node {
                 _ => Err(NodeError::Boot),
             },
         }
+    }
+
+    /// From now on this one is told of each program's start and end.
+    pub fn watch(&self, watcher: Watcher) {
+        self.0.bodies.watch(watcher);
+    }
+
+    /// From now on this node's kernel speaks to others.
+    pub fn join(&self, network: Arc<dyn Network>) {
+        struct Carrier(Arc<dyn Network>);
+        impl machine::Network for Carrier {
+            fn transmit(&self, to: abi::ids::NodeId, packet: Bytes) {
+                self.0.transmit(to, &packet);
+            }
+        }
+        self.0.machine.join(Arc::new(Carrier(network)));
+    }
+
+    /// Something of another node, for the kernel.
+    pub fn heard(&self, node: abi::ids::NodeId, heard: Heard) {
+        use kernel::world::Event;
+        self.0.machine.tell(match heard {
+            Heard::Arrived { life, packet } => Event::Arrived { from: node, life, packet: packet.into() },
+            Heard::Linked { life } => Event::Linked { node, life },
+            Heard::Unlinked => Event::Unlinked { node },
+            Heard::Lost { life } => Event::Lost { node, life },
+        });
     }
 
     /// Loads a program: finds its compiled code or makes it, which takes a while. `progress` is told of long work.
@@ -292,6 +394,7 @@ impl Node {
                 Activity::Calling => State::Waiting(Waits::Call),
                 Activity::WaitingForExit => State::Waiting(Waits::Child),
                 Activity::Sleeping => State::Waiting(Waits::Sleep),
+                Activity::Away => State::Waiting(Waits::Node),
                 Activity::Reading | Activity::Writing => State::Waiting(Waits::Pipe),
             },
             (None, None) => State::Starting,
@@ -439,7 +542,7 @@ impl Node {
 
     /// The tree `/`.
     pub fn files(&self) -> Box<dyn FileSystem> {
-        Box::new(self.0.tree.session())
+        self.0.tree.session()
     }
 
     pub fn status(&self) -> NodeView {
@@ -650,7 +753,7 @@ impl Inner {
             }
         });
         if mounts.iter().all(|mount| mount.guest != "/") {
-            let files = Box::new(self.tree.session());
+            let files = self.tree.session();
             opened.push(Mount { guest: "/".into(), host: "una:/".into(), read_only: false, files });
         }
         for root in Root::ALL {
@@ -664,7 +767,7 @@ impl Inner {
         let kind = |terminal| if terminal { StreamKind::Terminal } else { StreamKind::Pipe };
         let usage = Usage::new(limits.memory_bytes.unwrap_or(u64::MAX));
         let max_ns = limits.cpu_total.map_or(0, |total| (total.as_nanos() as u64).max(1));
-        let time = Arc::new(Used::bounded(max_ns));
+        let time = Arc::new(Used::new(max_ns, limits.cpu_weight.unwrap_or(WEIGHT_NORMAL)));
         let began = self.machine.began();
         let children: std::sync::Weak<dyn Children> = Arc::<Inner>::downgrade(self);
         let calls = Calls { key: key.clone(), began, program: program.clone(), info: known.clone(), children };

@@ -11,6 +11,7 @@
 //! A node alone is a system of one: the same parts, with nobody to speak to.
 
 mod ears;
+mod events;
 mod health;
 mod join;
 mod keeper;
@@ -23,7 +24,8 @@ pub mod view;
 pub use join::{JoinError, join};
 pub use record::{Record, RecordError};
 
-use crate::node::{Node, Pid, ProcessView};
+use crate::files::{self, FilesNetwork, Shared, TreeError};
+use crate::node::{Fate, Heard, Node, Pid, ProcessView};
 use abi::errno::Errno;
 use abi::file::Entropy;
 use abi::ids::{NodeId, NodeKey};
@@ -35,11 +37,14 @@ use drivers::coordinator::{
 use drivers::wire::WireError;
 use drivers::wire::ticket::Ticket;
 use drivers::wire::{
-    Ask, AskError, Class, Hello, Identity, IdentityError, LinkState, OpenError, Service, Stream,
+    Ask, AskError, Class, Hello, Identity, IdentityError, LinkState, OpenError, Stream,
     Wire,
 };
 use ears::Ears;
+use events::Chronicle;
 use health::Health;
+use services::events::{Ending, Kind};
+use services::members::Change;
 use member::{Member, Members};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -70,6 +75,8 @@ const FACT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a node waits at its start for its system to be able to decide something.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a goodbye may take; whoever does not hear it finds out by itself.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(300);
 /// Reasons for the places of processes that are kept; the oldest go.
 const WHYS_MAX: usize = 10_000;
 
@@ -95,6 +102,8 @@ pub enum StartError {
     Wire(#[from] WireError),
     #[error("the facts of the system cannot be used: {0}")]
     Facts(Failure),
+    #[error("the tree of files cannot be used: {0}")]
+    Files(TreeError),
     #[error("the system could not be begun: {0}")]
     Begin(Failure),
     #[error("cannot start a thread: {0}")]
@@ -148,6 +157,8 @@ struct Inner {
     raft: Arc<Raft>,
     directory: Arc<Directory>,
     health: Health,
+    chronicle: Chronicle,
+    files: Shared,
     watch: Mutex<Option<Watch>>,
     node: OnceLock<Node>,
     on_commands: OnceLock<OnCommands>,
@@ -242,6 +253,45 @@ impl raft::Peers for Peers {
     }
 }
 
+/// The files' way to other nodes.
+struct FilesWire {
+    wire: Wire,
+    directory: Arc<Directory>,
+}
+
+impl FilesNetwork for FilesWire {
+    fn ask(
+        &self, to: NodeId, service: files::Service, body: &[u8], deadline: Instant,
+    ) -> Result<Vec<u8>, files::Unanswered> {
+        let Some(key) = self.directory.key_of(to) else {
+            return Err(files::Unanswered::NotSent(format!("{to} is no member")));
+        };
+        let (service, class) = match service {
+            files::Service::Files => (service::FILES, Class::Call),
+            files::Service::Chunks => (service::CHUNKS, Class::Page),
+        };
+        let answer = self.wire.ask_and_wait(key, Ask { service, class, body, deadline });
+        answer.map_err(|error| match error {
+            AskError::Unlinked | AskError::Busy | AskError::TooLong => files::Unanswered::NotSent(error.to_string()),
+            AskError::Lost(_) | AskError::Late => files::Unanswered::Lost(error.to_string()),
+            AskError::Failed(why) => files::Unanswered::Refused(why),
+        })
+    }
+}
+
+/// The kernel's way to other nodes.
+struct KernelWire(std::sync::Weak<Inner>);
+
+impl crate::node::Network for KernelWire {
+    fn transmit(&self, to: NodeId, packet: &[u8]) {
+        let Some(inner) = self.0.upgrade() else { return };
+        if let Some(key) = inner.directory.key_of(to) {
+            // Sent again by the kernel if it is lost here.
+            let _ = inner.wire.send(key, Class::Call, &inner.chronicle.stamped(packet));
+        }
+    }
+}
+
 impl System {
     /// Takes this node's place in its system, or begins one of its own.
     pub fn start(options: &SystemOptions) -> Result<System, StartError> {
@@ -291,6 +341,7 @@ impl System {
         });
         let raft =
             Arc::new(Raft::open(&data.join("coordinator"), me, peers).map_err(StartError::Facts)?);
+        let network = Arc::new(FilesWire { wire: wire.clone(), directory: directory.clone() });
         let alone = record.peers.is_empty() && me == crate::node::FIRST_NODE;
         let port = wire.addresses().first().map(SocketAddr::port);
         if port.is_some() && port != record.port {
@@ -320,11 +371,14 @@ impl System {
                     .collect::<Vec<_>>(),
             );
         }
+        let files = Shared::start(&data.join("tree"), me, raft.clone(), network).map_err(StartError::Files)?;
         let mut entropy = [0; 8];
         HostEntropy
             .fill(&mut entropy)
             .map_err(StartError::Entropy)?;
         let health = Health::new(me, record.life, u64::from_le_bytes(entropy));
+        let chronicle = Chronicle::new(me, record.life);
+        chronicle.record(Kind::SystemStarted { life: record.life });
         let system = System(Arc::new(Inner {
             data: data.clone(),
             library: engine::Library::new(library),
@@ -335,6 +389,8 @@ impl System {
             raft,
             directory,
             health,
+            chronicle,
+            files,
             watch: Mutex::default(),
             node: OnceLock::new(),
             on_commands: OnceLock::new(),
@@ -359,8 +415,19 @@ impl System {
 
     /// Whose processes others are told of.
     pub fn serve(&self, node: Node) {
+        let weak = Arc::downgrade(&self.0);
+        node.watch(Box::new(move |process, fate| {
+            let Some(inner) = weak.upgrade() else { return };
+            inner.chronicle.record(match fate {
+                Fate::Started(program) => Kind::ProcessStarted { process, program },
+                Fate::Ended(exit) => Kind::ProcessEnded { process, ending: Ending(exit) },
+            });
+        }));
         node.engine().look_elsewhere(Box::new(programs::Others(Arc::downgrade(&self.0))));
+        node.join(Arc::new(KernelWire(Arc::downgrade(&self.0))));
         assert!(self.0.node.set(node).is_ok(), "a system has one node here");
+        // Links that were there before.
+        self.0.tell_links();
     }
 
     /// What is done with streams in which other nodes' clients speak.
@@ -373,6 +440,16 @@ impl System {
 
     pub fn me(&self) -> NodeId {
         self.0.me
+    }
+
+    /// Which start of this node this is.
+    pub fn life(&self) -> u64 {
+        self.0.record().life
+    }
+
+    /// The tree of the whole computer.
+    pub fn files(&self) -> Shared {
+        self.0.files.clone()
     }
 
     pub fn key(&self) -> NodeKey {
@@ -487,6 +564,9 @@ impl System {
     /// Keeps why a process that was just started is here.
     pub fn started(&self, pid: Pid, why: Option<WhyView>) {
         let Some(why) = why else { return };
+        let reason = why.nodes.iter().find(|node| node.chosen).map_or("", |node| &node.reason);
+        let placed = Kind::ProcessPlaced { process: pid.id(), on: self.0.me, why: reason.into() };
+        self.0.chronicle.record(placed);
         let mut whys = self
             .0
             .whys
@@ -507,12 +587,9 @@ impl System {
             .cloned()
     }
 
-    pub fn events(&self, _after: Option<&str>) -> Result<Vec<EventView>, SystemError> {
-        Ok(vec![])
-    }
-
+    /// Waits until something happened here, or so long.
     pub fn wait_event(&self, timeout: Duration) {
-        std::thread::sleep(timeout);
+        self.0.chronicle.wait(timeout);
     }
 
     pub fn move_coordinator(
@@ -538,14 +615,16 @@ impl System {
             .is_ok()
     }
 
+    /// Says goodbye, and ends what this node does for others. The tree goes to another node first, if one can have it.
     pub fn shutdown(&self) {
+        self.0.files.let_go();
+        self.0.health.leave();
+        let until = Instant::now() + GOODBYE_TIMEOUT;
+        while !self.0.health.has_left() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.0.stopping.store(true, Ordering::Release);
-        self.0
-            .watch
-            .lock()
-            .expect("nothing panics while it holds this lock")
-            .take();
-        self.0.raft.close();
+        self.0.watch.lock().expect("nothing panics while it holds this lock").take();
         self.0.wire.stop();
     }
 }
@@ -652,6 +731,15 @@ impl Inner {
             .collect()
     }
 
+    /// Asks one other member, and waits.
+    fn ask(&self, node: NodeId, question: &ears::Question) -> Result<Vec<u8>, String> {
+        let key = self.directory.key_of(node).ok_or("it is no member")?;
+        let body = serde_json::to_vec(question).expect("plain data");
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let ask = Ask { service: service::SYSTEM, class: Class::Call, body: &body, deadline };
+        self.wire.ask_and_wait(key, ask).map_err(|error| error.to_string())
+    }
+
     /// Asks all other members at once; each has an answer or the reason why not.
     fn ask_all(&self, question: &ears::Question) -> Vec<(NodeId, Result<Vec<u8>, String>)> {
         let body = serde_json::to_vec(question).expect("plain data");
@@ -677,43 +765,47 @@ impl Inner {
         answers
     }
 
-    /// Hears of every change of the members, from the first on.
+    /// Hears of every change of the members, from the first on. What follows from them is done on a thread of its own: the
+    /// coordinator's must not wait for the disk.
     fn follow_members(this: &Arc<Inner>) {
-        let weak = Arc::downgrade(this);
+        let (give, take) = std::sync::mpsc::channel();
+        // Unbounded, but as many wait as there are changes of members while one of them is acted on.
         let sink = move |event: WatchEvent| {
-            let Some(inner) = weak.upgrade() else { return };
-            match event {
-                WatchEvent::Changed { changes, .. } => inner.members_changed(changes),
-                // Looked after by the keeper, which reads them all and watches again.
-                WatchEvent::Ended(_) => inner.watch_ended(),
-            }
+            let _ = give.send(event);
         };
         let revision = drivers::coordinator::Revision(0);
-        let watch = this
-            .raft
-            .watch(KeyRange::prefix(member::PREFIX), revision, Box::new(sink));
-        *this
-            .watch
-            .lock()
-            .expect("nothing panics while it holds this lock") = watch.ok();
-    }
-
-    fn watch_ended(&self) {
-        if let Ok(mut watch) = self.watch.try_lock() {
-            watch.take();
+        let watch = this.raft.watch(KeyRange::prefix(member::PREFIX), revision, Box::new(sink));
+        *this.watch.lock().expect("nothing panics while it holds this lock") = watch.ok();
+        let weak = Arc::downgrade(this);
+        let follow = move || {
+            for event in take {
+                let Some(inner) = weak.upgrade() else { return };
+                match event {
+                    WatchEvent::Changed { changes, .. } => inner.members_changed(changes),
+                    // Looked after by the keeper, which watches again.
+                    WatchEvent::Ended(_) => inner.watch_ended(),
+                }
+            }
+        };
+        if std::thread::Builder::new().name("una-members".into()).spawn(follow).is_err() {
+            this.watch_ended();
         }
     }
 
+    fn watch_ended(&self) {
+        self.watch.lock().expect("nothing panics while it holds this lock").take();
+    }
+
     fn members_changed(&self, changes: Vec<drivers::coordinator::Change>) {
-        use drivers::coordinator::Change;
+        use drivers::coordinator::Change as Fact;
         for change in changes {
             match change {
-                Change::Put(record) => {
+                Fact::Put(record) => {
                     if let Some((number, member)) = member::read(&record.key, &record.value) {
                         self.member_put(number, member);
                     }
                 }
-                Change::Deleted(key) => {
+                Fact::Deleted(key) => {
                     if let Some(number) = member::read_key(&key) {
                         self.member_gone(number);
                     }
@@ -725,7 +817,25 @@ impl Inner {
     }
 
     /// Somebody is heard again, or not any more.
-    fn heard(&self, _change: services::members::Change) {}
+    fn heard(&self, change: Change) {
+        if let (Change::Over { node, life }, Some(kernel)) = (change, self.node.get()) {
+            kernel.heard(node, Heard::Lost { life });
+        }
+        let members: Vec<NodeId> = self.directory.members().keys().copied().collect();
+        let living: Vec<NodeId> =
+            members.into_iter().filter(|node| *node == self.me || self.health.is_up(*node)).collect();
+        self.files.members(&living);
+    }
+
+    /// Tells the kernel of all links that are there.
+    fn tell_links(&self) {
+        let Some(node) = self.node.get() else { return };
+        for link in self.wire.links() {
+            if let (LinkState::Linked { hello, .. }, Some(number)) = (&link.state, self.directory.number_of(link.peer)) {
+                node.heard(number, Heard::Linked { life: hello.life });
+            }
+        }
+    }
 
     fn member_put(&self, number: NodeId, member: Member) {
         if number != self.me
@@ -733,11 +843,19 @@ impl Inner {
         {
             self.wire.admit(key, &member.socket_addresses());
         }
-        self.directory.members().insert(number, member);
+        let known = self.directory.members().insert(number, member.clone());
+        match known {
+            None => self.chronicle.record(Kind::NodeJoined { node: number, name: member.name.as_str().into() }),
+            Some(before) if member.draining && !before.draining => {
+                self.chronicle.record(Kind::NodeDraining { node: number });
+            }
+            Some(_) => {}
+        }
     }
 
     fn member_gone(&self, number: NodeId) {
         let gone = self.directory.members().remove(&number);
+        self.chronicle.record(Kind::NodeRemoved { node: number });
         self.directory
             .remembered
             .lock()
@@ -914,6 +1032,13 @@ impl Inner {
                 node.name, node.number, node.name
             ));
         }
+        let files = self.files.view();
+        let files_view = FilesView {
+            holder: files.holder.map(|holder| holder.0),
+            under_replicated: files.copies.map_or(0, |copies| copies.thin as u64),
+            copies: files.copies_possible as u32,
+        };
+        complaints.extend(files.complaints);
         let record = self.record();
         SystemView {
             system: record.system.clone(),
@@ -921,7 +1046,7 @@ impl Inner {
             me: self.me.0,
             nodes,
             coordinator,
-            files: FilesView::default(),
+            files: files_view,
             survives: losses,
             complaints,
         }

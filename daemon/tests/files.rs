@@ -1,6 +1,8 @@
 //! The tree of a node behaves as a directory of the host does, and keeps what it promised: across restarts, kills, full disks and
 //! damage.
 
+mod computer;
+
 use abi::errno::Errno;
 use abi::file::*;
 use abi::wasi::{Advice, Filetype};
@@ -28,22 +30,29 @@ const NOW: SetTimes = SetTimes { accessed: SetTime::Now, modified: SetTime::At(1
 
 type Files<'a> = &'a mut dyn FileSystem;
 
-/// Does a check with a directory of the host and with a tree, each with the same few files in it.
-fn with_both(check: impl Fn(Files)) {
+/// Does a check with a directory of the host, with a tree on one disk, with that of a computer of two nodes at the one that holds
+/// it, and at the other, each with the same few files in it.
+fn with_all(check: impl Fn(Files)) {
     let top = tempfile::tempdir().unwrap();
     fs::create_dir(top.path().join("mounted")).unwrap();
     let mut host = HostDirectory::open(&top.path().join("mounted")).unwrap();
     let tree = Tree::open(&top.path().join("tree")).unwrap();
     let mut session = tree.session();
-    for files in [&mut host as Files, &mut session] {
+    let (one, two) = (computer::Computer::of(2), computer::Computer::of(2));
+    let mut holder = one.session(one.holder());
+    let mut other = two.session(two.others()[0]);
+    for files in [&mut host as Files, &mut session, &mut holder, &mut other] {
         write(files, "file", b"content");
         files.create_directory(files.root(), "sub").unwrap();
         write(files, "sub/file", b"inner");
         check(files);
     }
     tree.check();
-    drop(session);
+    drop((session, holder, other));
     drop(tree);
+    for computer in [one, two] {
+        computer.node(computer.holder()).check();
+    }
     // Whatever was done to it, it can be opened again.
     Tree::open(&top.path().join("tree")).unwrap().check();
 }
@@ -111,7 +120,7 @@ fn every_call(files: Files, path: &str) -> Vec<(&'static str, Result<(), Errno>)
 
 #[test]
 fn no_path_leads_out() {
-    with_both(|files| {
+    with_all(|files| {
         let root = files.root();
         for (name, content) in [
             ("up", "../outside"),
@@ -154,7 +163,7 @@ fn no_path_leads_out() {
 
 #[test]
 fn a_link_out_is_only_a_link() {
-    with_both(|files| {
+    with_all(|files| {
         let root = files.root();
         let content = "../outside/secret";
         files.symlink(content, root, "up").unwrap();
@@ -181,7 +190,7 @@ fn a_link_out_is_only_a_link() {
 /// What the public test suite of WASI asks of names that end in slashes.
 #[test]
 fn trailing_slashes_mean_directories() {
-    with_both(|files| {
+    with_all(|files| {
         let root = files.root();
         assert_eq!(files.open(root, "file/", &READ), Err(Errno::NotDir));
         assert_eq!(files.open(root, "sub///", &READ).map(|opened| opened.kind), Ok(Filetype::Directory));
@@ -205,7 +214,7 @@ fn trailing_slashes_mean_directories() {
 
 #[test]
 fn files_are_opened_as_asked() {
-    with_both(|files| {
+    with_all(|files| {
         let root = files.root();
         for (name, content) in
             [("directory-link", "sub"), ("file-link", "file"), ("loop", "loop"), ("dangling", "made")]
@@ -251,7 +260,7 @@ fn files_are_opened_as_asked() {
 
 #[test]
 fn content_is_read_written_and_appended() {
-    with_both(|files| {
+    with_all(|files| {
         let root = files.root();
         let file = files.open(root, "file", &WRITE).unwrap().id;
         let mut buffer = [0; 4];
@@ -302,7 +311,7 @@ fn content_is_read_written_and_appended() {
 
 #[test]
 fn large_content_is_what_was_written() {
-    with_both(|files| {
+    with_all(|files| {
         let root = files.root();
         let mut expected = vec![];
         let file = files.open(root, "large", &CREATE).unwrap().id;
@@ -338,7 +347,7 @@ fn large_content_is_what_was_written() {
 
 #[test]
 fn what_is_open_is_found_again() {
-    with_both(|files| {
+    with_all(|files| {
         let root = files.root();
         let path = |path: &str| Ok(Place::Path(path.into()));
         assert_eq!(files.locate(root), path(""));
@@ -373,7 +382,7 @@ fn what_is_open_is_found_again() {
 
 #[test]
 fn files_without_names_are_made_and_read() {
-    with_both(|files| {
+    with_all(|files| {
         let root = files.root();
         let orphan = files.orphan_file(b"orphan").unwrap();
         assert!(matches!(files.locate(orphan), Ok(Place::Unlinked(_))));
@@ -396,7 +405,7 @@ fn files_without_names_are_made_and_read() {
 
 #[test]
 fn renaming_follows_posix() {
-    with_both(|files| {
+    with_all(|files| {
         let root = files.root();
         files.create_directory(root, "empty").unwrap();
         files.create_directory(root, "sub/deep").unwrap();

@@ -25,8 +25,7 @@ fn node_in(directory: &std::path::Path) -> Node {
         cache: Some(directory.join("cache")),
         workers: Some(2),
         target: engine::Target::Native,
-        canonical_nans: false,
-        node: daemon::node::FIRST_NODE,
+        ..NodeOptions::default()
     })
     .unwrap()
 }
@@ -342,4 +341,48 @@ fn pids_are_never_given_out_twice_and_small_after_a_clean_stop() {
         house.end(started.pid);
         house.node.shutdown().unwrap();
     }
+}
+
+/// More of them than processors, half of them of four times the weight of the others: they share by weight, not by heads.
+#[test]
+fn programs_that_compute_share_by_weight() {
+    if !may_be_less_nice() {
+        eprintln!("not tried: only whom RLIMIT_NICE lets can give a thread back what it was");
+        return;
+    }
+    let house = house();
+    let processors = std::thread::available_parallelism().unwrap().get();
+    // So many that each processor has some of both kinds.
+    let start = |weight| {
+        let limits = ProcessLimits { cpu_weight: Some(weight), ..ProcessLimits::default() };
+        (0..2 * processors).map(|_| house.node.run(Order { limits: limits.clone(), ..house.order(SPIN) }).unwrap()).collect::<Vec<_>>()
+    };
+    let (light, heavy) = (start(100), start(400));
+    let used = |all: &[Started]| all.iter().map(|one| house.node.process(one.pid).unwrap().cpu_ns).sum::<u64>();
+    let late = Instant::now() + SOON;
+    // Only what comes after all of them have begun counts.
+    while light.iter().chain(&heavy).any(|one| house.node.process(one.pid).unwrap().cpu_ns == 0) {
+        assert!(Instant::now() < late, "one of them does not begin");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let before = (used(&light), used(&heavy));
+    let (mut few, mut many) = (0, 0);
+    while few + many < 4_000_000_000 {
+        assert!(Instant::now() < late, "{few} ns and {many} ns");
+        std::thread::sleep(Duration::from_millis(10));
+        (few, many) = (used(&light) - before.0, used(&heavy) - before.1);
+    }
+    let ratio = many as f64 / few as f64;
+    println!("weight 4 to 1, processor time {ratio:.2} to 1");
+    assert!((2.0..8.0).contains(&ratio), "weight 4 to 1, processor time {ratio} to 1");
+    for one in light.iter().chain(&heavy) {
+        house.node.kill(one.pid).unwrap();
+    }
+}
+
+fn may_be_less_nice() -> bool {
+    // SAFETY: the calls take numbers alone; the thread that they are about ends with the closure.
+    std::thread::spawn(|| unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 1) == 0 && libc::setpriority(libc::PRIO_PROCESS, 0, 0) == 0 })
+        .join()
+        .unwrap()
 }

@@ -1,44 +1,56 @@
-//! What programs have of una beside WASI, by programs in C on a node: the import module `una` (all of `sdk/una.h`), and the system as
-//! files.
+//! What programs have of una beside WASI, by programs on a node: the import module `una` (all of `sdk/una.h` in C, all of `sdk/rust` in
+//! Rust), and the system as files.
 
 use daemon::node::{End, MountOrder, Node, NodeOptions, Order, Piece, ProcessLimits, Stdio};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(120);
 
-fn compile(source: &str, directory: &Path) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let out = directory.join(Path::new(source).with_extension("wasm").file_name().unwrap());
-    let clang = Command::new("clang")
-        .args(["--target=wasm32-wasi", "--sysroot=/usr", "-isystem", "/usr/include/wasm32-wasi", "-O2", "-Wall", "-Werror", "-I"])
-        .arg(root.join("../sdk"))
-        .arg(root.join("tests/guests").join(source))
-        .arg("-o")
-        .arg(&out)
-        .output()
-        .expect("clang is installed: cargo xtask setup");
-    assert!(clang.status.success(), "{}", String::from_utf8_lossy(&clang.stderr));
-    out
+/// What the tests share: programs that were compiled to WebAssembly, and the engine's cache of their code.
+struct Compiled {
+    directory: tempfile::TempDir,
+    compiling: Mutex<()>,
+}
+
+fn compiled() -> &'static Compiled {
+    static COMPILED: OnceLock<Compiled> = OnceLock::new();
+    COMPILED.get_or_init(|| Compiled { directory: tempfile::tempdir().unwrap(), compiling: Mutex::new(()) })
+}
+
+impl Compiled {
+    fn program(&self, source: &str) -> PathBuf {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let out = self.directory.path().join(source).with_extension("wasm");
+        let _one_at_a_time = self.compiling.lock().unwrap();
+        if !out.exists() {
+            let mut compile = Command::new(root.join("../programs/compile"));
+            let said = compile.arg(root.join("tests/guests").join(source)).arg(&out).output().expect("it is in the repository");
+            assert!(said.status.success(), "`cargo xtask setup` installs compilers\n{}", String::from_utf8_lossy(&said.stderr));
+        }
+        out
+    }
 }
 
 #[track_caller]
-fn check(program: &str, case: &str) {
+fn check(source: &str, case: &str) {
+    let program = Path::new(source).file_stem().unwrap().to_str().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let node = Node::start(&NodeOptions {
         data: directory.path().join("data"),
-        cache: None,
+        cache: Some(compiled().directory.path().join("cache")),
         workers: Some(2),
         target: engine::Target::Native,
-        canonical_nans: false,
-        node: daemon::node::FIRST_NODE,
+        ..NodeOptions::default()
     })
     .unwrap();
     let programs = directory.path().join("programs");
     std::fs::create_dir(&programs).unwrap();
     std::fs::write(programs.join("not.wasm"), "not a program").unwrap();
-    let wasm = std::fs::read(compile(&format!("{program}.c"), &programs)).unwrap();
+    let wasm = std::fs::read(compiled().program(source)).unwrap();
+    std::fs::write(programs.join(program).with_extension("wasm"), &wasm).unwrap();
     let started = node
         .run(Order {
             program: node.load(wasm, &mut |_| {}).unwrap(),
@@ -63,35 +75,60 @@ fn check(program: &str, case: &str) {
 
 #[test]
 fn calls_and_answers() {
-    check("una", "calls");
+    check("una.c", "calls");
 }
 
 #[test]
 fn ports_badges_timers_and_rights() {
-    check("una", "ports");
+    check("una.c", "ports");
 }
 
 #[test]
 fn pipes_between_processes() {
-    check("una", "pipes");
+    check("una.c", "pipes");
 }
 
 #[test]
 fn names_of_ports() {
-    check("una", "names");
+    check("una.c", "names");
 }
 
 #[test]
 fn processes_that_are_spawned_watched_and_ended() {
-    check("una", "processes");
+    check("una.c", "processes");
 }
 
 #[test]
 fn processes_as_files() {
-    check("files", "proc");
+    check("files.c", "proc");
 }
 
 #[test]
 fn ports_as_files() {
-    check("files", "port");
+    check("files.c", "port");
+}
+
+#[test]
+fn in_rust_calls_and_answers() {
+    check("sdk.rs", "calls");
+}
+
+#[test]
+fn in_rust_ports_badges_timers_and_rights() {
+    check("sdk.rs", "ports");
+}
+
+#[test]
+fn in_rust_pipes_between_processes() {
+    check("sdk.rs", "pipes");
+}
+
+#[test]
+fn in_rust_names_of_ports() {
+    check("sdk.rs", "names");
+}
+
+#[test]
+fn in_rust_processes_that_are_spawned_watched_and_ended() {
+    check("sdk.rs", "processes");
 }

@@ -1,17 +1,21 @@
-//! Chunks of content in files of their own, each named by the BLAKE3 hash of what is in it. Knows no file of the tree and no
-//! page: who needs which chunk, others say.
+//! Chunks of content, each named by the BLAKE3 hash of what is in it: in files of their own, or many that were put together in one.
+//! Knows no file of the tree and no page: who needs which chunk, others say.
 //!
 //! The one idea: a name says what must be in the file. So a chunk is written once and never changed, two writers of the same
 //! bytes write one file, and whoever reads one looks whether it is still what its name says.
 //!
 //! ```text
 //!   chunks/ab/cdef...     a chunk: 256 directories by the first byte of the hash
+//!   chunks/packs/3        many that were put at once
 //!   chunks/tmp/17         one that is being written: is synced, then gets its name; what is left of it is removed at the start
 //! ```
 //! [`Chunks::put`] returns when the bytes and the names are on the disk.
 
+mod packs;
+
 use crate::errno;
 use abi::errno::Errno;
+use packs::Packs;
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno as Raw;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -27,6 +31,8 @@ pub const CHUNK_BYTES_MAX: usize = 1 << 20;
 
 /// Files that wait for the disk at once, for one caller.
 const SYNCS_AT_ONCE: usize = 32;
+/// So many chunks at once go into one file: two syncs for all of them.
+const PACK_CHUNKS_MIN: usize = 8;
 
 /// The hash of what is in a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -117,6 +123,7 @@ pub struct Swept {
 pub struct Chunks {
     path: PathBuf,
     directories: Vec<OwnedFd>,
+    packs: Packs,
     temporary: OwnedFd,
     next_temporary: AtomicU64,
     spare_bytes: u64,
@@ -124,6 +131,8 @@ pub struct Chunks {
     pins: Mutex<HashMap<ChunkName, Pin>>,
     written: Condvar,
     cache: Mutex<Cache>,
+    /// One tidies at a time.
+    tidying: Mutex<()>,
 }
 
 /// Invariants: a chunk that is pinned is not removed; only one caller writes it.
@@ -143,12 +152,12 @@ enum Writing {
 
 /// Keeps chunks that were put from being removed, until the caller has said elsewhere that they are needed.
 #[must_use]
-pub struct Pinned<'a> {
-    chunks: &'a Chunks,
+pub struct Pinned {
+    chunks: Arc<Chunks>,
     names: Vec<ChunkName>,
 }
 
-impl Drop for Pinned<'_> {
+impl Drop for Pinned {
     fn drop(&mut self) {
         let mut pins = self.chunks.pins();
         for name in &self.names {
@@ -169,6 +178,13 @@ pub enum Removal {
     NotThere,
 }
 
+impl Swept {
+    fn count(&mut self, bytes: u64) {
+        self.removed += 1;
+        self.removed_bytes += bytes;
+    }
+}
+
 impl Chunks {
     /// Opens the store in a directory, which is made if it is not there.
     pub fn open(path: &Path, options: ChunkOptions) -> Result<Chunks, ChunkError> {
@@ -180,6 +196,9 @@ impl Chunks {
             directories.push(make_directory(&top, &hex(&[byte])).map_err(|error| at(error.into()))?);
         }
         let temporary = make_directory(&top, "tmp").map_err(|error| at(error.into()))?;
+        let packs = make_directory(&top, "packs").map_err(|error| at(error.into()))?;
+        let names = names_in(&packs).map_err(|error| at(error.into()))?;
+        let packs = Packs::open(path.join("packs"), packs, names)?;
         rustix::fs::fsync(&top).map_err(|error| at(error.into()))?;
         if let Some(above) = path.parent()
             && let Ok(above) = open_directory(rustix::fs::CWD, above)
@@ -189,37 +208,46 @@ impl Chunks {
         Ok(Chunks {
             path: path.to_path_buf(),
             directories,
+            packs,
             temporary,
             next_temporary: AtomicU64::new(0),
             spare_bytes: options.spare_bytes,
             pins: Mutex::new(HashMap::new()),
             written: Condvar::new(),
             cache: Mutex::new(Cache::new(options.cache_bytes_max)),
+            tidying: Mutex::new(()),
         })
     }
 
     /// Removes what nobody needs. Only before anything is put.
     pub fn sweep(&self, is_needed: impl Fn(&ChunkName) -> bool) -> Result<Swept, ChunkError> {
         let mut swept = Swept::default();
-        let mut remove = |directory: &OwnedFd, name: &str| -> Result<(), ChunkError> {
+        let remove = |directory: &OwnedFd, name: &str| -> Result<u64, ChunkError> {
             let bytes = rustix::fs::statat(directory, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
                 .map_or(0, |stat| stat.st_size as u64);
             rustix::fs::unlinkat(directory, name, rustix::fs::AtFlags::empty())
                 .map_err(|error| ChunkError::at(self.path.join(name), error.into()))?;
-            swept.removed += 1;
-            swept.removed_bytes += bytes;
-            Ok(())
+            Ok(bytes)
         };
         for name in self.names(&self.temporary)? {
-            remove(&self.temporary, &name)?;
+            swept.count(remove(&self.temporary, &name)?);
         }
         for (first, directory) in self.directories.iter().enumerate() {
             for name in self.names(directory)? {
                 match parse(first as u8, &name) {
                     Some(chunk) if is_needed(&chunk) => swept.kept += 1,
-                    Some(_) => remove(directory, &name)?,
+                    Some(_) => swept.count(remove(directory, &name)?),
                     // Not ours.
                     None => {}
+                }
+            }
+        }
+        for byte in 0..=u8::MAX {
+            for name in self.packs.names(byte) {
+                if is_needed(&name) {
+                    swept.kept += 1;
+                } else if let Some(removed) = self.packs.remove(&name) {
+                    swept.count(removed?);
                 }
             }
         }
@@ -227,22 +255,13 @@ impl Chunks {
     }
 
     fn names(&self, directory: &OwnedFd) -> Result<Vec<String>, ChunkError> {
-        let fail = |error: Raw| ChunkError::at(self.path.clone(), error.into());
-        rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0)).map_err(fail)?;
-        let mut buffer = Vec::with_capacity(32 << 10);
-        let mut listing = RawDir::new(directory, buffer.spare_capacity_mut());
-        let mut names = vec![];
-        while let Some(entry) = listing.next() {
-            let entry = entry.map_err(fail)?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name != "." && name != ".." {
-                names.push(name);
-            }
-        }
-        Ok(names)
+        names_in(directory).map_err(|error| ChunkError::at(self.path.clone(), error.into()))
     }
 
     fn path_of(&self, name: &ChunkName) -> PathBuf {
+        if let Some(path) = self.packs.path_of(name) {
+            return path;
+        }
         self.path.join(hex(&name.0[..1])).join(name.file())
     }
 
@@ -265,8 +284,8 @@ impl Chunks {
     }
 
     /// Makes chunks durable. While the result lives, none of them is removed.
-    pub fn put(&self, all: &[(ChunkName, &[u8])]) -> Result<Pinned<'_>, ChunkError> {
-        let mut pinned = Pinned { chunks: self, names: vec![] };
+    pub fn put(self: &Arc<Self>, all: &[(ChunkName, &[u8])]) -> Result<Pinned, ChunkError> {
+        let mut pinned = Pinned { chunks: self.clone(), names: vec![] };
         let (mut mine, mut others) = (vec![], vec![]);
         {
             let mut pins = self.pins();
@@ -322,21 +341,17 @@ impl Chunks {
     /// Writes chunks that nobody else is writing: all bytes, then all syncs, then all names, then the directories.
     fn write(&self, all: &[(ChunkName, &[u8])]) -> Result<(), ChunkError> {
         // What has its name already got it in an earlier put, which waited for it, or was needed at the start.
-        let is_missing = |(name, _): &&(ChunkName, &[u8])| {
-            rustix::fs::accessat(
-                &self.directories[name.directory()],
-                name.file(),
-                rustix::fs::Access::EXISTS,
-                rustix::fs::AtFlags::empty(),
-            )
-            .is_err()
-        };
-        let missing: Vec<&(ChunkName, &[u8])> = all.iter().filter(is_missing).collect();
+        let missing: Vec<&(ChunkName, &[u8])> = all.iter().filter(|(name, _)| !self.has(name)).collect();
         if missing.is_empty() {
             return Ok(());
         }
         self.has_room(missing.iter().map(|(_, bytes)| bytes.len() as u64).sum())?;
         let mut temporary = Temporary { chunks: self, files: vec![] };
+        if missing.len() >= PACK_CHUNKS_MIN {
+            let missing: Vec<(ChunkName, &[u8])> = missing.into_iter().copied().collect();
+            let (number, file) = temporary.make()?;
+            return self.packs.put((&self.temporary, number, file), &missing);
+        }
         for (_, bytes) in &missing {
             temporary.write(bytes)?;
         }
@@ -363,6 +378,19 @@ impl Chunks {
         if let Some(bytes) = self.cache().get(name) {
             return Ok(bytes);
         }
+        let bytes = match self.packs.read(name) {
+            Some(read) => read?,
+            None => self.read_alone(name)?,
+        };
+        if ChunkName::of(&bytes) != *name {
+            return Err(ChunkError::Damaged { file: self.path_of(name) });
+        }
+        let bytes: Arc<[u8]> = bytes.into();
+        self.cache().insert(*name, bytes.clone());
+        Ok(bytes)
+    }
+
+    fn read_alone(&self, name: &ChunkName) -> Result<Vec<u8>, ChunkError> {
         let fail = |error: io::Error| ChunkError::at(self.path_of(name), error);
         let directory = &self.directories[name.directory()];
         let file = rustix::fs::openat(
@@ -375,12 +403,61 @@ impl Chunks {
         let mut bytes = vec![];
         io::Read::read_to_end(&mut io::Read::take(File::from(file), CHUNK_BYTES_MAX as u64 + 1), &mut bytes)
             .map_err(fail)?;
-        if ChunkName::of(&bytes) != *name {
-            return Err(ChunkError::Damaged { file: self.path_of(name) });
-        }
-        let bytes: Arc<[u8]> = bytes.into();
-        self.cache().insert(*name, bytes.clone());
         Ok(bytes)
+    }
+
+    /// Gives the disk back the room of chunks that were removed from packs. Waits for the disk.
+    pub fn tidy(&self) -> Result<(), ChunkError> {
+        let _one = self.tidying.lock().expect("nothing panics while it tidies");
+        loop {
+            let mut temporary = Temporary { chunks: self, files: vec![] };
+            let (number, file) = temporary.make()?;
+            if !self.packs.tidy_one((&self.temporary, number, file))? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Is it on the disk, whole or not?
+    pub fn has(&self, name: &ChunkName) -> bool {
+        if self.packs.has(name) {
+            return true;
+        }
+        let directory = &self.directories[name.directory()];
+        let access =
+            rustix::fs::accessat(directory, name.file(), rustix::fs::Access::EXISTS, rustix::fs::AtFlags::empty());
+        access.is_ok()
+    }
+
+    /// The chunks that begin with this byte and with those behind it, until there are so many; and with which byte to go on.
+    pub fn inventory(&self, first: u8, most: usize) -> Result<(Vec<ChunkName>, Option<u8>), ChunkError> {
+        let mut all = vec![];
+        for byte in first..=u8::MAX {
+            // With a handle of its own: somebody else may be reading the same directory.
+            let directory = open_directory(&self.directories[byte as usize], ".")
+                .map_err(|error| ChunkError::at(self.path.clone(), error.into()))?;
+            all.extend(self.names(&directory)?.iter().filter_map(|name| parse(byte, name)));
+            all.extend(self.packs.names(byte));
+            if all.len() >= most {
+                return Ok((all, byte.checked_add(1)));
+            }
+        }
+        Ok((all, None))
+    }
+
+    /// Puts a chunk in the place of its damaged file.
+    pub fn replace(self: &Arc<Self>, name: &ChunkName, bytes: &[u8]) -> Result<(), ChunkError> {
+        {
+            let pins = self.pins();
+            if pins.contains_key(name) {
+                return Ok(());
+            }
+            // The worst that can happen is that damaged bytes stay where nobody reads them.
+            drop(self.packs.remove(name));
+            let _ =
+                rustix::fs::unlinkat(&self.directories[name.directory()], name.file(), rustix::fs::AtFlags::empty());
+        }
+        self.put(&[(*name, bytes)]).map(drop)
     }
 
     /// Keeps the content of a chunk that was just put at hand.
@@ -394,6 +471,11 @@ impl Chunks {
         // In this order: whoever was writing it says that it is needed, and then lets go of it.
         if pins.contains_key(name) || is_needed() {
             return Ok(Removal::Needed);
+        }
+        if let Some(removed) = self.packs.remove(name) {
+            drop(pins);
+            self.cache().remove(name);
+            return removed.map(|bytes| Removal::Removed { bytes });
         }
         // Under the lock: nobody may find it there and then miss it.
         let directory = &self.directories[name.directory()];
@@ -438,6 +520,21 @@ fn parse(first: u8, name: &str) -> Option<ChunkName> {
     Some(ChunkName(hash))
 }
 
+/// What is in a directory.
+fn names_in(directory: &OwnedFd) -> Result<Vec<String>, Raw> {
+    rustix::fs::seek(directory, rustix::fs::SeekFrom::Start(0))?;
+    let mut buffer = Vec::with_capacity(32 << 10);
+    let mut listing = RawDir::new(directory, buffer.spare_capacity_mut());
+    let mut names = vec![];
+    while let Some(entry) = listing.next() {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
 fn open_directory(at: impl AsFd, path: impl rustix::path::Arg) -> Result<OwnedFd, Raw> {
     rustix::fs::openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
@@ -456,6 +553,13 @@ struct Temporary<'a> {
 }
 
 impl Temporary<'_> {
+    /// A new file with nothing in it.
+    fn make(&mut self) -> Result<(&str, &File), ChunkError> {
+        self.write(&[])?;
+        let (number, file) = self.files.last().expect("it was just put there");
+        Ok((number, file))
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), ChunkError> {
         let number = self.chunks.next_temporary.fetch_add(1, Ordering::Relaxed).to_string();
         let fail = |error: io::Error| ChunkError::at(self.chunks.path.join("tmp"), error);

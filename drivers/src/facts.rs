@@ -1,4 +1,5 @@
-//! Records with keys and values on one disk, in redb. Knows nothing of what they say.
+//! Records with keys and values, and how they become durable: on one disk, in redb, or wherever a [`Keeper`] puts them. Knows
+//! nothing of what they say.
 //!
 //! The one idea: whoever waits for the disk writes for all who wait. Changes are queued with their numbers; the first who waits
 //! commits everything that is queued in one transaction, and those who come meanwhile wait for the next one. So there is no
@@ -54,6 +55,11 @@ pub enum FactsError {
     Io { file: PathBuf, error: Arc<io::Error> },
     #[error("{file}: {what}")]
     Store { file: PathBuf, what: String },
+    /// Somebody else may write now. Whether the changes that were waited for became durable, he knows.
+    #[error("another node has taken over: {why}")]
+    Lost { why: String },
+    #[error("facts cannot be made durable: {why}")]
+    Unavailable { why: String },
 }
 
 impl FactsError {
@@ -62,6 +68,8 @@ impl FactsError {
         match self {
             FactsError::DiskFull { .. } => Errno::NoSpc,
             FactsError::Denied { .. } => Errno::Acces,
+            FactsError::Lost { .. } => Errno::OwnerDead,
+            FactsError::Unavailable { .. } => Errno::TimedOut,
             _ => Errno::Io,
         }
     }
@@ -91,11 +99,21 @@ impl FactsError {
     }
 }
 
+/// Where facts are kept.
+pub trait Keeper: Send + Sync {
+    /// Makes changes durable, all or none, and with them the number of the last one.
+    fn commit(&self, batch: &[(u64, Vec<Write>)]) -> Result<(), FactsError>;
+
+    /// After a failed commit: looks what is there, and gives the number of the last change.
+    fn reopen(&self) -> Result<u64, FactsError>;
+
+    /// All records, in the order of their keys.
+    fn read(&self, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), FactsError>;
+}
+
 /// A store of facts.
 pub struct Facts {
-    file: PathBuf,
-    /// Not there while it could not be opened again.
-    database: Mutex<Option<Database>>,
+    keeper: Box<dyn Keeper>,
     queue: Mutex<Queue>,
     settled: Condvar,
 }
@@ -103,6 +121,8 @@ pub struct Facts {
 /// Invariants: what is queued has rising numbers, all above `durable`; with `Stopped` nothing is queued and nobody commits.
 struct Queue {
     waiting: VecDeque<(u64, Vec<Write>)>,
+    /// To be written with the next change.
+    beside: Vec<Write>,
     durable: u64,
     state: State,
     /// The highest number that was submitted.
@@ -133,14 +153,20 @@ pub struct Shared {
 }
 
 impl Facts {
-    /// Opens a store, or makes an empty one.
+    /// Opens a store on this disk, or makes an empty one.
     pub fn open(file: &Path) -> Result<Facts, FactsError> {
         let (database, last) = open_database(file)?;
-        Ok(Facts {
-            file: file.to_path_buf(),
-            database: Mutex::new(Some(database)),
+        let store = Store { file: file.to_path_buf(), database: Mutex::new(Some(database)) };
+        Ok(Facts::kept(Box::new(store), last))
+    }
+
+    /// Facts that somebody else keeps, who has all changes up to this one.
+    pub fn kept(keeper: Box<dyn Keeper>, last: u64) -> Facts {
+        Facts {
+            keeper,
             queue: Mutex::new(Queue {
                 waiting: VecDeque::new(),
+                beside: vec![],
                 durable: last,
                 state: State::Idle,
                 highest: last,
@@ -149,24 +175,12 @@ impl Facts {
                 changes: 0,
             }),
             settled: Condvar::new(),
-        })
+        }
     }
 
     /// All records, in the order of their keys.
     pub fn read(&self, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), FactsError> {
-        let database = self.database.lock().expect("nothing panics while it has the database");
-        let Some(database) = &*database else {
-            return Err(FactsError::Store { file: self.file.clone(), what: "it is not open".into() });
-        };
-        let read = || -> Result<(), redb::Error> {
-            let table = database.begin_read()?.open_table(RECORDS)?;
-            for record in table.iter()? {
-                let (key, value) = record?;
-                each(key.value(), value.value());
-            }
-            Ok(())
-        };
-        guarded(&self.file, read)
+        self.keeper.read(each)
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -194,6 +208,14 @@ impl Facts {
         }
     }
 
+    /// Has writes made durable with the next changes: nobody waits for them, and a failure may lose them.
+    pub fn write_beside(&self, writes: Vec<Write>) {
+        let mut queue = self.queue();
+        if !matches!(queue.state, State::Stopped(_)) {
+            queue.beside.extend(writes);
+        }
+    }
+
     /// Returns when a change is durable, or when nothing can be made durable until [`Facts::reopen`].
     pub fn wait(&self, number: u64) -> Result<(), FactsError> {
         let mut queue = self.queue();
@@ -209,14 +231,15 @@ impl Facts {
                 // Whoever commits says so when he ends, whatever the end.
                 State::Committing => queue = self.settled.wait(queue).expect("nothing panics while it holds the queue"),
                 State::Idle if queue.waiting.is_empty() => {
-                    let what = format!("nobody submitted the change {number}");
-                    return Err(FactsError::Store { file: self.file.clone(), what });
+                    return Err(FactsError::Unavailable { why: format!("nobody submitted the change {number}") });
                 }
                 State::Idle => {
                     queue.state = State::Committing;
-                    let batch: Vec<(u64, Vec<Write>)> = queue.waiting.drain(..).collect();
+                    let mut batch: Vec<(u64, Vec<Write>)> = queue.waiting.drain(..).collect();
+                    let beside = std::mem::take(&mut queue.beside);
+                    batch.last_mut().expect("somebody waits for one").1.extend(beside);
                     drop(queue);
-                    let result = self.commit(&batch);
+                    let result = self.keeper.commit(&batch);
                     queue = self.queue();
                     match result {
                         Ok(()) => {
@@ -236,11 +259,72 @@ impl Facts {
         }
     }
 
-    fn commit(&self, batch: &[(u64, Vec<Write>)]) -> Result<(), FactsError> {
-        let database = self.database.lock().expect("nothing panics while it has the database");
-        let Some(database) = &*database else {
-            return Err(FactsError::Store { file: self.file.clone(), what: "it is not open".into() });
+    /// After a failure: looks what is durable, gives the number of the last change there, and takes changes again. Nobody
+    /// may submit meanwhile. Without a failure it does nothing.
+    pub fn reopen(&self) -> Result<u64, FactsError> {
+        let mut queue = self.queue();
+        let State::Stopped(error) = &queue.state else { return Ok(queue.durable) };
+        let error = error.clone();
+        let last = self.keeper.reopen()?;
+        queue.durable = last;
+        queue.state = State::Idle;
+        if queue.highest > last {
+            let highest = queue.highest;
+            queue.lost.push_back((last + 1, highest, error));
+            if queue.lost.len() > LOST_MAX {
+                queue.lost.pop_front();
+            }
+        }
+        Ok(last)
+    }
+
+    /// Takes nothing more, for this reason: everybody who waits is told, now and for ever.
+    pub fn stop(&self, error: FactsError) {
+        let mut queue = self.queue();
+        queue.waiting.clear();
+        // Whoever commits right now finds out by himself.
+        if let State::Idle | State::Stopped(_) = queue.state {
+            queue.state = State::Stopped(error);
+        }
+        self.settled.notify_all();
+    }
+}
+
+/// Facts in one file of this disk.
+struct Store {
+    file: PathBuf,
+    /// Not there while it could not be opened again.
+    database: Mutex<Option<Database>>,
+}
+
+impl Store {
+    fn database(&self) -> MutexGuard<'_, Option<Database>> {
+        self.database.lock().expect("nothing panics while it has the database")
+    }
+
+    fn closed(&self) -> FactsError {
+        FactsError::Store { file: self.file.clone(), what: "it is not open".into() }
+    }
+}
+
+impl Keeper for Store {
+    fn read(&self, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), FactsError> {
+        let database = self.database();
+        let Some(database) = &*database else { return Err(self.closed()) };
+        let read = || -> Result<(), redb::Error> {
+            let table = database.begin_read()?.open_table(RECORDS)?;
+            for record in table.iter()? {
+                let (key, value) = record?;
+                each(key.value(), value.value());
+            }
+            Ok(())
         };
+        guarded(&self.file, read)
+    }
+
+    fn commit(&self, batch: &[(u64, Vec<Write>)]) -> Result<(), FactsError> {
+        let database = self.database();
+        let Some(database) = &*database else { return Err(self.closed()) };
         let commit = || -> Result<(), redb::Error> {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
@@ -261,26 +345,12 @@ impl Facts {
         guarded(&self.file, commit)
     }
 
-    /// After a failure: looks what is on the disk, gives the number of the last change there, and takes changes again. Nobody
-    /// may submit meanwhile. Without a failure it does nothing.
-    pub fn reopen(&self) -> Result<u64, FactsError> {
-        let mut queue = self.queue();
-        let State::Stopped(error) = &queue.state else { return Ok(queue.durable) };
-        let error = error.clone();
-        let mut database = self.database.lock().expect("nothing panics while it has the database");
+    fn reopen(&self) -> Result<u64, FactsError> {
+        let mut database = self.database();
         // redb refuses everything after an error, and holds the lock of the file.
         *database = None;
         let (opened, last) = open_database(&self.file)?;
         *database = Some(opened);
-        queue.durable = last;
-        queue.state = State::Idle;
-        if queue.highest > last {
-            let highest = queue.highest;
-            queue.lost.push_back((last + 1, highest, error));
-            if queue.lost.len() > LOST_MAX {
-                queue.lost.pop_front();
-            }
-        }
         Ok(last)
     }
 }

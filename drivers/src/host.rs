@@ -3,12 +3,12 @@
 use std::fs;
 
 /// One look.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Host {
     /// That this process may use.
     pub processors: u32,
-    /// How many processes of the machine wanted a processor, over the last minute.
-    pub load: f64,
+    /// Processes of the machine that run or want to, at this moment; the one that looks is not counted.
+    pub wanting: u32,
     pub memory_bytes: u64,
     /// Without pushing anything out that is in use.
     pub memory_free_bytes: u64,
@@ -19,10 +19,11 @@ impl Host {
     pub fn look() -> Host {
         let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
         let load = fs::read_to_string("/proc/loadavg").ok();
-        let load = load.and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or_default();
+        let wanting = load.and_then(|text| text.split(' ').nth(3)?.split('/').next()?.parse::<u32>().ok());
+        let wanting = wanting.unwrap_or(1).saturating_sub(1);
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let (memory_bytes, memory_free_bytes) = (entry(&memory, "MemTotal"), entry(&memory, "MemAvailable"));
-        Host { processors, load, memory_bytes, memory_free_bytes }
+        Host { processors, wanting, memory_bytes, memory_free_bytes }
     }
 }
 

@@ -17,19 +17,34 @@
 //! send, ask and answer.
 
 use abi::ids::{NodeId, NodeKey};
+use peers::Shared;
+use secure::Secure;
+use std::cell::Cell;
 use std::fmt;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tokio::runtime;
+use tokio::sync::{Notify, oneshot};
 
+mod addresses;
+mod asks;
+mod channel;
 mod frame;
 mod identity;
+mod link;
+mod meet;
+mod peers;
 mod secure;
 mod stream;
 
+pub mod discovery;
 pub mod ticket;
 
 pub use identity::{Identity, IdentityError};
+pub use link::{Answer, examine};
 pub use stream::Stream;
 
 /// Bounds. What happens there: queues refuse, handshakes are dropped, a peer that goes over one is a peer no more.
@@ -66,7 +81,8 @@ pub struct Hello {
     pub name: String,
     /// Which una it runs, for people: what it can speak is settled by the protocol's own numbers.
     pub version: String,
-    /// Where it can be reached, as it sees it. What a node tells of itself is filled in by the wire.
+    /// Where it can be reached. A node that leaves this empty tells where it listens, with the addresses that its machine has just
+    /// then; one that others reach by other addresses has to say so.
     pub addresses: Vec<SocketAddr>,
 }
 
@@ -259,21 +275,6 @@ pub enum LinkState {
     },
 }
 
-/// The right to answer one request. Dropped, the asker is told that nobody answered.
-pub struct Answer {}
-
-impl Answer {
-    /// Who asked.
-    pub fn asker(&self) -> NodeKey {
-        unimplemented!()
-    }
-
-    /// `Err` reaches the asker as [`AskError::Failed`].
-    pub fn give(self, _answer: Result<Vec<u8>, String>) {
-        unimplemented!()
-    }
-}
-
 /// What an asker does with the answer. Called on a thread of the wire, never within [`Wire::ask`] itself.
 pub type Done = Box<dyn FnOnce(Result<Vec<u8>, AskError>) + Send>;
 
@@ -289,77 +290,203 @@ pub struct Ask<'a> {
 
 /// The wire of this node. Clones are the same wire; it stops when the last is gone, or by [`Wire::stop`].
 #[derive(Clone)]
-pub struct Wire {}
+pub struct Wire(Arc<Running>);
+
+struct Running {
+    shared: Arc<Shared>,
+    stop: Arc<Notify>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+thread_local! {
+    /// Whether this thread is one of a wire: what it waits for could never come.
+    static IS_OURS: Cell<bool> = const { Cell::new(false) };
+}
 
 impl Wire {
     /// `listen` may be empty: then this node can only reach out. Port 0 takes a free one.
-    pub fn start(_: Identity, _: Hello, _listen: &[SocketAddr], _: Arc<dyn Receiver>) -> Result<Wire, WireError> {
-        unimplemented!()
+    pub fn start(
+        identity: Identity,
+        hello: Hello,
+        listen: &[SocketAddr],
+        receiver: Arc<dyn Receiver>,
+    ) -> Result<Wire, WireError> {
+        let secure = Secure::new(&identity)?;
+        let (mut listeners, mut listening) = (Vec::new(), Vec::new());
+        for address in listen {
+            let refused = |error| WireError::Listen { address: *address, error };
+            let listener = TcpListener::bind(address).map_err(refused)?;
+            listener.set_nonblocking(true).map_err(refused)?;
+            listening.push(listener.local_addr().map_err(refused)?);
+            listeners.push(listener);
+        }
+        let runtime = || runtime::Builder::new_current_thread().enable_all().build().map_err(WireError::Thread);
+        let (calls, bulk) = (runtime()?, runtime()?);
+        let handles = (calls.handle().clone(), bulk.handle().clone());
+        let shared = Arc::new(Shared::new(secure, identity.key(), hello, listening, receiver, handles));
+        let stop = Arc::new(Notify::new());
+        let (ends_bulk, bulk_ends) = oneshot::channel::<()>();
+        let (stopping, serving) = (stop.clone(), shared.clone());
+        // If the second thread does not start, the first ends with the end of what it would be woken by.
+        let bulk = thread("una-wire-bulk", move || {
+            bulk.block_on(async {
+                let _ = bulk_ends.await;
+            });
+        })?;
+        let calls = thread("una-wire-calls", move || {
+            calls.block_on(async {
+                for listener in listeners {
+                    let listener =
+                        tokio::net::TcpListener::from_std(listener).expect("a socket that listens can be waited for");
+                    peers::spawn(&serving.calls, serving.clone().listen(listener));
+                }
+                stopping.notified().await;
+                serving.stop().await;
+            });
+            drop(ends_bulk);
+        })?;
+        let threads = vec![calls, bulk];
+        Ok(Wire(Arc::new(Running { shared, stop, threads: Mutex::new(threads) })))
     }
 
     /// Closes all links, tells the peers, and ends the threads. Nothing is called back after it.
     pub fn stop(&self) {
-        unimplemented!()
+        self.0.end();
     }
 
     pub fn me(&self) -> NodeKey {
-        unimplemented!()
+        self.0.shared.me
     }
 
-    /// Where others may reach this node: what it listens on, with the addresses of the machine's interfaces now.
+    /// Where others may reach this node: what it says of itself, or what it listens on with the addresses of the machine now.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        unimplemented!()
+        self.0.shared.hello().addresses
     }
 
-    /// What this node tells of itself from now on. Links that were made with other words are made anew.
-    pub fn introduce(&self, _: Hello) {
-        unimplemented!()
+    /// What this node tells of itself from now on. All links are made anew.
+    pub fn introduce(&self, hello: Hello) {
+        self.0.shared.introduce(hello);
     }
 
-    /// The peer is known from now on and kept linked. More addresses are added to those that are known already.
-    pub fn admit(&self, _: NodeKey, _addresses: &[SocketAddr]) {
-        unimplemented!()
+    /// The peer is known from now on and kept linked. These addresses are tried before those that are known already.
+    pub fn admit(&self, peer: NodeKey, addresses: &[SocketAddr]) {
+        self.0.shared.admit(peer, addresses);
     }
 
     /// The peer is refused from now on; it is told why.
-    pub fn dismiss(&self, _: NodeKey, _why: &str) {
-        unimplemented!()
+    pub fn dismiss(&self, peer: NodeKey, why: &str) {
+        self.0.shared.dismiss(peer, why);
     }
 
-    pub fn send(&self, _: NodeKey, _: Class, _message: &[u8]) -> Result<(), SendError> {
-        unimplemented!()
+    pub fn send(&self, peer: NodeKey, class: Class, message: &[u8]) -> Result<(), SendError> {
+        if message.len() > limits::MESSAGE_BYTES {
+            return Err(SendError::TooLong);
+        }
+        self.0.shared.link(peer).ok_or(SendError::Unlinked)?.send(class, message)
     }
 
     /// Asks. `done` is always called, once: with the answer, or why there is none.
-    pub fn ask(&self, _: NodeKey, _: Ask, _: Done) {
-        unimplemented!()
+    pub fn ask(&self, peer: NodeKey, ask: Ask, done: Done) {
+        let asked = match self.0.shared.link(peer) {
+            Some(link) => link.ask(ask, done),
+            None => Err((done, AskError::Unlinked)),
+        };
+        if let Err((done, error)) = asked {
+            // Never from within, since the caller may hold a lock that `done` takes. If the wire has stopped, the task is dropped at
+            // once and there is nobody else to call it.
+            let mut unasked = Unasked(Some((done, error)));
+            peers::spawn(&self.0.shared.calls, async move { unasked.call() });
+        }
     }
 
     /// Asks and waits: not from a [`Receiver`]'s function.
-    pub fn ask_and_wait(&self, _: NodeKey, _: Ask) -> Result<Vec<u8>, AskError> {
-        unimplemented!()
+    pub fn ask_and_wait(&self, peer: NodeKey, ask: Ask) -> Result<Vec<u8>, AskError> {
+        never_ours();
+        let (done, answered) = sync_channel(1);
+        self.ask(peer, ask, Box::new(move |answer| drop(done.send(answer))));
+        answered.recv().unwrap_or(Err(AskError::Lost(Unlinked::Stopping)))
     }
 
     /// Opens a stream of bytes and waits until the other end has it: not from a [`Receiver`]'s function.
-    pub fn open(&self, _: NodeKey, _purpose: Service, _head: &[u8], _deadline: Instant) -> Result<Stream, OpenError> {
-        unimplemented!()
+    pub fn open(&self, peer: NodeKey, purpose: Service, head: &[u8], deadline: Instant) -> Result<Stream, OpenError> {
+        never_ours();
+        self.0.shared.link(peer).ok_or(OpenError::Unlinked)?.open(purpose, head, deadline)
     }
 
-    /// Goes to a node that does not know us: to join. It is the one that holds `key`, or it fails.
+    /// Goes to a node that does not know us: to join. It is the one that holds `key`, or it fails. Not from a [`Receiver`]'s function.
     pub fn visit(
         &self,
-        _key: NodeKey,
-        _addresses: &[SocketAddr],
-        _head: &[u8],
-        _deadline: Instant,
+        key: NodeKey,
+        addresses: &[SocketAddr],
+        head: &[u8],
+        deadline: Instant,
     ) -> Result<(Hello, Stream), OpenError> {
-        unimplemented!()
+        never_ours();
+        if head.len() > limits::HEAD_BYTES {
+            return Err(OpenError::TooLong);
+        }
+        let (arrived, arriving) = sync_channel(1);
+        let (shared, addresses, head) = (self.0.shared.clone(), addresses.to_vec(), head.to_vec());
+        peers::spawn(&self.0.shared.calls, async move {
+            let _ = arrived.send(shared.visit(key, addresses, head).await);
+        });
+        match arriving.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(arrived) => arrived,
+            Err(RecvTimeoutError::Timeout) => Err(OpenError::Late),
+            Err(RecvTimeoutError::Disconnected) => Err(OpenError::Lost(Unlinked::Stopping)),
+        }
     }
 
     /// All admitted peers.
     pub fn links(&self) -> Vec<LinkView> {
-        unimplemented!()
+        self.0.shared.views()
     }
+}
+
+impl Running {
+    fn end(&self) {
+        self.stop.notify_one();
+        let threads = std::mem::take(&mut *channel::lock(&self.threads));
+        // From a thread of its own, the wire stops as soon as that thread comes back.
+        if !IS_OURS.get() {
+            threads.into_iter().for_each(|thread| drop(thread.join()));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A request that could not be made, until whoever made it has been told.
+struct Unasked(Option<(Done, AskError)>);
+
+impl Unasked {
+    fn call(&mut self) {
+        if let Some((done, error)) = self.0.take() {
+            done(Err(error));
+        }
+    }
+}
+
+impl Drop for Unasked {
+    fn drop(&mut self) {
+        self.call();
+    }
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, WireError> {
+    let ours = move || {
+        IS_OURS.set(true);
+        work();
+    };
+    std::thread::Builder::new().name(name.into()).spawn(ours).map_err(WireError::Thread)
+}
+
+fn never_ours() {
+    assert!(!IS_OURS.get(), "a thread of the wire must not wait for the wire");
 }
 
 impl fmt::Display for Service {

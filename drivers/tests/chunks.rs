@@ -4,10 +4,15 @@ use abi::errno::Errno;
 use drivers::chunks::{ChunkError, ChunkName, ChunkOptions, Chunks, Removal};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// So that everything comes from the disk.
 const UNCACHED: ChunkOptions = ChunkOptions { cache_bytes_max: 0, ..ChunkOptions::NORMAL };
+
+fn open(place: &tempfile::TempDir, options: ChunkOptions) -> Arc<Chunks> {
+    Arc::new(Chunks::open(place.path(), options).unwrap())
+}
 
 fn chunk(number: u32) -> Vec<u8> {
     (0..10_000).map(|index: u32| (index.wrapping_mul(2_654_435_761).wrapping_add(number) >> 11) as u8).collect()
@@ -21,7 +26,7 @@ fn found(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn put(chunks: &Chunks, all: &[Vec<u8>]) -> Result<Vec<ChunkName>, ChunkError> {
+fn put(chunks: &Arc<Chunks>, all: &[Vec<u8>]) -> Result<Vec<ChunkName>, ChunkError> {
     let named: Vec<(ChunkName, &[u8])> = all.iter().map(|bytes| (ChunkName::of(bytes), bytes.as_slice())).collect();
     drop(chunks.put(&named)?);
     Ok(named.into_iter().map(|(name, _)| name).collect())
@@ -31,12 +36,13 @@ fn put(chunks: &Chunks, all: &[Vec<u8>]) -> Result<Vec<ChunkName>, ChunkError> {
 fn what_was_put_is_there_once() {
     let place = tempfile::tempdir().unwrap();
     let all: Vec<Vec<u8>> = (0..100).map(chunk).collect();
-    let chunks = Chunks::open(place.path(), UNCACHED).unwrap();
+    let chunks = open(&place, UNCACHED);
     let names = put(&chunks, &all).unwrap();
     put(&chunks, &[all[0].clone(), all[1].clone(), all[0].clone()]).unwrap();
-    assert_eq!(found(place.path()).len(), 100, "and nothing unfinished");
+    assert_eq!(found(place.path()).len(), 1, "all in one file, and nothing unfinished");
+    assert!(names.iter().all(|name| chunks.has(name)));
     drop(chunks);
-    let chunks = Chunks::open(place.path(), UNCACHED).unwrap();
+    let chunks = open(&place, UNCACHED);
     for (name, bytes) in names.iter().zip(&all) {
         assert_eq!(&*chunks.get(name).unwrap(), bytes.as_slice());
     }
@@ -49,7 +55,7 @@ fn what_was_put_is_there_once() {
 #[test]
 fn damage_is_named() {
     let place = tempfile::tempdir().unwrap();
-    let chunks = Chunks::open(place.path(), UNCACHED).unwrap();
+    let chunks = open(&place, UNCACHED);
     let names = put(&chunks, &[chunk(1), chunk(2)]).unwrap();
     let hex: String = names[0].0.iter().map(|byte| format!("{byte:02x}")).collect();
     let file = place.path().join(&hex[..2]).join(&hex[2..]);
@@ -74,7 +80,7 @@ fn damage_is_named() {
 #[test]
 fn without_room_nothing_is_put() {
     let place = tempfile::tempdir().unwrap();
-    let chunks = Chunks::open(place.path(), ChunkOptions { spare_bytes: 1 << 60, ..UNCACHED }).unwrap();
+    let chunks = open(&place, ChunkOptions { spare_bytes: 1 << 60, ..UNCACHED });
     let error = put(&chunks, &[chunk(1)]).unwrap_err();
     assert!(matches!(error, ChunkError::DiskFull { .. }), "{error:?}");
     assert_eq!(error.errno(), Errno::NoSpc);
@@ -84,9 +90,18 @@ fn without_room_nothing_is_put() {
 /// One puts and another removes the same chunks: whoever holds what it put finds it there.
 #[test]
 fn what_is_held_is_not_removed() {
+    hold_and_remove(4);
+}
+
+#[test]
+fn what_is_held_in_packs_is_not_removed() {
+    hold_and_remove(20);
+}
+
+fn hold_and_remove(count: u32) {
     let place = tempfile::tempdir().unwrap();
-    let chunks = Chunks::open(place.path(), UNCACHED).unwrap();
-    let all: Vec<Vec<u8>> = (0..4).map(chunk).collect();
+    let chunks = open(&place, UNCACHED);
+    let all: Vec<Vec<u8>> = (0..count).map(chunk).collect();
     let named: Vec<(ChunkName, &[u8])> = all.iter().map(|bytes| (ChunkName::of(bytes), bytes.as_slice())).collect();
     let (removed, needed) = (AtomicU64::new(0), AtomicU64::new(0));
     // Until both have been seen: how often is chance, what is seen is not.
@@ -99,9 +114,11 @@ fn what_is_held_is_not_removed() {
                         Removal::Removed { bytes } => {
                             assert_eq!(bytes, 10_000);
                             removed.fetch_add(1, Ordering::Relaxed);
+                            chunks.tidy().unwrap();
                         }
                         Removal::Needed => drop(needed.fetch_add(1, Ordering::Relaxed)),
-                        Removal::NotThere => {}
+                        // The lock is not fair: those who put must get it too.
+                        Removal::NotThere => std::thread::sleep(std::time::Duration::from_millis(1)),
                     }
                 }
             }
@@ -122,4 +139,70 @@ fn what_is_held_is_not_removed() {
     });
     put(&chunks, &all).unwrap();
     assert_eq!(chunks.remove(&named[0].0, || true).unwrap(), Removal::Needed);
+}
+
+#[test]
+fn what_left_a_pack_gives_its_room_back() {
+    let place = tempfile::tempdir().unwrap();
+    let all: Vec<Vec<u8>> = (0..40).map(chunk).collect();
+    let size = || found(place.path()).iter().map(|file| fs::metadata(file).unwrap().len()).sum::<u64>();
+    {
+        let chunks = open(&place, UNCACHED);
+        let names = put(&chunks, &all).unwrap();
+        for name in &names[..25] {
+            assert_eq!(chunks.remove(name, || false).unwrap(), Removal::Removed { bytes: 10_000 });
+            assert_eq!(chunks.remove(name, || false).unwrap(), Removal::NotThere);
+        }
+        assert!(size() > 400_000);
+        chunks.tidy().unwrap();
+        assert!((150_000..160_000).contains(&size()), "{}", size());
+        for (name, bytes) in names.iter().zip(&all).skip(25) {
+            assert_eq!(&*chunks.get(name).unwrap(), bytes.as_slice());
+        }
+        assert_eq!(chunks.inventory(0, usize::MAX).unwrap().0.len(), 15);
+        // What was there is not written again, what was not is.
+        put(&chunks, &all).unwrap();
+        assert!((400_000..420_000).contains(&size()), "{}", size());
+    }
+    let chunks = open(&place, UNCACHED);
+    assert_eq!(chunks.sweep(|_| true).unwrap().kept, 40);
+    for bytes in &all {
+        assert_eq!(&*chunks.get(&ChunkName::of(bytes)).unwrap(), bytes.as_slice());
+        chunks.remove(&ChunkName::of(bytes), || false).unwrap();
+    }
+    assert_eq!(size(), 0, "with the last chunk its pack goes");
+}
+
+#[test]
+fn damage_to_a_pack_is_named_and_hurts_only_what_it_hit() {
+    let place = tempfile::tempdir().unwrap();
+    let all: Vec<Vec<u8>> = (0..10).map(chunk).collect();
+    let names = put(&open(&place, UNCACHED), &all).unwrap();
+    let file = place.path().join("packs/1");
+    let whole = fs::read(&file).unwrap();
+    let mut flipped = whole.clone();
+    flipped[25_000] ^= 1;
+    fs::write(&file, &flipped).unwrap();
+    let chunks = open(&place, UNCACHED);
+    for (index, name) in names.iter().enumerate() {
+        match chunks.get(name) {
+            Err(ChunkError::Damaged { file: named }) => assert!(index == 2 && named == file),
+            Ok(bytes) => assert!(index != 2 && *bytes == *all[index]),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    chunks.replace(&names[2], &all[2]).unwrap();
+    assert_eq!(&*chunks.get(&names[2]).unwrap(), all[2].as_slice());
+    drop(chunks);
+    // Whatever is wrong with an index, nothing that it says is believed.
+    for length in [0, 10, 100_000, whole.len() - 1] {
+        fs::write(&file, &whole[..length]).unwrap();
+        assert!(matches!(open(&place, UNCACHED).get(&names[0]), Err(ChunkError::Missing { .. })), "{length}");
+    }
+    for at in whole.len() - 44..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        fs::write(&file, &flipped).unwrap();
+        assert!(matches!(open(&place, UNCACHED).get(&names[0]), Err(ChunkError::Missing { .. })), "{at}");
+    }
 }

@@ -146,8 +146,8 @@ pub enum Flush {
 
 /// One file, directory or link.
 ///
-/// Invariants: whoever has names is recorded; whoever has none is not, and lives as long as it is open, is captured, or may
-/// get its name back.
+/// Invariants: whoever has names, or is kept, is recorded; whoever is neither is not, and lives as long as it is open, is
+/// captured, or may get its name back.
 struct Node {
     body: Body,
     born_ns: u64,
@@ -216,16 +216,23 @@ enum Undo {
         index: u64,
         before: Option<Piece>,
     },
+    /// It is kept now and was not, or the other way round.
+    Kept {
+        inode: Inode,
+        before: bool,
+    },
 }
 
 /// The tree.
 ///
-/// Invariants: every inode but the root has a name, or is nobody's any more; every directory has at most one, and is below the
+/// Invariants: every inode but the root has a name, or is kept, or is nobody's any more; every directory has at most one, and is below the
 /// root; the tally counts what pages, undo and captures need; no act is half in `pending`.
 pub struct Files {
     limits: Limits,
     device: u64,
     nodes: BTreeMap<Inode, Node>,
+    /// They have no name, and are recorded nevertheless: who has them open may come back after a restart and go on.
+    kept: BTreeSet<Inode>,
     open: BTreeMap<OpenNumber, Opened>,
     next_open: u64,
     next_inode: u64,
@@ -254,6 +261,7 @@ impl Files {
             limits,
             device,
             nodes: BTreeMap::new(),
+            kept: BTreeSet::new(),
             open: BTreeMap::new(),
             next_open: 1,
             next_inode,
@@ -347,8 +355,14 @@ impl Files {
                 content.load(index, piece, &mut self.tally);
                 Ok(())
             }
+            Change::Kept { inode, was } => {
+                let node = self.nodes.get_mut(&inode).ok_or(Damage("nothing is kept"))?;
+                node.was = (*was).to_owned();
+                self.kept.insert(inode);
+                Ok(())
+            }
             Change::System { .. } => Err(Damage("there are two trees in the records")),
-            Change::NoInode { .. } | Change::NoName { .. } | Change::NoPage { .. } => {
+            Change::NoInode { .. } | Change::NoName { .. } | Change::NoPage { .. } | Change::NotKept { .. } => {
                 Err(Damage("a record says that there is none"))
             }
         }
@@ -515,6 +529,8 @@ impl Files {
                 content.unrecord(*index, before.clone(), tally);
                 self.changed.insert(*inode);
             }
+            Undo::Kept { inode, before: true } => drop(self.kept.insert(*inode)),
+            Undo::Kept { inode, before: false } => drop(self.kept.remove(inode)),
         }
     }
 
@@ -569,7 +585,10 @@ impl Undo {
 
     fn inode(&self) -> Option<Inode> {
         match self {
-            Undo::Record { inode, .. } | Undo::Flushed { inode, .. } | Undo::Page { inode, .. } => Some(*inode),
+            Undo::Record { inode, .. }
+            | Undo::Flushed { inode, .. }
+            | Undo::Page { inode, .. }
+            | Undo::Kept { inode, .. } => Some(*inode),
             Undo::Name { before, .. } => *before,
             Undo::Reserved(_) => None,
         }
@@ -611,18 +630,39 @@ impl Files {
         self.pending_undo.push(Undo::Record { inode, before });
     }
 
+    /// The last name of an inode was taken away. It is recorded as long as somebody has it open.
+    fn was_removed(&mut self, inode: Inode, now_ns: u64) {
+        if self.node(inode).open == 0 || planted(Bug::OpenIsNotKept) {
+            self.node_mut(inode).now.changed_ns = now_ns;
+            return self.unrecord(inode);
+        }
+        self.stamp(inode, now_ns);
+        self.keep(inode);
+        if planted(Bug::UnlinkEmptiesOpen) && !self.node(inode).is_directory() {
+            let (content, tally) = content_of(&mut self.nodes, &mut self.tally, inode);
+            content.release(tally);
+        }
+    }
+
+    fn keep(&mut self, inode: Inode) {
+        self.kept.insert(inode);
+        self.pending.push(Change::Kept { inode, was: self.node(inode).was.as_str().into() });
+        self.pending_undo.push(Undo::Kept { inode, before: false });
+    }
+
     /// Removes all records of an inode that has no names left.
     fn unrecord(&mut self, inode: Inode) {
         let next = self.next();
+        if self.kept.remove(&inode) {
+            self.pending.push(Change::NotKept { inode });
+            self.pending_undo.push(Undo::Kept { inode, before: true });
+        }
         let node = self.nodes.get_mut(&inode).expect("it just had a name");
         let Some(before) = node.recorded.take() else { return };
         node.recorded_at = next;
         if let Body::File(content) = &mut node.body {
             let pages = content.recorded().map(|(index, _)| Change::NoPage { inode, index });
             self.pending.extend(pages);
-            if node.open > 0 && planted(Bug::UnlinkEmptiesOpen) {
-                content.release(&mut self.tally);
-            }
         }
         self.pending.push(Change::NoInode { inode });
         self.pending_undo.push(Undo::Record { inode, before: Some(before) });
@@ -694,7 +734,7 @@ impl Files {
         self.node(directory).listing().expect("walks end in directories")
     }
 
-    /// A new inode without names and records.
+    /// A new inode without names.
     fn make(&mut self, body: Body, now_ns: u64) -> Result<Inode, Errno> {
         if self.nodes.len() >= self.limits.inodes_max {
             return Err(Errno::NoSpc);
@@ -702,6 +742,12 @@ impl Files {
         let inode = Inode(self.next_inode);
         self.next_inode += 1;
         self.nodes.insert(inode, Node::new(body, now_ns, None, Attributes::at(now_ns)));
+        if inode.0 >= self.reserved {
+            self.pending_undo.push(Undo::Reserved(self.reserved));
+            self.reserved = inode.0 + INODES_RESERVED;
+            self.pending.push(Change::System { device: self.device, inodes_reserved: self.reserved });
+        }
+        self.record(inode, Attributes::at(now_ns));
         Ok(inode)
     }
 
@@ -709,12 +755,6 @@ impl Files {
     fn make_named(&mut self, directory: Inode, name: &str, body: Body, now_ns: u64) -> Result<Inode, Errno> {
         self.may_add(directory)?;
         let inode = self.make(body, now_ns)?;
-        if inode.0 >= self.reserved {
-            self.pending_undo.push(Undo::Reserved(self.reserved));
-            self.reserved = inode.0 + INODES_RESERVED;
-            self.pending.push(Change::System { device: self.device, inodes_reserved: self.reserved });
-        }
-        self.record(inode, Attributes::at(now_ns));
         self.name(directory, &name.into(), Some(inode));
         self.touch(directory, now_ns);
         Ok(inode)
@@ -722,19 +762,22 @@ impl Files {
 
     /// Can one more name be put here?
     fn may_add(&self, directory: Inode) -> Result<(), Errno> {
-        let node = self.node(directory);
-        if node.recorded.is_none() {
+        if self.is_removed(directory) {
             return Err(Errno::NoEnt);
         }
-        if node.listing()?.entries.len() >= self.limits.names_max { Err(Errno::NoSpc) } else { Ok(()) }
+        if self.node(directory).listing()?.entries.len() >= self.limits.names_max { Err(Errno::NoSpc) } else { Ok(()) }
+    }
+
+    /// Has it no name any more?
+    fn is_removed(&self, inode: Inode) -> bool {
+        inode != ROOT && self.node(inode).names.is_empty()
     }
 
     /// Takes a name away, and with the last one all records.
     fn remove(&mut self, directory: Inode, name: &Arc<str>, inode: Inode, now_ns: u64) {
         self.name(directory, name, None);
         if self.node(inode).names.is_empty() {
-            self.node_mut(inode).now.changed_ns = now_ns;
-            self.unrecord(inode);
+            self.was_removed(inode, now_ns);
         } else {
             self.stamp(inode, now_ns);
         }
@@ -833,14 +876,46 @@ impl Files {
         Ok(self.hold(opened.inode, opened.access))
     }
 
-    /// What is open no more is forgotten, if it has no name; if it has one, what was written stays to be captured.
-    pub fn close(&mut self, open: OpenNumber) {
-        if open == ROOT_OPEN {
-            return;
+    /// What is open no more is forgotten, if it has no name; if it has one, what was written stays to be captured. Nobody need
+    /// wait until this is safe.
+    pub fn close(&mut self, open: OpenNumber, changes: &mut Vec<Change>) -> Answer<()> {
+        self.act(changes, |files| {
+            if open == ROOT_OPEN {
+                return Ok(());
+            }
+            let opened = files.open.remove(&open).ok_or(Errno::BadF)?;
+            let node = files.node_mut(opened.inode);
+            node.open -= 1;
+            if node.open == 0 && files.kept.contains(&opened.inode) {
+                // It goes when this is safe.
+                files.unrecord(opened.inode);
+            } else {
+                files.settle(opened.inode);
+            }
+            Ok(())
+        })
+    }
+
+    /// Opens what somebody had open before a restart.
+    pub fn reopen(&mut self, inode: Inode, access: Access) -> Result<OpenNumber, Errno> {
+        if self.open.len() >= self.limits.open_max {
+            return Err(Errno::NFile);
         }
-        let Some(opened) = self.open.remove(&open) else { return };
-        self.node_mut(opened.inode).open -= 1;
-        self.settle(opened.inode);
+        let node = self.nodes.get(&inode).filter(|node| node.recorded.is_some()).ok_or(Errno::Stale)?;
+        match &node.body {
+            Body::Directory(_) if access != Access::Read => Err(Errno::IsDir),
+            Body::Link(_) => Err(Errno::Loop),
+            _ => Ok(self.hold(inode, access)),
+        }
+    }
+
+    /// Lets go of what was kept for those who have not come back.
+    pub fn forget_kept(&mut self, changes: &mut Vec<Change>) -> Answer<()> {
+        self.act(changes, |files| {
+            let all: Vec<Inode> = files.kept.iter().copied().filter(|inode| files.node(*inode).open == 0).collect();
+            all.into_iter().for_each(|inode| files.unrecord(inode));
+            Ok(())
+        })
     }
 
     pub fn inode(&self, open: OpenNumber) -> Result<(Inode, Access), Errno> {
@@ -848,16 +923,22 @@ impl Files {
     }
 
     /// A file that has never had a name, with nothing in it.
-    pub fn orphan_file(&mut self, now_ns: u64) -> Result<OpenNumber, Errno> {
-        let inode = self.make(Body::File(Content::default()), now_ns)?;
-        self.node_mut(inode).was = "a file that has no name".to_owned();
-        Ok(self.hold(inode, Access::ReadWrite))
+    pub fn orphan_file(&mut self, now_ns: u64, changes: &mut Vec<Change>) -> Answer<OpenNumber> {
+        self.act(changes, |files| {
+            let inode = files.make(Body::File(Content::default()), now_ns)?;
+            files.node_mut(inode).was = "a file that has no name".to_owned();
+            files.keep(inode);
+            Ok(files.hold(inode, Access::ReadWrite))
+        })
     }
 
-    pub fn orphan_directory(&mut self, now_ns: u64) -> Result<OpenNumber, Errno> {
-        let inode = self.make(Body::Directory(Listing::default()), now_ns)?;
-        self.node_mut(inode).was = "a directory that has no name".to_owned();
-        Ok(self.hold(inode, Access::Read))
+    pub fn orphan_directory(&mut self, now_ns: u64, changes: &mut Vec<Change>) -> Answer<OpenNumber> {
+        self.act(changes, |files| {
+            let inode = files.make(Body::Directory(Listing::default()), now_ns)?;
+            files.node_mut(inode).was = "a directory that has no name".to_owned();
+            files.keep(inode);
+            Ok(files.hold(inode, Access::Read))
+        })
     }
 
     pub fn locate(&self, open: OpenNumber) -> Result<Place, Errno> {
@@ -1078,7 +1159,7 @@ impl Files {
                 None if old == new => {}
                 None => files.may_add(new)?,
             }
-            if files.node(new).recorded.is_none() {
+            if files.is_removed(new) {
                 return Err(Errno::NoEnt);
             }
             if !planted(Bug::RenameKeepsOld) || is_directory {
@@ -1089,7 +1170,7 @@ impl Files {
                 if !files.node(replaced).names.is_empty() {
                     files.stamp(replaced, now_ns);
                 } else if !planted(Bug::ReplacedIsKept) {
-                    files.unrecord(replaced);
+                    files.was_removed(replaced, now_ns);
                 }
             }
             files.stamp(inode, now_ns);
@@ -1170,6 +1251,13 @@ impl Files {
         }
         let end = self.node(opened.inode).now.size_bytes.min(offset.saturating_add(count as u64));
         Ok(content.read(offset.min(end), end))
+    }
+
+    /// What stands there, whatever it was opened for.
+    pub fn read_any(&self, open: OpenNumber, offset: u64, count: usize) -> Result<Vec<Stretch>, Errno> {
+        let node = self.node(self.opened(open)?.inode);
+        let end = node.now.size_bytes.min(offset.saturating_add(count as u64));
+        Ok(node.content()?.read(offset.min(end), end))
     }
 
     /// All of a file, whatever it was opened for.
@@ -1460,8 +1548,12 @@ impl Files {
             if node.is_directory() && !node.names.is_empty() && !reached.contains(inode) {
                 return Err("a directory is not below the root");
             }
-            if (node.names.is_empty() && *inode != ROOT) != node.recorded.is_none() {
+            let kept = self.kept.contains(inode);
+            if (node.names.is_empty() && *inode != ROOT && !kept) != node.recorded.is_none() {
                 return Err("a file has names and no record, or a record and no name");
+            }
+            if kept && !node.names.is_empty() {
+                return Err("a file with a name is kept as if it had none");
             }
             if let Body::File(content) = &node.body {
                 content.count(node.now.size_bytes, &mut ought)?;
@@ -1469,6 +1561,9 @@ impl Files {
                     return Err("a changed file would never be recorded");
                 }
             }
+        }
+        if self.kept.iter().any(|inode| !self.nodes.contains_key(inode)) {
+            return Err("nothing is kept");
         }
         if names != 0 {
             return Err("there are more names than files know, or fewer");

@@ -10,18 +10,23 @@
 //!   names      one tree of names                 ledger   what must survive, before it is acknowledged
 //!   programs   which programs the system knows   once     a call that is asked again is not done again
 //!   files      the tree of files             members  who of the system is alive
+//!   events     what happened, in one order     placement  where a process goes, and why
+//!   location   where a process is
 //! ```
 #![no_std]
 
 extern crate alloc;
 
 pub mod boot;
+pub mod events;
 pub mod files;
 pub mod host;
 mod ledger;
+pub mod location;
 pub mod members;
 pub mod names;
 mod once;
+pub mod placement;
 pub mod planted;
 pub mod programs;
 

@@ -47,6 +47,8 @@ pub const PROBE_PERIOD_NS: u64 = 100 * MILLISECOND;
 const PROBE_DIRECT_NS: u64 = 40 * MILLISECOND;
 /// How long a suspected member has to answer. With the probe it is more than a pause of 300 ms and less than a second.
 pub const SUSPICION_NS: u64 = 400 * MILLISECOND;
+/// Who has been suspected for longer than any suspicion lasts was accused by somebody who is not there any more.
+const UNJUDGED_NS: u64 = 2_000 * MILLISECOND;
 /// Each time that a suspicion was wrong, later ones of the same member last once more as long, up to so many times.
 const MISJUDGED_MAX: u8 = 3;
 /// After this time, one wrong suspicion is forgotten.
@@ -528,9 +530,7 @@ impl Members {
 
     /// Lets the protocol act, and does what it wants.
     fn run(
-        &mut self,
-        act: impl FnOnce(&mut Protocol, &mut Gathered) -> Result<(), foca::Error>,
-        effects: &mut Vec<Effect>,
+        &mut self, act: impl FnOnce(&mut Protocol, &mut Gathered) -> Result<(), foca::Error>, effects: &mut Vec<Effect>,
     ) {
         let mut gathered = Gathered::default();
         if act(&mut self.protocol, &mut gathered).is_err() {
@@ -564,10 +564,12 @@ impl Members {
     fn schedule(&mut self, timer: Timer<Id>, after: u64) {
         let after = match &timer {
             Timer::ProbeRandomMember(token) => {
-                // Timers of before the last change of its mind mean nothing to the protocol any more.
-                self.token = *token;
-                let stale = |due: &Due| matches!(due, Due::Protocol(timer) if token_of(timer) != Some(*token));
-                self.agenda.entries.retain(|_, due| !stale(due));
+                // With a new token the protocol begins anew: what it had planned means nothing to it any more, nor whom it suspected.
+                if self.token != *token {
+                    self.token = *token;
+                    self.accusations.clear();
+                    self.agenda.entries.retain(|_, due| !matches!(due, Due::Protocol(_)));
+                }
                 after
             }
             Timer::ChangeSuspectToDown { member_id, incarnation, .. } => {
@@ -692,10 +694,7 @@ impl Members {
     /// A packet of the protocol without what it says of those that do not belong, or of lives that are over; and the nodes whose standing
     /// may have changed by it.
     fn believed(
-        &mut self,
-        from: NodeId,
-        packet: &[u8],
-        effects: &mut Vec<Effect>,
+        &mut self, from: NodeId, packet: &[u8], effects: &mut Vec<Effect>,
     ) -> Result<(Vec<u8>, Vec<NodeId>), Refusal> {
         let mut rest = packet;
         let header = Codec.decode_header(&mut rest)?;
@@ -864,8 +863,29 @@ impl Members {
             return self.learn(Member::new(id, incarnation, State::Down), effects);
         }
         self.learn(Member::new(id, incarnation, State::Suspect), effects);
-        let judge = Timer::ChangeSuspectToDown { member_id: id, incarnation, token: self.token };
-        self.schedule(judge, SUSPICION_NS);
+        self.judge(id, incarnation);
+    }
+
+    /// This node sees to it that a suspicion ends one way or the other.
+    fn judge(&mut self, id: Id, incarnation: u16) {
+        let timer = Timer::ChangeSuspectToDown { member_id: id, incarnation, token: self.token };
+        self.schedule(timer, SUSPICION_NS);
+    }
+
+    /// Takes over the suspicions whose judge has gone: it died, or was itself called down and began anew.
+    fn take_over(&mut self) {
+        let is_open = |node: &NodeId, record: &Record| {
+            record.standing == Standing::Suspect
+                && self.now.since(record.since) > UNJUDGED_NS
+                && !self.accusations.contains_key(node)
+        };
+        let open = self.records.iter().filter(|(node, record)| is_open(node, record)).map(|(node, _)| *node);
+        for node in open.collect::<Vec<_>>() {
+            let known = self.protocol.iter_members().find(|member| member.id().node == node);
+            if let Some(member) = known.filter(|member| member.state() == State::Suspect) {
+                self.judge(*member.id(), member.incarnation());
+            }
+        }
     }
 
     fn belong(&mut self, all: &[Belonging], effects: &mut Vec<Effect>) {
@@ -992,12 +1012,7 @@ impl Members {
     }
 
     fn keep_facts(
-        &mut self,
-        node: NodeId,
-        life: u64,
-        serial: u32,
-        bytes: &[u8],
-        effects: &mut Vec<Effect>,
+        &mut self, node: NodeId, life: u64, serial: u32, bytes: &[u8], effects: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         let facts = Facts::decode(bytes).map_err(|_| Refusal::Malformed)?;
         let Some(record) = self.records.get_mut(&node) else { return Ok(()) };
@@ -1086,6 +1101,7 @@ impl Members {
 
     fn spread(&mut self, effects: &mut Vec<Effect>) {
         self.agenda.add(self.now.after(SPREAD_NS), Due::Spread);
+        self.take_over();
         self.publish();
         let up = self.records.iter().filter(|(_, record)| record.standing.is_up()).map(|(node, _)| *node);
         let up: Vec<NodeId> = up.collect();
@@ -1127,18 +1143,6 @@ impl Record {
 /// How many bits a number has: the rounds in which news reaches so many.
 fn bits(members: usize) -> u8 {
     (usize::BITS - members.leading_zeros()) as u8
-}
-
-fn token_of(timer: &Timer<Id>) -> Option<TimerToken> {
-    match timer {
-        Timer::ProbeRandomMember(token)
-        | Timer::SendIndirectProbe { token, .. }
-        | Timer::ChangeSuspectToDown { token, .. }
-        | Timer::PeriodicAnnounce(token)
-        | Timer::PeriodicAnnounceDown(token)
-        | Timer::PeriodicGossip(token) => Some(*token),
-        Timer::RemoveDown(_) => None,
-    }
 }
 
 fn config(members: usize) -> foca::Config {

@@ -9,7 +9,7 @@
 //!   disk       a journal that tears          checkers   what must be true
 //!   cluster    several nodes and their network
 //!   runs       what one seed plays           torn       one service alone at a disk that tears
-//!   scenario   small protocols as readable text
+//!   scenario   small protocols as readable text        members    who is alive, in a network of many nodes
 //! ```
 
 pub mod bodies;
@@ -18,6 +18,7 @@ pub mod cluster;
 pub mod disk;
 pub mod history;
 pub mod machine;
+pub mod members;
 pub mod random;
 pub mod runs;
 pub mod scenario;

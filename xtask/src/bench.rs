@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measures, side by side with what others offer. Each benchmark is a file of its own.
 
 mod asyncify;
+mod cluster;
 mod continuing;
 mod freeze;
 mod host;
@@ -22,11 +23,14 @@ enum Benchmark {
     Freeze(freeze::Arguments),
     /// One node: messages, processes, memory, starts, echo, files; beside Erlang, wasmtime and Linux
     Local(local::Arguments),
+    /// Several nodes: the wire between them, beside plain TCP and Erlang's
+    Cluster(cluster::Arguments),
 }
 
 pub fn run(arguments: Arguments) -> crate::Outcome {
     match arguments.benchmark {
         Benchmark::Freeze(arguments) => freeze::run(&arguments),
         Benchmark::Local(arguments) => local::run(&arguments),
+        Benchmark::Cluster(arguments) => cluster::run(&arguments),
     }
 }

@@ -2,6 +2,7 @@
 //! command is a file of its own.
 
 mod bench;
+mod e2e;
 mod fetch;
 mod pictures;
 mod programs;
@@ -27,7 +28,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install what the tests need beside Rust: a C compiler for WebAssembly
+    /// Install what the tests need beside Rust: compilers of C, Rust and Go for WebAssembly
     Setup,
     /// Check the rules that no compiler checks: borders between crates, words, links, licences
     Tidy,
@@ -45,6 +46,8 @@ enum Command {
     Pictures,
     /// Play the kernel and the services in a world that one seed decides; a failure is replayed by its seed
     Sim(sim::Arguments),
+    /// Try real daemons on machines of their own: network namespaces, as root
+    E2e(e2e::Arguments),
     /// Measure, side by side with what others offer
     Bench(bench::Arguments),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Pictures => pictures::run(),
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::E2e(arguments) => e2e::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
     };
     match outcome {
@@ -74,4 +78,9 @@ fn main() -> ExitCode {
 /// The project's directory.
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ is a directory of the project").to_path_buf()
+}
+
+/// Where cargo builds.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }

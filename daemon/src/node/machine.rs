@@ -13,11 +13,15 @@
 //! ```
 //! A program that computes is preempted by Linux, as its worker is one thread among others. If all workers compute, the monitor
 //! freezes the program that has run longest where it is, and it goes on in its turn.
+//!
+//! The kernel's queue knows the weight of a process, but a process that computes is in no queue: there its thread gets a nice value, for as
+//! long as it makes no system call. A thread that may hold the kernel's lock is always as nice as the others.
 
 use super::view::NodeError;
 use abi::call::{Outcome, SystemCall};
 use abi::device::JournalWork;
 use abi::ids::{DeviceId, NodeId, ProcessId, Time};
+use abi::limits::WEIGHT_NORMAL;
 use abi::message::Bytes;
 use abi::process::{Exit, Fault, Program, StartFailure};
 use drivers::FileJournal;
@@ -110,7 +114,7 @@ pub(crate) struct Made {
 }
 
 /// Processor time of one process.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub(crate) struct Used {
     /// Of the slices that are over.
     ns: AtomicU64,
@@ -121,12 +125,27 @@ pub(crate) struct Used {
     clock_ns: AtomicU64,
     /// Beyond this it is to end; zero: never.
     pub max_ns: u64,
+    /// Its share of the processors, where others have [`WEIGHT_NORMAL`].
+    pub weight: u32,
+}
+
+/// How much of the processor a thread leaves to others, as Linux counts it: a step is a factor of 1.25. Never below zero: what a program's user
+/// wishes takes nothing from the rest of the machine.
+fn nice_of(weight: u32, heaviest: u32) -> i32 {
+    let steps = (f64::from(heaviest) / f64::from(weight.max(1))).ln() / 1.25_f64.ln();
+    (steps.round() as i32).clamp(0, 19)
 }
 
 impl Used {
-    /// Zero: without a bound.
-    pub fn bounded(max_ns: u64) -> Used {
-        Used { max_ns, ..Used::default() }
+    /// Zero nanoseconds: without a bound.
+    pub fn new(max_ns: u64, weight: u32) -> Used {
+        let zero = || AtomicU64::new(0);
+        Used { ns: zero(), since: zero(), clock: AtomicI32::new(0), clock_ns: zero(), max_ns, weight }
+    }
+
+    /// Somebody must look at it now and then.
+    fn is_watched(&self) -> bool {
+        self.max_ns != 0 || self.weight != WEIGHT_NORMAL
     }
 
     /// All that it used, as far as that is known.
@@ -166,8 +185,12 @@ pub(crate) struct Machine {
     posts: Vec<Post>,
     monitor: Mutex<()>,
     monitored: Condvar,
-    /// Processes whose processor time has a bound: while there are any, somebody must look.
-    pub bounded: AtomicUsize,
+    /// Processes whose processor time has a bound, or that get another share of it than others: while there are any, somebody must look.
+    bounded: AtomicUsize,
+    /// Whether this process may make a thread less nice again than it was.
+    may_be_nice: bool,
+    /// Some thread is nice.
+    any_nice: AtomicBool,
     /// When the kernel wants to be told of the time; zero: never. Written under the kernel's lock, since the latest wish counts, and
     /// threads come here in any order after it.
     alarm_at: AtomicU64,
@@ -202,6 +225,10 @@ struct Post {
     /// When it last was in the kernel, while it runs a process; else zero.
     running_since: AtomicU64,
     running: Mutex<Option<ProcessId>>,
+    /// The thread's number.
+    id: AtomicI32,
+    /// How nice it is.
+    nice: AtomicI32,
 }
 
 /// What a step leaves to be done without the lock. Usually nothing.
@@ -289,6 +316,8 @@ impl Machine {
             wake: AtomicBool::new(false),
             running_since: AtomicU64::new(0),
             running: Mutex::new(None),
+            id: AtomicI32::new(0),
+            nice: AtomicI32::new(0),
         };
         let machine = Arc::new(Machine {
             core: Mutex::new(Core {
@@ -309,6 +338,8 @@ impl Machine {
             monitor: Mutex::new(()),
             monitored: Condvar::new(),
             bounded: AtomicUsize::new(0),
+            may_be_nice: may_be_nice(),
+            any_nice: AtomicBool::new(false),
             alarm_at: AtomicU64::new(0),
             alarm: Mutex::new(()),
             alarm_set: Condvar::new(),
@@ -396,6 +427,11 @@ impl Machine {
     }
 
     fn enter(&self, me: WorkerId, input: Input) -> Option<Next> {
+        // Before it takes the kernel's lock, which others wait for.
+        let post = &self.posts[usize::from(me.0)];
+        if post.nice.load(Ordering::Relaxed) != 0 && post.nice.swap(0, Ordering::Relaxed) != 0 {
+            set_nice(post.id.load(Ordering::Relaxed), 0);
+        }
         self.step(Some(me), input)
     }
 
@@ -462,7 +498,7 @@ impl Machine {
         let (process, id) = (start.process, start.id);
         let event = match self.bodies().start(start) {
             Ok(Made { body, time }) => {
-                if time.max_ns != 0 {
+                if time.is_watched() {
                     self.bounded.fetch_add(1, Ordering::Relaxed);
                     self.look_soon();
                 }
@@ -523,6 +559,7 @@ impl Machine {
     fn work(self: Arc<Machine>, id: WorkerId) {
         let post = &self.posts[usize::from(id.0)];
         post.thread.set(std::thread::current()).expect("a post has one thread");
+        post.id.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
         let worker = std::rc::Rc::new(Worker {
             machine: self.clone(),
             id,
@@ -631,6 +668,22 @@ fn thread_clock() -> i32 {
     const PER_THREAD_SCHEDULER: i32 = 6;
     let thread = rustix::thread::gettid().as_raw_nonzero().get();
     (!thread << 3) | PER_THREAD_SCHEDULER
+}
+
+/// Whether a thread of ours may become less nice than it is: root may, and whom RLIMIT_NICE lets. It is tried out on a thread that ends at
+/// once. Without this a thread that was made nice would stay so, whatever it runs later; then weights count in the kernel's queue alone.
+fn may_be_nice() -> bool {
+    let tried = std::thread::spawn(|| {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        set_nice(thread, 1) && set_nice(thread, 0)
+    });
+    tried.join().unwrap_or(false)
+}
+
+/// Says whether it was allowed.
+fn set_nice(thread: i32, nice: i32) -> bool {
+    // SAFETY: the call takes numbers alone, and refuses those that it does not know.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, thread.unsigned_abs(), nice) == 0 }
 }
 
 /// What such a clock says; 0 if the thread is no more.
@@ -751,7 +804,9 @@ impl Machine {
         while !self.is_stopping() {
             let interval = match self.is_crowded() {
                 true => Some(MONITOR_INTERVAL),
-                false if self.bounded.load(Ordering::Relaxed) > 0 => Some(BOUNDS_INTERVAL),
+                false if self.bounded.load(Ordering::Relaxed) > 0 || self.any_nice.load(Ordering::Relaxed) => {
+                    Some(BOUNDS_INTERVAL)
+                }
                 false => None,
             };
             let poisoned = "no code panics while it holds this lock";
@@ -762,6 +817,7 @@ impl Machine {
             drop(guard);
             self.let_others_run();
             self.end_what_used_all();
+            self.share_by_weight();
             guard = self.monitor.lock().expect("no code panics while it holds this lock");
         }
     }
@@ -800,6 +856,41 @@ impl Machine {
         if let Some(id) = hog {
             self.bodies().interrupt(id);
         }
+    }
+
+    /// A process is gone.
+    pub fn look_no_more(&self, time: &Used) {
+        if time.is_watched() {
+            self.bounded.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Threads that compute for long get what their processes' weights say.
+    fn share_by_weight(&self) {
+        let is_wanted = self.may_be_nice && self.bounded.load(Ordering::Relaxed) > 0;
+        if !is_wanted && !self.any_nice.load(Ordering::Relaxed) {
+            return;
+        }
+        let weights: BTreeMap<ProcessId, u32> =
+            self.core().slots.values().map(|slot| (slot.id, slot.time.weight)).collect();
+        let now = self.now();
+        let weight = |post: &Post| {
+            let since = post.running_since.load(Ordering::Relaxed);
+            let running = *post.running.lock().expect("no code panics while it holds this lock");
+            running.filter(|_| since != 0 && now.0.saturating_sub(since) >= LONG_NS).and_then(|id| weights.get(&id).copied())
+        };
+        let long: Vec<(&Post, u32)> = self.posts.iter().filter_map(|post| Some((post, weight(post)?))).collect();
+        let heaviest = long.iter().map(|(_, weight)| *weight).max().unwrap_or(WEIGHT_NORMAL);
+        let mut any = false;
+        for (post, weight) in long {
+            let nice = nice_of(weight, heaviest);
+            any |= nice != 0;
+            // If it turns to something else just now, it is nice for that until it next enters the kernel.
+            if post.nice.swap(nice, Ordering::Relaxed) != nice {
+                set_nice(post.id.load(Ordering::Relaxed), nice);
+            }
+        }
+        self.any_nice.store(any, Ordering::Relaxed);
     }
 
     fn end_what_used_all(&self) {

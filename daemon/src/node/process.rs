@@ -129,7 +129,7 @@ impl Info {
             (Exit::Code(code), _) => End::Exited(code),
             (Exit::Killed, _) => End::Killed,
             (Exit::Orphaned, _) => End::Orphaned,
-            (Exit::NodeLost, _) => End::failed("its node was lost".into(), &[]),
+            (Exit::NodeLost, _) => End::failed("its node was lost", &[]),
             (Exit::Faulted(fault), None) => End::failed(format!("it broke a rule of the system: {fault:?}"), &[]),
             (Exit::NotStarted(failure), None) => End::NotStarted(format!("{failure:?}")),
         });

@@ -157,6 +157,8 @@ pub enum Waits {
     Call,
     Child,
     Pipe,
+    /// Another node's kernel.
+    Node,
 }
 
 /// How a process ended.

@@ -10,7 +10,7 @@
 //! whole frames, so that if the other node is lost the client can be told so.
 
 use super::{Done, Session, Shared, Undone};
-use crate::protocol::{self, Frame, ProtocolError, Reason, Refusal, Reply, Request};
+use crate::protocol::{self, ProtocolError, Reason, Refusal, Reply, Request};
 use crate::system::view::{WhyNode, WhyView};
 use crate::system::{Reach, System};
 use abi::ids::NodeId;

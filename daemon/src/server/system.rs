@@ -52,15 +52,12 @@ impl Session<'_> {
         }
     }
 
-    fn events(&mut self, mut after: Option<String>, follow: bool) -> Done {
+    fn events(&mut self, after: Option<String>, follow: bool) -> Done {
+        let Some(mut follower) = self.shared.system.follow_events(after.as_deref()) else {
+            return Err(Undone::new(Reason::NotFound, "that is not the position of an event: una events --json shows them"));
+        };
         loop {
-            let events = self
-                .shared
-                .system
-                .events(after.as_deref())
-                .map_err(undone)?;
-            for event in events {
-                after = Some(event.position.clone());
+            for event in follower.look() {
                 self.reply(&Reply::Event(event))?;
             }
             if !follow {

@@ -2,11 +2,15 @@
 //! it is called on the wire's threads: what may take long is done by a few threads of its own, whose queue is bounded.
 
 use super::{Inner, join, own_processes, programs, service};
+use crate::files;
+use crate::node::Heard;
 use abi::ids::NodeKey;
 use drivers::wire::{
     Answer, Class, Hello, Receiver, Refusal, RefusedBy, Service, Stream, Unlinked,
 };
 use serde::{Deserialize, Serialize};
+use services::events::{Kind, Position};
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::mpsc::{Receiver as Queue, SyncSender, sync_channel};
@@ -25,6 +29,8 @@ const VISITORS_MAX: usize = 8;
 pub enum Question {
     /// Answer: JSON of process views.
     Processes { ended: bool },
+    /// This node's events from there on. Answer: a batch of `services::events`.
+    Events { life: u64, serial: u64 },
 }
 
 type Work = Box<dyn FnOnce(&Arc<Inner>) + Send>;
@@ -34,6 +40,8 @@ pub struct Ears {
     inner: OnceLock<Weak<Inner>>,
     work: OnceLock<SyncSender<Work>>,
     visitors: Arc<Mutex<usize>>,
+    /// Which start of each linked node it is.
+    lives: Mutex<BTreeMap<NodeKey, u64>>,
 }
 
 impl Ears {
@@ -49,6 +57,10 @@ impl Ears {
             // Without threads questions are refused, as when there are too many.
             let _ = named.spawn(move || work(&take, &inner));
         }
+    }
+
+    fn lives(&self) -> std::sync::MutexGuard<'_, BTreeMap<NodeKey, u64>> {
+        self.lives.lock().expect("nothing panics while it holds this lock")
     }
 
     fn inner(&self) -> Option<Arc<Inner>> {
@@ -91,7 +103,12 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
                 .unwrap_or_default();
             serde_json::to_vec(&views).map_err(|error| error.to_string())
         }
+        Question::Events { life, serial } => Ok(inner.chronicle.batch(Position { life, serial }).encode()),
     }
+}
+
+fn reply_of(answer: Answer) -> files::Reply {
+    Box::new(move |reply| answer.give(reply))
 }
 
 impl Receiver for Ears {
@@ -99,6 +116,10 @@ impl Receiver for Ears {
         let Some(inner) = self.inner() else { return };
         if let Some(number) = inner.directory.number_of(peer) {
             inner.health.linked(number, hello.life);
+            self.lives().insert(peer, hello.life);
+            if let Some(node) = inner.node.get() {
+                node.heard(number, Heard::Linked { life: hello.life });
+            }
         }
     }
 
@@ -106,13 +127,26 @@ impl Receiver for Ears {
         let Some(inner) = self.inner() else { return };
         if let Some(number) = inner.directory.number_of(peer) {
             inner.health.unlinked(number);
+            if let Some(node) = inner.node.get() {
+                node.heard(number, Heard::Unlinked);
+            }
         }
     }
 
     fn arrived(&self, peer: NodeKey, class: Class, message: &[u8]) {
         let Some(inner) = self.inner() else { return };
-        if let (Some(number), Class::Control) = (inner.directory.number_of(peer), class) {
-            inner.health.arrived(number, message);
+        let Some(number) = inner.directory.number_of(peer) else { return };
+        let Some(message) = inner.chronicle.unstamped(number, message) else { return };
+        match class {
+            Class::Control => inner.health.arrived(number, message),
+            Class::Call => {
+                let life = self.lives().get(&peer).copied();
+                if let (Some(node), Some(life)) = (inner.node.get(), life) {
+                    node.heard(number, Heard::Arrived { life, packet: message.into() });
+                }
+            }
+            // Nothing is sent so.
+            Class::Page | Class::Bulk => {}
         }
     }
 
@@ -128,6 +162,8 @@ impl Receiver for Ears {
                     .asked(number, body, Box::new(move |reply| answer.give(Ok(reply))))
             }
             service::SYSTEM => self.question(body, answer),
+            service::FILES => inner.files.asked(number, files::Service::Files, body, reply_of(answer)),
+            service::CHUNKS => inner.files.asked(number, files::Service::Chunks, body, reply_of(answer)),
             other => answer.give(Err(format!("nobody answers for {other} here"))),
         }
     }
@@ -195,18 +231,16 @@ fn receive(inner: &Arc<Inner>, stranger: NodeKey, mut stream: Stream) -> std::io
     stream.set_deadline(Some(deadline));
     let mut body = vec![];
     (&mut stream).take(join::BYTES_MAX).read_to_end(&mut body)?;
+    // Not locked while the coordinator is asked, which tells of its changes to who wants the record.
+    let record = inner.record().clone();
     let answer = match serde_json::from_slice(&body) {
-        Ok(request) => join::admit(
-            &*inner.raft,
-            &inner.record().clone(),
-            stranger,
-            &request,
-            deadline,
-        ),
-        Err(error) => join::JoinAnswer::Refused {
-            why: format!("a request that cannot be read: {error}"),
-        },
+        Ok(request) => join::admit(&*inner.raft, &record, stranger, &request, deadline),
+        Err(error) => join::JoinAnswer::Refused { why: format!("a request that cannot be read: {error}") },
     };
+    if let join::JoinAnswer::Refused { why } = &answer {
+        let (from, why) = (stranger.to_string()[..8].into(), why.as_str().into());
+        inner.chronicle.record(Kind::JoinRefused { from, why });
+    }
     stream.write_all(&serde_json::to_vec(&answer)?)?;
     stream.shutdown(Shutdown::Write)
 }

@@ -10,11 +10,13 @@ use super::view::{Facts, NodeState};
 use abi::ids::{NodeId, Time};
 use drivers::host::Host;
 use drivers::wire::Class;
+use services::events::Kind;
 use services::members::{
     self, Architecture, Belonging, Change, Effect, EngineHash, Input, Intake, Members, Profile,
     Standing,
 };
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -30,6 +32,9 @@ pub struct Health {
     letters: Mutex<VecDeque<Letter>>,
     came: Condvar,
     began: Instant,
+    /// Processes of the machine that want a processor, over about the last second.
+    load_hundredths: AtomicU32,
+    has_left: AtomicBool,
 }
 
 struct State {
@@ -52,6 +57,8 @@ impl Health {
             letters: Mutex::default(),
             came: Condvar::new(),
             began: Instant::now(),
+            load_hundredths: AtomicU32::new(0),
+            has_left: AtomicBool::new(false),
         }
     }
 
@@ -111,6 +118,11 @@ impl Health {
         self.post(Letter::Leave);
     }
 
+    /// The goodbye is on its way.
+    pub fn has_left(&self) -> bool {
+        self.has_left.load(Ordering::Acquire)
+    }
+
     pub fn state_of(&self, node: NodeId) -> NodeState {
         match self.state().members.get(node).map(|view| view.standing) {
             Some(Standing::Alive) => NodeState::Up,
@@ -118,6 +130,10 @@ impl Health {
             Some(Standing::Left) => NodeState::Left,
             Some(Standing::Unknown | Standing::Down) | None => NodeState::Down,
         }
+    }
+
+    pub fn standing(&self, node: NodeId) -> Standing {
+        self.state().members.get(node).map_or(Standing::Unknown, |view| view.standing)
     }
 
     pub fn is_up(&self, node: NodeId) -> bool {
@@ -156,7 +172,7 @@ impl Health {
 pub fn soft_facts(inner: &Inner) -> members::Facts {
     let host = Host::look();
     members::Facts {
-        load_hundredths: (host.load * 100.0) as u32,
+        load_hundredths: inner.health.load_hundredths.load(Ordering::Relaxed),
         processors: host.processors.min(u32::from(u16::MAX)) as u16,
         memory_bytes: host.memory_bytes,
         memory_free_bytes: host.memory_free_bytes,
@@ -184,7 +200,7 @@ pub fn own_facts(inner: &Inner) -> Facts {
     Facts {
         architecture: std::env::consts::ARCH.into(),
         processors: host.processors,
-        load: host.load,
+        load: f64::from(inner.health.load_hundredths.load(Ordering::Relaxed)) / 100.0,
         memory_bytes: host.memory_bytes,
         memory_free_bytes: host.memory_free_bytes,
         processes: inner.node.get().map_or(0, |node| node.status().processes),
@@ -236,6 +252,8 @@ pub fn run(inner: &Arc<Inner>) {
         }
         if facts_at <= Instant::now() {
             facts_at = Instant::now() + FACTS_INTERVAL;
+            let before = health.load_hundredths.load(Ordering::Relaxed);
+            health.load_hundredths.store((before + Host::look().wanting * 100) / 2, Ordering::Relaxed);
             let facts = soft_facts(inner);
             health
                 .state()
@@ -247,34 +265,38 @@ pub fn run(inner: &Arc<Inner>) {
                 Effect::Send { to, packet } => {
                     if let Some(key) = inner.directory.key_of(to) {
                         // It may be lost.
-                        let _ = inner.wire.send(key, Class::Control, &packet);
+                        let _ = inner.wire.send(key, Class::Control, &inner.chronicle.stamped(&packet));
                     }
                 }
                 Effect::Tell(change) => changed(inner, change),
             }
+        }
+        if letters.iter().any(|letter| matches!(letter, Letter::Leave)) {
+            health.has_left.store(true, Ordering::Release);
         }
     }
 }
 
 /// What follows from a change.
 fn changed(inner: &Arc<Inner>, change: Change) {
-    match change {
-        Change::Up { .. }
-        | Change::Suspected { .. }
-        | Change::Cleared { .. }
-        | Change::Down { .. }
-        | Change::Left { .. }
-        | Change::Over { .. }
-        | Change::Returned => inner.heard(change),
-        Change::Facts { .. } => {}
+    let event = match change {
+        Change::Up { node, life } => Some(Kind::NodeUp { node, life }),
+        Change::Down { node, life } => Some(Kind::NodeDown { node, life }),
+        Change::Left { node, life } => Some(Kind::NodeLeft { node, life }),
+        Change::Returned => Some(Kind::NodeReturned { node: inner.me }),
         Change::Usurped { life } => {
             let refusal = format!(
                 "another machine runs as this node, in its life {life}: one of the two is a copy and must be ended"
             );
-            *inner
-                .refusal
-                .lock()
-                .expect("nothing panics while it holds this lock") = Some(refusal);
+            *inner.refusal.lock().expect("nothing panics while it holds this lock") = Some(refusal);
+            Some(Kind::Usurped { life })
         }
+        Change::Suspected { .. } | Change::Cleared { .. } | Change::Over { .. } | Change::Facts { .. } => None,
+    };
+    if let Some(event) = event {
+        inner.chronicle.record(event);
+    }
+    if !matches!(change, Change::Facts { .. } | Change::Usurped { .. }) {
+        inner.heard(change);
     }
 }

@@ -13,7 +13,8 @@
 
 use super::{Inner, SystemError};
 use abi::ids::NodeId;
-use drivers::coordinator::{Coordinator, Member, Status};
+use drivers::coordinator::{Coordinator, Member, Quorum, Status};
+use services::events::Kind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -75,6 +76,7 @@ pub fn wanted_voters(
 
 pub fn run(inner: &Arc<Inner>) {
     let mut down_since: BTreeMap<NodeId, Instant> = BTreeMap::new();
+    let mut told = Told::default();
     while !inner.is_stopping() {
         std::thread::sleep(INTERVAL);
         if inner
@@ -86,6 +88,7 @@ pub fn run(inner: &Arc<Inner>) {
             Inner::follow_members(inner);
         }
         let status = inner.raft.status();
+        told.tell(inner, &status);
         if status.leader.as_ref().map(|leader| leader.id) != Some(u64::from(inner.me.0)) {
             down_since.clear();
             continue;
@@ -117,6 +120,48 @@ pub fn run(inner: &Arc<Inner>) {
         }
         // What could not be done now is tried again: the next round looks anew.
         let _ = step(inner, &status, &members);
+    }
+}
+
+/// What was last written down of the coordinator.
+#[derive(Default)]
+struct Told {
+    leader: Option<NodeId>,
+    voters: BTreeSet<NodeId>,
+    holder: Option<NodeId>,
+    lost: bool,
+}
+
+impl Told {
+    fn tell(&mut self, inner: &Inner, status: &Status) {
+        let leader = status.leader.as_ref().map(|leader| NodeId(leader.id as u16));
+        if leader != self.leader {
+            self.leader = leader;
+            inner.chronicle.record(match leader {
+                Some(leader) => Kind::LeaderChanged { leader, term: status.term },
+                None => Kind::LeaderLost { term: status.term },
+            });
+        }
+        let voters = ids(&status.voters);
+        if voters != self.voters {
+            self.voters = voters;
+            inner.chronicle.record(Kind::VotersChanged { voters: self.voters.iter().copied().collect() });
+        }
+        let lost = match &status.quorum {
+            Quorum::Answers { .. } => None,
+            Quorum::Lost { why } => Some(why),
+        };
+        match (self.lost, lost) {
+            (false, Some(why)) => inner.chronicle.record(Kind::QuorumLost { why: why.as_str().into() }),
+            (true, None) => inner.chronicle.record(Kind::QuorumRegained {}),
+            _ => {}
+        }
+        self.lost = lost.is_some();
+        let holder = inner.files.view().holder;
+        if let Some(to) = holder.filter(|_| holder != self.holder) {
+            self.holder = holder;
+            inner.chronicle.record(Kind::HolderMoved { what: "the tree of files".into(), to });
+        }
     }
 }
 

@@ -1,66 +1,99 @@
-//! Where a new process goes. Gathers what the policy needs to know; the policy itself is `services::placement`.
+//! Where a new process goes. Gathers what the policy must know; the policy itself is `services::placement`.
 
-use super::System;
-use super::member;
 use super::view::{WhyNode, WhyView};
+use super::{System, health, member};
 use crate::protocol::Placement;
-use abi::ids::NodeId;
+use abi::ids::{NodeId, ProgramId};
+use services::members::Standing;
+use services::placement::{self, Candidate, Hint, Order, Promised};
+
+/// What a process is taken to use of memory if it was not said.
+const MEMORY_USUAL: u64 = 32 << 20;
 
 impl System {
     /// A node for a process, and for each node why it was or was not chosen. Without a node that can take it: the reasons.
-    pub fn place(
-        &self,
-        _name: &str,
-        _program: &str,
-        place: &Placement,
-    ) -> Result<WhyView, WhyView> {
+    pub fn place(&self, name: &str, program: &str, place: &Placement) -> Result<WhyView, WhyView> {
         let inner = &self.0;
         let members = inner.directory.members().clone();
-        let asked = place
-            .wish
-            .on
-            .as_deref()
-            .map(|named| member::find(&members, named));
-        let mut chosen = None;
-        let mut nodes = vec![];
-        for (number, member) in &members {
-            let up = *number == inner.me || inner.health.is_up(*number);
-            let (fits, reason) = match asked {
-                Some(Some(node)) if node != *number => (
-                    false,
-                    format!(
-                        "asked for: --on {}",
-                        place.wish.on.as_deref().unwrap_or_default()
-                    ),
-                ),
-                Some(None) => (false, "there is no such node".to_string()),
-                _ if !up => (false, "it is not heard".into()),
-                _ if member.draining => (false, "it is draining".into()),
-                Some(_) => (true, "asked for".into()),
-                None if *number != inner.me => (false, "the process was started elsewhere".into()),
-                None => (true, "it was started here".into()),
-            };
-            if fits {
-                chosen = Some(*number);
-            }
-            nodes.push(WhyNode {
-                number: number.0,
-                name: member.name.clone(),
-                chosen: fits,
-                reason,
-            });
-        }
-        if members.is_empty() && asked.is_none() {
-            chosen = Some(inner.me);
-        }
-        let why = WhyView {
-            chosen: chosen.map(|NodeId(number)| number),
-            nodes,
+        let wish = &place.wish;
+        // Directories of a machine are mounted where they are.
+        let bound = !place.mounts.is_empty();
+        let hint = match (&wish.on, wish.near) {
+            (Some(named), _) => match member::find(&members, named) {
+                Some(node) if bound && node != inner.me => {
+                    return Err(nowhere(&members, "its directories are mounted from the machine that it is started on"));
+                }
+                Some(node) => Hint::On(node),
+                None => return Err(nowhere(&members, &format!("there is no node `{named}`"))),
+            },
+            (None, _) if bound => Hint::On(inner.me),
+            (None, Some(pid)) => Hint::Near { process: pid.id(), node: self.locate(pid) },
+            (None, None) if wish.spread => Hint::Spread(self.count_named(name)),
+            (None, None) => Hint::Anywhere,
         };
-        if why.chosen.is_some() {
-            Ok(why)
-        } else {
-            Err(why)
+        let candidate = |(node, member): (&NodeId, &member::Member)| {
+            let (standing, facts) = match *node == inner.me {
+                true => (Standing::Alive, Some(health::soft_facts(inner))),
+                false => (inner.health.standing(*node), inner.health.soft(*node).map(|(_, facts)| facts)),
+            };
+            Candidate { node: *node, standing, draining: member.draining, facts, promised: Promised::default() }
+        };
+        let candidates: Vec<Candidate> = members.iter().map(candidate).collect();
+        let order = Order {
+            program: ProgramId(super::record::hex(program).unwrap_or_default()),
+            memory_bytes: place.limits.memory_bytes.unwrap_or(MEMORY_USUAL),
+            hint,
+            architecture: None,
+            asked_on: inner.me,
+            data: vec![],
+        };
+        if candidates.is_empty() {
+            // The facts have not come yet: it runs where it was asked for.
+            return Ok(WhyView { chosen: Some(inner.me.0), nodes: vec![] });
+        }
+        let decision = placement::place(&order, &candidates);
+        let chosen = decision.chosen.as_ref().ok().copied();
+        let name_of = |node: &NodeId| members.get(node).map_or_else(|| node.to_string(), |member| member.name.clone());
+        let mut nodes: Vec<WhyNode> = decision
+            .verdicts
+            .iter()
+            .map(|(node, verdict)| WhyNode {
+                number: node.0,
+                name: name_of(node),
+                chosen: Some(*node) == chosen,
+                reason: match bound && Some(*node) == chosen {
+                    true => "its directories are mounted from here".into(),
+                    false => verdict.to_string(),
+                },
+            })
+            .collect();
+        match decision.chosen {
+            Ok(node) => Ok(WhyView { chosen: Some(node.0), nodes }),
+            Err(nowhere) => {
+                let all = WhyNode { number: 0, name: "in all".into(), chosen: false, reason: nowhere.to_string() };
+                nodes.push(all);
+                Err(WhyView { chosen: None, nodes })
+            }
         }
     }
+
+    /// How many processes of this name are on which node.
+    fn count_named(&self, name: &str) -> Vec<(NodeId, u32)> {
+        let mut counts = std::collections::BTreeMap::new();
+        for view in self.processes(false).into_iter().flatten().flatten().filter(|view| view.name == name) {
+            *counts.entry(NodeId(view.node)).or_insert(0) += 1;
+        }
+        counts.into_iter().collect()
+    }
+}
+
+/// The same reason for all.
+fn nowhere(members: &member::Members, reason: &str) -> WhyView {
+    let node = |(number, member): (&NodeId, &member::Member)| WhyNode {
+        number: number.0,
+        name: member.name.clone(),
+        chosen: false,
+        reason: reason.into(),
+    };
+    WhyView { chosen: None, nodes: members.iter().map(node).collect() }
 }

@@ -48,11 +48,18 @@ pub const HANDSHAKE: Duration = Duration::from_secs(5);
 pub const STRANGERS_MAX: usize = 256;
 pub const STRANGERS_MAX_PER_ADDRESS: usize = 32;
 
-/// Visits at one time. More are refused.
+/// Visits at one time, and how long one may take. More are refused, longer ones end.
 pub const VISITS_MAX: usize = 16;
+pub const VISIT: Duration = Duration::from_secs(60);
+
+/// Keys that are remembered as dismissed, with the reason. The others are just unknown.
+pub const DISMISSED_MAX: usize = 4096;
 
 /// Addresses that are remembered for one peer; the oldest is forgotten.
 pub const ADDRESSES_MAX: usize = 16;
+
+/// Where a peer may be by what is heard on the network; tried after its addresses, never instead of them.
+pub const HINTS_MAX: usize = 4;
 
 /// Pauses between attempts to link: doubled from the first to the last, with a random half.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(50);

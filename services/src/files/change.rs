@@ -11,6 +11,7 @@
 //!   1 inode                          form, times, size
 //!   2 directory name                 inode
 //!   3 inode index-of-page            what the page is: a chunk and how much of it, or a few bytes themselves
+//!   4 inode                          it has no name any more, but somebody had it open; what it was called
 //! ```
 //! Numbers in keys are big-endian, so that the records of one inode stand together.
 
@@ -63,12 +64,15 @@ pub enum Change {
     NoName { directory: Inode, name: Arc<str> },
     Page { inode: Inode, index: u64, piece: Piece },
     NoPage { inode: Inode, index: u64 },
+    Kept { inode: Inode, was: Arc<str> },
+    NotKept { inode: Inode },
 }
 
 const SYSTEM: u8 = 0;
 const INODE: u8 = 1;
 const NAME: u8 = 2;
 const PAGE: u8 = 3;
+const KEPT: u8 = 4;
 
 impl Change {
     pub fn key(&self) -> Vec<u8> {
@@ -89,6 +93,10 @@ impl Change {
                 key.extend_from_slice(&inode.0.to_be_bytes());
                 key.extend_from_slice(&index.to_be_bytes());
             }
+            Change::Kept { inode, .. } | Change::NotKept { inode } => {
+                key.push(KEPT);
+                key.extend_from_slice(&inode.0.to_be_bytes());
+            }
         }
         key
     }
@@ -97,7 +105,9 @@ impl Change {
     pub fn value(&self) -> Option<Vec<u8>> {
         let mut to = Writer::default();
         match self {
-            Change::NoInode { .. } | Change::NoName { .. } | Change::NoPage { .. } => return None,
+            Change::NoInode { .. } | Change::NoName { .. } | Change::NoPage { .. } | Change::NotKept { .. } => {
+                return None;
+            }
             Change::System { device, inodes_reserved } => to.u64(*device).u64(*inodes_reserved),
             Change::Inode { form, born_ns, attributes, .. } => {
                 match form {
@@ -111,6 +121,7 @@ impl Change {
             Change::Name { inode, .. } => to.u64(inode.0),
             Change::Page { piece: Piece::Chunk { hash, used_bytes }, .. } => to.u8(0).raw(&hash.0).u32(*used_bytes),
             Change::Page { piece: Piece::Inline(bytes), .. } => to.u8(1).bytes(bytes),
+            Change::Kept { was, .. } => to.bytes(was.as_bytes()),
         };
         Some(to.finish())
     }
@@ -159,6 +170,7 @@ impl Change {
                 };
                 Change::Page { inode, index, piece }
             }
+            KEPT => Change::Kept { inode: Inode(ordered(&mut key)?), was: value.string()?.into() },
             _ => return Err(key.malformed()),
         };
         key.finish()?;
@@ -187,6 +199,7 @@ mod tests {
             Change::Name { directory: inode, name: "na\u{ef}ve".into(), inode: Inode(8) },
             Change::Page { inode, index: 3, piece: Piece::Chunk { hash: ChunkHash([9; 32]), used_bytes: 12 } },
             Change::Page { inode, index: 3, piece: Piece::Inline([1, 2].as_slice().into()) },
+            Change::Kept { inode, was: "a/b".into() },
         ] {
             let (key, value) = (change.key(), change.value().unwrap());
             assert_eq!(Change::read(&key, &value), Ok(change.clone()));

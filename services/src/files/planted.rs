@@ -33,10 +33,12 @@ pub enum Bug {
     ChunkUnusedTooEarly,
     /// A snapshot is recorded though what it rested on was taken back.
     CaptureOutlivesUndo,
+    /// An open file without a name is not found by who comes back after a restart.
+    OpenIsNotKept,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 14] = [
+    pub const ALL: [Bug; 15] = [
         Bug::RenameKeepsOld,
         Bug::ReplacedIsKept,
         Bug::RenameIntoItself,
@@ -51,6 +53,7 @@ impl Bug {
         Bug::InodesReused,
         Bug::ChunkUnusedTooEarly,
         Bug::CaptureOutlivesUndo,
+        Bug::OpenIsNotKept,
     ];
 }
 

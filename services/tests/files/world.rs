@@ -39,6 +39,8 @@ struct Facts {
     directories: BTreeMap<Id, BTreeMap<String, Id>>,
     links: BTreeMap<Id, String>,
     recorded: BTreeMap<Id, Bytes>,
+    /// Files without a name that somebody has open.
+    kept: BTreeSet<Id>,
 }
 
 /// Where a path ends in the model.
@@ -110,6 +112,11 @@ impl Facts {
         self.walk(&[0], path, follow, 0).1
     }
 
+    /// Would somebody who had it open find it after a restart?
+    fn is_recorded(&self, id: Id) -> bool {
+        self.names_of(id) > 0 || self.kept.contains(&id)
+    }
+
     fn names_of(&self, id: Id) -> usize {
         self.directories.values().flat_map(|names| names.values()).filter(|one| **one == id).count()
     }
@@ -170,8 +177,12 @@ impl World {
         let mut changes = vec![];
         let files = Files::new(LIMITS, 7, 1, &mut changes);
         let disk = changes.iter().map(|change| (change.key(), change.value().unwrap())).collect();
-        let facts =
-            Facts { directories: [(0, BTreeMap::new())].into(), links: BTreeMap::new(), recorded: BTreeMap::new() };
+        let facts = Facts {
+            directories: [(0, BTreeMap::new())].into(),
+            links: BTreeMap::new(),
+            recorded: BTreeMap::new(),
+            kept: BTreeSet::new(),
+        };
         World {
             random: Random(seed),
             files,
@@ -250,6 +261,13 @@ impl World {
             self.queue.push((answer.after, changes));
         }
         answer.result
+    }
+
+    /// A name of this was taken away.
+    fn was_removed(&mut self, id: Id) {
+        if self.facts.names_of(id) == 0 && self.held.iter().any(|held| held.id == id) {
+            self.facts.kept.insert(id);
+        }
     }
 
     /// The model has followed the last act.
@@ -350,6 +368,7 @@ impl World {
             (Ok(()), End::Found(directory, name, id)) => {
                 assert!(!self.facts.directories.contains_key(&id));
                 self.facts.directories.get_mut(&directory).unwrap().remove(&name);
+                self.was_removed(id);
                 self.remember();
             }
             (Ok(()), end) => panic!("{path} was removed, but is {end:?}"),
@@ -396,6 +415,7 @@ impl World {
                 );
                 self.facts.directories.get_mut(&old).unwrap().remove(&old_name);
                 self.facts.directories.get_mut(&new).unwrap().insert(new_name, id);
+                self.was_removed(replaced);
                 self.remember();
             }
             (Ok(()), End::Found(old, old_name, id), End::Missing(new, new_name)) => {
@@ -496,7 +516,12 @@ impl World {
         }
         let index = self.random.below(self.held.len() as u64) as usize;
         let held = self.held.swap_remove(index);
-        self.files.close(held.open);
+        let mut changes = vec![];
+        let answer = self.files.close(held.open, &mut changes);
+        self.done(answer, changes).unwrap();
+        if self.held.iter().all(|other| other.id != held.id) && self.facts.kept.remove(&held.id) {
+            self.remember();
+        }
         assert!(self.files.stat(held.open).is_err());
     }
 
@@ -533,7 +558,7 @@ impl World {
         let flush = if recording { self.files.capture(inode) } else { self.files.capture_dirty(inode) };
         match flush {
             Flush::Busy => assert!(self.flights.iter().any(|flight| flight.id == id)),
-            Flush::Nothing(_) if recording && self.facts.names_of(id) > 0 => {
+            Flush::Nothing(_) if recording && self.facts.is_recorded(id) => {
                 assert_eq!(self.facts.recorded[&id], self.now[&id], "there was something to record")
             }
             Flush::Nothing(_) => {}
@@ -573,7 +598,7 @@ impl World {
             assert!(errno == Errno::Again && undone != self.undone, "{errno}");
             return;
         }
-        if recording && self.facts.names_of(id) > 0 {
+        if recording && self.facts.is_recorded(id) {
             self.facts.recorded.insert(id, content);
         }
         self.remember();
@@ -628,7 +653,8 @@ impl World {
         let count = self.random.below(self.queue.len() as u64 + 1) as usize;
         self.commit(count);
         self.queue.clear();
-        self.held.clear();
+        let held: Vec<(Inode, Id)> =
+            self.held.drain(..).map(|held| (self.files.inode(held.open).unwrap().0, held.id)).collect();
         self.flights.clear();
         self.history.truncate(1);
         self.facts = self.history[0].1.clone();
@@ -637,6 +663,25 @@ impl World {
         let records = self.disk.iter().map(|(key, value)| Change::read(key, value).expect("a record can be read"));
         self.files = Files::replay(LIMITS, self.safe, records).expect("the records make a tree");
         self.files.check();
+        if self.random.below(2) == 0 {
+            // Some of those who had something open come back.
+            for (inode, id) in held {
+                if self.random.below(4) == 0 {
+                    continue;
+                }
+                let is_there = self.facts.is_recorded(id);
+                match self.files.reopen(inode, Access::ReadWrite) {
+                    Ok(open) => self.held.push(Held { open, id }),
+                    Err(error) => assert!(!is_there && error == Errno::Stale, "an open file is lost: {error}"),
+                }
+            }
+        }
+        let mut changes = vec![];
+        let answer = self.files.forget_kept(&mut changes);
+        self.done(answer, changes).unwrap();
+        self.files.check();
+        self.facts.kept.retain(|id| self.held.iter().any(|held| held.id == *id));
+        self.remember();
         let needed: BTreeSet<_> = self.files.chunks_needed().copied().collect();
         self.chunks.retain(|hash, _| needed.contains(hash));
         self.compare();
@@ -696,9 +741,9 @@ impl World {
                 }
                 let all = self.gather(self.files.read(opened.0, 0, usize::MAX).unwrap());
                 assert!(all == **self.now[&id], "{path} has other content");
-                self.files.close(opened.0);
+                assert_eq!(self.files.close(opened.0, &mut vec![]).result, Ok(()));
             }
-            self.files.close(open);
+            assert_eq!(self.files.close(open, &mut vec![]).result, Ok(()));
         }
     }
 }

@@ -5,7 +5,7 @@
 //! The one idea: both sides of a comparison wait at the same time and take turns, so that what disturbs the machine disturbs both; each
 //! looks at the clock itself, so that asking costs neither anything.
 
-mod compare;
+pub(super) mod compare;
 mod echo;
 mod erlang;
 mod files;
@@ -15,7 +15,7 @@ mod idle;
 mod messages;
 mod plain;
 mod spawns;
-mod table;
+pub(super) mod table;
 
 use crate::Outcome;
 use compare::{Row, Side};

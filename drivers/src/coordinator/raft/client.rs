@@ -117,6 +117,9 @@ impl Node {
     /// Whom to ask: the leader if one is known, else one after the other. And whether it has to pass it on.
     fn whom(&self, is_reached: bool) -> Option<(u64, bool)> {
         let view = self.view();
+        if view.is_alone {
+            return Some((self.me, false));
+        }
         let mut known = self.client.known();
         let leader = if view.takes_part { view.leader } else { known.leader };
         if let Some(leader) = leader
@@ -178,7 +181,8 @@ impl Node {
                 Ok(Answer::Perhaps(why)) => missed = Missed { handed: true, why },
                 Ok(answer) => return (Ok(answer), missed.handed),
                 Err(unanswered) => {
-                    is_reached = false;
+                    // The next time by way of another node; after that, directly again.
+                    is_reached = !matches!(whom, Some((_, false)));
                     self.client.known().leader = None;
                     match unanswered {
                         Unanswered::NotSent(why) => missed.why = why,
@@ -218,7 +222,9 @@ impl Node {
         }
         let reply = self.at_leader(Ask::Command(Command::Open), deadline).await;
         match reply {
-            Ok(Answer::Reply(Reply::Opened(id))) => Ok(session.insert(Arc::new(Session { id, numbers: Locked::default() })).clone()),
+            Ok(Answer::Reply(Reply::Opened(id))) => {
+                Ok(session.insert(Arc::new(Session { id, numbers: Locked::default() })).clone())
+            }
             Ok(Answer::Failed(failure)) => Err(failure),
             Ok(_) => Err(slow()),
             // A session that nobody uses is nothing that was done.
@@ -231,7 +237,8 @@ impl Node {
         loop {
             let session = self.session(deadline).await?;
             let number = session.number();
-            let deed = Deed { session: session.id, sequence: number.sequence, settled: session.settled(), act: act.clone() };
+            let deed =
+                Deed { session: session.id, sequence: number.sequence, settled: session.settled(), act: act.clone() };
             let (answer, handed) = self.brought(Ask::Command(Command::Do(deed)), deadline).await;
             match answer {
                 Ok(Answer::Reply(Reply::NoSession)) => {
@@ -245,8 +252,12 @@ impl Node {
                         return Err(Failure::unknown("this node was forgotten by the leader meanwhile"));
                     }
                 }
-                Ok(Answer::Reply(Reply::Failed(failure)) | Answer::Failed(failure)) => return Err(failure),
-                Ok(Answer::Reply(Reply::Settled)) => return Err(Failure::unknown("an old answer came late")),
+                Ok(Answer::Reply(Reply::Failed(failure)) | Answer::Failed(failure)) => {
+                    return Err(failure);
+                }
+                Ok(Answer::Reply(Reply::Settled)) => {
+                    return Err(Failure::unknown("an old answer came late"));
+                }
                 Ok(Answer::Reply(reply)) => return Ok(reply),
                 Ok(_) => return Err(Failure::unknown("the answer is not to what was asked")),
                 Err(missed) => return Err(missed.failure()),

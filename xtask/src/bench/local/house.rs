@@ -55,8 +55,7 @@ impl House {
             cache: None,
             workers: Some(workers),
             target: engine::Target::Native,
-            canonical_nans: false,
-        node: daemon::node::FIRST_NODE,
+            ..NodeOptions::default()
         })?)
     }
 }

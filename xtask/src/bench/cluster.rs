@@ -1,0 +1,58 @@
+//! `cargo xtask bench cluster`: several nodes as one computer, side by side with what others offer. Knows which comparisons there are; not
+//! how a figure is taken or shown.
+//!
+//! The one idea is that of `bench local`: the sides take turns. Both ends of each side are processes of their own, and what is between
+//! them is the network of this machine, so the figures are of the software and not of a cable.
+
+mod far;
+mod wire;
+
+use super::local::{compare::Row, table};
+use crate::Outcome;
+use std::io::Write;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Print rows of figures as JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// How often all sides of each comparison take their turn
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Only these: wire
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// Be the other end of a comparison: for the command itself
+    #[arg(long, hide = true, num_args = 1.., value_name = "END")]
+    far: Vec<String>,
+}
+
+type Part = fn(u32) -> Outcome<Vec<Row>>;
+
+const PARTS: [(&str, Part); 1] = [("wire", wire::measure)];
+
+pub fn run(arguments: &Arguments) -> Outcome {
+    if !arguments.far.is_empty() {
+        return far::serve(&arguments.far);
+    }
+    let wanted = arguments.only.as_deref();
+    let chosen: Vec<_> = PARTS.iter().filter(|(name, _)| wanted.is_none_or(|wanted| wanted == *name)).collect();
+    if chosen.is_empty() {
+        let names = PARTS.map(|(name, _)| name).join(", ");
+        return Err(format!("there is no part {}; there are {names}", wanted.unwrap_or_default()).into());
+    }
+    let load =
+        || std::fs::read_to_string("/proc/loadavg").ok().and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
+    let (mut rows, mut loads) = (vec![], Vec::from_iter(load()));
+    for (name, measure) in chosen {
+        eprintln!("{name}: measuring");
+        rows.extend(measure(arguments.rounds)?);
+        loads.extend(load());
+    }
+    let text = match arguments.json {
+        true => table::json(&rows, &loads)?,
+        false => table::text(&rows, &loads),
+    };
+    std::io::stdout().write_all(format!("{}\n", text.trim_end()).as_bytes())?;
+    Ok(())
+}

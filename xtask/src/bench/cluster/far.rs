@@ -1,0 +1,155 @@
+//! The other end of a comparison: a process that answers, until its standard input ends. Knows nothing of what is measured.
+
+use crate::Outcome;
+use abi::ids::NodeKey;
+use drivers::wire::{Answer, Class, Hello, Identity, Receiver, Service, Stream, Unlinked, Wire};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+
+/// A request begins with the length of the answer that it wants.
+pub const SIZED: Service = Service(1);
+/// A stream that is read to its end; then how much it was is written back.
+pub const SINK: Service = Service(2);
+
+/// The process that is the other end of something.
+pub struct Far {
+    child: Child,
+    _input: ChildStdin,
+    /// What it said first.
+    pub line: String,
+}
+
+impl Far {
+    pub fn start(words: &[&str]) -> Outcome<Far> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["bench", "cluster", "--far"]).args(words);
+        Far::of(&mut command)
+    }
+
+    /// Any program that says one line when it is ready and ends with its input.
+    pub fn of(command: &mut Command) -> Outcome<Far> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let input = child.stdin.take().ok_or("a pipe was asked for")?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().ok_or("a pipe was asked for")?).read_line(&mut line)?;
+        Ok(Far { child, _input: input, line: line.trim().into() })
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        // It only answers: nothing is lost.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn serve(words: &[String]) -> Outcome {
+    match words {
+        [what] if what == "tcp" => tcp()?,
+        [what, key] if what == "wire" => wire(key)?,
+        _ => return Err("what other end?".into()),
+    }
+    Ok(())
+}
+
+fn until_input_ends() -> Outcome {
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    Ok(())
+}
+
+fn tcp() -> Outcome {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    println!("{}", listener.local_addr()?);
+    std::thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            std::thread::spawn(move || answer(socket));
+        }
+    });
+    until_input_ends()
+}
+
+/// Requests of 64 bytes, which begin with the length of the answer; 0 means that a long way of bytes follows, to be counted.
+fn answer(mut socket: TcpStream) -> std::io::Result<()> {
+    socket.set_nodelay(true)?;
+    let (mut request, answer) = ([0; 64], vec![7; 1 << 20]);
+    loop {
+        socket.read_exact(&mut request)?;
+        match u32::from_le_bytes([request[0], request[1], request[2], request[3]]) as usize {
+            0 => {
+                let all = drain(&mut socket)?;
+                return socket.write_all(&all.to_le_bytes());
+            }
+            length => socket.write_all(&answer[..length.min(answer.len())])?,
+        }
+    }
+}
+
+fn drain(from: &mut impl Read) -> std::io::Result<u64> {
+    let (mut bytes, mut all) = (vec![0; 256 << 10], 0);
+    loop {
+        match from.read(&mut bytes)? {
+            0 => return Ok(all),
+            read => all += read as u64,
+        }
+    }
+}
+
+fn wire(key: &str) -> Outcome {
+    let key = key_of(key).ok_or("a key has 64 hexadecimal digits")?;
+    let wire = start("far", &["127.0.0.1:0".parse()?])?;
+    wire.admit(key, &[]);
+    let at = wire.addresses().first().copied().ok_or("it listens nowhere")?;
+    println!("{} {at}", wire.me());
+    until_input_ends()
+}
+
+/// A wire that answers what [`serve`] says.
+pub fn start(name: &str, listen: &[SocketAddr]) -> Outcome<Wire> {
+    let hello = Hello {
+        system: None,
+        node: None,
+        life: 1,
+        name: name.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        addresses: vec![],
+    };
+    Ok(Wire::start(Identity::make()?, hello, listen, Arc::new(Answers))?)
+}
+
+pub fn key_of(text: &str) -> Option<NodeKey> {
+    let mut key = [0; 32];
+    for (place, byte) in key.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * place..2 * place + 2)?, 16).ok()?;
+    }
+    Some(NodeKey(key))
+}
+
+struct Answers;
+
+impl Receiver for Answers {
+    fn linked(&self, _: NodeKey, _: &Hello) {}
+
+    fn unlinked(&self, _: NodeKey, _: &Unlinked) {}
+
+    fn arrived(&self, _: NodeKey, _: Class, _: &[u8]) {}
+
+    fn asked(&self, _: NodeKey, _: Service, body: Vec<u8>, answer: Answer) {
+        let length = body.first_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize);
+        answer.give(Ok(vec![7; length]));
+    }
+
+    fn opened(&self, _: NodeKey, _: Service, _: Vec<u8>, mut stream: Stream) {
+        std::thread::spawn(move || {
+            let all = drain(&mut stream)?;
+            stream.write_all(&all.to_le_bytes())?;
+            stream.shutdown(Shutdown::Write)
+        });
+    }
+
+    fn visited(&self, _: NodeKey, _: &Hello, _: SocketAddr, _: Vec<u8>, _: Stream) {}
+
+    fn room(&self, _: NodeKey, _: Class) {}
+}
