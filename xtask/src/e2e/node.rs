@@ -105,7 +105,16 @@ impl Machines {
         for machine in 2..=count {
             self.join(machine)?;
         }
-        self.agree(&(1..=count).collect::<Vec<_>>())
+        self.agree(&(1..=count).collect::<Vec<_>>())?;
+        // Of three nodes any may be lost, but not in the moment before the newest votes too.
+        let survives = (count.saturating_sub(1) / 2).min(2);
+        until(&format!("a system that survives {survives} losses"), || {
+            let view = self.system(1)?;
+            match view["survives"].as_u64() {
+                Some(now) if now as usize >= survives => Ok(()),
+                _ => Err(format!("{}", view["coordinator"])),
+            }
+        })
     }
 
     /// The machine's own directory.
