@@ -137,6 +137,14 @@ fn three_machines_are_one_computer() {
     computer.on(0, &["cat", "/x"]).expect_error(1, &["/x"]);
     computer.on(2, &["cat", "/y"]).expect(0, "from a\n");
 
+    // Messages by name, from one machine to another.
+    let receiving = computer.nodes[1].start(&["recv", "bell", "--timeout", "100"]);
+    until("the port to be found", || {
+        let sent = computer.on(2, &["send", "bell", "ding"]);
+        (sent.status == 0).then_some(())
+    });
+    assert_eq!(receiving.end().out, "ding");
+
     // One order of events.
     let events: Vec<String> = (0..3).map(|node| computer.on(node, &["events"]).out).collect();
     for events in &events {

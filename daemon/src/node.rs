@@ -599,6 +599,13 @@ impl Node {
         }
     }
 
+    /// Does anybody on this node receive under this name?
+    pub fn has_port(&self, port: &str) -> bool {
+        let Ok(path) = port_path(port) else { return false };
+        let answer = self.agent().and_then(|agent| Ok(agent.ask(&names::Request::Lookup { path }, &[], SYSTEM_TIMEOUT)?.0));
+        matches!(answer, Ok(names::Answer::Port))
+    }
+
     /// Makes a port of this name and waits for one message.
     pub fn receive(&self, port: &str, timeout: Duration) -> Result<Vec<u8>, PortError> {
         let path = port_path(port)?;

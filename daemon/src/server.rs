@@ -484,6 +484,10 @@ impl<'a> Session<'a> {
                 .send(port, message, left.min(LOOK_INTERVAL))
             {
                 Ok(()) => return self.done(),
+                Err(PortError::Unknown(_)) if let Some(node) = self.shared.system.find_port(port) => {
+                    self.send_at(node, port, message, left)?;
+                    return self.done();
+                }
                 // Nothing was sent then.
                 Err(PortError::Expired) if left > LOOK_INTERVAL => self.still_working()?,
                 Err(error) => return Err(port_error(error)),
@@ -492,6 +496,10 @@ impl<'a> Session<'a> {
     }
 
     fn receive(&mut self, port: &str, timeout: Duration) -> Done {
+        if let Some(node) = self.shared.system.find_port(port) {
+            let why = format!("somebody receives from `{port}` on {} already", self.shared.system.name_of(node));
+            return Err(Undone::new(Reason::Port, why));
+        }
         let deadline = Instant::now() + timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

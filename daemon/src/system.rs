@@ -30,11 +30,13 @@ use abi::errno::Errno;
 use abi::file::Entropy;
 use abi::ids::{NodeId, NodeKey};
 use drivers::HostEntropy;
+use drivers::coordinator::current::Current;
 use drivers::coordinator::raft::{self, Raft, Unanswered};
 use drivers::coordinator::{
     Action, Compare, Coordinator, Failure, KeyRange, Quorum, Transaction, Watch, WatchEvent,
 };
 use drivers::wire::WireError;
+use drivers::wire::discovery::Discovery;
 use drivers::wire::ticket::Ticket;
 use drivers::wire::{
     Ask, AskError, Class, Hello, Identity, IdentityError, LinkState, OpenError, Stream,
@@ -154,7 +156,10 @@ struct Inner {
     me: NodeId,
     key: NodeKey,
     wire: Wire,
+    /// The built-in coordinator, whether or not the facts are there now.
     raft: Arc<Raft>,
+    /// Whoever has the facts.
+    facts: Current,
     directory: Arc<Directory>,
     health: Health,
     chronicle: Chronicle,
@@ -165,6 +170,8 @@ struct Inner {
     whys: Mutex<BTreeMap<Pid, WhyView>>,
     /// Others' refusals of this node.
     refusal: Mutex<Option<String>>,
+    /// Finds known nodes on the same network; where multicast does not work there is none.
+    _discovery: Option<Discovery>,
     stopping: AtomicBool,
 }
 
@@ -372,12 +379,15 @@ impl System {
                     .collect::<Vec<_>>(),
             );
         }
-        let files = Shared::start(&data.join("tree"), me, raft.clone(), network).map_err(StartError::Files)?;
+        let facts = Current::new(raft.clone(), opener(&raft));
+        let files = Shared::start(&data.join("tree"), me, Arc::new(facts.clone()), network).map_err(StartError::Files)?;
         let mut entropy = [0; 8];
         HostEntropy
             .fill(&mut entropy)
             .map_err(StartError::Entropy)?;
         let health = Health::new(me, record.life, u64::from_le_bytes(entropy));
+        let here_only = listen.is_none_or(|listen| listen.ip().is_loopback());
+        let discovery = if here_only { None } else { Discovery::start(&wire, record.system_bytes()).ok() };
         let chronicle = Chronicle::new(me, record.life);
         chronicle.record(Kind::SystemStarted { life: record.life });
         let system = System(Arc::new(Inner {
@@ -388,6 +398,7 @@ impl System {
             key,
             wire,
             raft,
+            facts,
             directory,
             health,
             chronicle,
@@ -397,6 +408,7 @@ impl System {
             on_commands: OnceLock::new(),
             whys: Mutex::default(),
             refusal: Mutex::default(),
+            _discovery: discovery,
             stopping: AtomicBool::new(false),
         }));
         ears.listen_for(&system.0);
@@ -458,7 +470,7 @@ impl System {
     }
 
     pub fn coordinator(&self) -> Arc<dyn Coordinator> {
-        self.0.raft.clone()
+        Arc::new(self.0.facts.clone())
     }
 
     pub fn wire(&self) -> &Wire {
@@ -522,7 +534,7 @@ impl System {
         HostEntropy
             .fill(&mut secret)
             .map_err(|error| SystemError::Refused(error.to_string()))?;
-        let expires_ms = join::issue(&*self.0.raft, &secret, lasts, Instant::now() + FACT_TIMEOUT)?;
+        let expires_ms = join::issue(&self.0.facts, &secret, lasts, Instant::now() + FACT_TIMEOUT)?;
         let ticket = Ticket {
             issuer: self.0.key,
             secret,
@@ -594,14 +606,25 @@ impl System {
         self.0.chronicle.wait(timeout);
     }
 
-    pub fn move_coordinator(
-        &self,
-        _to: &str,
-        _goes_on: impl FnMut() -> bool,
-    ) -> Result<(), SystemError> {
-        Err(SystemError::Refused(
-            "only the built-in coordinator is there".into(),
-        ))
+    /// Copies all facts to another coordinator and goes on with that one; every node follows.
+    pub fn move_coordinator(&self, to: &str, mut goes_on: impl FnMut() -> bool) -> Result<(), SystemError> {
+        let new = open_coordinator(to, &self.0.raft)?;
+        let from = self.0.facts.it();
+        drivers::coordinator::moved::move_to(&*from, &*new, to, &mut |_| match goes_on() {
+            true => Ok(()),
+            false => Err(Failure::Refused { why: "who asked for it has gone".into() }),
+        })?;
+        Ok(())
+    }
+
+    /// Another node on which somebody receives under this name.
+    pub fn find_port(&self, name: &str) -> Option<NodeId> {
+        let question = ears::Question::HasPort { name: name.into() };
+        let answers = self.0.ask_all(&question);
+        let has = |answer: &Result<Vec<u8>, String>| {
+            answer.as_ref().is_ok_and(|body| serde_json::from_slice(body).unwrap_or(false))
+        };
+        answers.into_iter().find(|(_, answer)| has(answer)).map(|(node, _)| node)
     }
 
     pub fn view(&self) -> SystemView {
@@ -612,7 +635,7 @@ impl System {
     pub fn wait_writable(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         self.0
-            .raft
+            .facts
             .range(drivers::coordinator::Range::key(member::NEXT), deadline)
             .is_ok()
     }
@@ -657,6 +680,27 @@ fn put_aside(data: &Path) -> std::io::Result<PathBuf> {
         number += 1;
     }
 }
+
+/// Coordinators by the names that people and moves give them: `raft`, or `etcd://HOST:PORT[,HOST:PORT...]`.
+fn opener(raft: &Arc<Raft>) -> drivers::coordinator::current::Opener {
+    let raft = raft.clone();
+    Box::new(move |name| open_coordinator(name, &raft))
+}
+
+fn open_coordinator(name: &str, raft: &Arc<Raft>) -> Result<Arc<dyn Coordinator>, Failure> {
+    if name == "raft" {
+        return Ok(raft.clone());
+    }
+    let Some(hosts) = name.strip_prefix("etcd://").filter(|hosts| !hosts.is_empty()) else {
+        let why = format!("`{name}` is no coordinator: raft, or etcd://HOST:PORT[,HOST:PORT...]");
+        return Err(Failure::Refused { why });
+    };
+    let urls: Vec<String> = hosts.split(',').map(|host| format!("http://{host}")).collect();
+    Ok(Arc::new(drivers::coordinator::etcd::Etcd::connect(&urls, ETCD_PREFIX)?))
+}
+
+/// Under which keys a system keeps its facts in an etcd that others use too.
+const ETCD_PREFIX: &str = "una/";
 
 /// On the usual port, on the one of the last time, or on any.
 fn listen_somewhere(
@@ -778,7 +822,7 @@ impl Inner {
             let _ = give.send(event);
         };
         let revision = drivers::coordinator::Revision(0);
-        let watch = this.raft.watch(KeyRange::prefix(member::PREFIX), revision, Box::new(sink));
+        let watch = this.facts.watch(KeyRange::prefix(member::PREFIX), revision, Box::new(sink));
         *this.watch.lock().expect("nothing panics while it holds this lock") = watch.ok();
         let weak = Arc::downgrade(this);
         let follow = move || {
@@ -915,7 +959,7 @@ impl Inner {
         let key = member::key(node);
         while Instant::now() < deadline {
             let found = self
-                .raft
+                .facts
                 .range(drivers::coordinator::Range::key(&key), deadline)?;
             let Some(record) = found.records.first() else {
                 return Err(SystemError::NoNode(node.to_string()));
@@ -933,7 +977,7 @@ impl Inner {
             let transaction = Transaction::new()
                 .when(Compare::unchanged(&key, record.modified))
                 .then(Action::put(&key, member.to_bytes()));
-            if self.raft.transact(transaction, deadline)?.succeeded {
+            if self.facts.transact(transaction, deadline)?.succeeded {
                 return Ok(());
             }
         }
@@ -947,7 +991,7 @@ impl Inner {
         // It must not vote any more before it is forgotten.
         keeper::give_up_vote(self, node, deadline)?;
         let transaction = Transaction::of(vec![Action::delete(member::key(node))]);
-        self.raft.transact(transaction, deadline)?;
+        self.facts.transact(transaction, deadline)?;
         Ok(())
     }
 
@@ -973,7 +1017,7 @@ impl Inner {
     }
 
     fn view(&self) -> SystemView {
-        let status = self.raft.status();
+        let status = self.facts.status();
         let numbers = |members: &[drivers::coordinator::Member]| {
             members.iter().map(|one| one.id as u16).collect()
         };

@@ -13,6 +13,7 @@ use super::{Done, Session, Shared, Undone};
 use crate::protocol::{self, ProtocolError, Reason, Refusal, Reply, Request};
 use crate::system::view::{WhyNode, WhyView};
 use crate::system::{Reach, System};
+use crate::node::Output;
 use abi::ids::NodeId;
 use drivers::wire::Stream;
 use std::io::{self, BufReader, Read, Write};
@@ -20,6 +21,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 impl Session<'_> {
     /// The node that a request is for, if it is another one than this.
@@ -97,6 +99,39 @@ impl Session<'_> {
                 reason: Reason::Unreachable,
                 why: format!("{} was lost meanwhile: {error}", system.name_of(to)),
             })),
+        }
+    }
+
+    /// Sends a message to a port on another node.
+    pub(super) fn send_at(&self, node: NodeId, port: &str, message: &[u8], timeout: Duration) -> Done {
+        let system = &self.shared.system;
+        let mut there = system.commands(node).map_err(unreachable)?;
+        there.set_deadline(Some(Instant::now() + timeout + Duration::from_secs(2)));
+        let request = Request::Send { port: port.into(), timeout_ms: timeout.as_millis() as u64 };
+        let mut talk = || -> Result<Reply, ProtocolError> {
+            protocol::write_hello(&mut there)?;
+            protocol::write_message(&mut there, &request)?;
+            protocol::write_bytes(&mut there, Output::Out, message)?;
+            protocol::write_end(&mut there)?;
+            let mut back = BufReader::new(there.try_clone()?);
+            protocol::read_hello(&mut back)?;
+            loop {
+                let frame = protocol::read_frame(&mut back)?.ok_or(ProtocolError::Truncated)?;
+                match frame.message::<Reply>()? {
+                    Reply::Working => {}
+                    reply => return Ok(reply),
+                }
+            }
+        };
+        match talk() {
+            Ok(Reply::Done) => Ok(()),
+            Ok(Reply::Refused(refusal)) => Err(Undone::Refused(refusal)),
+            Ok(other) => Err(Undone::new(Reason::Protocol, format!("another node answered {other:?}"))),
+            // It may have arrived.
+            Err(error) => {
+                let why = format!("{} was lost before it said whether the message arrived: {error}", system.name_of(node));
+                Err(Undone::new(Reason::Unreachable, why))
+            }
         }
     }
 

@@ -29,6 +29,8 @@ const VISITORS_MAX: usize = 8;
 pub enum Question {
     /// Answer: JSON of process views.
     Processes { ended: bool },
+    /// Answer: JSON of whether somebody receives under this name there.
+    HasPort { name: String },
     /// This node's events from there on. Answer: a batch of `services::events`.
     Events { life: u64, serial: u64 },
 }
@@ -102,6 +104,10 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
                 .map(|node| own_processes(node, ended))
                 .unwrap_or_default();
             serde_json::to_vec(&views).map_err(|error| error.to_string())
+        }
+        Question::HasPort { name } => {
+            let has = inner.node.get().is_some_and(|node| node.has_port(&name));
+            serde_json::to_vec(&has).map_err(|error| error.to_string())
         }
         Question::Events { life, serial } => Ok(inner.chronicle.batch(Position { life, serial }).encode()),
     }
@@ -234,7 +240,7 @@ fn receive(inner: &Arc<Inner>, stranger: NodeKey, mut stream: Stream) -> std::io
     // Not locked while the coordinator is asked, which tells of its changes to who wants the record.
     let record = inner.record().clone();
     let answer = match serde_json::from_slice(&body) {
-        Ok(request) => join::admit(&*inner.raft, &record, stranger, &request, deadline),
+        Ok(request) => join::admit(&inner.facts, &record, stranger, &request, deadline),
         Err(error) => join::JoinAnswer::Refused { why: format!("a request that cannot be read: {error}") },
     };
     if let join::JoinAnswer::Refused { why } = &answer {
