@@ -378,6 +378,7 @@ fn not_joined(error: JoinError) -> Failure {
         error @ JoinError::Unreached(_) => failure
             .because(error)
             .help("see that the machines reach each other, and that una is up there: una status"),
+        error @ JoinError::Running => failure.because(error).help("end it, or wait a moment: una down"),
         error @ JoinError::Aside { .. } => failure
             .because(error)
             .help("see whether the disk is full or the directory another's"),

@@ -1,5 +1,5 @@
-//! A daemon under load that is killed at random moments comes back by `una up` alone, and nothing that it had acknowledged is lost. Knows una
-//! as its users do: commands, signals.
+//! A daemon under load that is killed at random moments comes back by `una up` alone, and nothing that it had acknowledged is lost. Knows
+//! una as its users do: commands, signals.
 //!
 //! Programs on the node make, write, rename and remove files and say of each act that it is done; what they had said by the moment of the
 //! kill is compared with what is there afterwards (`guests/keeper.c`).

@@ -1,5 +1,5 @@
-//! WASI preview 1 by its specification (programs/wasi), by `una run` in its own process, over a directory of the host. `daemon/tests/wasi.rs`
-//! does the same over a node's tree of files.
+//! WASI preview 1 by its specification (programs/wasi), by `una run` in its own process, over a directory of the host.
+//! `daemon/tests/wasi.rs` does the same over a node's tree of files.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

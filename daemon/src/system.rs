@@ -353,6 +353,7 @@ impl System {
             name: record.name.clone(),
             addresses: wire.addresses().iter().map(SocketAddr::to_string).collect(),
             draining: false,
+            leaving: false,
             joined_ms: join::now_ms(),
             life: record.life,
         };
@@ -554,7 +555,8 @@ impl System {
                 "it is the only node: there is nothing to leave; una down ends it".into(),
             ));
         }
-        self.0.remove_member(self.0.me)?;
+        // Those who hear of it first may close the link before the answer is here.
+        self.0.remove_member(self.0.me).or_else(|error| if self.0.is_removed() { Ok(()) } else { Err(error) })?;
         let left = self.0.record().peers.first().is_some();
         debug_assert!(left, "a node that leaves others knows some");
         std::fs::write(self.0.data.join(LEFT), b"")
@@ -625,6 +627,7 @@ impl System {
         }
         self.0.stopping.store(true, Ordering::Release);
         self.0.watch.lock().expect("nothing panics while it holds this lock").take();
+        self.0.raft.close();
         self.0.wire.stop();
     }
 }
@@ -634,7 +637,8 @@ const LEFT: &str = "left";
 
 /// Puts aside what a node that left its system knew of it, so that it begins anew. Gives where it is now.
 pub fn put_aside_if_left(data: &Path) -> std::io::Result<Option<PathBuf>> {
-    if !data.join(LEFT).exists() {
+    // Its daemon may still be ending.
+    if !data.join(LEFT).exists() || crate::protocol::place::is_held(data)? {
         return Ok(None);
     }
     put_aside(data).map(Some)
@@ -891,6 +895,19 @@ impl Inner {
             // What cannot be written now is written at the next change; until then an older list serves.
             let _ = record.write(&self.data);
         }
+    }
+
+    /// Has this node been taken out? Waits a moment for the word of it.
+    fn is_removed(&self) -> bool {
+        let until = Instant::now() + ANSWER_TIMEOUT;
+        while Instant::now() < until {
+            let refused = self.refusal.lock().expect("nothing panics while it holds this lock").is_some();
+            if refused || !self.directory.members().contains_key(&self.me) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
     }
 
     fn change_member(&self, node: NodeId, change: impl Fn(&mut Member)) -> Result<(), SystemError> {

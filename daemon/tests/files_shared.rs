@@ -44,6 +44,11 @@ fn a_crash_between_content_and_fact_leaves_the_old_file() {
 }
 
 #[test]
+fn a_removal_that_is_late_removes_nothing() {
+    scenarios::a_removal_that_is_late_removes_nothing();
+}
+
+#[test]
 fn nothing_acknowledged_is_lost_with_the_holder() {
     scenarios::nothing_acknowledged_is_lost_with_the_holder();
 }

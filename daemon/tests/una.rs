@@ -4,17 +4,34 @@
 use daemon::node::{End, MountOrder, Node, NodeOptions, Order, Piece, ProcessLimits, Stdio};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(120);
 
-fn compile(source: &str, directory: &Path) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let out = directory.join(Path::new(source).with_extension("wasm").file_name().unwrap());
-    let mut compile = Command::new(root.join("../programs/compile"));
-    let said = compile.arg(root.join("tests/guests").join(source)).arg(&out).output().expect("it is in the repository");
-    assert!(said.status.success(), "`cargo xtask setup` installs compilers\n{}", String::from_utf8_lossy(&said.stderr));
-    out
+/// What the tests share: programs that were compiled to WebAssembly, and the engine's cache of their code.
+struct Compiled {
+    directory: tempfile::TempDir,
+    compiling: Mutex<()>,
+}
+
+fn compiled() -> &'static Compiled {
+    static COMPILED: OnceLock<Compiled> = OnceLock::new();
+    COMPILED.get_or_init(|| Compiled { directory: tempfile::tempdir().unwrap(), compiling: Mutex::new(()) })
+}
+
+impl Compiled {
+    fn program(&self, source: &str) -> PathBuf {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let out = self.directory.path().join(source).with_extension("wasm");
+        let _one_at_a_time = self.compiling.lock().unwrap();
+        if !out.exists() {
+            let mut compile = Command::new(root.join("../programs/compile"));
+            let said = compile.arg(root.join("tests/guests").join(source)).arg(&out).output().expect("it is in the repository");
+            assert!(said.status.success(), "`cargo xtask setup` installs compilers\n{}", String::from_utf8_lossy(&said.stderr));
+        }
+        out
+    }
 }
 
 #[track_caller]
@@ -23,7 +40,7 @@ fn check(source: &str, case: &str) {
     let directory = tempfile::tempdir().unwrap();
     let node = Node::start(&NodeOptions {
         data: directory.path().join("data"),
-        cache: None,
+        cache: Some(compiled().directory.path().join("cache")),
         workers: Some(2),
         target: engine::Target::Native,
         ..NodeOptions::default()
@@ -32,7 +49,8 @@ fn check(source: &str, case: &str) {
     let programs = directory.path().join("programs");
     std::fs::create_dir(&programs).unwrap();
     std::fs::write(programs.join("not.wasm"), "not a program").unwrap();
-    let wasm = std::fs::read(compile(source, &programs)).unwrap();
+    let wasm = std::fs::read(compiled().program(source)).unwrap();
+    std::fs::write(programs.join(program).with_extension("wasm"), &wasm).unwrap();
     let started = node
         .run(Order {
             program: node.load(wasm, &mut |_| {}).unwrap(),

@@ -12,6 +12,8 @@
 //! Every wait has a deadline. What a failure says about a transaction is exact: [`Failure::Unknown`] is the only one after which
 //! it may have been done.
 
+pub mod current;
+pub mod etcd;
 pub mod moved;
 pub mod planted;
 pub mod raft;
@@ -29,8 +31,9 @@ use std::time::{Duration, Instant};
 pub const KEY_BYTES_MAX: usize = 4 << 10;
 /// Bytes of the longest value.
 pub const VALUE_BYTES_MAX: usize = 512 << 10;
-/// Comparisons of one transaction, and actions of each of its branches.
-pub const ACTIONS_MAX: usize = 128;
+/// Comparisons of one transaction, and actions of each of its branches: an etcd that nobody configured takes 128 of each, and the
+/// fence is one of them.
+pub const ACTIONS_MAX: usize = 120;
 /// Bytes of keys and values in one transaction.
 pub const TRANSACTION_BYTES_MAX: usize = 1 << 20;
 /// Records in one answer to a range; what is left out is said by [`Found::more`].
@@ -112,10 +115,7 @@ pub struct KeyRange {
 impl KeyRange {
     pub fn one(key: impl AsRef<[u8]>) -> KeyRange {
         let key = key.as_ref();
-        KeyRange {
-            from: key.into(),
-            to: Some([key, &[0]].concat().into()),
-        }
+        KeyRange { from: key.into(), to: Some([key, &[0]].concat().into()) }
     }
 
     /// All keys that begin so. Of the empty prefix: all keys.
@@ -132,24 +132,15 @@ impl KeyRange {
             *to.last_mut().expect("it was just looked at") += 1;
             to.into()
         });
-        KeyRange {
-            from: prefix.into(),
-            to,
-        }
+        KeyRange { from: prefix.into(), to }
     }
 
     pub fn all() -> KeyRange {
-        KeyRange {
-            from: Arc::new([0]),
-            to: None,
-        }
+        KeyRange { from: Arc::new([0]), to: None }
     }
 
     pub fn between(from: impl AsRef<[u8]>, to: impl AsRef<[u8]>) -> KeyRange {
-        KeyRange {
-            from: from.as_ref().into(),
-            to: Some(to.as_ref().into()),
-        }
+        KeyRange { from: from.as_ref().into(), to: Some(to.as_ref().into()) }
     }
 
     pub fn has(&self, key: &[u8]) -> bool {
@@ -160,9 +151,7 @@ impl KeyRange {
 impl fmt::Debug for KeyRange {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}..", self.from.escape_ascii())?;
-        self.to
-            .as_ref()
-            .map_or(Ok(()), |to| write!(f, "{}", to.escape_ascii()))
+        self.to.as_ref().map_or(Ok(()), |to| write!(f, "{}", to.escape_ascii()))
     }
 }
 
@@ -195,11 +184,7 @@ pub enum With {
 
 impl Compare {
     pub fn new(key: impl AsRef<[u8]>, order: Order, with: With) -> Compare {
-        Compare {
-            key: key.as_ref().into(),
-            order,
-            with,
-        }
+        Compare { key: key.as_ref().into(), order, with }
     }
 
     pub fn exists(key: impl AsRef<[u8]>) -> Compare {
@@ -236,19 +221,11 @@ pub enum Action {
 
 impl Action {
     pub fn put(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Action {
-        Action::Put {
-            key: key.as_ref().into(),
-            value: value.as_ref().into(),
-            lease: None,
-        }
+        Action::Put { key: key.as_ref().into(), value: value.as_ref().into(), lease: None }
     }
 
     pub fn put_leased(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>, lease: LeaseId) -> Action {
-        Action::Put {
-            key: key.as_ref().into(),
-            value: value.as_ref().into(),
-            lease: Some(lease),
-        }
+        Action::Put { key: key.as_ref().into(), value: value.as_ref().into(), lease: Some(lease) }
     }
 
     pub fn delete(key: impl AsRef<[u8]>) -> Action {
@@ -277,10 +254,7 @@ impl Transaction {
 
     /// Without condition.
     pub fn of(then: Vec<Action>) -> Transaction {
-        Transaction {
-            then,
-            ..Transaction::default()
-        }
+        Transaction { then, ..Transaction::default() }
     }
 
     pub fn when(mut self, compare: Compare) -> Transaction {
@@ -306,11 +280,7 @@ impl Transaction {
             ("actions of the other branch", self.otherwise.len()),
         ] {
             if count > ACTIONS_MAX {
-                return Err(Failure::TooLarge {
-                    what: what.into(),
-                    size: count,
-                    size_max: ACTIONS_MAX,
-                });
+                return Err(Failure::TooLarge { what: what.into(), size: count, size_max: ACTIONS_MAX });
             }
         }
         let mut bytes = 0;
@@ -335,9 +305,7 @@ impl Transaction {
             }));
             put.sort_unstable();
             if let Some(pair) = put.windows(2).find(|pair| pair[0] == pair[1]) {
-                return Err(Failure::Repeated {
-                    key: pair[0].into(),
-                });
+                return Err(Failure::Repeated { key: pair[0].into() });
             }
             for action in branch {
                 if let Action::Delete(keys) = action {
@@ -362,11 +330,9 @@ impl Transaction {
 fn check_key(key: &[u8]) -> Result<usize, Failure> {
     match key.len() {
         0 => Err(Failure::EmptyKey),
-        size if size > KEY_BYTES_MAX => Err(Failure::TooLarge {
-            what: "bytes of a key".into(),
-            size,
-            size_max: KEY_BYTES_MAX,
-        }),
+        size if size > KEY_BYTES_MAX => {
+            Err(Failure::TooLarge { what: "bytes of a key".into(), size, size_max: KEY_BYTES_MAX })
+        }
         size => Ok(size),
     }
 }
@@ -374,11 +340,7 @@ fn check_key(key: &[u8]) -> Result<usize, Failure> {
 fn check_value(value: &[u8]) -> Result<usize, Failure> {
     if value.len() > VALUE_BYTES_MAX {
         let (size, size_max) = (value.len(), VALUE_BYTES_MAX);
-        return Err(Failure::TooLarge {
-            what: "bytes of a value".into(),
-            size,
-            size_max,
-        });
+        return Err(Failure::TooLarge { what: "bytes of a value".into(), size, size_max });
     }
     Ok(value.len())
 }
@@ -387,11 +349,7 @@ fn check_value(value: &[u8]) -> Result<usize, Failure> {
 fn check_range(keys: &KeyRange) -> Result<usize, Failure> {
     let end = keys.to.as_ref().map_or(0, |to| to.len());
     if end > KEY_BYTES_MAX + 1 {
-        return Err(Failure::TooLarge {
-            what: "bytes of a key".into(),
-            size: end,
-            size_max: KEY_BYTES_MAX,
-        });
+        return Err(Failure::TooLarge { what: "bytes of a key".into(), size: end, size_max: KEY_BYTES_MAX });
     }
     Ok(check_key(&keys.from)? + end)
 }
@@ -436,11 +394,7 @@ pub struct Range {
 
 impl Range {
     pub fn of(keys: KeyRange) -> Range {
-        Range {
-            keys,
-            limit: 0,
-            stale: false,
-        }
+        Range { keys, limit: 0, stale: false }
     }
 
     pub fn key(key: impl AsRef<[u8]>) -> Range {
@@ -512,9 +466,7 @@ pub struct Watch {
 impl Watch {
     /// Of an implementation: what ends it.
     pub fn new(cancel: impl FnOnce() + Send + Sync + 'static) -> Watch {
-        Watch {
-            cancel: Some(Box::new(cancel)),
-        }
+        Watch { cancel: Some(Box::new(cancel)) }
     }
 }
 
@@ -561,16 +513,10 @@ pub enum Failure {
     #[error("whether it was done is not known: {why}")]
     Unknown { why: String },
     /// Changes up to and with this revision are not kept any more.
-    #[error(
-        "changes up to {revision} are no longer kept: read the keys again and watch from there"
-    )]
+    #[error("changes up to {revision} are no longer kept: read the keys again and watch from there")]
     Compacted { revision: Revision },
     #[error("{size} {what} are too much: {size_max} are the most")]
-    TooLarge {
-        what: String,
-        size: usize,
-        size_max: usize,
-    },
+    TooLarge { what: String, size: usize, size_max: usize },
     #[error("a key has no bytes: name one")]
     EmptyKey,
     #[error("the key {} is changed twice in one transaction: change it once", key.escape_ascii())]
@@ -590,9 +536,7 @@ pub enum Failure {
     /// The store does not let us.
     #[error("the coordinator refuses: {why}")]
     Refused { why: String },
-    #[error(
-        "the coordinator's store is damaged ({what}): remove this node and let it join again, or restore a copy"
-    )]
+    #[error("the coordinator's store is damaged ({what}): remove this node and let it join again, or restore a copy")]
     Damaged { what: String },
     /// This one was closed.
     #[error("the coordinator was closed")]
@@ -601,15 +545,11 @@ pub enum Failure {
 
 impl Failure {
     pub fn unavailable(why: impl fmt::Display) -> Failure {
-        Failure::Unavailable {
-            why: why.to_string(),
-        }
+        Failure::Unavailable { why: why.to_string() }
     }
 
     pub fn unknown(why: impl fmt::Display) -> Failure {
-        Failure::Unknown {
-            why: why.to_string(),
-        }
+        Failure::Unknown { why: why.to_string() }
     }
 }
 
@@ -689,14 +629,12 @@ pub trait Coordinator: Send + Sync {
 
     /// Grants a lease, and waits.
     fn grant(&self, ttl: Duration, deadline: Instant) -> Result<LeaseId, Failure> {
-        waited(|done| self.lease(LeaseAct::Grant { ttl, id: None }, deadline, done))
-            .map(|leased| leased.lease)
+        waited(|done| self.lease(LeaseAct::Grant { ttl, id: None }, deadline, done)).map(|leased| leased.lease)
     }
 
     /// Begins a lease's time anew, and waits; gives that time. It counts from when this was called.
     fn keep_alive(&self, lease: LeaseId, deadline: Instant) -> Result<Duration, Failure> {
-        waited(|done| self.lease(LeaseAct::KeepAlive(lease), deadline, done))
-            .map(|leased| leased.ttl)
+        waited(|done| self.lease(LeaseAct::KeepAlive(lease), deadline, done)).map(|leased| leased.ttl)
     }
 
     /// Ends a lease, and waits.
@@ -717,9 +655,5 @@ fn waited<T: Send + 'static>(ask: impl FnOnce(Done<T>)) -> Result<T, Failure> {
 
 /// Checks what a lease is asked for.
 pub(crate) fn check_ttl(ttl: Duration) -> Result<(), Failure> {
-    if (TTL_MIN..=TTL_MAX).contains(&ttl) {
-        Ok(())
-    } else {
-        Err(Failure::BadTtl { ttl })
-    }
+    if (TTL_MIN..=TTL_MAX).contains(&ttl) { Ok(()) } else { Err(Failure::BadTtl { ttl }) }
 }

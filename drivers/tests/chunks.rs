@@ -117,7 +117,8 @@ fn hold_and_remove(count: u32) {
                             chunks.tidy().unwrap();
                         }
                         Removal::Needed => drop(needed.fetch_add(1, Ordering::Relaxed)),
-                        Removal::NotThere => {}
+                        // The lock is not fair: those who put must get it too.
+                        Removal::NotThere => std::thread::sleep(std::time::Duration::from_millis(1)),
                     }
                 }
             }

@@ -86,7 +86,7 @@ impl Kernel {
         }
         for session in self.sessions.values() {
             session.exports.values().for_each(&mut count);
-            session.delayed.iter().flat_map(|delayed| &delayed.rights).for_each(&mut count);
+            session.delayed.iter().flat_map(|delayed| delayed.rights.iter().chain(&delayed.lent)).for_each(&mut count);
         }
         self.grants.values().for_each(|grant| count(&grant.right));
         self.door.iter().for_each(&mut count);

@@ -130,6 +130,8 @@ pub(crate) struct Claim {
 /// A content that waits until all rights in it are claimed.
 pub(crate) struct Delayed {
     content: Content,
+    /// What the act is about: it may be released meanwhile.
+    pub lent: Option<Right>,
     pub rights: Vec<Right>,
     waits: BTreeSet<(NodeId, u64)>,
 }
@@ -909,7 +911,8 @@ impl Kernel {
             return true;
         }
         self.errands[key].purpose = Purpose::Nobody;
-        if withdrawn.is_none() {
+        // A child is not ended before it is known that nobody will know it.
+        if withdrawn.is_none() || self.errands[key].what == What::Spawn {
             self.withdraw_errand(key, cause);
         }
         false
@@ -956,7 +959,10 @@ impl Kernel {
         if unsent {
             return Some(cause);
         }
-        self.withdraw_errand(errand, cause);
+        match self.errands[errand].what {
+            What::Spawn => self.errands[errand].withdrawn = Some(cause),
+            _ => self.withdraw_errand(errand, cause),
+        }
         let at = self.now.after(VERDICT_NS);
         let new = self.alarms.add(at, crate::schedule::Due::Process(key));
         let State::Waiting { alarm, .. } = &mut self.processes[key].state else {
@@ -1039,17 +1045,26 @@ impl Kernel {
             Content::Act { errand, actor, act, rights } => {
                 let mut waits = BTreeSet::new();
                 let rights = self.unpack(from, rights, &mut waits)?;
+                // What it names is looked up before anything is made of it.
+                let lent = match act.number().map(|number| self.export(from, number).cloned()) {
+                    None => None,
+                    Some(Ok(right)) => Some(self.copy_right(&right, right.rights, right.badge)),
+                    Some(Err(breach)) => {
+                        self.dropped.extend(rights);
+                        return Err(breach);
+                    }
+                };
                 let session = self.sessions.get_mut(&from).expect("who says something has a session");
                 let behind = session.delayed.iter().any(|delayed| delayed.is_of(actor));
                 if waits.is_empty() && !behind {
-                    return self.perform(from, errand, actor, act, rights, effects);
+                    return self.perform(from, errand, actor, act, lent, rights, effects);
                 }
                 if session.delayed.len() >= ERRANDS_MAX as usize {
-                    self.dropped.extend(rights);
+                    self.dropped.extend(rights.into_iter().chain(lent));
                     return Err(Breach::Limit);
                 }
                 let content = Content::Act { errand, actor, act, rights: Vec::new() };
-                session.delayed.push(Delayed { content, rights, waits });
+                session.delayed.push(Delayed { content, lent, rights, waits });
                 Ok(())
             }
             Content::Done { errand, verdict, rights } => {
@@ -1060,7 +1075,7 @@ impl Kernel {
                 }
                 let content = Content::Done { errand, verdict, rights: Vec::new() };
                 let session = self.sessions.get_mut(&from).expect("who says something has a session");
-                session.delayed.push(Delayed { content, rights, waits });
+                session.delayed.push(Delayed { content, lent: None, rights, waits });
                 Ok(())
             }
             Content::Void { rights } => {
@@ -1247,9 +1262,11 @@ impl Kernel {
             });
             let Some((node, index)) = found else { return };
             let session = self.sessions.get_mut(&node).expect("it was just seen");
-            let Delayed { content, rights, .. } = session.delayed.remove(index);
+            let Delayed { content, lent, rights, .. } = session.delayed.remove(index);
             let result = match content {
-                Content::Act { errand, actor, act, .. } => self.perform(node, errand, actor, act, rights, effects),
+                Content::Act { errand, actor, act, .. } => {
+                    self.perform(node, errand, actor, act, lent, rights, effects)
+                }
                 Content::Done { errand, verdict, .. } => self.done(node, errand, verdict, rights),
                 _ => unreachable!("nothing else is delayed"),
             };
@@ -1265,8 +1282,8 @@ impl Kernel {
         let is_it =
             |delayed: &Delayed| matches!(delayed.content, Content::Act { errand: other, .. } if other == errand);
         if let Some(index) = session.delayed.iter().position(is_it) {
-            let Delayed { content, rights, .. } = session.delayed.remove(index);
-            self.dropped.extend(rights);
+            let Delayed { content, lent, rights, .. } = session.delayed.remove(index);
+            self.dropped.extend(rights.into_iter().chain(lent));
             let Content::Act { act, .. } = content else { unreachable!("it was just seen") };
             let verdict = match act.what() {
                 What::Call => {
@@ -1297,9 +1314,14 @@ impl Kernel {
         }
     }
 
-    /// Lets a stand-in do an act.
+    /// Lets a stand-in do an act, with what the act is about and the rights that came with it.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "they are what an act is; a struct of them would be made here and taken apart here"
+    )]
     fn perform(
-        &mut self, from: NodeId, errand: u64, actor: ProcessId, act: Act, rights: Vec<Right>, effects: &mut Vec<Effect>,
+        &mut self, from: NodeId, errand: u64, actor: ProcessId, act: Act, lent: Option<Right>, rights: Vec<Right>,
+        effects: &mut Vec<Effect>,
     ) -> Result<(), Breach> {
         let session = &self.sessions[&from];
         let breach = if errand != 0 && session.stand_ins.contains_key(&errand) {
@@ -1309,20 +1331,10 @@ impl Kernel {
         } else {
             None
         };
-        // What it names is looked up before anything is made.
-        let number = act.number();
-        let lent = match number.map(|number| self.export(from, number).cloned()) {
-            None => Ok(None),
-            Some(Ok(right)) => Ok(Some(right)),
-            Some(Err(breach)) => Err(breach),
-        };
-        let lent = match (breach, lent) {
-            (None, Ok(lent)) => lent,
-            (Some(breach), _) | (None, Err(breach)) => {
-                self.dropped.extend(rights);
-                return Err(breach);
-            }
-        };
+        if let Some(breach) = breach {
+            self.dropped.extend(rights.into_iter().chain(lent));
+            return Err(breach);
+        }
         let me = self.send_stand_in(from, errand, actor);
         let transfers: Box<[Transfer]> = rights
             .into_iter()
@@ -1332,13 +1344,7 @@ impl Kernel {
                 Transfer { handle, rights, mode: TransferMode::Move }
             })
             .collect();
-        let handle = match lent {
-            None => HandleId::NONE,
-            Some(right) => {
-                let copy = self.copy_right(&right, right.rights, right.badge);
-                self.processes[me].handles.insert(copy)
-            }
-        };
+        let handle = lent.map_or(HandleId::NONE, |right| self.processes[me].handles.insert(right));
         let next = self.act_as(me, handle, act, transfers, effects);
         match next {
             Next::Return(outcome) | Next::Yield(outcome) => {
@@ -1569,7 +1575,11 @@ impl Kernel {
         let fits = match &verdict {
             Verdict::Outcome(outcome) => what.fits(outcome) && self.errands[key].purpose_allows(),
             Verdict::Fired(_) => what == What::Watch,
-            Verdict::Over => matches!(what, What::Watch | What::Spawn),
+            // A child is over only after it has begun.
+            Verdict::Over => match self.errands[key].purpose {
+                Purpose::Process(_) => false,
+                _ => matches!(what, What::Watch | What::Spawn),
+            },
         };
         if !fits || !brought.contains(&rights.len()) {
             self.dropped.extend(rights);
@@ -1636,7 +1646,7 @@ impl Kernel {
             (Purpose::Watch(watch), _) => self.forget_watch(watch),
             (Purpose::Kept(import), Verdict::Outcome(Outcome::Read(result))) => {
                 self.imports[import].reading = None;
-                if let (Ok(bytes), false) = (result, planted(Bug::KeptLost)) {
+                if let Ok(bytes) = result {
                     self.imports[import].kept = bytes;
                 }
             }
@@ -1757,7 +1767,7 @@ impl Kernel {
         }
         let unsent: BTreeSet<Key<Errand>> = session.pending.iter().filter_map(|pending| pending.errand).collect();
         for delayed in session.delayed {
-            self.dropped.extend(delayed.rights);
+            self.dropped.extend(delayed.rights.into_iter().chain(delayed.lent));
         }
         self.dropped.extend(session.exports.into_values());
         for key in session.stand_ins.into_values() {

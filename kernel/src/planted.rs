@@ -67,14 +67,12 @@ pub enum Bug {
     WithdrawLost,
     /// Another node is not told that its message was accepted.
     VerdictLost,
-    /// Bytes that were read for a process which had given up are gone.
-    KeptLost,
     /// A process whose errand was at a node that is lost is not told.
     LossSilent,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 32] = [
+    pub const ALL: [Bug; 31] = [
         Bug::NewestFirst,
         Bug::QueueOverBound,
         Bug::LostWakeup,
@@ -105,7 +103,6 @@ impl Bug {
         Bug::ForeignAmplifies,
         Bug::WithdrawLost,
         Bug::VerdictLost,
-        Bug::KeptLost,
         Bug::LossSilent,
     ];
 }

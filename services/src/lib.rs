@@ -11,6 +11,7 @@
 //!   programs   which programs the system knows   once     a call that is asked again is not done again
 //!   files      the tree of files             members  who of the system is alive
 //!   events     what happened, in one order     placement  where a process goes, and why
+//!   location   where a process is
 //! ```
 #![no_std]
 
@@ -21,6 +22,7 @@ pub mod events;
 pub mod files;
 pub mod host;
 mod ledger;
+pub mod location;
 pub mod members;
 pub mod names;
 mod once;

@@ -4,7 +4,7 @@ use sim::runs::{self, Run};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-usage: una-sim [SEED | --seeds N [--from SEED]] [--run actors|names|shares|torn|cluster]
+usage: una-sim [SEED | --seeds N [--from SEED]] [--run actors|names|shares|torn|cluster|members]
   SEED       plays one seed twice, compares the two histories, and shows the end of a failure
   --seeds N  plays N seeds (300), from --from (0) on, until one fails
   --run      plays only this run of each seed";
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
 }
 
 fn read_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Wanted, String> {
-    let (mut seed, mut count, mut from, mut runs) = (None, None, 0, runs::ALL.to_vec());
+    let (mut seed, mut count, mut from, mut runs) = (None, None, 0, runs::PLAYED.to_vec());
     while let Some(argument) = arguments.next() {
         let mut number = |name: &str| {
             let text = arguments.next().ok_or(format!("{name} wants a number"))?;
@@ -63,7 +63,7 @@ fn read_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Wanted,
             "--from" => from = number("--from")?,
             "--run" => {
                 let name = arguments.next().unwrap_or_default();
-                let known = runs::ALL.into_iter().find(|run| format!("{run:?}").eq_ignore_ascii_case(&name));
+                let known = runs::PLAYED.into_iter().find(|run| format!("{run:?}").eq_ignore_ascii_case(&name));
                 runs = vec![known.ok_or(format!("there is no run `{name}`"))?];
             }
             text => seed = Some(text.parse::<u64>().map_err(|_| format!("`{text}` is no seed"))?),

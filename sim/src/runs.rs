@@ -37,7 +37,12 @@ pub enum Run {
     Torn,
     /// Several nodes whose processes do anything at all, on a network that loses, doubles, reorders and is cut; nodes die and come back.
     Cluster,
+    /// Who of many nodes is alive, in a network that loses, cuts and stands still. Its own tests look for the bugs that are planted in it.
+    Members,
 }
+
+/// What `una-sim` plays.
+pub const PLAYED: [Run; 6] = [Run::Actors, Run::Names, Run::Shares, Run::Torn, Run::Cluster, Run::Members];
 
 pub const ALL: [Run; 5] = [Run::Actors, Run::Names, Run::Shares, Run::Torn, Run::Cluster];
 
@@ -79,6 +84,13 @@ pub fn play(run: Run, seed: u64) -> Result<Report, Box<Failure>> {
         Run::Names => names(seed),
         Run::Shares => shares(seed),
         Run::Cluster => return crate::cluster::play(seed),
+        Run::Members => {
+            let played = crate::members::runs::play(seed).map(|(report, _)| report);
+            return played.map_err(|failure| {
+                let what = Violation(format!("under {:?}: {}", failure.trouble, failure.what.0));
+                Box::new(Failure { run, seed, step: 0, what, records: failure.records })
+            });
+        }
         Run::Torn => {
             let result = caught(|| torn::play(seed));
             return result.map_err(|what| Box::new(Failure { run, seed, step: 0, what, records: Vec::new() }));

@@ -2,6 +2,7 @@
 //! command is a file of its own.
 
 mod bench;
+mod e2e;
 mod fetch;
 mod pictures;
 mod programs;
@@ -45,6 +46,8 @@ enum Command {
     Pictures,
     /// Play the kernel and the services in a world that one seed decides; a failure is replayed by its seed
     Sim(sim::Arguments),
+    /// Try real daemons on machines of their own: network namespaces, as root
+    E2e(e2e::Arguments),
     /// Measure, side by side with what others offer
     Bench(bench::Arguments),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Pictures => pictures::run(),
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::E2e(arguments) => e2e::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
     };
     match outcome {

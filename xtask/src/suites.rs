@@ -15,7 +15,8 @@ const FUZZ_SECONDS: u32 = 1200;
 pub fn ci() -> Outcome {
     crate::setup::run()?;
     crate::tidy::run()?;
-    test()
+    test()?;
+    crate::e2e::sample()
 }
 
 /// One build of everything, in the one profile, then every test; last, the tests of the tests.
@@ -41,6 +42,7 @@ pub fn nightly() -> Outcome {
     crate::fetch::all()?;
     step(cargo().args(["test", "--release", "--locked", "--workspace", "--no-fail-fast", "--", "--include-ignored"]), CARGO)?;
     planted()?;
+    crate::e2e::all()?;
     fuzz()
 }
 

@@ -18,8 +18,8 @@ use drivers::chunks::ChunkName;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// One question on its way. A holder that waits for the coordinator gives up before that.
-const ASK_PATIENCE: Duration = Duration::from_secs(5);
+/// One question on its way, before it is asked again: the holder may be gone without a word.
+const ASK_PATIENCE: Duration = Duration::from_secs(2);
 /// Before the same is asked again.
 const PAUSE: Duration = Duration::from_millis(20);
 /// A chunk can go while it is asked for, because the file was written anew; not often in a row.

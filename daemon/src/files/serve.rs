@@ -22,7 +22,7 @@ pub(super) const READ_BYTES_MAX: usize = 4 << 20;
 /// Less than that of a chunk is not worth another question.
 const CHUNK_PART_MIN: usize = 16 << 10;
 /// An act that is asked for again while it is being done is waited for so long.
-const WORK_PATIENCE: Duration = Duration::from_secs(2);
+const WORK_PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(5);
 /// Of all nodes. Then: [`Errno::NFile`].
 const SESSIONS_MAX: usize = 1 << 16;
@@ -35,6 +35,8 @@ pub(super) struct Served {
 struct Seat {
     epoch: u64,
     files: TreeFiles,
+    /// What is asked with a lower number was long under way: whoever asked it has gone on.
+    least: u64,
     answered: Option<(u64, Told)>,
 }
 
@@ -84,11 +86,19 @@ impl Served {
         let place = (from, session);
         match act {
             Act::Claim(held) => {
+                let before = self.sessions().get(&place).cloned();
+                if let Some(before) = before {
+                    let Ok(seat) = before.try_lock() else { return Told::Working };
+                    // It sits here already, and has gone on since this was asked.
+                    if seat.epoch == epoch && seat.answered.as_ref().is_some_and(|(last, _)| *last >= number) {
+                        return Told::Claimed { lost: vec![] };
+                    }
+                }
                 let (files, lost) = tree.claim(session, &held);
                 if hold.confirm(epoch) == Confirmed::Lost {
                     return Told::NotHolder;
                 }
-                let seat = Arc::new(Mutex::new(Seat { epoch, files, answered: None }));
+                let seat = Arc::new(Mutex::new(Seat { epoch, files, least: number, answered: None }));
                 let mut sessions = self.sessions();
                 if sessions.len() >= SESSIONS_MAX && !sessions.contains_key(&place) {
                     return Told::Failed(Errno::NFile);
@@ -101,8 +111,10 @@ impl Served {
             }
             Act::End => {
                 let seat = self.sessions().remove(&place);
-                drop(seat);
-                tree.forget(session);
+                let done = seat.and_then(|seat| seat.lock().expect("a session does not panic").files.done());
+                if done.is_some() {
+                    tree.forget(session);
+                }
                 Told::Done
             }
             act => {
@@ -121,11 +133,11 @@ impl Served {
                 if seat.epoch != epoch {
                     return Told::Unclaimed;
                 }
-                if let Some((last, told)) = &seat.answered
-                    && *last == number
-                    && !planted(Bug::AskedAgainIsNew)
-                {
-                    return told.clone();
+                match &seat.answered {
+                    _ if planted(Bug::AskedAgainIsNew) => {}
+                    Some((last, told)) if *last == number => return told.clone(),
+                    _ if number < seat.least => return Told::Failed(Errno::Stale),
+                    _ => {}
                 }
                 seat.files.asks((!planted(Bug::AskedAgainIsNew)).then_some((session, number)));
                 let told = do_it(&mut seat.files, tree, act);
@@ -133,6 +145,7 @@ impl Served {
                     return Told::NotHolder;
                 }
                 seat.answered = Some((number, told.clone()));
+                seat.least = seat.least.max(number);
                 told
             }
         }

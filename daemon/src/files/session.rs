@@ -93,8 +93,8 @@ impl SharedFiles {
         }
     }
 
-    /// Finds the holder, and claims there what is open.
-    fn sit(&mut self, deadline: Instant) -> Result<(), Errno> {
+    /// Finds the holder, and claims there what is open. Nothing that was asked with a lower number counts from then on.
+    fn sit(&mut self, number: u64, deadline: Instant) -> Result<(), Errno> {
         while let Seat::Nowhere = self.seat {
             let held: Vec<(OpenId, Held)> = self.held.iter().map(|(id, one)| (*id, one.held)).collect();
             let (epoch, lost, seat) = match self.shared.find(deadline)? {
@@ -104,6 +104,7 @@ impl SharedFiles {
                 }
                 Where::There { node, epoch } => {
                     let mut files = RemoteFiles::new(self.shared.clone(), node, epoch, self.key, deadline);
+                    files.number = number;
                     match files.ask(Act::Claim(held)) {
                         Ok(Told::Claimed { lost }) => (epoch, lost, Seat::There(files)),
                         Ok(_) => return Err(Errno::Proto),
@@ -139,12 +140,12 @@ impl SharedFiles {
         &mut self, again: Again, mut act: impl FnMut(&mut dyn FileSystem) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         let deadline = Instant::now() + self.shared.options.patience;
-        let number = self.next;
+        let mut number = self.next;
         self.next += 1;
         // Of an attempt that may have been done.
         let mut doubt = false;
         loop {
-            self.sit(deadline)?;
+            self.sit(number, deadline)?;
             match &mut self.seat {
                 Seat::Nowhere => unreachable!("it has just sat down"),
                 Seat::Here { epoch, files } => {
@@ -174,6 +175,11 @@ impl SharedFiles {
                 }
             }
             self.seat = Seat::Nowhere;
+            if again == Again::Same {
+                // It may have asked several things, and asks them all anew.
+                number = self.next;
+                self.next += 1;
+            }
             if doubt && again == Again::Never {
                 self.shared.complaints.add(
                     "the holder of the files was lost while it appended to a file: whether it did is not known".into(),

@@ -22,7 +22,7 @@ use abi::errno::Errno;
 use abi::ids::NodeId;
 use drivers::chunks::{Chunks, Swept};
 use drivers::coordinator::{
-    Action, Compare, Coordinator, Failure, KeyRange, LeaseId, Record, Transaction, Watch, WatchEvent,
+    Action, Compare, Coordinator, Failure, KeyRange, LeaseId, Range, Record, Transaction, Watch, WatchEvent,
 };
 use drivers::facts::Facts;
 use std::collections::BTreeSet;
@@ -58,7 +58,7 @@ impl SharedOptions {
     pub const NORMAL: SharedOptions = SharedOptions {
         tree: TreeOptions::NORMAL,
         copies: 2,
-        lease: Duration::from_secs(2),
+        lease: Duration::from_millis(1500),
         patience: Duration::from_secs(15),
         grace: Duration::from_secs(20),
         scan_every: Duration::from_secs(60),
@@ -396,7 +396,8 @@ impl Inner {
             let pause = match (&lease, missing_since, &watch) {
                 (Some(_), ..) => self.options.lease / 5,
                 (None, Some(_), _) | (None, None, None) => self.options.lease / 10,
-                (None, None, Some(_)) => self.options.lease / 2,
+                // The watch tells; this is for the case that it has stopped without a word.
+                (None, None, Some(_)) => self.options.lease * 2,
             };
             // Not oftener than that, whoever calls: a look costs the coordinator something.
             let least = Duration::from_millis(20).saturating_sub(looked_at.elapsed());
@@ -420,7 +421,7 @@ impl Inner {
     /// Has this thread look as soon as `h/files` changes.
     fn watch(self: &Arc<Inner>) -> Option<Watch> {
         let deadline = Instant::now() + LOOK_PATIENCE;
-        let found = self.coordinator.range(drivers::coordinator::Range::key(HOLDER), deadline).ok()?;
+        let found = self.coordinator.range(Range::key(HOLDER), deadline).ok()?;
         let inner: Weak<Inner> = Arc::downgrade(self);
         let sink = move |_: WatchEvent| {
             if let Some(inner) = inner.upgrade() {
@@ -536,8 +537,13 @@ impl Inner {
 
     /// Looks who holds the tree, and takes it if nobody does.
     fn look(self: &Arc<Inner>, missing_since: &mut Option<Instant>) -> Option<Lease> {
-        let look = Transaction::of(vec![Action::get(HOLDER), Action::get(EPOCH)]);
-        let found = match self.coordinator.transact(look, Instant::now() + LOOK_PATIENCE) {
+        let deadline = Instant::now() + LOOK_PATIENCE;
+        // Not as one transaction, which would be written to disks: whoever takes the tree compares both.
+        let value = |key: &[u8]| -> Result<Option<Record>, Failure> {
+            Ok(self.coordinator.range(Range::key(key), deadline)?.records.into_iter().next())
+        };
+        let look = || -> Result<(Option<Record>, Option<Record>), Failure> { Ok((value(HOLDER)?, value(EPOCH)?)) };
+        let (holder, last) = match look() {
             Ok(found) => found,
             Err(error) => {
                 // Who was known to hold the tree may still do so.
@@ -545,10 +551,9 @@ impl Inner {
                 return None;
             }
         };
-        let record = |action: usize| found.found(action).and_then(|found| found.records.first());
-        let last = record(1).and_then(|record| number(&record.value));
-        let name = record(0).and_then(|record| Name::read(&record.value));
-        match (record(0), name) {
+        let last = last.and_then(|record| number(&record.value));
+        let name = holder.as_ref().and_then(|record| Name::read(&record.value));
+        match (&holder, name) {
             (Some(_), Some(name)) if name.node != self.me => {
                 *missing_since = None;
                 let is_news = !matches!(&*self.hold.lock(), Holder::Other { epoch, .. } if *epoch == name.epoch);

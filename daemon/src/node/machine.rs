@@ -129,8 +129,8 @@ pub(crate) struct Used {
     pub weight: u32,
 }
 
-/// How much of the processor a thread leaves to others, as Linux counts it: a step is a factor of 1.25. Never below zero: what a program's user
-/// wishes takes nothing from the rest of the machine.
+/// How much of the processor a thread leaves to others, as Linux counts it: a step is a factor of 1.25. Never below zero: what a
+/// program's user wishes takes nothing from the rest of the machine.
 fn nice_of(weight: u32, heaviest: u32) -> i32 {
     let steps = (f64::from(heaviest) / f64::from(weight.max(1))).ln() / 1.25_f64.ln();
     (steps.round() as i32).clamp(0, 19)

@@ -185,6 +185,7 @@ fn try_admit(
             name: name.clone(),
             addresses: request.addresses.clone(),
             draining: false,
+            leaving: false,
             joined_ms: now_ms(),
             life: 0,
         };
@@ -229,6 +230,8 @@ pub enum JoinError {
     Wire(#[from] drivers::wire::WireError),
     #[error("this machine is a node of another system already, {name} ({nodes} nodes)")]
     MemberAlready { name: String, nodes: usize },
+    #[error("a daemon of una runs here, or is just ending")]
+    Running,
     #[error("no node of that system was reached: {0}")]
     Unreached(drivers::wire::OpenError),
     #[error("the node that was asked went away: {0}")]
@@ -273,7 +276,12 @@ pub fn join(data: &Path, ticket: &str, name: &str) -> Result<Joined, JoinError> 
             since_ms: now - ticket.expires * 1000,
         });
     }
-    if let Some(record) = Record::read(data)?
+    if crate::protocol::place::is_held(data).unwrap_or(false) {
+        return Err(JoinError::Running);
+    }
+    // What is left of a system that this machine left is in nobody's way.
+    if !data.join(super::LEFT).exists()
+        && let Some(record) = Record::read(data)?
         && (!record.peers.is_empty() || record.number() != crate::node::FIRST_NODE)
     {
         return Err(JoinError::MemberAlready {

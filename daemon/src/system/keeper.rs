@@ -29,7 +29,10 @@ const ACT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Seen {
     pub up: bool,
     pub lost: bool,
+    /// It hands its vote on if there is who could take it.
     pub draining: bool,
+    /// It will be no member any more.
+    pub leaving: bool,
 }
 
 /// Who should vote, given who does. Keeps whom it can.
@@ -37,7 +40,7 @@ pub fn wanted_voters(
     members: &BTreeMap<NodeId, Seen>,
     voters: &BTreeSet<NodeId>,
 ) -> BTreeSet<NodeId> {
-    let may_vote = members.values().filter(|seen| !seen.draining).count();
+    let may_vote = members.values().filter(|seen| !seen.leaving).count();
     let count = match may_vote {
         0..=2 => 1,
         3 | 4 => 3,
@@ -45,10 +48,12 @@ pub fn wanted_voters(
     };
     // Those that vote and may go on, then those that are up, in the order of their numbers: the oldest first.
     let rank = |node: &NodeId, seen: &Seen| match (voters.contains(node), seen) {
-        (_, Seen { draining: true, .. }) => None,
-        (true, Seen { lost: false, .. }) => Some(0),
-        (false, Seen { up: true, .. }) => Some(1),
-        (true, Seen { lost: true, .. }) => Some(2),
+        (_, Seen { leaving: true, .. }) => None,
+        (true, Seen { lost: false, draining: false, .. }) => Some(0),
+        (false, Seen { up: true, draining: false, .. }) => Some(1),
+        (true, Seen { lost: false, draining: true, .. }) => Some(2),
+        (true, Seen { lost: true, .. }) => Some(3),
+        (false, Seen { up: true, draining: true, .. }) => Some(4),
         (false, Seen { up: false, .. }) => None,
     };
     let mut ranked: Vec<(i32, NodeId)> = members
@@ -94,14 +99,10 @@ pub fn run(inner: &Arc<Inner>) {
             continue;
         }
         let now = Instant::now();
-        let numbers: Vec<(NodeId, bool)> = inner
-            .directory
-            .members()
-            .iter()
-            .map(|(number, member)| (*number, member.draining))
-            .collect();
+        let numbers: Vec<(NodeId, bool, bool)> =
+            inner.directory.members().iter().map(|(number, one)| (*number, one.draining, one.leaving)).collect();
         let mut members = BTreeMap::new();
-        for (node, draining) in numbers {
+        for (node, draining, leaving) in numbers {
             let up = node == inner.me || inner.health.is_up(node);
             let since = if up {
                 down_since.remove(&node);
@@ -109,14 +110,8 @@ pub fn run(inner: &Arc<Inner>) {
             } else {
                 *down_since.entry(node).or_insert(now)
             };
-            members.insert(
-                node,
-                Seen {
-                    up,
-                    lost: now.duration_since(since) > LOST_AFTER,
-                    draining,
-                },
-            );
+            let lost = now.duration_since(since) > LOST_AFTER;
+            members.insert(node, Seen { up, lost, draining, leaving });
         }
         // What could not be done now is tried again: the next round looks anew.
         let _ = step(inner, &status, &members);
@@ -204,7 +199,7 @@ fn step(
 
 /// Before a member goes for good: another one votes in its place.
 pub fn give_up_vote(inner: &Inner, node: NodeId, deadline: Instant) -> Result<(), SystemError> {
-    inner.change_member(node, |member| member.draining = true)?;
+    inner.change_member(node, |member| (member.draining, member.leaving) = (true, true))?;
     loop {
         let status = inner.raft.status();
         if !ids(&status.voters).contains(&node) {
@@ -264,10 +259,17 @@ mod tests {
     }
 
     #[test]
-    fn who_drains_hands_its_vote_on() {
+    fn who_drains_hands_its_vote_on_if_somebody_can_take_it() {
         check(&[DRAINING, UP, UP, UP], &[1, 2, 3], &[2, 3, 4]);
         check(&[DRAINING, UP], &[1], &[2]);
-        check(&[DRAINING, UP, UP], &[1, 2, 3], &[2]);
+        check(&[DRAINING, UP, UP], &[1, 2, 3], &[1, 2, 3]);
         check(&[DRAINING], &[1], &[1]);
+    }
+
+    #[test]
+    fn who_leaves_votes_no_more() {
+        check(&[LEAVING, UP, UP, UP], &[1, 2, 3], &[2, 3, 4]);
+        check(&[LEAVING, UP, UP], &[1, 2, 3], &[2]);
+        check(&[LEAVING, UP], &[1], &[2]);
     }
 }

@@ -28,6 +28,9 @@ pub struct Member {
     pub addresses: Vec<String>,
     /// Nothing new is put on it.
     pub draining: bool,
+    /// It will be no member any more.
+    #[serde(default)]
+    pub leaving: bool,
     pub joined_ms: u64,
     /// It started so often; earlier lives are over.
     pub life: u64,

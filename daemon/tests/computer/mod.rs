@@ -295,12 +295,17 @@ impl Coordinator for Way {
 #[derive(Default)]
 pub struct Network {
     state: Mutex<Nodes>,
+    /// Something is let through.
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct Nodes {
     nodes: BTreeMap<NodeId, Shared>,
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// What this node says should be removed arrives late, whatever is cut by then.
+    removes_late: Option<NodeId>,
+    late: usize,
     loses: Option<(Random, u64)>,
 }
 
@@ -312,6 +317,29 @@ struct Link {
 impl FilesNetwork for Link {
     fn ask(&self, to: NodeId, service: Service, body: &[u8], deadline: Instant) -> Result<Vec<u8>, Unanswered> {
         assert!(body.len() <= daemon::files::BODY_BYTES_MAX);
+        // What begins so asks for the removal of chunks.
+        if service == Service::Chunks && body[0] == 3 {
+            let mut state = self.network.state.lock().unwrap();
+            if state.removes_late == Some(self.me) {
+                state.late += 1;
+                let (network, me, body) = (self.network.clone(), self.me, body.to_vec());
+                std::thread::spawn(move || {
+                    let mut state = network.state.lock().unwrap();
+                    while state.removes_late == Some(me) {
+                        state = network.changed.wait(state).unwrap();
+                    }
+                    let there = state.nodes.get(&to).cloned();
+                    drop(state);
+                    let (give, get) = mpsc::sync_channel(1);
+                    if let Some(there) = there {
+                        there.asked(me, service, body, Box::new(move |answer| drop(give.send(answer))));
+                        let _ = get.recv_timeout(LONG);
+                    }
+                    network.state.lock().unwrap().late -= 1;
+                });
+                return Err(Unanswered::Lost("no answer in time".into()));
+            }
+        }
         let (there, loses) = {
             let state = self.network.state.lock().unwrap();
             if state.cut.contains(&(self.me, to)) || state.cut.contains(&(to, self.me)) {
@@ -379,6 +407,17 @@ impl Computer {
         let shared = Shared::start_with(&self.directory(node), node, way, link, self.options).unwrap();
         self.network.state.lock().unwrap().nodes.insert(node, shared);
         self.tell_members();
+    }
+
+    /// What this node says should be removed arrives when somebody else, or nobody, is named.
+    pub fn remove_late(&self, node: Option<NodeId>) {
+        self.network.state.lock().unwrap().removes_late = node;
+        self.network.changed.notify_all();
+    }
+
+    /// How many removals are under way.
+    pub fn late(&self) -> usize {
+        self.network.state.lock().unwrap().late
     }
 
     /// Everybody learns who is there.

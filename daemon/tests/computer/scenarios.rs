@@ -13,6 +13,7 @@ pub const ALL: &[Scenario] = &[
     ("an open file without a name survives its holder", an_open_file_without_a_name_survives_its_holder),
     ("synced content survives any one disk", synced_content_survives_any_one_disk),
     ("a crash between content and fact leaves the old file", a_crash_between_content_and_fact_leaves_the_old_file),
+    ("a removal that is late removes nothing", a_removal_that_is_late_removes_nothing),
     ("nothing acknowledged is lost with the holder", nothing_acknowledged_is_lost_with_the_holder),
 ];
 
@@ -234,6 +235,31 @@ pub fn a_crash_between_content_and_fact_leaves_the_old_file() {
         computer.all().iter().map(|(node, _)| computer.chunks(*node)).sum::<usize>() <= 6
     });
     assert!(get(&mut files, "file").unwrap() == old);
+}
+
+pub fn a_removal_that_is_late_removes_nothing() {
+    let computer = Computer::with(3, SharedOptions { copies: 3, scan_every: LONG, ..OPTIONS });
+    let first = computer.holder();
+    let others = computer.others();
+    let content = pattern(200_000, 9);
+    let mut files = computer.session(others[0]);
+    put(&mut files, "file", &content).unwrap();
+    assert!(others.iter().all(|node| computer.chunks(*node) == 4));
+    computer.remove_late(Some(first));
+    files.unlink(OpenId(0), "file").unwrap();
+    until("it is to be removed everywhere", || {
+        let _ = computer.node(first).flush();
+        computer.late() >= 2
+    });
+    computer.cut_off(first);
+    let left: Vec<NodeId> = others.clone();
+    others.iter().for_each(|node| computer.node(*node).members(&left));
+    put(&mut files, "again", &content).unwrap();
+    assert!(others.iter().all(|node| computer.chunks(*node) == 4));
+    computer.remove_late(None);
+    until("what was late has arrived", || computer.late() == 0);
+    let left: Vec<usize> = others.iter().map(|node| computer.chunks(*node)).collect();
+    assert_eq!(left, [4, 4], "a holder that had lost the tree removed what is needed");
 }
 
 /// What one caller knows of his own directory.

@@ -100,8 +100,8 @@ fn first(console: &Console) -> Vec<u8> {
     }
 }
 
-/// Any bytes as a program, and those of a program with some of them changed or its end cut off: it is refused with an error that can be told,
-/// or runs and ends.
+/// Any bytes as a program, and those of a program with some of them changed or its end cut off: it is refused with an error that can be
+/// told, or runs and ends.
 pub fn program(bytes: &[u8]) -> Fate {
     let mut fate = load(bytes.to_vec());
     let mut numbers = Numbers::new(bytes);

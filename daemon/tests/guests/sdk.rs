@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::time::Duration;
-use una::{names, select, Command, Deadline, Error, Event, Exit, Grant, Handle, Message, Overflow, Pipe, Port, PortOptions, Process, Received, Rights};
+use una::{names, select, Command, Deadline, Error, Event, Exit, Grant, Handle, Message, Overflow, Pipe, Port};
+use una::{PortOptions, Process, Received, Rights};
 
 fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))
@@ -72,7 +73,9 @@ fn ports() {
     assert_eq!(badged.handle().rights(), Ok(Rights::SEND));
     assert!(port.handle().rights().unwrap().contain(Rights::SEND | Rights::RECEIVE | Rights::BADGE));
     assert_eq!(badged.receive(Deadline::Now), Err(Error::LacksRights));
-    assert_eq!(badged.handle().duplicate(Rights::SEND | Rights::RECEIVE), Err(Error::Amplified));
+    assert_eq!(badged.handle().duplicate(Rights::SEND), Err(Error::LacksRights));
+    let copied = port.badge(1, Rights::SEND | Rights::COPY).unwrap();
+    assert_eq!(copied.handle().duplicate(Rights::SEND | Rights::RECEIVE), Err(Error::Amplified));
     badged.send(b"first", Deadline::Now).unwrap();
     port.send(&[5; 10_000], Deadline::Now).unwrap();
     assert_eq!(port.send(b"third", Deadline::Now), Err(Error::Full));

@@ -44,17 +44,12 @@ pub mod optional_bytes {
     #[derive(Serialize, Deserialize)]
     struct Plain(#[serde(with = "super::bytes")] Arc<[u8]>);
 
-    pub fn serialize<S: Serializer>(
-        bytes: &Option<Arc<[u8]>>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(bytes: &Option<Arc<[u8]>>, serializer: S) -> Result<S::Ok, S::Error> {
         // An `Arc` is copied, not its bytes.
         bytes.clone().map(Plain).serialize(serializer)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Arc<[u8]>>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<[u8]>>, D::Error> {
         Ok(Option::<Plain>::deserialize(deserializer)?.map(|plain| plain.0))
     }
 }

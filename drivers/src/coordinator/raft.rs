@@ -9,14 +9,15 @@
 //!             again, until the deadline   (a peer, or   all that waits
 //!             or an answer                 this node)   is one entry
 //!
-//!   node      the asynchronous inside        client   what is asked here         disk, store   what openraft keeps
-//!   network   what nodes say to one another  leases   time, as the leader has it  watchers      telling changes
+//!   node      the asynchronous inside        client   what is asked here          disk, log, store   what openraft keeps
+//!   network   what nodes say to one another  leases   time, as the leader has it  watchers           telling changes
 //! ```
 //! One thread does it all, syncs included: while it waits for the disk, what comes meanwhile gathers for the next entry.
 
 mod client;
 mod disk;
 mod leases;
+mod log;
 mod network;
 mod node;
 mod store;
@@ -24,16 +25,16 @@ mod watchers;
 
 use super::state::{Command, Limits, Reply};
 use super::{
-    Committed, Coordinator, Done, Failure, Found, KeyRange, Kind, LeaseAct, Leased, Member, Quorum, Range, Revision, Sink, Status,
-    Transaction, Watch, waited,
+    Committed, Coordinator, Done, Failure, Found, KeyRange, Kind, LeaseAct, Leased, Member, Quorum, Range, Revision,
+    Sink, Status, Transaction, Watch, waited,
 };
 use abi::ids::NodeId;
 use node::{Inside, Job};
 use redb::StorageBackend;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::io::Cursor;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -79,7 +80,13 @@ pub(crate) struct Replies(Vec<Reply>);
 /// How other nodes are reached. In the daemon this is the wire, in tests a network with faults.
 pub trait Peers: Send + Sync {
     /// Asks a node, whose [`Raft::asked`] gets the body. By the deadline `done` is called, exactly once, on any thread.
-    fn ask(&self, to: NodeId, body: Vec<u8>, deadline: Instant, done: Box<dyn FnOnce(Result<Vec<u8>, Unanswered>) + Send>);
+    fn ask(
+        &self,
+        to: NodeId,
+        body: Vec<u8>,
+        deadline: Instant,
+        done: Box<dyn FnOnce(Result<Vec<u8>, Unanswered>) + Send>,
+    );
 }
 
 /// Why there is no answer.
@@ -103,7 +110,7 @@ pub struct Options {
     pub entries_per_snapshot: u64,
     /// Entries that stay in the log for nodes that are a little behind: others are sent the whole state.
     pub entries_kept: u64,
-    /// Opens the disk, in tests: something that can lose what was not synced.
+    /// Opens a file of the disk, in tests: something that can lose what was not synced.
     pub disk: Option<Arc<dyn Fn(&Path) -> Box<dyn StorageBackend> + Send + Sync>>,
 }
 
@@ -150,7 +157,7 @@ impl Options {
 pub struct Raft {
     me: NodeId,
     inside: Inside,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Answers a node that asked. Dropped, the other one is told nothing, and asks again.
@@ -164,14 +171,9 @@ impl Raft {
     }
 
     pub fn open_with(directory: &Path, me: NodeId, peers: Arc<dyn Peers>, options: Options) -> Result<Raft, Failure> {
-        let file: PathBuf = directory.join("coordinator.redb");
         let (disk, loaded) = match &options.disk {
-            Some(open) => disk::Disk::open_over(&file, Backend(open(&file)))?,
-            None => {
-                std::fs::create_dir_all(directory)
-                    .map_err(|error| Failure::unavailable(format!("{}: {error}", directory.display())))?;
-                disk::Disk::open(&file)?
-            }
+            Some(open) => disk::Disk::open_over(directory, &**open)?,
+            None => disk::Disk::open(directory)?,
         };
         let (log, machine, facts, started) = store::open(disk, loaded, options.limits)?;
         let (give, get) = std::sync::mpsc::sync_channel(1);
@@ -182,7 +184,7 @@ impl Raft {
         });
         let thread = thread.map_err(|error| Failure::unavailable(format!("no thread: {error}")))?;
         let inside = get.recv().map_err(|_| Failure::Closed)??;
-        Ok(Raft { me, inside, thread: Some(thread) })
+        Ok(Raft { me, inside, thread: Mutex::new(Some(thread)) })
     }
 
     pub fn me(&self) -> NodeId {
@@ -229,9 +231,10 @@ impl Raft {
     }
 
     /// Stops taking part, as if the node had been killed: nothing is written any more when it returns.
-    pub fn close(&mut self) {
+    pub fn close(&self) {
         self.inside.close();
-        if let Some(thread) = self.thread.take() {
+        let thread = self.thread.lock().expect("nothing panics while it holds the thread").take();
+        if let Some(thread) = thread {
             // The thread does not end before all that it began is answered or dropped.
             let _ = thread.join();
         }
@@ -298,34 +301,4 @@ fn member(id: u64) -> Member {
 
 fn node_id(id: u64) -> Option<NodeId> {
     u16::try_from(id).ok().map(NodeId)
-}
-
-/// A disk that a test brought.
-#[derive(Debug)]
-struct Backend(Box<dyn StorageBackend>);
-
-impl StorageBackend for Backend {
-    fn len(&self) -> Result<u64, std::io::Error> {
-        self.0.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
-        self.0.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> Result<(), std::io::Error> {
-        self.0.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
-        self.0.write(offset, data)
-    }
-
-    fn close(&self) -> Result<(), std::io::Error> {
-        self.0.close()
-    }
 }

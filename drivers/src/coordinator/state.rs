@@ -15,8 +15,8 @@
 
 use super::moved::{FENCE, Fence};
 use super::{
-    Action, Answer, Change, Committed, Compare, FOUND_BYTES_MAX, FOUND_RECORDS_MAX, Failure, Found, KeyRange, LeaseAct, LeaseId,
-    Leased, Order, Range, Record, Revision, Transaction, With, check_ttl,
+    Action, Answer, Change, Committed, Compare, FOUND_BYTES_MAX, FOUND_RECORDS_MAX, Failure, Found, KeyRange, LeaseAct,
+    LeaseId, Leased, Order, Range, Record, Revision, Transaction, With, check_ttl,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -241,7 +241,9 @@ impl State {
 
     fn do_once(&mut self, deed: &Deed) -> Reply {
         let answers_max = self.limits.answers_max;
-        let Some(session) = self.sessions.get_mut(&deed.session) else { return Reply::NoSession };
+        let Some(session) = self.sessions.get_mut(&deed.session) else {
+            return Reply::NoSession;
+        };
         session.used = self.applied;
         if deed.settled > session.settled {
             session.settled = deed.settled;
@@ -277,7 +279,10 @@ impl State {
     }
 
     fn lease(&mut self, act: &LeaseAct) -> Result<Leased, Failure> {
-        if let Some(fence) = self.fence() {
+        // Who fills this one brings leases; from where all moves away, none comes or goes.
+        if let Some(fence) = self.fence()
+            && !matches!(fence, Fence::Filling { .. })
+        {
             return Err(fence.refusal());
         }
         match *act {
@@ -302,7 +307,9 @@ impl State {
 
     /// Ends a lease, and its keys with it, in one revision.
     fn end(&mut self, lease: LeaseId) -> Result<Leased, Failure> {
-        let Some(Lease { ttl, keys }) = self.leases.remove(&lease) else { return Err(Failure::NoLease { lease }) };
+        let Some(Lease { ttl, keys }) = self.leases.remove(&lease) else {
+            return Err(Failure::NoLease { lease });
+        };
         self.touched.insert(Row::Lease(lease));
         let mut changes = vec![];
         for key in keys {
@@ -414,8 +421,12 @@ impl State {
         self.history_bytes += changes.iter().map(change_bytes).sum::<usize>();
         self.history.push_back(Changes { revision: self.revision, changes: changes.into() });
         self.touched.insert(Row::History(self.revision));
-        while self.history_changes > self.limits.history_changes_max || self.history_bytes > self.limits.history_bytes_max {
-            let Some(oldest) = self.history.pop_front() else { break };
+        while self.history_changes > self.limits.history_changes_max
+            || self.history_bytes > self.limits.history_bytes_max
+        {
+            let Some(oldest) = self.history.pop_front() else {
+                break;
+            };
             self.history_changes -= oldest.changes.len();
             self.history_bytes -= oldest.changes.iter().map(change_bytes).sum::<usize>();
             self.compacted = oldest.revision;
@@ -447,8 +458,8 @@ impl State {
         let end = keys.to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         // An empty range is no range of a map's keys.
         let is_empty = keys.to.as_ref().is_some_and(|to| *to <= keys.from);
-        let records = self.records.range::<[u8], _>((Bound::Included(&*keys.from), end));
-        (!is_empty).then_some(records).into_iter().flatten().map(|(_, record)| record)
+        let records = (!is_empty).then(|| self.records.range::<[u8], _>((Bound::Included(&*keys.from), end)));
+        records.into_iter().flatten().map(|(_, record)| record)
     }
 
     /// Looks for records, as they are now.
@@ -519,10 +530,7 @@ impl State {
     }
 
     /// The state whose rows these are. All rows have to be there and nothing else.
-    pub fn of_rows(
-        limits: Limits,
-        rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
-    ) -> Result<State, BadRows> {
+    pub fn of_rows(limits: Limits, rows: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<State, BadRows> {
         let mut state = State::new(limits);
         let mut rest = None;
         let bad = |name: &[u8]| BadRows(format!("the row {} cannot be read", name.escape_ascii()));

@@ -205,7 +205,7 @@ fn what_fits_nowhere_says_what_would_help() {
         &huge,
         &[node(1)],
         &[
-            "no machine of this system is large enough: 19 GiB wanted, the largest has 7680 MiB; ask for less with --memory, \
+            "no machine of this system is large enough: 19 GiB wanted, the largest has 7680 MiB; ask for less with --mem, \
          or join a larger machine",
             "n1 has no room: 19 GiB wanted, 3584 MiB free of 8192 MiB",
         ],

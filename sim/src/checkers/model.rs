@@ -128,6 +128,8 @@ pub struct Model {
     cluster: bool,
     /// The doors of nodes.
     doors: BTreeMap<NodeId, Held>,
+    /// Nodes whose first process was born.
+    begun_nodes: BTreeSet<NodeId>,
     /// Doors that were opened on nodes that died since.
     doors_lost: BTreeSet<NodeId>,
     /// Processes of which it is not known what they were given: their acts are not judged.
@@ -138,6 +140,9 @@ pub struct Model {
     some_door: BTreeSet<(ProcessId, HandleId)>,
     /// What processes answered whose rights are not known.
     strange_answers: BTreeSet<Content>,
+    /// What they wrote to pipes, and whether they read from any.
+    strange_writes: Vec<Bytes>,
+    strange_reads: bool,
     /// How many processes ended that may have been given something by a port.
     maybe_taken: BTreeMap<Thing, u64>,
 }
@@ -161,6 +166,7 @@ impl Model {
     pub fn node_lost(&mut self, node: NodeId) {
         let gone: Vec<ProcessId> = self.tables.keys().copied().filter(|process| process.born() == node).collect();
         gone.into_iter().for_each(|process| self.ended(process));
+        self.begun_nodes.remove(&node);
         if self.doors.remove(&node).is_some() {
             self.doors_lost.insert(node);
         }
@@ -217,6 +223,8 @@ impl Model {
     fn note_stranger(&mut self, process: ProcessId, seen: &Seen) -> Checked {
         match seen {
             Seen::Ended => self.ended(process),
+            Seen::Asked(SystemCall::Write { bytes, .. }) => self.strange_writes.push(bytes.clone()),
+            Seen::Asked(SystemCall::Read { .. }) => self.strange_reads = true,
             Seen::Asked(SystemCall::Reply { message, .. }) => {
                 self.strange_answers.insert(message.bytes.to_vec());
             }
@@ -248,6 +256,10 @@ impl Model {
         self.processes.insert(process, thing);
         let mut table = BTreeMap::new();
         match parent {
+            // An orphan, as soon as it was born.
+            None if self.cluster && !self.begun_nodes.insert(process.born()) => {
+                self.strangers.insert(process);
+            }
             None => {
                 for number in 0..self.devices {
                     let held = self.new_held(Kind::Device);
@@ -966,7 +978,10 @@ impl Model {
         self.finish_ports(kernel)?;
         self.finish_notices(kernel)?;
         self.finish_kills(kernel)?;
-        self.pipes.values().try_for_each(check_pipe)
+        if self.strange_reads {
+            return Ok(());
+        }
+        self.pipes.values().try_for_each(|pipe| check_pipe(pipe, &self.strange_writes))
     }
 
     fn finish_ports(&self, kernel: &Kernel) -> Checked {
@@ -1084,7 +1099,7 @@ fn deadline_fits(process: ProcessId, now: Time, call: &SystemCall, outcome: &Out
 pub const WRITE_MARK: u8 = 0xff;
 
 /// What was read is whole writes, or the beginnings of writes that did not end well, one after the other.
-fn check_pipe(pipe: &PipeModel) -> Checked {
+fn check_pipe(pipe: &PipeModel, strange_writes: &[Bytes]) -> Checked {
     if pipe.readers.len() > 1 {
         return Ok(());
     }
@@ -1093,6 +1108,10 @@ fn check_pipe(pipe: &PipeModel) -> Checked {
         let rest = &pipe.read[at..];
         let end = rest[1..].iter().position(|byte| *byte == WRITE_MARK).map(|position| position + 1);
         let piece = &rest[..end.unwrap_or(rest.len())];
+        if strange_writes.iter().any(|bytes| bytes.starts_with(piece)) {
+            at += piece.len();
+            continue;
+        }
         let mut whole = pipe.writes.iter().filter(|write| write.bytes.starts_with(piece)).peekable();
         ensure!(whole.peek().is_some(), "a pipe gave what nobody wrote, or mixed writes: {:?}", Bytes::new(piece));
         let ends_here = |write: &PipeWrite| write.written.is_none_or(|written| written as usize == piece.len());

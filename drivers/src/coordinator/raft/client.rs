@@ -20,6 +20,8 @@ pub const TRY: Duration = Duration::from_millis(1000);
 /// How long after a question that had no success the next one is asked: at first, and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(160);
+/// How long a leader that did not answer is asked by way of others, before it is tried again.
+const AROUND: Duration = Duration::from_secs(5);
 /// Nodes that are remembered to be asked.
 const KNOWN_MAX: usize = 64;
 
@@ -34,7 +36,15 @@ struct Known {
     nodes: Vec<u64>,
     /// Who was said to lead.
     leader: Option<u64>,
+    /// A leader that did not answer, and when: others may reach it.
+    unreached: Option<(u64, Instant)>,
     next: usize,
+}
+
+impl Known {
+    fn is_unreached(&self, leader: u64) -> bool {
+        self.unreached.is_some_and(|(node, when)| node == leader && when.elapsed() < AROUND)
+    }
 }
 
 /// What this node's deeds are numbered in.
@@ -114,13 +124,18 @@ impl Missed {
 }
 
 impl Node {
-    /// Whom to ask: the leader if one is known, else one after the other. And whether it has to pass it on.
-    fn whom(&self, is_reached: bool) -> Option<(u64, bool)> {
+    /// Whom to ask: the leader if one is known and reached, else one after the other, members first. And whether it has to pass the
+    /// question on.
+    fn whom(&self, is_direct: bool) -> Option<(u64, bool)> {
         let view = self.view();
+        if view.is_alone {
+            return Some((self.me, false));
+        }
         let mut known = self.client.known();
         let leader = if view.takes_part { view.leader } else { known.leader };
+        let unreached = leader.is_some_and(|leader| known.is_unreached(leader));
         if let Some(leader) = leader
-            && is_reached
+            && (leader == self.me || (is_direct && !unreached))
         {
             return Some((leader, false));
         }
@@ -134,9 +149,9 @@ impl Node {
         if candidates.is_empty() {
             return leader.map(|leader| (leader, false));
         }
-        known.next = (known.next + 1) % candidates.len();
-        // If the leader is known but not reached, somebody else may reach it.
-        Some((candidates[known.next], leader.is_some()))
+        let candidate = candidates[known.next % candidates.len()];
+        known.next += 1;
+        Some((candidate, leader.is_some()))
     }
 
     /// Brings a question to the leader, until it is answered.
@@ -148,21 +163,34 @@ impl Node {
     async fn brought(self: &Arc<Node>, ask: Ask, deadline: Instant) -> (Result<Answer, Missed>, bool) {
         let mut missed = Missed { handed: false, why: "no leader is known".into() };
         let mut pause = PAUSE_MIN;
-        let mut is_reached = true;
+        let mut is_direct = true;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let handed = missed.handed;
                 return (Err(missed), handed);
             }
-            let whom = self.whom(is_reached);
+            let mut metrics = self.metrics.clone();
+            let leader = metrics.borrow_and_update().current_leader;
+            let whom = self.whom(is_direct);
             let answer = match whom {
                 None => Ok(Answer::NotNow("no other node is known".into())),
                 Some((node, _)) if node == self.me => Ok(self.serve(ask.clone(), deadline).await),
-                Some((node, false)) => self.network.ask(node, &ask, left.min(TRY)).await,
-                Some((node, true)) => self.network.ask(node, &Ask::Pass(Box::new(ask.clone())), left.min(TRY)).await,
+                Some((node, passes)) => {
+                    let question = if passes { Ask::Pass(Box::new(ask.clone())) } else { ask.clone() };
+                    // Nobody waits for a leader that was replaced meanwhile: asking again is always right.
+                    let replaced = async {
+                        let is_other = |now: Option<u64>| now.is_some() && now != leader;
+                        let _ = metrics.wait_for(|metrics| is_other(metrics.current_leader)).await.map(drop);
+                    };
+                    tokio::select! {
+                        biased;
+                        answer = self.network.ask(node, &question, left.min(TRY)) => answer,
+                        () = replaced => Err(Unanswered::Lost("the leader was replaced meanwhile".into())),
+                    }
+                }
             };
-            is_reached = true;
+            is_direct = true;
             match answer {
                 Ok(Answer::NotLeader { leader, members }) => {
                     self.client.know(members);
@@ -176,10 +204,16 @@ impl Node {
                 }
                 Ok(Answer::NotNow(why)) => missed.why = why,
                 Ok(Answer::Perhaps(why)) => missed = Missed { handed: true, why },
-                Ok(answer) => return (Ok(answer), missed.handed),
+                Ok(answer) => {
+                    self.client.known().next = 0;
+                    return (Ok(answer), missed.handed);
+                }
                 Err(unanswered) => {
-                    is_reached = false;
-                    self.client.known().leader = None;
+                    if let Some((node, false)) = whom {
+                        // The next time by way of another node.
+                        is_direct = false;
+                        self.client.known().unreached = Some((node, Instant::now()));
+                    }
                     match unanswered {
                         Unanswered::NotSent(why) => missed.why = why,
                         Unanswered::Lost(why) => missed = Missed { handed: true, why },
@@ -189,7 +223,6 @@ impl Node {
             // A new leader is worth an earlier try.
             let left = deadline.saturating_duration_since(Instant::now());
             let mut metrics = self.metrics.clone();
-            let leader = metrics.borrow_and_update().current_leader;
             let _ = timeout(pause.min(left), metrics.wait_for(|metrics| metrics.current_leader != leader)).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -218,7 +251,9 @@ impl Node {
         }
         let reply = self.at_leader(Ask::Command(Command::Open), deadline).await;
         match reply {
-            Ok(Answer::Reply(Reply::Opened(id))) => Ok(session.insert(Arc::new(Session { id, numbers: Locked::default() })).clone()),
+            Ok(Answer::Reply(Reply::Opened(id))) => {
+                Ok(session.insert(Arc::new(Session { id, numbers: Locked::default() })).clone())
+            }
             Ok(Answer::Failed(failure)) => Err(failure),
             Ok(_) => Err(slow()),
             // A session that nobody uses is nothing that was done.
@@ -231,7 +266,8 @@ impl Node {
         loop {
             let session = self.session(deadline).await?;
             let number = session.number();
-            let deed = Deed { session: session.id, sequence: number.sequence, settled: session.settled(), act: act.clone() };
+            let deed =
+                Deed { session: session.id, sequence: number.sequence, settled: session.settled(), act: act.clone() };
             let (answer, handed) = self.brought(Ask::Command(Command::Do(deed)), deadline).await;
             match answer {
                 Ok(Answer::Reply(Reply::NoSession)) => {
@@ -245,8 +281,12 @@ impl Node {
                         return Err(Failure::unknown("this node was forgotten by the leader meanwhile"));
                     }
                 }
-                Ok(Answer::Reply(Reply::Failed(failure)) | Answer::Failed(failure)) => return Err(failure),
-                Ok(Answer::Reply(Reply::Settled)) => return Err(Failure::unknown("an old answer came late")),
+                Ok(Answer::Reply(Reply::Failed(failure)) | Answer::Failed(failure)) => {
+                    return Err(failure);
+                }
+                Ok(Answer::Reply(Reply::Settled)) => {
+                    return Err(Failure::unknown("an old answer came late"));
+                }
                 Ok(Answer::Reply(reply)) => return Ok(reply),
                 Ok(_) => return Err(Failure::unknown("the answer is not to what was asked")),
                 Err(missed) => return Err(missed.failure()),

@@ -1,16 +1,18 @@
 //! What one node keeps of the facts on its disk: its vote, the log, and the state as it was at some entry of the log. It knows
 //! nothing of other nodes.
 //!
-//! The one idea: only what the log promises needs a sync of its own. The state is rewritten now and then, row by row, in a
-//! transaction that is not synced: the next sync of the log makes it durable with it, and until then the log still has what it
-//! says. One database for both, so that no crash can leave the one without the other.
+//! The one idea: what has to be synced before an answer is the log alone, and for that it has files of its own ([`log`](super::log)):
+//! a transaction of redb writes many pages. The state is rewritten in redb now and then, row by row; until then the log still has
+//! what it says, and what the log has is needed no more only when redb has it.
 //!
 //! ```text
-//!   log     INDEX    an entry, synced before anybody is told of it
-//!   state   ROW      a row of `State`                                      all contents begin with a checksum of name and
-//!   about   NAME     format, vote, what was purged, where the state stands  content: a page that changed by itself is found
+//!   coordinator.redb    state   ROW     a row of `State`                        contents begin with a checksum of name
+//!                       about   NAME    format, vote, what was purged, where    and content: a page that changed by
+//!                                       the state stands                        itself is found
+//!   coordinator.log.0, coordinator.log.1
 //! ```
 
+use super::log::Log;
 use super::{Entry, LogId, Membership, Types, Vote};
 use crate::coordinator::planted::{Bug, planted};
 use crate::coordinator::{Failure, state};
@@ -18,10 +20,11 @@ use openraft::StorageError;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::ops::Bound;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
 
-const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const STATE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("state");
 const ABOUT: TableDefinition<&str, &[u8]> = TableDefinition::new("about");
 
@@ -30,10 +33,70 @@ const FORMAT_VERSION: u64 = 1;
 /// Pages of the file that are kept in memory.
 const CACHE_BYTES: usize = 16 << 20;
 const CHECKSUM_BYTES: usize = 8;
+const DATABASE: &str = "coordinator.redb";
+const LOGS: [&str; 2] = ["coordinator.log.0", "coordinator.log.1"];
 
+/// The order of locks: none is held while another one is taken.
 pub struct Disk {
     file: PathBuf,
     database: Database,
+    log: Mutex<Log>,
+}
+
+/// A file of the log.
+#[derive(Debug)]
+struct Plain(std::fs::File);
+
+impl StorageBackend for Plain {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+}
+
+/// What a test brought, for redb.
+#[derive(Debug)]
+struct Backend(Box<dyn StorageBackend>);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
+    }
 }
 
 /// Where the state on the disk stands.
@@ -54,71 +117,78 @@ pub struct Loaded {
 }
 
 impl Disk {
-    /// Opens the store in a file, or makes one.
-    pub fn open(file: &Path) -> Result<(Disk, Loaded), Failure> {
-        let there = std::fs::exists(file).map_err(|error| failure_of_io(file, &error))?;
-        let database = guarded(file, || Ok(Database::builder().set_cache_size(CACHE_BYTES).create(file)?))?;
-        if !there && let Some(above) = file.parent() {
-            let synced = std::fs::File::open(above).and_then(|above| above.sync_all());
-            synced.map_err(|error| failure_of_io(file, &error))?;
+    /// Opens the store in a directory, or makes one.
+    pub fn open(directory: &Path) -> Result<(Disk, Loaded), Failure> {
+        let at = |error: io::Error| failure_of_io(directory, &error);
+        std::fs::create_dir_all(directory).map_err(at)?;
+        let file = directory.join(DATABASE);
+        let database = guarded(&file, || Ok(Database::builder().set_cache_size(CACHE_BYTES).create(&file)?))?;
+        let open = |name: &str| -> io::Result<Box<dyn StorageBackend>> {
+            let mut options = std::fs::File::options();
+            let opened = options.read(true).write(true).create(true).truncate(false).open(directory.join(name))?;
+            Ok(Box::new(Plain(opened)))
+        };
+        let files = [open(LOGS[0]).map_err(at)?, open(LOGS[1]).map_err(at)?];
+        let opened = Disk::load(file.clone(), database, files)?;
+        // The names of the files have to be there too; and the directory's, if it was made.
+        for directory in [Some(directory), directory.parent()].into_iter().flatten() {
+            if let Ok(directory) = std::fs::File::open(directory) {
+                directory.sync_all().map_err(at)?;
+            }
         }
-        Disk::load(file, database)
+        Ok(opened)
     }
 
-    /// The same over something that behaves like a file: tests let it lose what was not synced.
-    pub fn open_over(name: &Path, backend: impl StorageBackend) -> Result<(Disk, Loaded), Failure> {
-        let database = guarded(name, || Ok(Database::builder().create_with_backend(backend)?))?;
-        Disk::load(name, database)
+    /// The same over something that behaves like files: tests let it lose what was not synced.
+    pub fn open_over(
+        directory: &Path,
+        open: &dyn Fn(&Path) -> Box<dyn StorageBackend>,
+    ) -> Result<(Disk, Loaded), Failure> {
+        let file = directory.join(DATABASE);
+        let backend = Backend(open(&file));
+        let database =
+            guarded(&file, || Ok(Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?))?;
+        Disk::load(file, database, LOGS.map(|name| open(&directory.join(name))))
     }
 
-    fn load(file: &Path, database: Database) -> Result<(Disk, Loaded), Failure> {
-        let disk = Disk { file: file.into(), database };
-        disk.write(Durability::Immediate, |transaction| {
-            transaction.open_table(LOG)?;
+    fn load(file: PathBuf, database: Database, files: [Box<dyn StorageBackend>; 2]) -> Result<(Disk, Loaded), Failure> {
+        guarded(&file, || {
+            let mut transaction = database.begin_write()?;
+            transaction.set_durability(Durability::Immediate)?;
             transaction.open_table(STATE)?;
-            let mut about = transaction.open_table(ABOUT)?;
-            if about.get("format")?.is_none() {
-                about.insert("format", &*sealed(b"format", &FORMAT_VERSION))?;
+            let is_new = {
+                let mut about = transaction.open_table(ABOUT)?;
+                let is_new = about.get("format")?.is_none();
+                if is_new {
+                    about.insert("format", &*sealed(b"format", &FORMAT_VERSION))?;
+                }
+                is_new
+            };
+            if is_new {
+                transaction.commit()?
+            } else {
+                transaction.abort()?
             }
             Ok(())
         })?;
-        let damaged = |what: String| Failure::Damaged { what: format!("{}: {what}", file.display()) };
-        let format: u64 = disk.about("format")?.unwrap_or(0);
+        let format: u64 = about(&file, &database, "format")?.unwrap_or(0);
         if format > FORMAT_VERSION {
             let why = format!("{} was written by a newer una (format {format}): use that one", file.display());
             return Err(Failure::Refused { why });
         }
-        let purged: Option<LogId> = disk.about("purged")?;
-        let log = disk.entries(.., usize::MAX)?;
-        let mut last = purged.map(|purged| purged.index);
-        for entry in &log {
-            let expected = last.map_or(0, |last| last + 1);
-            if entry.log_id.index != expected {
-                return Err(damaged(format!("entry {expected} of the log is missing")));
-            }
-            last = Some(entry.log_id.index);
-        }
-        let place: Place = disk.about("place")?.unwrap_or_default();
+        let purged: Option<LogId> = about(&file, &database, "purged")?;
+        let (log, entries) = Log::open(files, purged)?;
+        let disk = Disk { log: Mutex::new(log), database, file };
+        let vote = about(&disk.file, &disk.database, "vote")?;
+        let (place, rows) = disk.snapshot()?;
         if purged.map(|purged| purged.index) > place.applied.map(|applied| applied.index) {
-            return Err(damaged("the state is older than the log".into()));
+            return Err(Failure::Damaged { what: format!("{}: the state is older than the log", disk.file.display()) });
         }
-        let rows = disk.rows()?;
-        let loaded = Loaded { vote: disk.about("vote")?, purged, log, place, rows };
-        Ok((disk, loaded))
+        Ok((disk, Loaded { vote, purged, log: entries, place, rows }))
     }
 
-    fn about<T: DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>, Failure> {
-        let content = guarded(&self.file, || {
-            let table = self.database.begin_read()?.open_table(ABOUT)?;
-            Ok(table.get(name)?.map(|content| content.value().to_vec()))
-        })?;
-        content.map(|content| self.unsealed(name.as_bytes(), &content)).transpose()
-    }
-
-    fn unsealed<T: DeserializeOwned>(&self, name: &[u8], content: &[u8]) -> Result<T, Failure> {
-        open_seal(name, content)
-            .and_then(|content| postcard::from_bytes(content).ok())
-            .ok_or_else(|| Failure::Damaged { what: format!("{}: {} is damaged", self.file.display(), name.escape_ascii()) })
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().expect("nothing panics while it holds the log")
     }
 
     fn write(
@@ -136,53 +206,33 @@ impl Disk {
     }
 
     /// Entries of the log, as many as come to so many bytes, but at least one.
-    pub fn entries(&self, range: impl std::ops::RangeBounds<u64>, bytes_max: usize) -> Result<Vec<Entry>, Failure> {
-        let mut sealed = vec![];
-        guarded(&self.file, || {
-            let table = self.database.begin_read()?.open_table(LOG)?;
-            let mut bytes = 0;
-            let bounds: (Bound<u64>, Bound<u64>) = (range.start_bound().cloned(), range.end_bound().cloned());
-            for entry in table.range(bounds)? {
-                let (index, content) = entry?;
-                bytes += content.value().len();
-                if bytes > bytes_max && !sealed.is_empty() {
-                    break;
-                }
-                sealed.push((index.value(), content.value().to_vec()));
-            }
-            Ok(())
-        })?;
-        sealed.iter().map(|(index, content)| self.unsealed(&index.to_be_bytes(), content)).collect()
+    pub fn entries(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<Entry>, Failure> {
+        self.log().entries(from, to, bytes_max)
     }
 
-    /// Puts entries behind the log. They are on the disk when it returns.
-    pub fn append(&self, entries: &[Entry]) -> Result<(), Failure> {
-        let durability = if planted(Bug::AnswerBeforeSync) { Durability::None } else { Durability::Immediate };
-        self.write(durability, |transaction| {
-            let mut log = transaction.open_table(LOG)?;
-            for entry in entries {
-                let index = entry.log_id.index;
-                log.insert(index, &*sealed(&index.to_be_bytes(), entry))?;
-            }
-            Ok(())
-        })
+    /// Puts entries behind the log. They are on the disk when it returns. Of all before `purged`, redb has what they say.
+    pub fn append(&self, entries: &[Entry], purged: Option<LogId>) -> Result<(), Failure> {
+        if self.log().is_turn_over(purged) {
+            // Only if that is on the disk too.
+            self.write(Durability::Immediate, |_| Ok(()))?;
+            self.log().next_turn()?;
+        }
+        self.log().append(entries)
     }
 
     /// Takes the log's end back, from an entry on.
     pub fn truncate(&self, from: u64) -> Result<(), Failure> {
-        self.write(Durability::Immediate, |transaction| {
-            transaction.open_table(LOG)?.retain_in(from.., |_, _| false)?;
-            Ok(())
-        })
+        self.log().truncate(from)
     }
 
     /// Forgets the log's beginning, up to an entry and with it. It may be back after a crash.
     pub fn purge(&self, to: LogId) -> Result<(), Failure> {
         self.write(Durability::None, |transaction| {
-            transaction.open_table(LOG)?.retain_in(..=to.index, |_, _| false)?;
             transaction.open_table(ABOUT)?.insert("purged", &*sealed(b"purged", &to))?;
             Ok(())
-        })
+        })?;
+        self.log().forget(to.index);
+        Ok(())
     }
 
     pub fn save_vote(&self, vote: &Vote) -> Result<(), Failure> {
@@ -193,9 +243,9 @@ impl Disk {
         })
     }
 
-    /// Brings rows of the state up to date. They are durable with the next entry of the log.
+    /// Brings rows of the state up to date.
     pub fn update(&self, rows: &[(Vec<u8>, Option<Vec<u8>>)], place: &Place) -> Result<(), Failure> {
-        self.write(Durability::None, |transaction| {
+        self.write(Durability::Immediate, |transaction| {
             let mut state = transaction.open_table(STATE)?;
             for (name, content) in rows {
                 match content {
@@ -221,11 +271,6 @@ impl Disk {
         })
     }
 
-    /// All rows of the state.
-    fn rows(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failure> {
-        Ok(self.snapshot()?.1)
-    }
-
     /// The state as it is on the disk, and where it stands.
     pub fn snapshot(&self) -> Result<(Place, Vec<(Vec<u8>, Vec<u8>)>), Failure> {
         let (place, rows) = guarded(&self.file, || {
@@ -238,7 +283,7 @@ impl Disk {
             }
             Ok((place, rows))
         })?;
-        let place = place.map(|place| self.unsealed(b"place", &place)).transpose()?.unwrap_or_default();
+        let place = place.map(|place| unsealed(&self.file, b"place", &place)).transpose()?.unwrap_or_default();
         let mut open = Vec::with_capacity(rows.len());
         for (name, mut content) in rows {
             if open_seal(&name, &content).is_none() {
@@ -250,6 +295,20 @@ impl Disk {
         }
         Ok((place, open))
     }
+}
+
+fn about<T: DeserializeOwned>(file: &Path, database: &Database, name: &'static str) -> Result<Option<T>, Failure> {
+    let content = guarded(file, || {
+        let table = database.begin_read()?.open_table(ABOUT)?;
+        Ok(table.get(name)?.map(|content| content.value().to_vec()))
+    })?;
+    content.map(|content| unsealed(file, name.as_bytes(), &content)).transpose()
+}
+
+fn unsealed<T: DeserializeOwned>(file: &Path, name: &[u8], content: &[u8]) -> Result<T, Failure> {
+    open_seal(name, content)
+        .and_then(|content| postcard::from_bytes(content).ok())
+        .ok_or_else(|| Failure::Damaged { what: format!("{}: {} is damaged", file.display(), name.escape_ascii()) })
 }
 
 /// What openraft is told of a failure.
@@ -313,7 +372,8 @@ fn sealed_bytes(name: &[u8], content: &[u8]) -> Vec<u8> {
 }
 
 fn sealed(name: &[u8], content: &impl Serialize) -> Vec<u8> {
-    let mut bytes = postcard::to_extend(content, vec![0; CHECKSUM_BYTES]).expect("memory takes all that can be encoded");
+    let mut bytes =
+        postcard::to_extend(content, vec![0; CHECKSUM_BYTES]).expect("memory takes all that can be encoded");
     let (sum, content) = bytes.split_at_mut(CHECKSUM_BYTES);
     sum.copy_from_slice(&checksum(name, content));
     bytes
@@ -344,7 +404,9 @@ fn failure_of(file: &Path, error: redb::Error) -> Failure {
             Failure::Refused { why: format!("{name} is used by another process: end that one first") }
         }
         redb::Error::Corrupted(what) => Failure::Damaged { what: format!("{name}: {what}") },
-        redb::Error::UpgradeRequired(found) => Failure::Damaged { what: format!("{name}: it has redb's format {found}") },
+        redb::Error::UpgradeRequired(found) => {
+            Failure::Damaged { what: format!("{name}: it has redb's format {found}") }
+        }
         redb::Error::Io(error) => failure_of_io(file, &error),
         other => Failure::unavailable(format!("{name}: {other}")),
     }

@@ -90,7 +90,9 @@ impl Node {
                         continue;
                     }
                     let mut over = vec![];
-                    for (lease, end) in self.lease_table().ends.iter_mut().filter(|(_, end)| end.at <= now && !end.is_proposed) {
+                    for (lease, end) in
+                        self.lease_table().ends.iter_mut().filter(|(_, end)| end.at <= now && !end.is_proposed)
+                    {
                         end.is_proposed = true;
                         over.push(*lease);
                     }
@@ -140,7 +142,9 @@ impl Node {
         if let Err(answer) = self.confirm(deadline).await {
             return answer;
         }
-        let Some(term) = self.leads() else { return Answer::NotNow("the leader was replaced meanwhile".into()) };
+        let Some(term) = self.leads() else {
+            return Answer::NotNow("the leader was replaced meanwhile".into());
+        };
         self.count(term);
         let (ttl, moved) = {
             let state = self.facts.state();

@@ -9,7 +9,8 @@ use crate::coordinator::{Change, Failure, Found, KeyRange, LeaseId, Leased, Rang
 use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
+    VoteResponse,
 };
 use openraft::{AnyError, EmptyNode};
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,11 @@ pub enum Ask {
     Find(Range),
     KeepAlive(LeaseId),
     /// Changes from a revision on; if there are none, wait for some.
-    Changes { keys: KeyRange, from: Revision, wait: Duration },
+    Changes {
+        keys: KeyRange,
+        from: Revision,
+        wait: Duration,
+    },
     Status,
     Admin(Admin),
     /// To be passed on to the leader, whom the asker does not reach.
@@ -57,13 +62,19 @@ pub enum Answer {
     Found(Found),
     Leased(Leased),
     /// And the first revision that was not looked at.
-    Changes { changes: Vec<(Revision, Vec<Change>)>, next: Revision },
+    Changes {
+        changes: Vec<(Revision, Vec<Change>)>,
+        next: Revision,
+    },
     Status(Status),
     Changed,
     /// For good: nothing was done, and asking again does not help.
     Failed(Failure),
     /// Nothing was done: ask the leader.
-    NotLeader { leader: Option<u64>, members: Vec<u64> },
+    NotLeader {
+        leader: Option<u64>,
+        members: Vec<u64>,
+    },
     /// Nothing was done: ask again.
     NotNow(String),
     /// It may have been done: ask again with the same number.

@@ -12,7 +12,8 @@ use super::{Batch, Options, Peers, Types, member, watchers};
 use crate::coordinator::planted::{Bug, planted};
 use crate::coordinator::state::{Act, Command, Deed, Reply};
 use crate::coordinator::{
-    Committed, Done, Failure, Found, KeyRange, Kind, LeaseAct, Leased, Quorum, Range, Revision, Sink, Status, Transaction,
+    Committed, Done, Failure, Found, KeyRange, Kind, LeaseAct, Leased, Quorum, Range, Revision, Sink, Status,
+    Transaction,
 };
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, EmptyNode, ServerState};
@@ -101,11 +102,15 @@ impl Inside {
         let node = self.node.clone();
         match job {
             Job::Bootstrap(done) => {
-                let Some(give) = self.guard(done, closed_midway) else { return };
+                let Some(give) = self.guard(done, closed_midway) else {
+                    return;
+                };
                 self.handle.spawn(async move { give.give(node.bootstrap().await) });
             }
             Job::Transact { transaction, deadline, done } => {
-                let Some(give) = self.guard(done, closed_midway) else { return };
+                let Some(give) = self.guard(done, closed_midway) else {
+                    return;
+                };
                 self.handle.spawn(async move {
                     let result = match node.deed(Act::Transact(transaction), deadline).await {
                         Ok(Reply::Committed(committed)) => Ok(committed),
@@ -116,11 +121,15 @@ impl Inside {
                 });
             }
             Job::Find { range, deadline, done } => {
-                let Some(give) = self.guard(done, closed) else { return };
+                let Some(give) = self.guard(done, closed) else {
+                    return;
+                };
                 self.handle.spawn(async move { give.give(node.find(range, deadline).await) });
             }
             Job::Lease { act, deadline, done } => {
-                let Some(give) = self.guard(done, closed_midway) else { return };
+                let Some(give) = self.guard(done, closed_midway) else {
+                    return;
+                };
                 self.handle.spawn(async move {
                     let result = match act {
                         LeaseAct::KeepAlive(lease) => node.keep_alive(lease, deadline).await,
@@ -137,11 +146,15 @@ impl Inside {
                 self.handle.spawn(watchers::watch(node, keys, from, sink, cancelled));
             }
             Job::Admin { admin, deadline, done } => {
-                let Some(give) = self.guard(done, closed_midway) else { return };
+                let Some(give) = self.guard(done, closed_midway) else {
+                    return;
+                };
                 self.handle.spawn(async move { give.give(node.admin(admin, deadline).await) });
             }
             Job::Status { done } => {
-                let Some(give) = self.guard(done, closed) else { return };
+                let Some(give) = self.guard(done, closed) else {
+                    return;
+                };
                 self.handle.spawn(async move { give.give(Ok(node.status().await)) });
             }
         }
@@ -154,7 +167,9 @@ impl Inside {
                 respond(answer);
             }
         });
-        let Some(give) = self.guard(done, closed) else { return };
+        let Some(give) = self.guard(done, closed) else {
+            return;
+        };
         let node = self.node.clone();
         self.handle.spawn(async move {
             let Some(ask) = decode::<Ask>(&body) else {
@@ -195,7 +210,10 @@ pub fn run(
     started: Arc<AtomicBool>,
     give: impl FnOnce(Result<Inside, Failure>),
 ) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    // What other threads ask comes first, so that it is there when the next entry is made: openraft keeps this thread busy
+    // otherwise, entry after entry with one command in it.
+    let runtime = match builder.enable_time().global_queue_interval(1).build() {
         Ok(runtime) => runtime,
         Err(error) => return give(Err(Failure::unavailable(format!("no runtime: {error}")))),
     };
@@ -203,11 +221,15 @@ pub fn run(
         let network = Network::new(peers);
         let config = match options.config().validate() {
             Ok(config) => Arc::new(config),
-            Err(error) => return give(Err(Failure::Refused { why: error.to_string() })),
+            Err(error) => {
+                return give(Err(Failure::Refused { why: error.to_string() }));
+            }
         };
         let raft = match openraft::Raft::new(me, config, network.clone(), log, machine).await {
             Ok(raft) => raft,
-            Err(error) => return give(Err(Failure::Damaged { what: error.to_string() })),
+            Err(error) => {
+                return give(Err(Failure::Damaged { what: error.to_string() }));
+            }
         };
         started.store(true, Ordering::Relaxed);
         let (propose, proposals) = mpsc::channel(PROPOSALS_MAX);
@@ -268,18 +290,23 @@ impl Node {
     pub fn view(&self) -> View {
         let metrics = self.metrics.borrow();
         let members = metrics.membership_config.membership();
-        let in_touch = metrics.state == ServerState::Leader || self.network.heard_leader_within(self.options.silence() * 3 / 2);
+        let in_touch =
+            metrics.state == ServerState::Leader || self.network.heard_leader_within(self.options.silence() * 3 / 2);
         View {
             leader: metrics.current_leader,
             members: members.nodes().map(|(id, _)| *id).collect(),
             takes_part: members.get_node(&self.me).is_some() && in_touch,
+            is_alone: members.voter_ids().eq([self.me]),
             failed: metrics.running_state.as_ref().err().map(|fatal| fatal.to_string()),
         }
     }
 
     fn not_leader(&self) -> Answer {
         let view = self.view();
-        Answer::NotLeader { leader: view.leader.filter(|leader| *leader != self.me && view.takes_part), members: view.members }
+        Answer::NotLeader {
+            leader: view.leader.filter(|leader| *leader != self.me && view.takes_part),
+            members: view.members,
+        }
     }
 
     /// Whether a majority of voters, of both majorities if they change, answered lately. It is asked before something is begun
@@ -294,7 +321,12 @@ impl Node {
                 Some(spare) => left = left.min(spare),
                 None => {
                     let silent: Vec<String> = silent.iter().map(|id| format!("n{id}")).collect();
-                    return Err(format!("{} of {} voters do not answer: {}", silent.len(), voters.len(), silent.join(", ")));
+                    return Err(format!(
+                        "{} of {} voters do not answer: {}",
+                        silent.len(),
+                        voters.len(),
+                        silent.join(", ")
+                    ));
                 }
             }
         }
@@ -311,7 +343,11 @@ impl Node {
             Ask::Append(request) => {
                 let is_leaders = request.vote.is_committed();
                 let answer = self.raft.append_entries(request).await;
-                if is_leaders && answer.as_ref().is_ok_and(|answer| !matches!(answer, openraft::raft::AppendEntriesResponse::HigherVote(_))) {
+                if is_leaders
+                    && answer
+                        .as_ref()
+                        .is_ok_and(|answer| !matches!(answer, openraft::raft::AppendEntriesResponse::HigherVote(_)))
+                {
                     self.network.hear_leader();
                 }
                 Answer::Append(answer)
@@ -382,6 +418,8 @@ impl Node {
     /// One entry after the other, each with all that gathered meanwhile.
     async fn batches(self: Arc<Node>, mut proposals: mpsc::Receiver<Proposal>) {
         while let Some(first) = proposals.recv().await {
+            // After all that is ready to be asked.
+            tokio::task::yield_now().await;
             let mut batch = vec![];
             let mut bytes = 0;
             let mut next = Some(first);
@@ -553,7 +591,10 @@ impl Node {
                     if membership.get_node(&node).is_none() {
                         return Ok(());
                     }
-                    self.raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([node])), true).await.map(drop)
+                    self.raft
+                        .change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([node])), true)
+                        .await
+                        .map(drop)
                 }
             }
         };
@@ -561,9 +602,9 @@ impl Node {
             Ok(Ok(())) => Answer::Changed,
             Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error)))) => match error {
                 ChangeMembershipError::InProgress(_) => Answer::NotNow("another change of members is under way".into()),
-                ChangeMembershipError::EmptyMembership(_) => {
-                    Answer::Failed(Failure::Refused { why: "the last voter cannot go: make another one a voter first".into() })
-                }
+                ChangeMembershipError::EmptyMembership(_) => Answer::Failed(Failure::Refused {
+                    why: "the last voter cannot go: make another one a voter first".into(),
+                }),
                 ChangeMembershipError::LearnerNotFound(error) => Answer::NotNow(error.to_string()),
             },
             Ok(Err(error)) => Answer::Perhaps(error.to_string()),
@@ -595,7 +636,8 @@ impl Node {
     /// The leader's view, or if there is none, this node's.
     async fn status(self: &Arc<Node>) -> Status {
         let view = self.view();
-        if self.leads().is_none() && view.failed.is_none()
+        if self.leads().is_none()
+            && view.failed.is_none()
             && let Ok(Answer::Status(status)) = self.at_leader(Ask::Status, Instant::now() + STATUS_WAIT).await
         {
             return status;
@@ -605,7 +647,8 @@ impl Node {
             status.quorum = Quorum::Lost { why: failed };
         } else if self.leads().is_none() {
             status.leader = None;
-            let why = if status.voters.is_empty() { "this node is no member, and reaches none" } else { "no leader answers" };
+            let why =
+                if status.voters.is_empty() { "this node is no member, and reaches none" } else { "no leader answers" };
             status.quorum = Quorum::Lost { why: why.into() };
         }
         status
@@ -622,6 +665,8 @@ pub struct View {
     pub members: Vec<u64>,
     /// It follows, and hears from a leader; or leads.
     pub takes_part: bool,
+    /// It is the only voter: without it there is no leader.
+    pub is_alone: bool,
     /// Its own part has ended, because of this.
     pub failed: Option<String>,
 }
@@ -630,7 +675,9 @@ pub struct View {
 fn size(command: &Command) -> usize {
     use crate::coordinator::{Action, With};
     const REST: usize = 32;
-    let Command::Do(Deed { act: Act::Transact(transaction), .. }) = command else { return REST };
+    let Command::Do(Deed { act: Act::Transact(transaction), .. }) = command else {
+        return REST;
+    };
     let compared = transaction.compare.iter().map(|compare| match &compare.with {
         With::Value(value) => compare.key.len() + value.len(),
         _ => compare.key.len(),

@@ -8,7 +8,9 @@ use super::{Entry, LogId, Membership, Replies, Types, Vote};
 use crate::coordinator::state::{Limits, State};
 use crate::coordinator::{Failure, Revision};
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage, RaftStateMachine, Snapshot};
-use openraft::{EntryPayload, OptionalSend, RaftLogReader, RaftSnapshotBuilder, SnapshotMeta, StorageError, StoredMembership};
+use openraft::{
+    EntryPayload, OptionalSend, RaftLogReader, RaftSnapshotBuilder, SnapshotMeta, StorageError, StoredMembership,
+};
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io::Cursor;
@@ -131,7 +133,7 @@ impl LogStore {
             return Ok(entries);
         }
         drop(ends);
-        self.disk.entries(from..to, bytes_max).map_err(storage_error)
+        self.disk.entries(from, to, bytes_max).map_err(storage_error)
     }
 }
 
@@ -176,7 +178,8 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
-        self.disk.append(&entries).map_err(storage_error)?;
+        let purged = self.ends().purged;
+        self.disk.append(&entries, purged).map_err(storage_error)?;
         let mut ends = self.ends();
         if let Some(last) = entries.last() {
             ends.last = Some(last.log_id);
@@ -198,7 +201,7 @@ impl RaftLogStorage<Types> for LogStore {
             Some(entry) => Some(entry.log_id),
             None => {
                 let before = match log_id.index.checked_sub(1) {
-                    Some(before) => self.disk.entries(before..=before, usize::MAX).map_err(storage_error)?,
+                    Some(before) => self.disk.entries(before, before + 1, usize::MAX).map_err(storage_error)?,
                     None => vec![],
                 };
                 before.last().map(|entry| entry.log_id).or(ends.purged)

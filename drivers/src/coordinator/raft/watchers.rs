@@ -60,14 +60,19 @@ pub async fn changes(node: &Node, keys: &KeyRange, from: Revision, wait: Duratio
     loop {
         let view = node.view();
         if !view.takes_part {
-            return Answer::NotLeader { leader: view.leader.filter(|leader| *leader != node.me), members: view.members };
+            return Answer::NotLeader {
+                leader: view.leader.filter(|leader| *leader != node.me),
+                members: view.members,
+            };
         }
         revision.borrow_and_update();
         match here(node, keys, from) {
             Err(failure) => return Answer::Failed(failure),
             Ok((changes, next)) if !changes.is_empty() => return Answer::Changes { changes, next },
             // This node may be behind the one that told the watch so far.
-            Ok((_, next)) if Instant::now() >= until => return Answer::Changes { changes: vec![], next: next.max(from) },
+            Ok((_, next)) if Instant::now() >= until => {
+                return Answer::Changes { changes: vec![], next: next.max(from) };
+            }
             Ok(_) => {}
         }
         let _ = timeout(until.saturating_duration_since(Instant::now()), revision.changed()).await;
@@ -75,7 +80,13 @@ pub async fn changes(node: &Node, keys: &KeyRange, from: Revision, wait: Duratio
 }
 
 /// Tells a watch until it is cancelled, or has missed something.
-pub async fn watch(node: Arc<Node>, keys: KeyRange, from: Revision, mut sink: Sink, mut cancelled: oneshot::Receiver<()>) {
+pub async fn watch(
+    node: Arc<Node>,
+    keys: KeyRange,
+    from: Revision,
+    mut sink: Sink,
+    mut cancelled: oneshot::Receiver<()>,
+) {
     let mut next = from;
     loop {
         let told = tokio::select! {

@@ -1,0 +1,248 @@
+//! Several daemons on one machine as one computer, by the real binary: each node has a house of its own. Networks that are cut and machines
+//! that stop are tried by `cargo xtask e2e`, which needs root.
+
+mod house;
+
+use house::{Done, House, programs, until};
+use serde_json::Value;
+use std::time::SystemTime;
+
+/// Nodes of one system. All end with it.
+struct Computer {
+    nodes: Vec<House>,
+}
+
+impl Computer {
+    /// The first node is `n1`, called `a`; others are called `b`, `c`...
+    fn of(count: usize) -> Computer {
+        let first = House::new();
+        let up = first.done(&["up", "-d", "--listen", "127.0.0.1", "--name", "a"]);
+        assert_eq!((up.status, up.err.as_str()), (0, ""), "{}", up.out);
+        let mut computer = Computer { nodes: vec![first] };
+        for number in 1..count {
+            let name = String::from(char::from(b'a' + number as u8));
+            let house = House::new();
+            let ticket = computer.ticket();
+            let joined = house.done(&["join", &ticket, "--listen", "127.0.0.1", "--name", &name]);
+            assert_eq!((joined.status, joined.err.as_str()), (0, ""), "{}", joined.out);
+            assert!(joined.out.contains(&format!("this is {name} (n{})", number + 1)), "{}", joined.out);
+            computer.nodes.push(house);
+        }
+        for node in 0..count {
+            until("all nodes to hear one another", || computer.is_whole(node, count).then_some(()));
+        }
+        computer
+    }
+
+    fn ticket(&self) -> String {
+        let done = self.on(0, &["ticket", "-q"]);
+        assert_eq!((done.status, done.err.as_str()), (0, ""));
+        done.out.trim().to_string()
+    }
+
+    #[track_caller]
+    fn on(&self, node: usize, arguments: &[&str]) -> Done {
+        self.nodes[node].done(arguments)
+    }
+
+    fn status(&self, node: usize) -> Value {
+        serde_json::from_str(&self.on(node, &["status", "--json"]).out).unwrap_or_default()
+    }
+
+    fn is_whole(&self, node: usize, count: usize) -> bool {
+        let status = self.status(node);
+        let up = |line: &&Value| line["state"] == "up";
+        let voters = if count < 3 { 1 } else { 3 };
+        status["nodes"].as_array().is_some_and(|nodes| nodes.iter().filter(up).count() == count)
+            && status["coordinator"]["voters"].as_array().is_some_and(|all| all.len() == voters)
+            && status["files"]["holder"].is_number()
+    }
+
+    fn state_of(&self, from: usize, name: &str) -> String {
+        let status = self.status(from);
+        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+        let line = nodes.iter().find(|line| line["name"] == name).cloned().unwrap_or_default();
+        line["state"].as_str().unwrap_or("gone").to_string()
+    }
+
+    /// As if the machine had lost its power, but for its disk.
+    fn kill(&self, node: usize) {
+        let lock: Value = serde_json::from_str(&self.nodes[node].read("home/.local/share/una/node/node.lock")).unwrap();
+        let pid = rustix::process::Pid::from_raw(lock["pid"].as_i64().unwrap() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        until("the daemon's end", || rustix::process::test_kill_process(pid).is_err().then_some(()));
+    }
+
+    /// What a node says as soon as the system can say it.
+    fn in_the_end(&self, node: usize, arguments: &[&str]) -> Done {
+        until(&format!("{arguments:?}"), || Some(self.on(node, arguments)).filter(|done| done.status == 0))
+    }
+}
+
+impl Drop for Computer {
+    fn drop(&mut self) {
+        for node in &self.nodes {
+            let _ = node.done(&["down"]);
+        }
+    }
+}
+
+#[test]
+fn three_machines_are_one_computer() {
+    let computer = Computer::of(3);
+    assert_eq!(computer.status(2)["survives"], 1);
+    for node in &computer.nodes {
+        node.program("hello.wasm", &programs::hello());
+        node.program("cat.wasm", &programs::cat());
+        node.program("exit7.wasm", &programs::exiting(7));
+        node.program("count.wasm", &programs::counting(0, 1000));
+    }
+    // A program runs anywhere, with its streams and status here.
+    for on in ["a", "b", "c", "n2", "3"] {
+        computer.on(0, &["run", "--on", on, "hello.wasm"]).expect(0, "hello\n");
+    }
+    computer.on(1, &["run", "--on", "c", "exit7.wasm"]).expect(7, "");
+    computer.nodes[2].done_with(&["run", "--on", "a", "cat.wasm"], "some words\n").expect(0, "some words\n");
+    computer.on(0, &["run", "--on", "d", "hello.wasm"]).expect_error(125, &["no node can take the process", "no node `d`"]);
+
+    // One process table, whichever node one sits at.
+    let started = computer.on(0, &["run", "-d", "--on", "b", "--name", "far", "count.wasm"]);
+    let pid = started.out.trim().to_string();
+    assert!(pid.starts_with("2."), "{pid} {}", started.err);
+    for node in 0..3 {
+        let listed = computer.on(node, &["ps", "--json"]);
+        let json: Value = serde_json::from_str(&listed.out).unwrap();
+        let processes = json["processes"].as_array().unwrap();
+        let seen = processes.iter().find(|process| process["pid"] == pid.as_str());
+        assert_eq!(seen.map(|process| &process["node"]), Some(&2.into()), "{listed}", listed = listed.out);
+        assert_eq!(json["missing"].as_array().map(Vec::len), Some(0));
+    }
+    until("output seen from afar", || computer.on(2, &["logs", &pid]).out.lines().nth(2).map(|_| ()));
+    let why = computer.on(2, &["why", &pid]);
+    assert!(why.status == 0 && why.out.contains("--on n2") && why.out.contains("chosen"), "{}", why.out);
+    computer.on(2, &["stop", &pid]).expect(0, "");
+    assert!(computer.on(0, &["ps"]).out.contains("stopped"));
+    computer.on(0, &["cont", &pid]).expect(0, "");
+    let waiting = computer.nodes[2].start(&["wait", &pid]);
+    computer.on(0, &["kill", &pid]).expect(0, "");
+    assert_eq!(waiting.end().status, 137);
+    computer.on(2, &["kill", &pid]).expect_error(1, &["has ended"]);
+    computer.on(2, &["kill", "2.999999"]).expect_error(1, &["no process 2.999999"]);
+    computer.on(2, &["kill", "9.1"]).expect_error(1, &["no node n9", "una nodes"]);
+
+    // One tree.
+    computer.nodes[0].done_with(&["cp", "-", "una:/x"], "from a\n").expect(0, "");
+    computer.on(2, &["cat", "/x"]).expect(0, "from a\n");
+    computer.on(1, &["mv", "/x", "/y"]).expect(0, "");
+    computer.on(0, &["cat", "/x"]).expect_error(1, &["/x"]);
+    computer.on(2, &["cat", "/y"]).expect(0, "from a\n");
+
+    // One order of events.
+    let events: Vec<String> = (0..3).map(|node| computer.on(node, &["events"]).out).collect();
+    for events in &events {
+        for said in [format!("{pid} starts"), format!("{pid} ended: killed")] {
+            assert!(events.contains(&said), "no {said:?} in {events}");
+        }
+    }
+}
+
+/// The first one leads the coordinator and holds the tree.
+#[test]
+fn any_machine_may_die_and_comes_back_as_itself() {
+    let computer = Computer::of(3);
+    computer.nodes[0].done_with(&["cp", "-", "una:/kept"], "kept\n").expect(0, "");
+    for node in &computer.nodes {
+        node.program("count.wasm", &programs::counting(0, 1000));
+    }
+    let pid = computer.on(0, &["run", "-d", "--on", "b", "count.wasm"]).out.trim().to_string();
+    computer.kill(0);
+    computer.in_the_end(2, &["cat", "/kept"]).expect(0, "kept\n");
+    computer.nodes[1].done_with(&["cp", "-", "una:/new"], "new\n").expect(0, "");
+    until("the dead node to be called down", || (computer.state_of(1, "a") == "down").then_some(()));
+    let status = computer.status(2);
+    assert_eq!((&status["survives"], &status["coordinator"]["writable"]), (&0.into(), &true.into()), "{status}");
+    let listed = computer.on(2, &["ps"]);
+    assert!(listed.out.contains(&pid) && listed.err.contains("a does not say"), "{}{}", listed.out, listed.err);
+    // Started from the node that died, it goes on.
+    computer.on(2, &["kill", &pid]).expect(0, "");
+
+    let up = computer.on(0, &["up", "-d"]);
+    assert_eq!((up.status, up.err.as_str()), (0, ""), "{}", up.out);
+    until("it to be there again", || computer.is_whole(2, 3).then_some(()));
+    computer.in_the_end(0, &["cat", "/new"]).expect(0, "new\n");
+    assert_eq!(computer.status(0)["me"], 1);
+}
+
+#[test]
+fn without_a_majority_nothing_is_changed_and_it_is_said() {
+    let computer = Computer::of(3);
+    computer.on(0, &["mkdir", "/before"]).expect(0, "");
+    computer.kill(1);
+    computer.kill(2);
+    until("the loss to be noticed", || {
+        let status = computer.status(0);
+        (status["coordinator"]["writable"] == false).then_some(())
+    });
+    let shown = computer.on(0, &["status"]);
+    assert!(shown.out.contains("too few nodes are up to decide anything"), "{}", shown.out);
+    computer.on(0, &["ticket"]).expect_error(1, &["cannot decide anything now", "una status"]);
+    computer.on(0, &["drain", "b"]).expect_error(1, &["cannot decide anything now"]);
+    let up = computer.on(1, &["up", "-d"]);
+    assert_eq!((up.status, up.err.as_str()), (0, ""), "{}", up.out);
+    until("a majority", || (computer.status(0)["coordinator"]["writable"] == true).then_some(()));
+    computer.in_the_end(1, &["ls", "/"]).expect(0, "before/\n");
+}
+
+#[test]
+fn tickets_are_good_once_and_for_a_while() {
+    let computer = Computer::of(1);
+    let ticket = computer.ticket();
+    let (one, other) = (House::new(), House::new());
+    let join = |house: &House, ticket: &str| house.done(&["join", ticket, "--listen", "127.0.0.1"]);
+    // Cut, changed, or something else.
+    join(&one, &ticket[..ticket.len() - 3]).expect_error(1, &["did not join", "copy"]);
+    let swapped = if ticket.ends_with('a') { "b" } else { "a" };
+    let forged = format!("{}{swapped}", &ticket[..ticket.len() - 1]);
+    join(&one, &forged).expect_error(1, &["did not join"]);
+    join(&one, "hello").expect_error(1, &["no ticket", "una1"]);
+    assert!(one.list("home/.local/share/una").is_empty(), "a bad ticket leaves nothing behind");
+    // Good, then used.
+    let joined = join(&one, &ticket);
+    assert_eq!((joined.status, joined.err.as_str()), (0, ""), "{}", joined.out);
+    join(&other, &ticket).expect_error(1, &["was used already", "una ticket"]);
+    // Of a member that is one already.
+    join(&one, &computer.ticket()).expect_error(1, &["a node already", "una leave"]);
+    // Too old.
+    let short = computer.on(0, &["ticket", "-q", "--lasts", "1s"]).out.trim().to_string();
+    let issued = SystemTime::now();
+    until("the ticket to expire", || issued.elapsed().ok().filter(|since| since.as_secs() >= 2));
+    join(&other, &short).expect_error(1, &["expired", "una ticket"]);
+    one.done(&["down"]);
+}
+
+#[test]
+fn a_node_leaves_and_another_is_taken_out() {
+    let computer = Computer::of(3);
+    computer.on(0, &["drain", "b"]).expect(0, "");
+    until("the draining to be seen", || computer.on(2, &["nodes"]).out.contains("draining").then_some(()));
+    computer.nodes[0].program("hello.wasm", &programs::hello());
+    computer.on(0, &["run", "--on", "b", "hello.wasm"]).expect_error(125, &["is being emptied"]);
+    computer.on(0, &["drain", "b", "--undo"]).expect(0, "");
+
+    computer.in_the_end(2, &["leave"]).expect(0, "this machine is no node of the system any more\n");
+    until("it to be gone", || (computer.state_of(0, "c") == "gone").then_some(()));
+    // It begins anew, alone; what it knew is put aside.
+    until("its daemon's end", || (computer.on(2, &["ps"]).err.contains("no daemon") || computer.on(2, &["status"]).status == 1).then_some(()));
+    let up = until("a new beginning", || Some(computer.on(2, &["up", "-d", "--listen", "127.0.0.1"])).filter(|done| done.status == 0));
+    assert!(up.out.contains("is in"), "{}", up.out);
+    assert_eq!(computer.status(2)["nodes"].as_array().map(Vec::len), Some(1));
+    // A node of its own, with nothing running, makes room for joining again: as another member.
+    let again = computer.on(2, &["join", &computer.ticket(), "--listen", "127.0.0.1", "--name", "c"]);
+    assert!(again.status == 0 && again.out.contains("this is c (n4)"), "{}{}", again.out, again.err);
+
+    computer.kill(1);
+    computer.in_the_end(0, &["remove", "b"]).expect(0, "");
+    until("it to be gone", || (computer.state_of(0, "b") == "gone").then_some(()));
+    computer.on(0, &["remove", "b"]).expect_error(1, &["no node `b`", "una nodes"]);
+    computer.on(0, &["leave"]).expect_error(1, &["the only node"]);
+}

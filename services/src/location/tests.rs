@@ -1,0 +1,255 @@
+//! Processes move about on nodes that die, over a network that loses things; whoever asks finds them.
+
+use super::*;
+use alloc::collections::BTreeSet;
+use alloc::vec;
+
+struct Luck(u64);
+
+impl Luck {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// Some nodes and where the processes truly are.
+struct World {
+    nodes: BTreeMap<NodeId, Location>,
+    lives: BTreeMap<NodeId, u64>,
+    truth: BTreeMap<ProcessId, Place>,
+    now: Time,
+    luck: Luck,
+    lost_in: u64,
+    sent: usize,
+    found: BTreeMap<Ticket, Option<Place>>,
+}
+
+impl World {
+    fn new(count: u16, seed: u64, lost_in: u64) -> World {
+        let lives = (1..=count).map(|node| (NodeId(node), 1)).collect();
+        let nodes = (1..=count).map(|node| (NodeId(node), Location::new(NodeId(node)))).collect();
+        let now = Time(0);
+        let mut world = World {
+            nodes,
+            lives,
+            truth: BTreeMap::new(),
+            now,
+            luck: Luck(seed),
+            lost_in,
+            sent: 0,
+            found: BTreeMap::new(),
+        };
+        world.members();
+        world
+    }
+
+    fn members(&mut self) {
+        let members: Vec<(NodeId, u64)> = self.lives.iter().map(|(node, life)| (*node, *life)).collect();
+        let nodes: Vec<NodeId> = self.nodes.keys().copied().collect();
+        nodes.into_iter().for_each(|node| self.step(node, Input::Members(&members)));
+    }
+
+    /// One step, and all messages that follow from it.
+    fn step(&mut self, node: NodeId, input: Input) {
+        let mut effects = vec![];
+        self.nodes.get_mut(&node).unwrap().step(self.now, input, &mut effects);
+        let mut coming: VecDeque<(NodeId, Effect)> = effects.into_iter().map(|effect| (node, effect)).collect();
+        while let Some((from, effect)) = coming.pop_front() {
+            match effect {
+                Effect::Found { ticket, place, .. } => {
+                    assert!(self.found.insert(ticket, place).is_none(), "a question is answered once");
+                }
+                Effect::Send { to, packet } => {
+                    self.sent += 1;
+                    if self.lost_in > 0 && self.luck.below(self.lost_in) == 0 {
+                        continue;
+                    }
+                    let Some(target) = self.nodes.get_mut(&to) else { continue };
+                    let mut effects = vec![];
+                    target.step(self.now, Input::Packet { from, bytes: &packet }, &mut effects);
+                    target.check();
+                    coming.extend(effects.into_iter().map(|effect| (to, effect)));
+                }
+            }
+        }
+        self.nodes[&node].check();
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds * 4 {
+            self.now = self.now.after(250_000_000);
+            let due = |node: &Location| node.wake().is_some_and(|wake| wake <= self.now);
+            let due: Vec<NodeId> = self.nodes.iter().filter(|(_, node)| due(node)).map(|(node, _)| *node).collect();
+            due.into_iter().for_each(|node| self.step(node, Input::Tick));
+        }
+    }
+
+    fn born(&mut self, process: ProcessId) {
+        self.truth.insert(process, Place { moves: 0, node: process.born() });
+        self.step(process.born(), Input::Here { process, moves: 0 });
+    }
+
+    fn moves(&mut self, process: ProcessId, to: NodeId) {
+        let from = self.truth[&process];
+        let moves = from.moves + 1;
+        self.truth.insert(process, Place { moves, node: to });
+        self.step(from.node, Input::MovedAway { process, to, moves });
+        self.step(to, Input::Here { process, moves });
+    }
+
+    fn dies(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
+        self.lives.remove(&node);
+        self.truth.retain(|_, place| place.node != node);
+        self.members();
+    }
+
+    /// Asks until the answer is true, as somebody does who goes there and finds it gone.
+    fn finds(&mut self, by: NodeId, process: ProcessId) -> (Option<Place>, usize) {
+        for attempt in 1..=8 {
+            let ticket = Ticket(self.found.len() as u64);
+            self.step(by, Input::Where { process, ticket });
+            self.pass(2);
+            let place = *self.found.get(&ticket).expect("every question is answered in time");
+            let Some(place) = place else {
+                if self.truth.get(&process).is_none() || attempt == 8 {
+                    return (None, attempt);
+                }
+                continue;
+            };
+            if self.truth.get(&process) == Some(&place) {
+                return (Some(place), attempt);
+            }
+            // It goes there, and is told where it went, or that it is not known there.
+            self.step(by, Input::Stale { process, place });
+        }
+        (None, 9)
+    }
+}
+
+#[test]
+fn a_process_that_never_moved_costs_nothing() {
+    let mut world = World::new(5, 1, 0);
+    let process = ProcessId::new(NodeId(3), 7);
+    world.born(process);
+    assert_eq!(world.sent, 0, "nobody is told of a birth");
+    assert_eq!(world.finds(NodeId(1), process).0, Some(Place { moves: 0, node: NodeId(3) }));
+    let asked = world.sent;
+    assert_eq!(asked, 2, "a question and an answer");
+    world.finds(NodeId(1), process);
+    assert_eq!(world.sent, asked, "the second time it is known");
+}
+
+#[test]
+fn whoever_asks_finds_what_moved_also_after_deaths() {
+    for seed in 0..60 {
+        let mut world = World::new(7, seed, if seed % 2 == 0 { 0 } else { 8 });
+        let processes: Vec<ProcessId> =
+            (0..20).map(|serial| ProcessId::new(NodeId(1 + serial % 7), serial.into())).collect();
+        processes.iter().for_each(|process| world.born(*process));
+        for round in 0..30 {
+            let process = processes[world.luck.below(20) as usize];
+            let nodes: Vec<NodeId> = world.nodes.keys().copied().collect();
+            let to = nodes[world.luck.below(nodes.len() as u64) as usize];
+            if world.truth.get(&process).is_some_and(|place| place.node != to) {
+                world.moves(process, to);
+            }
+            if round == 10 || round == 20 {
+                world.dies(to);
+            }
+        }
+        world.pass(20);
+        let nodes: Vec<NodeId> = world.nodes.keys().copied().collect();
+        for process in &processes {
+            let by = nodes[world.luck.below(nodes.len() as u64) as usize];
+            let expected = world.truth.get(process).copied();
+            let (found, attempts) = world.finds(by, *process);
+            assert_eq!(found, expected, "seed {seed}: {by} looks for {process}, {attempts} attempts");
+            assert!(world.lost_in > 0 || attempts <= 6, "seed {seed}: {attempts} attempts without loss");
+        }
+    }
+}
+
+#[test]
+fn only_entries_of_who_came_or_went_change_their_keeper() {
+    let members: Vec<NodeId> = (1..=100).map(NodeId).collect();
+    let processes: Vec<ProcessId> = (0..10_000).map(|serial| ProcessId::new(NodeId(1), serial)).collect();
+    let keepers = |members: &[NodeId]| -> Vec<NodeId> {
+        processes.iter().map(|process| keeper(*process, members.iter().copied()).unwrap()).collect()
+    };
+    let before = keepers(&members);
+    let fewer: Vec<NodeId> = members.iter().copied().filter(|node| *node != NodeId(50)).collect();
+    let after = keepers(&fewer);
+    for (before, after) in before.iter().zip(&after) {
+        assert!(before == after || *before == NodeId(50));
+    }
+    let mut load: BTreeMap<NodeId, usize> = BTreeMap::new();
+    before.iter().for_each(|node| *load.entry(*node).or_default() += 1);
+    let most = load.values().max().unwrap();
+    assert!(*most < 160 && load.len() == 100, "each keeps about a hundredth; the most is {most}");
+    assert_eq!(keeper(processes[0], []), None);
+}
+
+#[test]
+fn a_keeper_that_starts_again_is_told_again() {
+    let mut world = World::new(4, 3, 0);
+    let born = NodeId(1);
+    let process = (0..)
+        .map(|serial| ProcessId::new(born, serial))
+        .find(|process| keeper(*process, (1..=4).map(NodeId)) == Some(NodeId(4)))
+        .unwrap();
+    world.born(process);
+    world.moves(process, NodeId(2));
+    world.nodes.insert(NodeId(4), Location::new(NodeId(4)));
+    world.lives.insert(NodeId(4), 2);
+    world.members();
+    world.nodes.insert(NodeId(1), Location::new(NodeId(1)));
+    world.lives.insert(NodeId(1), 2);
+    world.members();
+    world.pass(3);
+    assert_eq!(world.finds(NodeId(3), process).0, Some(Place { moves: 1, node: NodeId(2) }));
+}
+
+#[test]
+fn what_ended_is_found_nowhere() {
+    let mut world = World::new(4, 3, 0);
+    let process = ProcessId::new(NodeId(1), 5);
+    world.born(process);
+    world.moves(process, NodeId(2));
+    world.truth.remove(&process);
+    world.step(NodeId(2), Input::Ended { process });
+    assert_eq!(world.finds(NodeId(3), process).0, None);
+}
+
+#[test]
+fn tables_keep_their_bounds() {
+    let mut recent = Recent::new(10);
+    for serial in 0..1000 {
+        let process = ProcessId::new(NodeId(1), serial % 30);
+        recent.put(process, Place { moves: serial as u32, node: NodeId(2) });
+        assert!(recent.places.len() <= 10 && recent.order.len() <= 20);
+    }
+    let kept: BTreeSet<u64> = recent.places.keys().map(|process| process.serial()).collect();
+    assert!(kept.contains(&(999 % 30)));
+}
+
+#[test]
+fn messages_survive_the_way_and_cut_ones_are_refused() {
+    let process = ProcessId::new(NodeId(9), 77);
+    let place = Some(Place { moves: 3, node: NodeId(2) });
+    for message in [
+        Message::Tell { process, moves: 1 },
+        Message::Kept { process, moves: 1 },
+        Message::Forget { process, moves: 1 },
+        Message::Ask { process },
+        Message::Answer { process, place },
+        Message::Answer { process, place: None },
+    ] {
+        let bytes = message.encode();
+        assert_eq!(Message::decode(&bytes), Ok(message));
+        for cut in 0..bytes.len() {
+            assert!(Message::decode(&bytes[..cut]).is_err());
+        }
+    }
+}
