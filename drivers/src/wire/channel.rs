@@ -18,7 +18,7 @@ use super::{Class, SendError, Violation};
 use rustls::Connection;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, BufRead, ErrorKind, IoSlice, Write};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -504,12 +504,16 @@ impl Queue {
 
 /// Takes what TLS has deciphered.
 pub fn take_plain(tls: &mut Connection, plain: &mut Vec<u8>) -> Result<(), Violation> {
-    let refused = |error: rustls::Error| Violation::Tls(error.to_string());
-    let ready = tls.process_new_packets().map_err(refused)?.plaintext_bytes_to_read();
-    if ready > 0 {
-        let start = plain.len();
-        plain.resize(start + ready, 0);
-        tls.reader().read_exact(&mut plain[start..]).map_err(|error| Violation::Tls(error.to_string()))?;
+    let refused = |error: &dyn std::fmt::Display| Violation::Tls(error.to_string());
+    let mut ready = tls.process_new_packets().map_err(|error| refused(&error))?.plaintext_bytes_to_read();
+    let mut reader = tls.reader();
+    while ready > 0 {
+        let piece = reader.fill_buf().map_err(|error| refused(&error))?;
+        let length = piece.len();
+        assert!(length > 0, "TLS has as much as it says");
+        plain.extend(piece);
+        reader.consume(length);
+        ready -= length;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!    0      1      2       3     4            8        12
 //!   ┌──────┬──────┬───────┬─────┬────────────┬────────┬─────────────────────────┐
-//!   │ kind │class │detail │  0  │ length u32 │ id u32 │ payload, 64 KiB at most │    little-endian
+//!   │ kind │class │detail │  0  │ length u32 │ id u32 │ payload, 64 KiB and 4   │    little-endian
 //!   └──────┴──────┴───────┴─────┴────────────┴────────┴─────────────────────────┘
 //! ```
 //!
@@ -369,7 +369,8 @@ mod tests {
         check(&|bytes| bytes[0] = 19, Violation::UnknownKind(19));
         check(&|bytes| bytes[1] = 4, Violation::Malformed("class"));
         check(&|bytes| bytes[3] = 1, Violation::Malformed("header"));
-        check(&|bytes| bytes[4..8].copy_from_slice(&65537u32.to_le_bytes()), Violation::TooLong(65537));
+        let over = FRAME_BYTES as u32 + 1;
+        check(&|bytes| bytes[4..8].copy_from_slice(&over.to_le_bytes()), Violation::TooLong(over));
     }
 
     fn greeting() -> Hello {

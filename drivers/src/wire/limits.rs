@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// A frame's payload. Nothing urgent waits behind more than one of these.
-pub const FRAME_BYTES: usize = 64 << 10;
+/// A message, and a page, is one frame.
+pub const MESSAGE_BYTES: usize = 64 << 10;
 
-/// A message is one frame.
-pub const MESSAGE_BYTES: usize = FRAME_BYTES;
+/// A frame's payload: a page, with the number that stands before it in an answer. Nothing urgent waits behind more than one.
+pub const FRAME_BYTES: usize = MESSAGE_BYTES + 4;
 
 /// Messages of one class that wait to be sent. More are refused ([`super::SendError::Full`]).
 pub const QUEUE_BYTES: usize = 256 << 10;
