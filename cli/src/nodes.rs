@@ -208,7 +208,7 @@ fn describe(view: &SystemView, colours: bool) -> String {
             "33",
             "no loss: it is one machine; add others: una ticket".into(),
         ),
-        (true, 0) if view.nodes.len() == 2 => paint(
+        (true, 0) if view.nodes.len() == 2 && !coordinator.voters.is_empty() => paint(
             "33",
             format!(
                 "the loss of whichever does not vote; facts are decided by {} alone",
@@ -221,11 +221,10 @@ fn describe(view: &SystemView, colours: bool) -> String {
     };
     text.push('\n');
     let leader = coordinator.leader.map_or("nobody".into(), name);
-    text += &format!(
-        "facts    {}: {leader} leads; voters {}",
-        coordinator.kind,
-        names(&coordinator.voters)
-    );
+    text += &match coordinator.kind.as_str() {
+        "raft" => format!("facts    raft: {leader} leads; voters {}", names(&coordinator.voters)),
+        other => format!("facts    {other}: kept outside, by those who run it"),
+    };
     if !coordinator.standbys.is_empty() {
         text += &format!("; standby {}", names(&coordinator.standbys));
     }

@@ -1018,8 +1018,10 @@ impl Inner {
 
     fn view(&self) -> SystemView {
         let status = self.facts.status();
-        let numbers = |members: &[drivers::coordinator::Member]| {
-            members.iter().map(|one| one.id as u16).collect()
+        // Those who keep an etcd are no nodes.
+        let own = status.kind == drivers::coordinator::Kind::Raft;
+        let numbers = |members: &[drivers::coordinator::Member]| -> Vec<u16> {
+            members.iter().filter(|_| own).map(|one| one.id as u16).collect()
         };
         let (writable, why_not, losses) = match &status.quorum {
             Quorum::Answers { losses_left } => (true, None, *losses_left as u32),
@@ -1030,7 +1032,7 @@ impl Inner {
                 drivers::coordinator::Kind::Raft => "raft".into(),
                 drivers::coordinator::Kind::Etcd => "etcd".into(),
             },
-            leader: status.leader.as_ref().map(|leader| leader.id as u16),
+            leader: status.leader.as_ref().filter(|_| own).map(|leader| leader.id as u16),
             voters: numbers(&status.voters),
             standbys: numbers(&status.standbys),
             revision: status.revision.0,

@@ -2,6 +2,7 @@
 //! command is a file of its own.
 
 mod bench;
+mod cluster;
 mod e2e;
 mod fetch;
 mod pictures;
@@ -46,6 +47,8 @@ enum Command {
     Pictures,
     /// Play the kernel and the services in a world that one seed decides; a failure is replayed by its seed
     Sim(sim::Arguments),
+    /// Start several nodes of one system on this machine, to play with
+    Cluster(cluster::Arguments),
     /// Try real daemons on machines of their own: network namespaces, as root
     E2e(e2e::Arguments),
     /// Measure, side by side with what others offer
@@ -55,6 +58,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Setup => setup::run(),
+        Command::Cluster(arguments) => cluster::play(&arguments),
         Command::Tidy => tidy::run(),
         Command::Test => suites::test(),
         Command::Ci => suites::ci(),

@@ -73,7 +73,7 @@ pub(super) fn undone(error: SystemError) -> Undone {
     let reason = match &error {
         SystemError::NoNode(_) => Reason::NoNode,
         SystemError::NoQuorum(_) => Reason::NoQuorum,
-        SystemError::Refused(_) => Reason::Protocol,
+        SystemError::Refused(_) => Reason::NotRun,
     };
     Undone::new(reason, error)
 }

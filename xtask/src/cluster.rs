@@ -1,0 +1,86 @@
+//! `cargo xtask cluster N`: N nodes of one system on this machine, to play with. Knows how una is started; each node has directories of
+//! its own below `target/cluster`, and a script there by which it is spoken to.
+
+use crate::Outcome;
+use crate::step::{cargo, step};
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// How many nodes
+    #[arg(default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=16))]
+    nodes: u16,
+
+    /// End the nodes and forget what they knew
+    #[arg(long)]
+    down: bool,
+}
+
+pub fn play(arguments: &Arguments) -> Outcome {
+    let place = crate::root().join("target/cluster");
+    end(&place)?;
+    if arguments.down {
+        return Ok(());
+    }
+    step(cargo().args(["build", "--release", "-p", "una-cli"]), "cargo comes with Rust")?;
+    let una = crate::target().join("release/una");
+    for number in 1..=arguments.nodes {
+        script(&place, number, &una)?;
+    }
+    speak(&place, 1, &["up", "-d", "--listen", "127.0.0.1", "--name", "n1-box"])?;
+    for number in 2..=arguments.nodes {
+        let ticket = speak(&place, 1, &["ticket", "-q"])?;
+        let name = format!("n{number}-box");
+        speak(&place, number, &["join", ticket.trim(), "--listen", "127.0.0.1", "--name", &name])?;
+    }
+    let shown = place.strip_prefix(std::env::current_dir()?).unwrap_or(&place).display().to_string();
+    let last = arguments.nodes;
+    println!("{} nodes are one computer. Speak to any of them:", arguments.nodes);
+    println!("  {shown}/n1 status        {shown}/n{last} nodes        {shown}/n{last} ps");
+    println!("  {shown}/n1 run --on n{last}-box programs/raytracer.wasm");
+    println!("  {shown}/n1 down          and see what the others say; {shown}/n1 up -d brings it back");
+    println!("  cargo xtask cluster --down ends them all");
+    Ok(())
+}
+
+fn script_of(place: &Path, number: u16) -> PathBuf {
+    place.join(format!("n{number}"))
+}
+
+fn script(place: &Path, number: u16, una: &Path) -> Outcome {
+    let home = place.join(format!("homes/{number}"));
+    let run = home.join("run");
+    fs::create_dir_all(&run)?;
+    fs::set_permissions(&run, fs::Permissions::from_mode(0o700))?;
+    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+    let (home, run, una) = (quoted(&home), quoted(&run), quoted(una));
+    let text = format!("#!/bin/sh\nHOME={home} XDG_RUNTIME_DIR={run} XDG_DATA_HOME= XDG_CACHE_HOME= exec {una} \"$@\"\n");
+    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o755).open(script_of(place, number))?;
+    Ok(file.write_all(text.as_bytes())?)
+}
+
+fn speak(place: &Path, number: u16, words: &[&str]) -> Outcome<String> {
+    let done = Command::new(script_of(place, number)).args(words).output()?;
+    if !done.status.success() {
+        return Err(format!("n{number}: una {}: {}", words.join(" "), String::from_utf8_lossy(&done.stderr)).into());
+    }
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+/// Those of an earlier time, if there are any.
+fn end(place: &Path) -> Outcome {
+    for number in 1..=16 {
+        if script_of(place, number).exists() {
+            // One that does not run is as good as ended.
+            let _ = speak(place, number, &["down"]);
+        }
+    }
+    match fs::remove_dir_all(place) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
