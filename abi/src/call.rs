@@ -414,7 +414,8 @@ pub enum ReceiveError {
 pub enum Reached {
     /// No server had taken the request, and none ever will: it had no effect.
     Nobody,
-    /// A server had taken it, or, if it is on another node that did not say, may have: to know, ask again with this number as [`Deadline::again`].
+    /// A server had taken it, or, if it is on another node that did not say, may have: to know, ask again with this number as
+    /// [`Deadline::again`].
     Server { sequence: u64 },
 }
 
@@ -428,8 +429,8 @@ pub enum CallError {
     PortClosed,
     /// There is no room now, and the port or the caller does not wait.
     Full,
-    /// A server took the request and then ended, or gave the right to answer up, or its node was lost. To know what it did, ask again with this
-    /// number as [`Deadline::again`].
+    /// A server took the request and then ended, or gave the right to answer up, or its node was lost. To know what it did,
+    /// ask again with this number as [`Deadline::again`].
     Abandoned {
         sequence: u64,
     },

@@ -10,8 +10,8 @@
 //!   process waits: Away -> Errand           === Act ======>  stand-in of A's process, in the object's queue
 //!                                           <== Done ======  its outcome, and the rights in it
 //! ```
-//! *Rights*: each right that another node holds is one entry of `exports` at the home, under a number that only that node can use, with
-//! exactly these rights and this badge; counted like a handle, so liveness is what it is on one node. Copies, narrowing and closing are told
+//! *Rights*: each right that another node holds is one entry of `exports` at the home, under a number that only that node can use,
+//! with exactly these rights and this badge; counted like a handle, so liveness is what it is on one node. Copies, narrowing and closing are told
 //! to the home in the order in which they happen.
 //!
 //! *Giving to a third*: A tells the home H "B will claim this by ticket t", then gives B the ticket. B claims, and does not let the
@@ -899,7 +899,7 @@ fn lost_event(object: ObjectId) -> NoticeEvent {
 
 /// Giving up.
 impl Kernel {
-    /// Whether an errand was not sent yet, and was taken back by this; else the home is told that nobody wants it. Nobody waits for it then.
+    /// Whether an errand was not sent yet, and was taken back by this; else the home is told that nobody wants it. Nobody waits then.
     pub(crate) fn recall(&mut self, key: Key<Errand>, cause: Cause) -> bool {
         let Errand { node, withdrawn, supervisor, .. } = self.errands[key];
         if let Some(watch) = self.errands[key].supervisor.take().or(supervisor) {

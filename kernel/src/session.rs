@@ -1,5 +1,5 @@
-//! Sessions: what makes contents arrive at another node's kernel exactly once and in order, over a network that loses, doubles, reorders and
-//! is cut. This file knows nothing of what the contents mean.
+//! Sessions: what makes contents arrive at another node's kernel exactly once and in order, over a network that loses, doubles, reorders
+//! and is cut. This file knows nothing of what the contents mean.
 //!
 //! The one idea: a session is between one life of this node and one life of the other, and no longer. Packets are numbered; what is not
 //! acknowledged is sent again; a cut ends nothing. Only the certain end of a life does, or bytes that no kernel sends: then everything that

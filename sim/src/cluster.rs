@@ -91,8 +91,8 @@ pub fn play(seed: u64) -> Result<Report, Box<Failure>> {
     }
 }
 
-/// Plays a seed in which packets are forged too: no kernel panics and none loses its invariants, whatever comes. Gives the most sessions that
-/// one node had ended for it.
+/// Plays a seed in which packets are forged too: no kernel panics and none loses its invariants, whatever comes. Gives the most sessions
+/// that one node had ended for it.
 pub fn play_forged(seed: u64) -> Result<u64, Violation> {
     let mut cluster = Cluster::new(seed);
     cluster.forged_once_in = Some(20);

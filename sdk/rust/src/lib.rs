@@ -226,7 +226,8 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // That it had ended is no trouble of ours. SAFETY: no pointer goes along.
+        // That it had ended is no trouble of ours.
+        // SAFETY: no pointer goes along.
         let _ = unsafe { import::handle_close(self.0) };
     }
 }

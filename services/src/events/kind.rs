@@ -1,7 +1,7 @@
 //! The kinds of events. This file knows nothing of logs.
 //!
-//! The one idea: a kind is its name and its fields, listed once; the line that people read, the fields for `--json` and the form on the wire
-//! all follow from that list.
+//! The one idea: a kind is its name and its fields, listed once; the line that people read, the fields for `--json` and the form on the
+//! wire all follow from that list.
 
 use abi::encoding::{Malformed, Reader, Writer};
 use abi::ids::{NodeId, ProcessId, ProgramId};
