@@ -11,8 +11,8 @@
 //!                                           <== Done ======  its outcome, and the rights in it
 //! ```
 //! *Rights*: each right that another node holds is one entry of `exports` at the home, under a number that only that node can use,
-//! with exactly these rights and this badge; counted like a handle, so liveness is what it is on one node. Copies, narrowing and closing are
-//! told to the home in the order in which they happen.
+//! with exactly these rights and this badge; counted like a handle, so liveness is what it is on one node. Copies, narrowing and closing
+//! are told to the home in the order in which they happen.
 //!
 //! *Giving to a third*: A tells the home H "B will claim this by ticket t", then gives B the ticket. B claims, and does not let the
 //! message through before H has said that B holds it. H keeps the grant whoever is lost, until B claims it or says that from A nothing more

@@ -43,6 +43,7 @@ const NEEDS: [Need; 10] = [
     Need { package: "iproute2", sign: Sign::Program("ip"), what_for: "machines of their own for the daemons of `e2e`" },
     Need { package: "nftables", sign: Sign::Program("nft"), what_for: "cuts their cables" },
     Need { package: "libfaketime", sign: Sign::File(crate::e2e::FAKETIME), what_for: "sets their clocks" },
+    Need { package: "etcd-server", sign: Sign::Program("etcd"), what_for: "the coordinator that una's own is compared with" },
     Need { package: "binaryen", sign: Sign::Program("wasm-opt"), what_for: "Asyncify, to compare with in `bench`" },
 ];
 

@@ -218,17 +218,11 @@ pub fn give_up_vote(inner: &Inner, node: NodeId, deadline: Instant) -> Result<()
 mod tests {
     use super::*;
 
-    const UP: Seen = Seen {
-        up: true,
-        lost: false,
-        draining: false,
-    };
+    const UP: Seen = Seen { up: true, lost: false, draining: false, leaving: false };
     const DOWN: Seen = Seen { up: false, ..UP };
     const LOST: Seen = Seen { lost: true, ..DOWN };
-    const DRAINING: Seen = Seen {
-        draining: true,
-        ..UP
-    };
+    const DRAINING: Seen = Seen { draining: true, ..UP };
+    const LEAVING: Seen = Seen { leaving: true, ..DRAINING };
 
     fn check(members: &[Seen], voters: &[u16], wanted: &[u16]) {
         let members = (1..).map(NodeId).zip(members.iter().copied()).collect();

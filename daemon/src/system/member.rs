@@ -161,7 +161,9 @@ mod tests {
             name: name.into(),
             addresses: vec![],
             draining: false,
+            leaving: false,
             joined_ms: 0,
+            life: 0,
         }
     }
 
