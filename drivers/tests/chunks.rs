@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// So that everything comes from the disk.
 const UNCACHED: ChunkOptions = ChunkOptions { cache_bytes_max: 0, ..ChunkOptions::NORMAL };
@@ -117,22 +118,26 @@ fn hold_and_remove(count: u32) {
                             chunks.tidy().unwrap();
                         }
                         Removal::Needed => drop(needed.fetch_add(1, Ordering::Relaxed)),
-                        // The lock is not fair: those who put must get it too.
-                        Removal::NotThere => std::thread::sleep(std::time::Duration::from_millis(1)),
+                        Removal::NotThere => {}
                     }
+                    // The lock is not fair: those who put must get it too.
+                    std::thread::sleep(Duration::from_micros(100));
                 }
             }
         });
-        for _ in 0..2 {
-            scope.spawn(|| {
+        for pause_ms in [7, 15] {
+            let (chunks, named, seen) = (&chunks, &named, &seen);
+            scope.spawn(move || {
                 while !seen() {
-                    let held = chunks.put(&named).unwrap();
-                    for (name, bytes) in &named {
+                    let held = chunks.put(named).unwrap();
+                    for (name, bytes) in named {
                         // Whoever waits with it in hand is what the other is to see.
                         std::thread::yield_now();
                         assert_eq!(&*chunks.get(name).unwrap(), *bytes);
                     }
                     drop(held);
+                    // So that there are moments in which nobody holds them.
+                    std::thread::sleep(Duration::from_millis(pause_ms));
                 }
             });
         }
