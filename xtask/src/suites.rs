@@ -22,13 +22,17 @@ pub fn ci() -> Outcome {
 /// One build of everything, in the one profile, then every test; last, the tests of the tests.
 pub fn test() -> Outcome {
     step(cargo().args(["test", "--release", "--locked", "--workspace", "--no-fail-fast"]), CARGO)?;
-    planted()
+    planted(&PLANTED)
 }
 
-/// Bugs planted in the freezer and in the tree of files, each of which its suite must catch. A build of their own, since nobody else can
-/// have them.
-fn planted() -> Outcome {
-    for (package, test) in [("freeze", "planted"), ("una-services", "files_planted")] {
+/// Bugs planted on purpose, each of which its suite must catch: in the freezer and in the tree of files.
+const PLANTED: [(&str, &str); 2] = [("freeze", "planted"), ("una-services", "files_planted")];
+/// And those for which several nodes must live and die: in the coordinator and in the files of many nodes.
+const PLANTED_AT_NIGHT: [(&str, &str); 2] = [("una-drivers", "coordinator_planted"), ("una-daemon", "files_planted")];
+
+/// Builds of their own, since nobody else can have these bugs.
+fn planted(suites: &[(&str, &str)]) -> Outcome {
+    for (package, test) in suites {
         step(cargo().args(["test", "--release", "--locked", "-p", package, "--features", "planted", "--test", test]), CARGO)?;
     }
     Ok(())
@@ -41,7 +45,8 @@ pub fn nightly() -> Outcome {
     crate::programs::run(&crate::programs::Arguments { check: true })?;
     crate::fetch::all()?;
     step(cargo().args(["test", "--release", "--locked", "--workspace", "--no-fail-fast", "--", "--include-ignored"]), CARGO)?;
-    planted()?;
+    planted(&PLANTED)?;
+    planted(&PLANTED_AT_NIGHT)?;
     crate::e2e::all()?;
     fuzz()
 }
