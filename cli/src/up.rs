@@ -139,6 +139,7 @@ impl Up {
         let started = Node::start(&options).map_err(|error| not_started(error, &data))?;
         system.serve(started.clone());
         let status = started.status();
+        system.wait_heard(SYSTEM_PATIENCE);
         let ticket = match system.wait_writable(SYSTEM_PATIENCE) {
             true if !self.alone => system.ticket(TICKET_LASTS).ok(),
             _ => None,

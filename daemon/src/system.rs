@@ -631,6 +631,18 @@ impl System {
         self.0.view()
     }
 
+    /// Waits until all other members are heard, or so long: who has just joined is known to all then, as a rule.
+    pub fn wait_heard(&self, timeout: Duration) {
+        let until = Instant::now() + timeout;
+        let all_heard = || {
+            let others = self.0.others();
+            others.iter().all(|(node, _)| self.0.health.is_up(*node))
+        };
+        while Instant::now() < until && !all_heard() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Can the system decide anything within this time?
     pub fn wait_writable(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -36,6 +37,15 @@ pub fn play(arguments: &Arguments) -> Outcome {
         let ticket = speak(&place, 1, &["ticket", "-q"])?;
         let name = format!("n{number}-box");
         speak(&place, number, &["join", ticket.trim(), "--listen", "127.0.0.1", "--name", &name])?;
+    }
+    // The first ones hear of the last a moment after it hears of them.
+    let until = Instant::now() + Duration::from_secs(20);
+    while arguments.nodes > 1 && Instant::now() < until {
+        let said: Vec<String> = (1..=arguments.nodes).map(|node| speak(&place, node, &["nodes"])).collect::<Outcome<_>>()?;
+        if said.iter().all(|said| said.matches(" up ").count() == usize::from(arguments.nodes)) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
     let shown = place.strip_prefix(std::env::current_dir()?).unwrap_or(&place).display().to_string();
     let last = arguments.nodes;
