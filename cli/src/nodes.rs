@@ -13,10 +13,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 fn system_view() -> Result<SystemView> {
-    match node::connect()?
-        .ask(&Request::System)
-        .map_err(node::failed)?
-    {
+    match node::connect()?.ask(&Request::System).map_err(node::failed)? {
         Reply::System(view) => Ok(view),
         other => Err(node::unexpected(&other)),
     }
@@ -32,8 +29,7 @@ struct Versioned<'a, T> {
 }
 
 fn json<T: Serialize>(schema: &'static str, content: &T) -> Result<u8> {
-    let text =
-        serde_json::to_string_pretty(&Versioned { schema, content }).expect("a view is plain data");
+    let text = serde_json::to_string_pretty(&Versioned { schema, content }).expect("a view is plain data");
     print(&(text + "\n"))?;
     Ok(0)
 }
@@ -52,23 +48,15 @@ impl Nodes {
         if self.json {
             return json("una.nodes/1", &view);
         }
-        let titles = [
-            "NODE", "NAME", "STATE", "ROLE", "CPUS", "LOAD", "MEMORY", "PROCS", "RTT", "ADDRESS",
-        ];
-        let rows = view
-            .nodes
-            .iter()
-            .map(|line| node_row(line, view.me))
-            .collect();
+        let titles = ["NODE", "NAME", "STATE", "ROLE", "CPUS", "LOAD", "MEMORY", "PROCS", "RTT", "ADDRESS"];
+        let rows = view.nodes.iter().map(|line| node_row(line, view.me)).collect();
         print(&table(&titles, rows))?;
         Ok(0)
     }
 }
 
 fn node_row(line: &NodeLine, me: u16) -> Vec<String> {
-    let facts = |show: &dyn Fn(&system::view::Facts) -> String| {
-        line.facts.as_ref().map_or("-".into(), show)
-    };
+    let facts = |show: &dyn Fn(&system::view::Facts) -> String| line.facts.as_ref().map_or("-".into(), show);
     let here = if line.number == me { " (here)" } else { "" };
     vec![
         format!("n{}", line.number),
@@ -85,12 +73,8 @@ fn node_row(line: &NodeLine, me: u16) -> Vec<String> {
             )
         }),
         facts(&|facts| facts.processes.to_string()),
-        line.round_trip_us
-            .map_or("-".into(), |us| format!("{:.1}ms", us as f64 / 1000.0)),
-        line.addresses
-            .first()
-            .cloned()
-            .unwrap_or_else(|| "-".into()),
+        line.round_trip_us.map_or("-".into(), |us| format!("{:.1}ms", us as f64 / 1000.0)),
+        line.addresses.first().cloned().unwrap_or_else(|| "-".into()),
     ]
 }
 
@@ -101,11 +85,7 @@ fn node_state(line: &NodeLine) -> String {
         NodeState::Down => "down",
         NodeState::Left => "ended",
     };
-    if line.draining {
-        format!("{state}, draining")
-    } else {
-        state.into()
-    }
+    if line.draining { format!("{state}, draining") } else { state.into() }
 }
 
 fn role(role: Role) -> &'static str {
@@ -119,25 +99,13 @@ fn role(role: Role) -> &'static str {
 
 pub fn table(titles: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut rows: Vec<Vec<String>> =
-        std::iter::once(titles.iter().map(|title| title.to_string()).collect())
-            .chain(rows)
-            .collect();
-    rows.iter_mut()
-        .flatten()
-        .for_each(|cell| *cell = printable(cell));
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+        std::iter::once(titles.iter().map(|title| title.to_string()).collect()).chain(rows).collect();
+    rows.iter_mut().flatten().for_each(|cell| *cell = printable(cell));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..titles.len()).map(width).collect();
     let mut text = String::new();
     for row in &rows {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}", width = *width));
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width));
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
     }
@@ -158,38 +126,21 @@ impl Status {
         if self.json {
             return json("una.status/1", &view);
         }
-        print(&describe(
-            &view,
-            std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
-        ))?;
+        print(&describe(&view, std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()))?;
         Ok(0)
     }
 }
 
 fn describe(view: &SystemView, colours: bool) -> String {
     let paint = |code: &str, text: String| {
-        if colours {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text
-        }
+        if colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text }
     };
-    let up = view
-        .nodes
-        .iter()
-        .filter(|line| line.state == NodeState::Up)
-        .count();
+    let up = view.nodes.iter().filter(|line| line.state == NodeState::Up).count();
     let name = |number: u16| {
         let line = view.nodes.iter().find(|line| line.number == number);
         line.map_or_else(|| format!("n{number}"), |line| printable(&line.name))
     };
-    let names = |numbers: &[u16]| {
-        numbers
-            .iter()
-            .map(|number| name(*number))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
+    let names = |numbers: &[u16]| numbers.iter().map(|number| name(*number)).collect::<Vec<_>>().join(", ");
     let coordinator = &view.coordinator;
     let mut text = format!(
         "system   {}, {} of {} nodes up; this is {}\n",
@@ -200,20 +151,11 @@ fn describe(view: &SystemView, colours: bool) -> String {
     );
     text += "survives ";
     text += &match (coordinator.writable, view.survives) {
-        (false, _) => paint(
-            "31",
-            "nothing: too few nodes are up to decide anything".into(),
-        ),
-        (true, 0) if view.nodes.len() == 1 => paint(
-            "33",
-            "no loss: it is one machine; add others: una ticket".into(),
-        ),
+        (false, _) => paint("31", "nothing: too few nodes are up to decide anything".into()),
+        (true, 0) if view.nodes.len() == 1 => paint("33", "no loss: it is one machine; add others: una ticket".into()),
         (true, 0) if view.nodes.len() == 2 && !coordinator.voters.is_empty() => paint(
             "33",
-            format!(
-                "the loss of whichever does not vote; facts are decided by {} alone",
-                names(&coordinator.voters)
-            ),
+            format!("the loss of whichever does not vote; facts are decided by {} alone", names(&coordinator.voters)),
         ),
         (true, 0) => paint("33", "no further loss".into()),
         (true, 1) => paint("32", "the loss of any one node".into()),
@@ -233,16 +175,9 @@ fn describe(view: &SystemView, colours: bool) -> String {
     }
     text.push('\n');
     if let Some(holder) = view.files.holder {
-        text += &format!(
-            "files    {} decides; {} copies",
-            name(holder),
-            view.files.copies
-        );
+        text += &format!("files    {} decides; {} copies", name(holder), view.files.copies);
         if view.files.under_replicated > 0 {
-            text += &paint(
-                "33",
-                format!("; {} pieces have too few", view.files.under_replicated),
-            );
+            text += &paint("33", format!("; {} pieces have too few", view.files.under_replicated));
         }
         text.push('\n');
     }
@@ -268,9 +203,7 @@ pub struct Ticket {
 
 impl Ticket {
     pub fn execute(self) -> Result<u8> {
-        let request = Request::Ticket {
-            lasts_s: self.lasts.as_secs(),
-        };
+        let request = Request::Ticket { lasts_s: self.lasts.as_secs() };
         match node::connect()?.ask(&request).map_err(node::failed)? {
             Reply::Ticket { ticket, .. } if self.quiet => print(&format!("{ticket}\n"))?,
             Reply::Ticket { ticket, .. } => print(&format!("una join {ticket}\n"))?,
@@ -343,20 +276,10 @@ fn make_room() -> Result<()> {
     let failure = Failure::new(status::FAILED, "this machine is a node already");
     if view.nodes.len() > 1 {
         return Err(failure
-            .because(format!(
-                "it is {} of {}, which has {} nodes",
-                view.me,
-                view.name,
-                view.nodes.len()
-            ))
+            .because(format!("it is {} of {}, which has {} nodes", view.me, view.name, view.nodes.len()))
             .help("leave that system first: una leave"));
     }
-    let programs = view
-        .nodes
-        .iter()
-        .filter_map(|line| line.facts.as_ref())
-        .map(|facts| facts.processes)
-        .sum::<u32>();
+    let programs = view.nodes.iter().filter_map(|line| line.facts.as_ref()).map(|facts| facts.processes).sum::<u32>();
     if programs > 0 {
         return Err(failure
             .because(format!("{programs} programs run here, which would end"))
@@ -368,19 +291,19 @@ fn make_room() -> Result<()> {
 fn not_joined(error: JoinError) -> Failure {
     let failure = Failure::new(status::FAILED, "this machine did not join");
     match error {
-        error @ JoinError::Expired { .. } => failure
-            .because(error)
-            .help("get a new ticket on a node of that system: una ticket"),
-        error @ JoinError::MemberAlready { .. } => failure
-            .because(error)
-            .help("leave that system first: una up -d && una leave"),
-        error @ JoinError::Unreached(_) => failure
-            .because(error)
-            .help("see that the machines reach each other, and that una is up there: una status"),
+        error @ JoinError::Expired { .. } => {
+            failure.because(error).help("get a new ticket on a node of that system: una ticket")
+        }
+        error @ JoinError::MemberAlready { .. } => {
+            failure.because(error).help("leave that system first: una up -d && una leave")
+        }
+        error @ JoinError::Unreached(_) => {
+            failure.because(error).help("see that the machines reach each other, and that una is up there: una status")
+        }
         error @ JoinError::Running => failure.because(error).help("end it, or wait a moment: una down"),
-        error @ JoinError::Aside { .. } => failure
-            .because(error)
-            .help("see whether the disk is full or the directory another's"),
+        error @ JoinError::Aside { .. } => {
+            failure.because(error).help("see whether the disk is full or the directory another's")
+        }
         error => failure.because(error),
     }
 }
@@ -413,10 +336,7 @@ pub struct Drain {
 
 impl Drain {
     pub fn execute(self) -> Result<u8> {
-        node::order(&Request::Drain {
-            node: self.node,
-            drain: !self.undo,
-        })?;
+        node::order(&Request::Drain { node: self.node, drain: !self.undo })?;
         Ok(0)
     }
 }
@@ -449,10 +369,7 @@ pub struct Why {
 
 impl Why {
     pub fn execute(self) -> Result<u8> {
-        let why = match node::connect()?
-            .ask(&Request::Why { pid: self.pid })
-            .map_err(node::failed)?
-        {
+        let why = match node::connect()?.ask(&Request::Why { pid: self.pid }).map_err(node::failed)? {
             Reply::Why(why) => why,
             other => return Err(node::unexpected(&other)),
         };
@@ -469,18 +386,11 @@ fn why_table(why: &WhyView) -> String {
         vec![
             format!("n{}", node.number),
             node.name.clone(),
-            if node.chosen {
-                "chosen".into()
-            } else {
-                "-".into()
-            },
+            if node.chosen { "chosen".into() } else { "-".into() },
             node.reason.clone(),
         ]
     };
-    table(
-        &["NODE", "NAME", "", "BECAUSE"],
-        why.nodes.iter().map(row).collect(),
-    )
+    table(&["NODE", "NAME", "", "BECAUSE"], why.nodes.iter().map(row).collect())
 }
 
 /// Show what happened in the whole computer, in an order that every node agrees on
@@ -502,18 +412,11 @@ pub struct Events {
 impl Events {
     pub fn execute(self) -> Result<u8> {
         let mut connection = node::connect()?;
-        connection
-            .send(&Request::Events {
-                after: self.after,
-                follow: self.follow,
-            })
-            .map_err(node::failed)?;
+        connection.send(&Request::Events { after: self.after, follow: self.follow }).map_err(node::failed)?;
         loop {
             match connection.reply().map_err(node::failed)? {
                 Reply::Event(event) if self.json => {
-                    print(
-                        &(serde_json::to_string(&event).expect("an event is plain data") + "\n"),
-                    )?;
+                    print(&(serde_json::to_string(&event).expect("an event is plain data") + "\n"))?;
                 }
                 Reply::Event(event) => print(&event_line(&event))?,
                 Reply::Done => return Ok(0),
@@ -525,12 +428,7 @@ impl Events {
 
 fn event_line(event: &EventView) -> String {
     let (seconds, ms) = (event.at_ms / 1000 % 86400, event.at_ms % 1000);
-    let time = format!(
-        "{:02}:{:02}:{:02}.{ms:03}",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    );
+    let time = format!("{:02}:{:02}:{:02}.{ms:03}", seconds / 3600, seconds / 60 % 60, seconds % 60);
     format!("{time}  n{:<3} {}\n", event.node, printable(&event.text))
 }
 

@@ -141,19 +141,14 @@ pub fn describe_state(state: &State) -> String {
 
 /// The processes of all nodes, and the nodes that did not say.
 pub fn in_system(
-    connection: &mut protocol::client::Connection,
-    ended: bool,
+    connection: &mut protocol::client::Connection, ended: bool,
 ) -> Result<(Vec<ProcessView>, Vec<Missing>)> {
-    connection
-        .send(&protocol::Request::Processes { ended })
-        .map_err(node::failed)?;
+    connection.send(&protocol::Request::Processes { ended }).map_err(node::failed)?;
     let (mut views, mut missing) = (vec![], vec![]);
     loop {
         match connection.reply().map_err(node::failed)? {
             protocol::Reply::Process(view) => views.push(view),
-            protocol::Reply::Missing { node, name, why } => {
-                missing.push(Missing { node, name, why })
-            }
+            protocol::Reply::Missing { node, name, why } => missing.push(Missing { node, name, why }),
             protocol::Reply::Done => return Ok((views, missing)),
             other => return Err(node::unexpected(&other)),
         }
@@ -168,13 +163,9 @@ impl Ps {
         let mut many_nodes = false;
         if let Some(mut connection) = node::find()? {
             let (views, silent) = in_system(&mut connection, self.all)?;
-            many_nodes =
-                !silent.is_empty() || views.windows(2).any(|pair| pair[0].node != pair[1].node);
+            many_nodes = !silent.is_empty() || views.windows(2).any(|pair| pair[0].node != pair[1].node);
             missing = silent;
-            for view in views
-                .into_iter()
-                .filter(|view| self.all || view.kind == Kind::Program)
-            {
+            for view in views.into_iter().filter(|view| self.all || view.kind == Kind::Program) {
                 rows.push(node_row(&view));
                 processes.push(Process::Node(view.into()));
             }
@@ -183,11 +174,7 @@ impl Ps {
             rows.push(private_row(&private));
             processes.push(Process::Private(private));
         }
-        let list = List {
-            schema: "una.ps/1",
-            processes,
-            missing,
-        };
+        let list = List { schema: "una.ps/1", processes, missing };
         let text = match self.json {
             true => serde_json::to_string_pretty(&list).expect("the list is plain data") + "\n",
             false if rows.is_empty() => "no programs are running; start one: una run PROG\n".into(),
@@ -196,10 +183,7 @@ impl Ps {
         print(&text)?;
         if !self.json {
             for Missing { name, why, .. } in &list.missing {
-                eprintln!(
-                    "{}",
-                    printable(&format!("{name} does not say what runs there: {why}"))
-                );
+                eprintln!("{}", printable(&format!("{name} does not say what runs there: {why}")));
             }
         }
         Ok(0)
@@ -209,29 +193,20 @@ impl Ps {
 fn private() -> Result<Vec<Private>> {
     let mut processes = vec![];
     for pid in control::running()? {
-        let asked = control::connect(pid)
-            .and_then(|found| found.map(|c| c.ask(&Request::Describe)).transpose());
+        let asked = control::connect(pid).and_then(|found| found.map(|c| c.ask(&Request::Describe)).transpose());
         processes.push(match asked {
             Ok(None) => continue,
             Ok(Some(Reply::Process(description))) => Private::Running(description),
-            Ok(Some(other)) => Private::Silent {
-                pid,
-                why: format!("it answered something else: {other:?}"),
-            },
+            Ok(Some(other)) => Private::Silent { pid, why: format!("it answered something else: {other:?}") },
             // It ended between the two looks.
             Err(_) if control::connect(pid).is_ok_and(|found| found.is_none()) => continue,
-            Err(failure) => Private::Silent {
-                pid,
-                why: failure.to_lines().0,
-            },
+            Err(failure) => Private::Silent { pid, why: failure.to_lines().0 },
         });
     }
     Ok(processes)
 }
 
-const TITLES: [&str; 8] = [
-    "PID", "NODE", "NAME", "STATE", "UP", "CPU", "MEMORY", "COMMAND",
-];
+const TITLES: [&str; 8] = ["PID", "NODE", "NAME", "STATE", "UP", "CPU", "MEMORY", "COMMAND"];
 
 type Row = [String; 8];
 
@@ -250,14 +225,7 @@ fn node_row(view: &ProcessView) -> Row {
 
 fn private_row(process: &Private) -> Row {
     match process {
-        Private::Running(Description {
-            pid,
-            name,
-            arguments,
-            engine,
-            started_ms,
-            ..
-        }) => [
+        Private::Running(Description { pid, name, arguments, engine, started_ms, .. }) => [
             pid.to_string(),
             "-".into(),
             name.clone(),
@@ -284,21 +252,14 @@ fn private_row(process: &Private) -> Row {
 }
 
 fn command(arguments: &[String]) -> String {
-    arguments
-        .iter()
-        .map(|word| quoted(word))
-        .collect::<Vec<_>>()
-        .join(" ")
+    arguments.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// On a system of one node nobody wants to read where a process is.
 fn table(rows: Vec<Row>, many_nodes: bool) -> String {
     const NODE: usize = 1;
     let shown = |row: &[String; 8]| {
-        let cells = row
-            .iter()
-            .enumerate()
-            .filter(|(column, _)| many_nodes || *column != NODE);
+        let cells = row.iter().enumerate().filter(|(column, _)| many_nodes || *column != NODE);
         cells.map(|(_, cell)| cell.clone()).collect::<Vec<_>>()
     };
     let titles = shown(&TITLES.map(String::from));

@@ -118,16 +118,9 @@ impl Run {
             || self.unfreezable
             || self.engine == EngineArgument::Pulley;
         let places = self.on.is_some() || self.near.is_some() || self.spread;
-        let needs_daemon = places
-            || self.detach
-            || self.memory.is_some()
-            || self.cpu.is_some()
-            || self.share.is_some();
-        let connection = if private {
-            None
-        } else {
-            node::find().map_err(|failure| failure.with_status(status::UNA))?
-        };
+        let needs_daemon = places || self.detach || self.memory.is_some() || self.cpu.is_some() || self.share.is_some();
+        let connection =
+            if private { None } else { node::find().map_err(|failure| failure.with_status(status::UNA))? };
         match connection {
             Some(connection) => self.run_in(connection),
             None if needs_daemon && private => Err(Failure::new(
@@ -145,37 +138,19 @@ impl Run {
 
     /// In the daemon.
     fn run_in(self, mut connection: Connection) -> Result<u8> {
-        let (named, arguments) = self
-            .words
-            .split_first()
-            .expect("the command line has at least the program");
+        let (named, arguments) = self.words.split_first().expect("the command line has at least the program");
         let mounts = mounts::resolve(&self.mounts)?;
-        let environment = self
-            .environment
-            .iter()
-            .map(|word| variable(word))
-            .collect::<Result<Vec<_>>>()?;
-        let Found {
-            id,
-            path,
-            argument: first,
-        } = program::find(Path::new(named))?;
-        let name = self
-            .name
-            .unwrap_or_else(|| first.trim_end_matches(".wasm").to_string());
-        let arguments =
-            std::iter::once(Ok(first)).chain(arguments.iter().map(|argument| text(argument)));
+        let environment = self.environment.iter().map(|word| variable(word)).collect::<Result<Vec<_>>>()?;
+        let Found { id, path, argument: first } = program::find(Path::new(named))?;
+        let name = self.name.unwrap_or_else(|| first.trim_end_matches(".wasm").to_string());
+        let arguments = std::iter::once(Ok(first)).chain(arguments.iter().map(|argument| text(argument)));
         let arguments = arguments.collect::<Result<Vec<_>>>()?;
         let follow = (!self.detach).then_some(Follow {
             from: protocol::Origin::Start,
             until: Until::End,
             input: true,
             lossless: true,
-            when_gone: if self.leash {
-                WhenGone::Kill
-            } else {
-                WhenGone::RunOn
-            },
+            when_gone: if self.leash { WhenGone::Kill } else { WhenGone::RunOn },
         });
         let stdio = Stdio {
             input: !self.detach || self.interactive,
@@ -189,75 +164,34 @@ impl Run {
             cpu_total: self.cpu,
             output_bytes: None,
         };
-        let wish = Wish {
-            on: self.on,
-            near: self.near,
-            spread: self.spread,
-        };
-        let place = Placement {
-            mounts,
-            limits,
-            stdio,
-            follow,
-            wish,
-            decided: None,
-        };
-        let run = protocol::Run {
-            program: id.id(),
-            name,
-            arguments,
-            environment,
-            place,
-        };
-        connection
-            .send(&Request::Run(run))
-            .map_err(|error| node::failed(error).with_status(status::UNA))?;
+        let wish = Wish { on: self.on, near: self.near, spread: self.spread };
+        let place = Placement { mounts, limits, stdio, follow, wish, decided: None };
+        let run = protocol::Run { program: id.id(), name, arguments, environment, place };
+        connection.send(&Request::Run(run)).map_err(|error| node::failed(error).with_status(status::UNA))?;
         let pid = session::started(&mut connection, &path, || id.wasm(&path), None)?;
         if self.detach {
             crate::print(&format!("{pid}\n"))?;
             return Ok(0);
         }
-        let typing = if self.keys {
-            Typing::Keys
-        } else {
-            Typing::Lines
-        };
+        let typing = if self.keys { Typing::Keys } else { Typing::Lines };
         session::follow(connection, pid, Some(Input { typing }))
     }
 
     /// In this process.
     fn run_here(self) -> Result<u8> {
-        let (named, arguments) = self
-            .words
-            .split_first()
-            .expect("the command line has at least the program");
-        let Found {
-            id,
-            path: program_path,
-            argument: file_name,
-        } = program::find(Path::new(named))?;
+        let (named, arguments) = self.words.split_first().expect("the command line has at least the program");
+        let Found { id, path: program_path, argument: file_name } = program::find(Path::new(named))?;
         let program_path = program_path.as_path();
         let wasm = id.wasm(program_path)?;
         let image = self.image.as_deref().map(image_file::choose).transpose()?;
         let mounts = mounts::open(&self.mounts)?;
-        let environment = self
-            .environment
-            .iter()
-            .map(|word| variable(word))
-            .collect::<Result<Vec<_>>>()?;
+        let environment = self.environment.iter().map(|word| variable(word)).collect::<Result<Vec<_>>>()?;
         let engine = program::engine(self.engine, self.canonical_nans)?;
-        let freezing = if self.unfreezable {
-            Freezing::Impossible
-        } else {
-            Freezing::Possible
-        };
+        let freezing = if self.unfreezable { Freezing::Impossible } else { Freezing::Possible };
         let program = program::load(&engine, wasm, program_path, freezing)?;
 
-        let name = self
-            .name
-            .unwrap_or_else(|| file_name.trim_end_matches(".wasm").to_string());
-        let arguments =
-            std::iter::once(Ok(file_name)).chain(arguments.iter().map(|argument| text(argument)));
+        let name = self.name.unwrap_or_else(|| file_name.trim_end_matches(".wasm").to_string());
+        let arguments = std::iter::once(Ok(file_name)).chain(arguments.iter().map(|argument| text(argument)));
         let arguments = arguments.collect::<Result<Vec<_>>>()?;
         let description = Description {
             pid: std::process::id(),
@@ -269,49 +203,21 @@ impl Run {
             started_ms: job::now_ms(),
             mounts: mounts::describe(&mounts),
         };
-        let World {
-            stdin,
-            stdout,
-            stderr,
-            clock,
-            entropy,
-            waiter,
-        } = World::of_this_process()?;
-        let setup = wasi::Setup {
-            args: arguments,
-            env: environment,
-            mounts,
-            stdin,
-            stdout,
-            stderr,
-            clock,
-            entropy,
-            waiter,
-        };
+        let World { stdin, stdout, stderr, clock, entropy, waiter } = World::of_this_process()?;
+        let setup =
+            wasi::Setup { args: arguments, env: environment, mounts, stdin, stdout, stderr, clock, entropy, waiter };
         let process = engine.start(&program, &name, setup).map_err(|error| {
-            Failure::new(
-                status::NOT_RUNNABLE,
-                format!("cannot run {}", program_path.display()),
-            )
-            .because(error)
+            Failure::new(status::NOT_RUNNABLE, format!("cannot run {}", program_path.display())).because(error)
         })?;
-        Job {
-            process,
-            description,
-            image,
-        }
-        .run()
+        Job { process, description, image }.run()
     }
 }
 
 /// Programs are given text: WASI says nothing of other bytes, and languages trap on them.
 fn text(argument: &OsStr) -> Result<String> {
     argument.to_str().map(str::to_string).ok_or_else(|| {
-        Failure::new(
-            status::UNA,
-            format!("the argument {argument:?} is not UTF-8"),
-        )
-        .because("WebAssembly programs take text only")
+        Failure::new(status::UNA, format!("the argument {argument:?} is not UTF-8"))
+            .because("WebAssembly programs take text only")
     })
 }
 
@@ -320,11 +226,8 @@ fn variable(word: &str) -> Result<(String, String)> {
         return Ok((name.into(), value.into()));
     }
     let value = std::env::var_os(word).ok_or_else(|| {
-        Failure::new(
-            status::UNA,
-            format!("there is no environment variable {word} to hand on"),
-        )
-        .help(format!("give it a value: --env {word}=VALUE"))
+        Failure::new(status::UNA, format!("there is no environment variable {word} to hand on"))
+            .help(format!("give it a value: --env {word}=VALUE"))
     })?;
     Ok((word.into(), text(&value)?))
 }

@@ -56,9 +56,7 @@ pub struct Up {
 /// An address, with or without a port.
 pub fn address(text: &str) -> std::result::Result<SocketAddr, String> {
     let alone = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0));
-    alone
-        .or_else(|_| text.parse())
-        .map_err(|_| "expected an address, for example 192.168.1.5 or 0.0.0.0:7862".into())
+    alone.or_else(|_| text.parse()).map_err(|_| "expected an address, for example 192.168.1.5 or 0.0.0.0:7862".into())
 }
 
 /// How long the ticket is good for that is shown at the start.
@@ -69,14 +67,7 @@ const SYSTEM_PATIENCE: Duration = Duration::from_secs(1);
 impl Up {
     /// For a machine that has just joined.
     pub fn after_join(detach: bool, listen: SocketAddr, workers: Option<u16>) -> Up {
-        Up {
-            detach,
-            workers,
-            listen,
-            alone: false,
-            name: None,
-            in_background: false,
-        }
+        Up { detach, workers, listen, alone: false, name: None, in_background: false }
     }
 
     pub fn execute(self) -> Result<u8> {
@@ -93,18 +84,13 @@ impl Up {
         let library = directories::data()?.join("programs");
         let data = directories::node()?;
         if let Some(aside) = system::put_aside_if_left(&data).map_err(cannot_start)? {
-            print(&format!(
-                "what it knew of the system that it left is in {}\n",
-                quoted(&aside.to_string_lossy())
-            ))?;
+            print(&format!("what it knew of the system that it left is in {}\n", quoted(&aside.to_string_lossy())))?;
         }
         let socket = directories::runtime()?.join("node.sock");
-        let (claim, listener) =
-            place::claim(&data, &socket).map_err(|error| unclaimed(error, &data))?;
+        let (claim, listener) = place::claim(&data, &socket).map_err(|error| unclaimed(error, &data))?;
         // Before the node is there, so that no signal finds it half up.
         let (stop, stopped) = mpsc::channel();
-        let mut signals =
-            signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(cannot_start)?;
+        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(cannot_start)?;
         let ask = stop.clone();
         let listen = move || {
             for (times, _) in signals.forever().enumerate() {
@@ -115,10 +101,7 @@ impl Up {
                 let _ = ask.send(());
             }
         };
-        std::thread::Builder::new()
-            .name("signals".into())
-            .spawn(listen)
-            .map_err(cannot_start)?;
+        std::thread::Builder::new().name("signals".into()).spawn(listen).map_err(cannot_start)?;
         let system = SystemOptions {
             data: data.clone(),
             library: library.clone(),
@@ -149,11 +132,7 @@ impl Up {
             Ok(inside) if !home.is_empty() => format!("~/{}", inside.display()),
             _ => path.display().to_string(),
         };
-        let how_to_end = if self.in_background {
-            "una down"
-        } else {
-            "ctrl-C, or una down"
-        };
+        let how_to_end = if self.in_background { "una down" } else { "ctrl-C, or una down" };
         print(&format!(
             "una {} is up: {}, process {}\n\
              \x20 data    {}\n\
@@ -166,20 +145,15 @@ impl Up {
             std::process::id(),
             shown(&data),
             match &ticket {
-                Some((ticket, _)) =>
-                    format!("una join {ticket}    on another machine, within the hour"),
-                None if self.alone =>
-                    "it listens for nobody: una up without --alone lets others join".into(),
+                Some((ticket, _)) => format!("una join {ticket}    on another machine, within the hour"),
+                None if self.alone => "it listens for nobody: una up without --alone lets others join".into(),
                 None => "una ticket, when enough nodes of the system are up".into(),
             },
         ))?;
         if self.in_background {
             print(&format!("{READY}\n"))?;
             // Who started it may be gone from now on.
-            let null = File::options()
-                .write(true)
-                .open("/dev/null")
-                .map_err(cannot_start)?;
+            let null = File::options().write(true).open("/dev/null").map_err(cannot_start)?;
             rustix::stdio::dup2_stdout(&null).map_err(|error| cannot_start(error.into()))?;
         }
         let (halted, ask) = (started.clone(), stop.clone());
@@ -187,10 +161,7 @@ impl Up {
             while !halted.wait_halted(std::time::Duration::from_secs(1)) {}
             let _ = ask.send(());
         };
-        std::thread::Builder::new()
-            .name("watch".into())
-            .spawn(watch)
-            .map_err(cannot_start)?;
+        std::thread::Builder::new().name("watch".into()).spawn(watch).map_err(cannot_start)?;
         let server = Server::new(started.clone(), system.clone(), &library);
         server.serve(listener, stopped, stop);
         if !self.in_background {
@@ -220,13 +191,7 @@ impl Up {
         std::fs::create_dir_all(&data).map_err(cannot_start)?;
         let log_path = data.join("daemon.log");
         let mut log = File::options();
-        let mut log = log
-            .create(true)
-            .append(true)
-            .read(true)
-            .mode(0o600)
-            .open(&log_path)
-            .map_err(cannot_start)?;
+        let mut log = log.create(true).append(true).read(true).mode(0o600).open(&log_path).map_err(cannot_start)?;
         let written = log.seek(std::io::SeekFrom::End(0)).map_err(cannot_start)?;
         let una = std::env::current_exe().map_err(cannot_start)?;
         let mut command = Command::new(una);
@@ -242,17 +207,11 @@ impl Up {
             false => command.arg("--listen").arg(self.listen.to_string()),
         };
         // Errors are for people, who read them here if it fails now, and in the file if it fails later.
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log.try_clone().map_err(cannot_start)?);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.try_clone().map_err(cannot_start)?);
         // It keeps no directory busy.
         let mut child = command.current_dir("/").spawn().map_err(cannot_start)?;
         let out = child.stdout.take().expect("it was asked for a line above");
-        for line in BufReader::new(out)
-            .lines()
-            .map_while(std::result::Result::ok)
-        {
+        for line in BufReader::new(out).lines().map_while(std::result::Result::ok) {
             if line == READY {
                 return Ok(0);
             }
@@ -260,16 +219,10 @@ impl Up {
         }
         let _ = child.wait();
         let mut said = String::new();
-        let _ = log
-            .seek(std::io::SeekFrom::Start(written))
-            .and_then(|_| log.read_to_string(&mut said));
+        let _ = log.seek(std::io::SeekFrom::Start(written)).and_then(|_| log.read_to_string(&mut said));
         if said.trim().is_empty() {
-            return Err(
-                Failure::new(status::FAILED, "the daemon ended before it was ready").help(format!(
-                    "see what it said: cat {}",
-                    quoted(&log_path.to_string_lossy())
-                )),
-            );
+            return Err(Failure::new(status::FAILED, "the daemon ended before it was ready")
+                .help(format!("see what it said: cat {}", quoted(&log_path.to_string_lossy()))));
         }
         // It said all there is to say.
         eprint!("{said}");
@@ -281,13 +234,7 @@ impl Up {
 fn open_many_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    );
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 fn plural(count: u32, what: &str) -> String {
@@ -302,10 +249,7 @@ fn unclaimed(error: ClaimError, data: &Path) -> Failure {
     let failure = Failure::new(status::FAILED, "una is up already");
     match error {
         ClaimError::Taken(Some(Holder { pid, version, .. })) => failure
-            .because(format!(
-                "process {pid} (una {version}) has {}",
-                data.display()
-            ))
+            .because(format!("process {pid} (una {version}) has {}", data.display()))
             .help("look at it: una top; end it: una down"),
         ClaimError::Taken(None) => failure
             .because(format!("another process has just taken {}", data.display()))
@@ -317,25 +261,18 @@ fn unclaimed(error: ClaimError, data: &Path) -> Failure {
                 }
                 _ => "see what is wrong: una doctor",
             };
-            Failure::new(status::FAILED, "cannot start")
-                .because(error)
-                .help(help)
+            Failure::new(status::FAILED, "cannot start").because(error).help(help)
         }
     }
 }
 
 fn not_in_system(error: StartError, data: &Path) -> Failure {
-    let failure = Failure::new(
-        status::FAILED,
-        "the node cannot take its place in its system",
-    );
+    let failure = Failure::new(status::FAILED, "the node cannot take its place in its system");
     let help = match &error {
         StartError::Wire(WireError::Listen { .. }) => {
             "let it choose a port: una up without --listen, or with an address only".into()
         }
-        StartError::Record(RecordError::Damaged { .. })
-        | StartError::Facts(_)
-        | StartError::Identity(_) => format!(
+        StartError::Record(RecordError::Damaged { .. }) | StartError::Facts(_) | StartError::Identity(_) => format!(
             "restore {} from a backup; or put it away and join again with a ticket: mv {} {}.damaged",
             data.display(),
             quoted(&data.to_string_lossy()),
@@ -386,13 +323,11 @@ impl Down {
                 return Err(node::no_daemon().because("it is starting"));
             }
         };
-        let asked = node::connect()
-            .and_then(|mut connection| connection.ask(&Request::Down).map_err(node::failed));
+        let asked = node::connect().and_then(|mut connection| connection.ask(&Request::Down).map_err(node::failed));
         if !matches!(asked, Ok(Reply::Done)) {
             // Another version, or one that hangs: every version ends on this signal.
             let pid = rustix::process::Pid::from_raw(holder.pid as i32);
-            let sent =
-                pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+            let sent = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::TERM));
             if !matches!(sent, Some(Ok(()))) {
                 return Err(asked.err().unwrap_or_else(node::no_daemon));
             }
@@ -402,13 +337,8 @@ impl Down {
             if start.elapsed() > DOWN_TIMEOUT {
                 let pid = holder.pid;
                 return Err(Failure::new(status::FAILED, "the daemon does not end")
-                    .because(format!(
-                        "process {pid} was asked {} seconds ago",
-                        DOWN_TIMEOUT.as_secs()
-                    ))
-                    .help(format!(
-                        "end it by force: kill -9 {pid} (what it acknowledged is on the disk)"
-                    )));
+                    .because(format!("process {pid} was asked {} seconds ago", DOWN_TIMEOUT.as_secs()))
+                    .help(format!("end it by force: kill -9 {pid} (what it acknowledged is on the disk)")));
             }
             // The end of another process: there is nothing to wait on but the lock itself.
             std::thread::sleep(std::time::Duration::from_millis(5));

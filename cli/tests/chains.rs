@@ -70,7 +70,10 @@ enum Files {
     /// A directory of its own.
     Data,
     /// The same, with one file in it.
-    Given { name: &'static str, content: fn() -> String },
+    Given {
+        name: &'static str,
+        content: fn() -> String,
+    },
 }
 
 const fn guest(name: &'static str) -> Guest {
@@ -178,7 +181,8 @@ fn picture() -> String {
     svg += "<filter id=\"soft\"><feGaussianBlur stdDeviation=\"3\"/></filter>";
     for number in 0..300 {
         let (x, y, colour) = (number * 37 % 300, number * 61 % 200, number * 4099 % 0xff_ffff);
-        svg += &format!("<path d=\"M{x} {y} q 40 {} 80 0 t 30 30\" stroke=\"#{colour:06x}\" fill=\"none\" ", number % 70);
+        svg +=
+            &format!("<path d=\"M{x} {y} q 40 {} 80 0 t 30 30\" stroke=\"#{colour:06x}\" fill=\"none\" ", number % 70);
         svg += if number % 50 == 0 { "filter=\"url(#soft)\"/>" } else { "opacity=\"0.7\"/>" };
     }
     svg + "</svg>"
@@ -320,7 +324,8 @@ fn chain(program: &Path, guest: &Guest, engines: &[Engine], seed: u64, most: u32
         // Short slices, so that a run of half a second is frozen a hundred times; the shortest end before the first step.
         let slice = Duration::from_micros(chance.below(6000));
         let by_command = chance.below(10) == 0;
-        let status = if freezes == most { child.wait_patiently() } else { child.freeze_after(slice, by_command, &image) };
+        let status =
+            if freezes == most { child.wait_patiently() } else { child.freeze_after(slice, by_command, &image) };
         if status != FROZEN {
             break status;
         }
@@ -409,7 +414,8 @@ impl Place {
                 if path.is_dir() {
                     directories.push(path);
                 } else {
-                    let name = path.strip_prefix(self.directory.path()).expect("it is below").to_string_lossy().into_owned();
+                    let name =
+                        path.strip_prefix(self.directory.path()).expect("it is below").to_string_lossy().into_owned();
                     files.insert(name, std::fs::read(path).expect("it can be read"));
                 }
             }
@@ -512,14 +518,19 @@ fn compiled(guest: &Guest) -> PathBuf {
         }
     };
     let made = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let (program, new) = (made.join(guest.name).with_extension("wasm"), made.join(format!("{}-{}", guest.name, std::process::id())));
+    let (program, new) =
+        (made.join(guest.name).with_extension("wasm"), made.join(format!("{}-{}", guest.name, std::process::id())));
     static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut compile = Command::new(sources.join("compile"));
     compile.arg(sources.join("tests").join(guest.name).with_extension(ending)).arg(&new).args(options);
     let output = compile.output().expect("the script is in the repository");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "cannot compile {}; `cargo xtask setup` installs the compiler\n{said}", guest.name);
+    assert!(
+        output.status.success(),
+        "cannot compile {}; `cargo xtask setup` installs the compiler\n{said}",
+        guest.name
+    );
     std::fs::rename(new, &program).expect("both are in one directory");
     program
 }
@@ -531,7 +542,8 @@ fn slow_lines() -> PipeReader {
         let mut chance = Chance(0x2545_f491_4f6c_dd1d);
         let mut text = vec![];
         for line in 0..400 {
-            writeln!(text, "line {line} {}", "lorem ipsum ".repeat(chance.below(20) as usize)).expect("memory takes it");
+            writeln!(text, "line {line} {}", "lorem ipsum ".repeat(chance.below(20) as usize))
+                .expect("memory takes it");
         }
         text.extend_from_slice(b"raw\n0123456ABCDEFG7654321GFEDCBAxyzXYZ0the last line has no end");
         let mut rest = text.as_slice();

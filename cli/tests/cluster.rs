@@ -103,7 +103,9 @@ fn three_machines_are_one_computer() {
     }
     computer.on(1, &["run", "--on", "c", "exit7.wasm"]).expect(7, "");
     computer.nodes[2].done_with(&["run", "--on", "a", "cat.wasm"], "some words\n").expect(0, "some words\n");
-    computer.on(0, &["run", "--on", "d", "hello.wasm"]).expect_error(125, &["no node can take the process", "no node `d`"]);
+    computer
+        .on(0, &["run", "--on", "d", "hello.wasm"])
+        .expect_error(125, &["no node can take the process", "no node `d`"]);
 
     // One process table, whichever node one sits at.
     let started = computer.on(0, &["run", "-d", "--on", "b", "--name", "far", "count.wasm"]);
@@ -241,8 +243,12 @@ fn a_node_leaves_and_another_is_taken_out() {
     computer.in_the_end(2, &["leave"]).expect(0, "this machine is no node of the system any more\n");
     until("it to be gone", || (computer.state_of(0, "c") == "gone").then_some(()));
     // It begins anew, alone; what it knew is put aside.
-    until("its daemon's end", || (computer.on(2, &["ps"]).err.contains("no daemon") || computer.on(2, &["status"]).status == 1).then_some(()));
-    let up = until("a new beginning", || Some(computer.on(2, &["up", "-d", "--listen", "127.0.0.1"])).filter(|done| done.status == 0));
+    until("its daemon's end", || {
+        (computer.on(2, &["ps"]).err.contains("no daemon") || computer.on(2, &["status"]).status == 1).then_some(())
+    });
+    let up = until("a new beginning", || {
+        Some(computer.on(2, &["up", "-d", "--listen", "127.0.0.1"])).filter(|done| done.status == 0)
+    });
     assert!(up.out.contains("is in"), "{}", up.out);
     assert_eq!(computer.status(2)["nodes"].as_array().map(Vec::len), Some(1));
     // A node of its own, with nothing running, makes room for joining again: as another member.

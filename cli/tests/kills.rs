@@ -31,7 +31,11 @@ impl Killed {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut compile = Command::new(root.join("../programs/compile"));
         let said = compile.arg(root.join("tests/guests/keeper.c")).arg(house.path("keeper.wasm")).output().unwrap();
-        assert!(said.status.success(), "`cargo xtask setup` installs compilers\n{}", String::from_utf8_lossy(&said.stderr));
+        assert!(
+            said.status.success(),
+            "`cargo xtask setup` installs compilers\n{}",
+            String::from_utf8_lossy(&said.stderr)
+        );
         let mut killed = Killed { house, daemon: None };
         killed.up();
         killed

@@ -33,8 +33,9 @@ fn running_programs_are_listed() {
 
     let json: serde_json::Value = serde_json::from_str(&house.done(&["ps", "--json"]).out).unwrap();
     assert_eq!(json["schema"], "una.ps/1");
-    let process =
-        |pid: &str| json["processes"].as_array().unwrap().iter().find(|p| p["pid"].as_u64() == pid.parse().ok()).unwrap();
+    let process = |pid: &str| {
+        json["processes"].as_array().unwrap().iter().find(|p| p["pid"].as_u64() == pid.parse().ok()).unwrap()
+    };
     let found = process(&first.pid());
     assert_eq!(found["state"], "running");
     assert_eq!(found["arguments"], serde_json::json!(["cat.wasm", "a b"]));

@@ -20,8 +20,8 @@ mod view;
 
 pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
 pub use view::{
-    ControlRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, Order, Pid, PortError, ProcessLimits,
-    ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
+    ControlRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, Order, Pid, PortError,
+    ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
 };
 
 use crate::files::{Shared, Tree};
@@ -38,8 +38,8 @@ use abi::rights::Rights;
 use bodies::Bodies;
 use console::{ConsoleWaiter, Rouse, Side};
 use drivers::{FileJournal, HostDirectory, HostEntropy};
-use engine::{Fiber, Image, Usage, wasi};
 use engine::una::Child;
+use engine::{Fiber, Image, Usage, wasi};
 use guest::{Calls, Children, Loan, ProcessClock};
 use kernel::inspect::Activity;
 use kernel::{Key, Process};
@@ -47,7 +47,6 @@ use machine::{Machine, Place, Used};
 use process::{Facts, Info};
 use puppet::{Refused, Strings};
 use services::members::ProgramMark;
-use system_files::{Root, SystemFiles};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{Read, Write};
@@ -56,6 +55,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
+use system_files::{Root, SystemFiles};
 
 /// How long the system's own parts may take for something that they do at once.
 const SYSTEM_TIMEOUT: Duration = Duration::from_secs(30);
@@ -126,11 +126,18 @@ pub type Watcher = Box<dyn Fn(abi::ids::ProcessId, Fate) + Send + Sync>;
 /// What a node's kernel is told of others.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Heard {
-    Arrived { life: u64, packet: Vec<u8> },
-    Linked { life: u64 },
+    Arrived {
+        life: u64,
+        packet: Vec<u8>,
+    },
+    Linked {
+        life: u64,
+    },
     Unlinked,
     /// That life is over, for certain.
-    Lost { life: u64 },
+    Lost {
+        life: u64,
+    },
 }
 
 /// The tree `/`.
@@ -200,11 +207,7 @@ impl Node {
             |error| NodeError::Directory { path, error }
         };
         use std::os::unix::fs::DirBuilderExt;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&options.data)
-            .map_err(failure(&options.data))?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&options.data).map_err(failure(&options.data))?;
         let tree = match &options.files {
             Some(shared) => AnyTree::Shared(shared.clone()),
             None => AnyTree::Own(Tree::open(&options.data.join("tree"))?),
@@ -434,16 +437,21 @@ impl Node {
         }
         let handle = *info.handle.get().ok_or(ControlRefused::NoSuchProcess(pid))?;
         match self.desk(call(handle)) {
-            Ok(Outcome::Killed(Ok(())) | Outcome::Held(Ok(())) | Outcome::Released(Ok(())) | Outcome::Interrupted(Ok(()))) => {
-                Ok(info)
-            }
+            Ok(
+                Outcome::Killed(Ok(()))
+                | Outcome::Held(Ok(()))
+                | Outcome::Released(Ok(()))
+                | Outcome::Interrupted(Ok(())),
+            ) => Ok(info),
             Ok(
                 Outcome::Killed(Err(error))
                 | Outcome::Held(Err(error))
                 | Outcome::Released(Err(error))
                 | Outcome::Interrupted(Err(error)),
             ) => match error {
-                ControlError::Ended | ControlError::Unknown | ControlError::Handle(_) => Err(ControlRefused::Ended(pid)),
+                ControlError::Ended | ControlError::Unknown | ControlError::Handle(_) => {
+                    Err(ControlRefused::Ended(pid))
+                }
             },
             _ => Err(ControlRefused::Stopping),
         }
@@ -602,7 +610,8 @@ impl Node {
     /// Does anybody on this node receive under this name?
     pub fn has_port(&self, port: &str) -> bool {
         let Ok(path) = port_path(port) else { return false };
-        let answer = self.agent().and_then(|agent| Ok(agent.ask(&names::Request::Lookup { path }, &[], SYSTEM_TIMEOUT)?.0));
+        let answer =
+            self.agent().and_then(|agent| Ok(agent.ask(&names::Request::Lookup { path }, &[], SYSTEM_TIMEOUT)?.0));
         matches!(answer, Ok(names::Answer::Port))
     }
 
@@ -671,9 +680,7 @@ impl Node {
             supervisor: None,
         };
         match self.desk(SystemCall::Spawn(Box::new(spawn))) {
-            Ok(Outcome::Spawned(Ok(spawned))) => {
-                Ok(Agent { node: self.clone(), strings, process: spawned.process })
-            }
+            Ok(Outcome::Spawned(Ok(spawned))) => Ok(Agent { node: self.clone(), strings, process: spawned.process }),
             Ok(other) => Err(refused(format!("{other:?}"))),
             Err(error) => Err(refused(format!("{error:?}"))),
         }
@@ -840,7 +847,8 @@ impl Children for Inner {
             .world_at(program, &parent.mounts, &limits, Stdio::default(), input, output)
             .map_err(|refused| refused.to_string())?;
         world.rest.is_shared = true;
-        let name = args.first().map_or_else(|| parent.name.clone(), |name| name.rsplit('/').next().unwrap_or(name).into());
+        let name =
+            args.first().map_or_else(|| parent.name.clone(), |name| name.rsplit('/').next().unwrap_or(name).into());
         let (setup, fiber, rest) = world.for_new(args.clone(), env);
         let process = at_once(self.engine.start_on_fiber(program, &name, setup, fiber));
         let process = process.map_err(|error| error.to_string())?;

@@ -24,8 +24,8 @@
 pub mod client;
 pub mod place;
 
-use crate::system::view::{EventView, SystemView, WhyView, Wish};
 use crate::node::{End, MountOrder, NodeView, Output, Pid, ProcessLimits, ProcessView, Stdio};
+use crate::system::view::{EventView, SystemView, WhyView, Wish};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, ErrorKind, Read, Write};

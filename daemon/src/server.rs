@@ -11,12 +11,9 @@ mod streams;
 mod system;
 
 use crate::node::{
-    self, ControlRefused, Freeze, FreezeRefused, Node, Order, Output, Pid, PortError, RunRefused,
-    Started, ThawOrder,
+    self, ControlRefused, Freeze, FreezeRefused, Node, Order, Output, Pid, PortError, RunRefused, Started, ThawOrder,
 };
-use crate::protocol::{
-    self, Afterwards, Follow, More, ProtocolError, Reason, Refusal, Reply, Request, Status,
-};
+use crate::protocol::{self, Afterwards, Follow, More, ProtocolError, Reason, Refusal, Reply, Request, Status};
 use crate::system::System;
 use programs::Programs;
 use std::collections::BTreeMap;
@@ -80,20 +77,11 @@ impl Server {
 
     /// Serves until somebody asks for the end; then nobody is served any more. The node itself is not shut down.
     pub fn serve(
-        &self,
-        listener: UnixListener,
-        until: std::sync::mpsc::Receiver<()>,
-        down: std::sync::mpsc::Sender<()>,
+        &self, listener: UnixListener, until: std::sync::mpsc::Receiver<()>, down: std::sync::mpsc::Sender<()>,
     ) {
-        *self
-            .shared
-            .wants_down
-            .lock()
-            .expect("nothing panics while it holds this lock") = Some(down);
+        *self.shared.wants_down.lock().expect("nothing panics while it holds this lock") = Some(down);
         let shared = self.shared.clone();
-        let accepting = std::thread::Builder::new()
-            .name("accept".into())
-            .spawn(move || accept(&shared, &listener));
+        let accepting = std::thread::Builder::new().name("accept".into()).spawn(move || accept(&shared, &listener));
         if accepting.is_ok() {
             // An error means that nobody is left who could ask for the end.
             let _ = until.recv();
@@ -111,9 +99,7 @@ impl Server {
 
 impl Shared {
     fn connections(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, UnixStream>> {
-        self.connections
-            .lock()
-            .expect("nothing panics while it holds this lock")
+        self.connections.lock().expect("nothing panics while it holds this lock")
     }
 
     fn is_stopping(&self) -> bool {
@@ -145,9 +131,7 @@ fn welcome(shared: &Arc<Shared>, stream: UnixStream) {
         Ok(copy) if !enough => shared.connections().insert(number, copy),
         _ => return refuse_busy(stream),
     };
-    let serving = std::thread::Builder::new()
-        .name(format!("client {number}"))
-        .stack_size(STACK_BYTES);
+    let serving = std::thread::Builder::new().name(format!("client {number}")).stack_size(STACK_BYTES);
     let (of_thread, of_failure) = (shared.clone(), shared.clone());
     let served = serving.spawn(move || {
         // What went wrong is told to the client; nobody else can do anything about it.
@@ -163,19 +147,12 @@ fn refuse_busy(mut stream: UnixStream) {
     let _ = stream.set_write_timeout(Some(Duration::from_millis(100)));
     let why = format!("the daemon serves {CONNECTIONS_MAX} clients already");
     let _ = protocol::write_hello(&mut stream);
-    let _ = protocol::write_message(
-        &mut stream,
-        &Reply::Refused(Refusal {
-            reason: Reason::Busy,
-            why,
-        }),
-    );
+    let _ = protocol::write_message(&mut stream, &Reply::Refused(Refusal { reason: Reason::Busy, why }));
 }
 
 fn is_same_user(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid();
-    rustix::net::sockopt::socket_peercred(stream)
-        .is_ok_and(|peer| peer.uid == own || peer.uid.is_root())
+    rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid == own || peer.uid.is_root())
 }
 
 /// One connection.
@@ -199,10 +176,7 @@ enum Undone {
 
 impl Undone {
     fn new(reason: Reason, why: impl std::fmt::Display) -> Undone {
-        Undone::Refused(Refusal {
-            reason,
-            why: why.to_string(),
-        })
+        Undone::Refused(Refusal { reason, why: why.to_string() })
     }
 }
 
@@ -218,12 +192,7 @@ impl<'a> Session<'a> {
     fn run(shared: &'a Shared, stream: UnixStream) -> Result<(), ProtocolError> {
         stream.set_read_timeout(Some(HELLO_TIMEOUT))?;
         let to = stream.try_clone()?;
-        let mut session = Session {
-            shared,
-            from: BufReader::with_capacity(64 << 10, stream),
-            to,
-            files: None,
-        };
+        let mut session = Session { shared, from: BufReader::with_capacity(64 << 10, stream), to, files: None };
         protocol::write_hello(&mut session.to)?;
         protocol::read_hello(&mut session.from)?;
         session.from.get_ref().set_read_timeout(None)?;
@@ -233,9 +202,7 @@ impl<'a> Session<'a> {
                 Ok(Some(frame)) => frame.message::<Request>(),
                 Err(error) => Err(error),
             };
-            let done = next
-                .map_err(Undone::Broken)
-                .and_then(|request| session.answer(request));
+            let done = next.map_err(Undone::Broken).and_then(|request| session.answer(request));
             match done {
                 Ok(()) => {}
                 Err(Undone::Refused(refusal)) => session.reply(&Reply::Refused(refusal))?,
@@ -244,10 +211,7 @@ impl<'a> Session<'a> {
                 Err(Undone::Broken(error)) => {
                     // It may be the client's end, of which there is nobody to tell.
                     let why = error.to_string();
-                    let _ = session.reply(&Reply::Refused(Refusal {
-                        reason: Reason::Protocol,
-                        why,
-                    }));
+                    let _ = session.reply(&Reply::Refused(Refusal { reason: Reason::Protocol, why }));
                     return Err(error);
                 }
             }
@@ -270,28 +234,18 @@ impl<'a> Session<'a> {
         match request {
             Request::Status => {
                 let version = protocol::version().to_string();
-                let status = Status {
-                    version,
-                    host_pid: std::process::id(),
-                    node: node.status(),
-                };
+                let status = Status { version, host_pid: std::process::id(), node: node.status() };
                 Ok(self.reply(&Reply::Status(status))?)
             }
             Request::Processes { ended } => self.all_processes(ended),
             Request::Process { pid } => {
-                let view = node
-                    .process(pid)
-                    .ok_or(ControlRefused::NoSuchProcess(pid))
-                    .map_err(control)?;
+                let view = node.process(pid).ok_or(ControlRefused::NoSuchProcess(pid)).map_err(control)?;
                 Ok(self.reply(&Reply::Process(view))?)
             }
             Request::Run(run) => self.run_program(run),
             Request::Thaw(thaw) => self.thaw(thaw),
             Request::Attach { pid, follow } => {
-                let console = node
-                    .console(pid)
-                    .ok_or(ControlRefused::NoSuchProcess(pid))
-                    .map_err(control)?;
+                let console = node.console(pid).ok_or(ControlRefused::NoSuchProcess(pid)).map_err(control)?;
                 self.reply(&Reply::Started { pid })?;
                 self.stream(pid, console, follow)
             }
@@ -304,25 +258,17 @@ impl<'a> Session<'a> {
                 }
                 self.still_working()?;
             },
-            Request::Freeze {
-                pid,
-                with_program,
-                afterwards,
-            } => self.freeze(pid, with_program, afterwards),
+            Request::Freeze { pid, with_program, afterwards } => self.freeze(pid, with_program, afterwards),
             Request::Send { port, timeout_ms } => {
                 let mut message = vec![];
-                self.content()
-                    .take(protocol::MESSAGE_BYTES_MAX as u64 + 1)
-                    .read_to_end(&mut message)?;
+                self.content().take(protocol::MESSAGE_BYTES_MAX as u64 + 1).read_to_end(&mut message)?;
                 if message.len() > protocol::MESSAGE_BYTES_MAX {
                     let (bytes, max) = (message.len(), protocol::MESSAGE_BYTES_MAX);
                     return Err(ProtocolError::TooLong { bytes, max }.into());
                 }
                 self.send(&port, &message, Duration::from_millis(timeout_ms))
             }
-            Request::Receive { port, timeout_ms } => {
-                self.receive(&port, Duration::from_millis(timeout_ms))
-            }
+            Request::Receive { port, timeout_ms } => self.receive(&port, Duration::from_millis(timeout_ms)),
             Request::List { path } => self.list(&path),
             Request::Look { path } => self.look(&path),
             Request::Read { path } => self.read_file(&path),
@@ -348,31 +294,10 @@ impl<'a> Session<'a> {
     }
 
     fn run_program(&mut self, run: protocol::Run) -> Done {
-        let protocol::Run {
-            program,
-            name,
-            arguments,
-            environment,
-            place,
-        } = run;
+        let protocol::Run { program, name, arguments, environment, place } = run;
         let program = self.program(&program)?;
-        let protocol::Placement {
-            mounts,
-            limits,
-            stdio,
-            follow,
-            decided,
-            ..
-        } = place;
-        let order = Order {
-            program,
-            name,
-            args: arguments,
-            env: environment,
-            mounts,
-            limits,
-            stdio,
-        };
+        let protocol::Placement { mounts, limits, stdio, follow, decided, .. } = place;
+        let order = Order { program, name, args: arguments, env: environment, mounts, limits, stdio };
         let started = self.shared.node.run(order).map_err(refused)?;
         self.shared.system.started(started.pid, decided);
         self.started(started, follow)
@@ -396,38 +321,16 @@ impl<'a> Session<'a> {
     }
 
     fn thaw(&mut self, thaw: protocol::Thaw) -> Done {
-        let protocol::Thaw {
-            program,
-            name,
-            place,
-        } = thaw;
+        let protocol::Thaw { program, name, place } = thaw;
         let program = self.program(&program)?;
-        let protocol::Placement {
-            mounts,
-            limits,
-            stdio,
-            follow,
-            decided,
-            ..
-        } = place;
-        let order = ThawOrder {
-            program,
-            name,
-            mounts,
-            limits,
-            stdio,
-        };
+        let protocol::Placement { mounts, limits, stdio, follow, decided, .. } = place;
+        let order = ThawOrder { program, name, mounts, limits, stdio };
         // It goes through a file without a name, because the image comes from a client that may stop in the middle of it, and what
         // reads it holds a process's place meanwhile.
         self.reply(&Reply::ImageWanted)?;
         let image = self.spool()?;
-        let image =
-            engine::Image::open(BufReader::with_capacity(1 << 20, image)).map_err(|error| {
-                Undone::new(
-                    Reason::NotRun,
-                    format!("not an image that can be continued: {error}"),
-                )
-            })?;
+        let image = engine::Image::open(BufReader::with_capacity(1 << 20, image))
+            .map_err(|error| Undone::new(Reason::NotRun, format!("not an image that can be continued: {error}")))?;
         let started = self.shared.node.thaw(image, order).map_err(refused)?;
         self.shared.system.started(started.pid, decided);
         self.started(started, follow)
@@ -435,12 +338,9 @@ impl<'a> Session<'a> {
 
     fn spool(&mut self) -> Done<std::fs::File> {
         use rustix::fs::{MemfdFlags, memfd_create};
-        let full = |error: io::Error| {
-            Undone::new(Reason::NotRun, format!("no room for the image: {error}"))
-        };
-        let mut file = std::fs::File::from(
-            memfd_create("image", MemfdFlags::CLOEXEC).map_err(|error| full(error.into()))?,
-        );
+        let full = |error: io::Error| Undone::new(Reason::NotRun, format!("no room for the image: {error}"));
+        let mut file =
+            std::fs::File::from(memfd_create("image", MemfdFlags::CLOEXEC).map_err(|error| full(error.into()))?);
         io::copy(&mut self.content(), &mut file)?;
         io::Seek::rewind(&mut file)?;
         Ok(file)
@@ -448,25 +348,14 @@ impl<'a> Session<'a> {
 
     fn freeze(&mut self, pid: Pid, with_program: bool, afterwards: Afterwards) -> Done {
         let this = &self.shared.node;
-        let view = this
-            .process(pid)
-            .ok_or(ControlRefused::NoSuchProcess(pid))
-            .map_err(control)?;
+        let view = this.process(pid).ok_or(ControlRefused::NoSuchProcess(pid)).map_err(control)?;
         self.reply(&Reply::Process(view))?;
         let afterwards = match afterwards {
             Afterwards::End => node::Afterwards::End,
             Afterwards::RunOn => node::Afterwards::RunOn,
         };
-        let how = Freeze {
-            with_program,
-            afterwards,
-        };
-        let mut out = ImageOut {
-            from: &mut self.from,
-            to: &mut self.to,
-            piece: vec![],
-            is_safe: false,
-        };
+        let how = Freeze { with_program, afterwards };
+        let mut out = ImageOut { from: &mut self.from, to: &mut self.to, piece: vec![], is_safe: false };
         this.freeze(pid, how, &mut out).map_err(frozen)?;
         if !out.is_safe {
             out.flush()?;
@@ -478,11 +367,7 @@ impl<'a> Session<'a> {
         let deadline = Instant::now() + timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self
-                .shared
-                .node
-                .send(port, message, left.min(LOOK_INTERVAL))
-            {
+            match self.shared.node.send(port, message, left.min(LOOK_INTERVAL)) {
                 Ok(()) => return self.done(),
                 Err(PortError::Unknown(_)) if let Some(node) = self.shared.system.find_port(port) => {
                     self.send_at(node, port, message, left)?;
@@ -516,17 +401,9 @@ impl<'a> Session<'a> {
     }
 
     fn down(&mut self) -> Done {
-        let wanted = self
-            .shared
-            .wants_down
-            .lock()
-            .expect("nothing panics while it holds this lock")
-            .take();
+        let wanted = self.shared.wants_down.lock().expect("nothing panics while it holds this lock").take();
         let Some(wanted) = wanted else {
-            return Err(Undone::new(
-                Reason::Stopping,
-                "the node is stopping already",
-            ));
+            return Err(Undone::new(Reason::Stopping, "the node is stopping already"));
         };
         // The answer comes when all is safe: the connection is closed with it.
         self.done()?;
@@ -580,9 +457,7 @@ impl Write for ImageOut<'_> {
         match word {
             Ok(More::Safe) => self.is_safe = true,
             Err(error) => {
-                return Err(io::Error::other(format!(
-                    "whoever asked for it did not keep it: {error}"
-                )));
+                return Err(io::Error::other(format!("whoever asked for it did not keep it: {error}")));
             }
         }
         Ok(())

@@ -32,22 +32,17 @@ use abi::ids::{NodeId, NodeKey};
 use drivers::HostEntropy;
 use drivers::coordinator::current::Current;
 use drivers::coordinator::raft::{self, Raft, Unanswered};
-use drivers::coordinator::{
-    Action, Compare, Coordinator, Failure, KeyRange, Quorum, Transaction, Watch, WatchEvent,
-};
+use drivers::coordinator::{Action, Compare, Coordinator, Failure, KeyRange, Quorum, Transaction, Watch, WatchEvent};
 use drivers::wire::WireError;
 use drivers::wire::discovery::Discovery;
 use drivers::wire::ticket::Ticket;
-use drivers::wire::{
-    Ask, AskError, Class, Hello, Identity, IdentityError, LinkState, OpenError, Stream,
-    Wire,
-};
+use drivers::wire::{Ask, AskError, Class, Hello, Identity, IdentityError, LinkState, OpenError, Stream, Wire};
 use ears::Ears;
 use events::Chronicle;
 use health::Health;
+use member::{Member, Members};
 use services::events::{Ending, Kind};
 use services::members::Change;
-use member::{Member, Members};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -185,38 +180,20 @@ pub(crate) struct Directory {
 
 impl Directory {
     pub fn members(&self) -> MutexGuard<'_, Members> {
-        self.members
-            .lock()
-            .expect("nothing panics while it holds this lock")
+        self.members.lock().expect("nothing panics while it holds this lock")
     }
 
     pub fn key_of(&self, node: NodeId) -> Option<NodeKey> {
         let known = self.members().get(&node).and_then(Member::node_key);
-        known.or_else(|| {
-            self.remembered
-                .lock()
-                .expect("nothing panics while it holds this lock")
-                .get(&node)
-                .copied()
-        })
+        known.or_else(|| self.remembered.lock().expect("nothing panics while it holds this lock").get(&node).copied())
     }
 
     pub fn number_of(&self, key: NodeKey) -> Option<NodeId> {
         let text = key.to_string();
-        let known = self
-            .members()
-            .iter()
-            .find(|(_, member)| member.key == text)
-            .map(|(number, _)| *number);
+        let known = self.members().iter().find(|(_, member)| member.key == text).map(|(number, _)| *number);
         known.or_else(|| {
-            let remembered = self
-                .remembered
-                .lock()
-                .expect("nothing panics while it holds this lock");
-            remembered
-                .iter()
-                .find(|(_, other)| **other == key)
-                .map(|(number, _)| *number)
+            let remembered = self.remembered.lock().expect("nothing panics while it holds this lock");
+            remembered.iter().find(|(_, other)| **other == key).map(|(number, _)| *number)
         })
     }
 }
@@ -229,34 +206,17 @@ struct Peers {
 
 impl raft::Peers for Peers {
     fn ask(
-        &self,
-        to: NodeId,
-        body: Vec<u8>,
-        deadline: Instant,
-        done: Box<dyn FnOnce(Result<Vec<u8>, Unanswered>) + Send>,
+        &self, to: NodeId, body: Vec<u8>, deadline: Instant, done: Box<dyn FnOnce(Result<Vec<u8>, Unanswered>) + Send>,
     ) {
         let Some(key) = self.directory.key_of(to) else {
             return done(Err(Unanswered::NotSent(format!("{to} is no member"))));
         };
-        let ask = Ask {
-            service: service::COORDINATOR,
-            class: Class::Control,
-            body: &body,
-            deadline,
-        };
+        let ask = Ask { service: service::COORDINATOR, class: Class::Control, body: &body, deadline };
         let unanswered = |error: AskError| match error {
-            AskError::Unlinked | AskError::Busy | AskError::TooLong => {
-                Unanswered::NotSent(error.to_string())
-            }
-            AskError::Lost(_) | AskError::Late | AskError::Failed(_) => {
-                Unanswered::Lost(error.to_string())
-            }
+            AskError::Unlinked | AskError::Busy | AskError::TooLong => Unanswered::NotSent(error.to_string()),
+            AskError::Lost(_) | AskError::Late | AskError::Failed(_) => Unanswered::Lost(error.to_string()),
         };
-        self.wire.ask(
-            key,
-            ask,
-            Box::new(move |answer| done(answer.map_err(unanswered))),
-        );
+        self.wire.ask(key, ask, Box::new(move |answer| done(answer.map_err(unanswered))));
     }
 }
 
@@ -329,25 +289,13 @@ impl System {
         let directory = Arc::new(Directory::default());
         for peer in &record.peers {
             if let Some(key) = record::hex(&peer.key).map(NodeKey) {
-                let addresses: Vec<SocketAddr> = peer
-                    .addresses
-                    .iter()
-                    .filter_map(|text| text.parse().ok())
-                    .collect();
-                directory
-                    .remembered
-                    .lock()
-                    .expect("nothing else runs yet")
-                    .insert(NodeId(peer.number), key);
+                let addresses: Vec<SocketAddr> = peer.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+                directory.remembered.lock().expect("nothing else runs yet").insert(NodeId(peer.number), key);
                 wire.admit(key, &addresses);
             }
         }
-        let peers = Arc::new(Peers {
-            wire: wire.clone(),
-            directory: directory.clone(),
-        });
-        let raft =
-            Arc::new(Raft::open(&data.join("coordinator"), me, peers).map_err(StartError::Facts)?);
+        let peers = Arc::new(Peers { wire: wire.clone(), directory: directory.clone() });
+        let raft = Arc::new(Raft::open(&data.join("coordinator"), me, peers).map_err(StartError::Facts)?);
         let network = Arc::new(FilesWire { wire: wire.clone(), directory: directory.clone() });
         let alone = record.peers.is_empty() && me == crate::node::FIRST_NODE;
         let port = wire.addresses().first().map(SocketAddr::port);
@@ -368,23 +316,15 @@ impl System {
             // Again after a crash in the middle of the first time: both acts are done once.
             raft.bootstrap().map_err(StartError::Begin)?;
             let deadline = Instant::now() + START_TIMEOUT;
-            raft.transact(member::found(me, &own, &record.system), deadline)
-                .map_err(StartError::Begin)?;
+            raft.transact(member::found(me, &own, &record.system), deadline).map_err(StartError::Begin)?;
         } else {
-            raft.know(
-                &record
-                    .peers
-                    .iter()
-                    .map(|peer| NodeId(peer.number))
-                    .collect::<Vec<_>>(),
-            );
+            raft.know(&record.peers.iter().map(|peer| NodeId(peer.number)).collect::<Vec<_>>());
         }
         let facts = Current::new(raft.clone(), opener(&raft));
-        let files = Shared::start(&data.join("tree"), me, Arc::new(facts.clone()), network).map_err(StartError::Files)?;
+        let files =
+            Shared::start(&data.join("tree"), me, Arc::new(facts.clone()), network).map_err(StartError::Files)?;
         let mut entropy = [0; 8];
-        HostEntropy
-            .fill(&mut entropy)
-            .map_err(StartError::Entropy)?;
+        HostEntropy.fill(&mut entropy).map_err(StartError::Entropy)?;
         let health = Health::new(me, record.life, u64::from_le_bytes(entropy));
         let here_only = listen.is_none_or(|listen| listen.ip().is_loopback());
         let discovery = if here_only { None } else { Discovery::start(&wire, record.system_bytes()).ok() };
@@ -415,10 +355,7 @@ impl System {
         Inner::follow_members(&system.0);
         let spawn = |name: &str, act: fn(&Arc<Inner>)| {
             let inner = system.0.clone();
-            std::thread::Builder::new()
-                .name(name.into())
-                .spawn(move || act(&inner))
-                .map_err(StartError::Thread)
+            std::thread::Builder::new().name(name.into()).spawn(move || act(&inner)).map_err(StartError::Thread)
         };
         spawn("una-health", health::run)?;
         spawn("una-keeper", keeper::run)?;
@@ -445,10 +382,7 @@ impl System {
 
     /// What is done with streams in which other nodes' clients speak.
     pub fn on_commands(&self, act: OnCommands) {
-        assert!(
-            self.0.on_commands.set(act).is_ok(),
-            "streams are served once"
-        );
+        assert!(self.0.on_commands.set(act).is_ok(), "streams are served once");
     }
 
     pub fn me(&self) -> NodeId {
@@ -489,30 +423,15 @@ impl System {
 
     /// A connection to another node's server.
     pub fn commands(&self, node: NodeId) -> Result<Stream, Reach> {
-        let key = self
-            .0
-            .directory
-            .key_of(node)
-            .ok_or(Reach::NoSuchNode(node))?;
-        let opened = self
-            .0
-            .wire
-            .open(key, service::COMMANDS, &[], Instant::now() + ANSWER_TIMEOUT);
+        let key = self.0.directory.key_of(node).ok_or(Reach::NoSuchNode(node))?;
+        let opened = self.0.wire.open(key, service::COMMANDS, &[], Instant::now() + ANSWER_TIMEOUT);
         opened.map_err(|error| self.0.not_heard(node, &error.to_string()))
     }
 
     /// The processes of this node and of all others, or why a node does not say.
     #[expect(clippy::type_complexity, reason = "it is what one node says, for each")]
-    pub fn processes(
-        &self,
-        ended: bool,
-    ) -> Vec<Result<Vec<ProcessView>, (NodeId, String, String)>> {
-        let own = self
-            .0
-            .node
-            .get()
-            .map(|node| own_processes(node, ended))
-            .unwrap_or_default();
+    pub fn processes(&self, ended: bool) -> Vec<Result<Vec<ProcessView>, (NodeId, String, String)>> {
+        let own = self.0.node.get().map(|node| own_processes(node, ended)).unwrap_or_default();
         let mut parts = vec![Ok(own)];
         let question = ears::Question::Processes { ended };
         for (node, answer) in self.0.ask_all(&question) {
@@ -531,16 +450,9 @@ impl System {
             ));
         }
         let mut secret = [0; 16];
-        HostEntropy
-            .fill(&mut secret)
-            .map_err(|error| SystemError::Refused(error.to_string()))?;
+        HostEntropy.fill(&mut secret).map_err(|error| SystemError::Refused(error.to_string()))?;
         let expires_ms = join::issue(&self.0.facts, &secret, lasts, Instant::now() + FACT_TIMEOUT)?;
-        let ticket = Ticket {
-            issuer: self.0.key,
-            secret,
-            expires: expires_ms / 1000,
-            addresses,
-        };
+        let ticket = Ticket { issuer: self.0.key, secret, expires: expires_ms / 1000, addresses };
         Ok((ticket.to_string(), expires_ms))
     }
 
@@ -553,9 +465,7 @@ impl System {
     pub fn remove(&self, named: &str) -> Result<(), SystemError> {
         let node = self.0.find(named)?;
         if node == self.0.me {
-            return Err(SystemError::Refused(
-                "this is the node itself: use una leave".into(),
-            ));
+            return Err(SystemError::Refused("this is the node itself: use una leave".into()));
         }
         self.0.remove_member(node)
     }
@@ -571,8 +481,7 @@ impl System {
         self.0.remove_member(self.0.me).or_else(|error| if self.0.is_removed() { Ok(()) } else { Err(error) })?;
         let left = self.0.record().peers.first().is_some();
         debug_assert!(left, "a node that leaves others knows some");
-        std::fs::write(self.0.data.join(LEFT), b"")
-            .map_err(|error| SystemError::Refused(error.to_string()))
+        std::fs::write(self.0.data.join(LEFT), b"").map_err(|error| SystemError::Refused(error.to_string()))
     }
 
     /// Keeps why a process that was just started is here.
@@ -581,11 +490,7 @@ impl System {
         let reason = why.nodes.iter().find(|node| node.chosen).map_or("", |node| &node.reason);
         let placed = Kind::ProcessPlaced { process: pid.id(), on: self.0.me, why: reason.into() };
         self.0.chronicle.record(placed);
-        let mut whys = self
-            .0
-            .whys
-            .lock()
-            .expect("nothing panics while it holds this lock");
+        let mut whys = self.0.whys.lock().expect("nothing panics while it holds this lock");
         whys.insert(pid, why);
         if whys.len() > WHYS_MAX {
             whys.pop_first();
@@ -593,12 +498,7 @@ impl System {
     }
 
     pub fn why(&self, pid: Pid) -> Option<WhyView> {
-        self.0
-            .whys
-            .lock()
-            .expect("nothing panics while it holds this lock")
-            .get(&pid)
-            .cloned()
+        self.0.whys.lock().expect("nothing panics while it holds this lock").get(&pid).cloned()
     }
 
     /// Waits until something happened here, or so long.
@@ -646,10 +546,7 @@ impl System {
     /// Can the system decide anything within this time?
     pub fn wait_writable(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
-        self.0
-            .facts
-            .range(drivers::coordinator::Range::key(member::NEXT), deadline)
-            .is_ok()
+        self.0.facts.range(drivers::coordinator::Range::key(member::NEXT), deadline).is_ok()
     }
 
     /// Says goodbye, and ends what this node does for others. The tree goes to another node first, if one can have it.
@@ -716,19 +613,10 @@ const ETCD_PREFIX: &str = "una/";
 
 /// On the usual port, on the one of the last time, or on any.
 fn listen_somewhere(
-    identity: &Path,
-    hello: Hello,
-    listen: Option<SocketAddr>,
-    last: Option<u16>,
-    ears: Arc<Ears>,
+    identity: &Path, hello: Hello, listen: Option<SocketAddr>, last: Option<u16>, ears: Arc<Ears>,
 ) -> Result<Wire, StartError> {
     let start = |listen: &[SocketAddr]| -> Result<Wire, StartError> {
-        Ok(Wire::start(
-            Identity::load_or_make(identity)?,
-            hello.clone(),
-            listen,
-            ears.clone(),
-        )?)
+        Ok(Wire::start(Identity::load_or_make(identity)?, hello.clone(), listen, ears.clone())?)
     };
     let Some(listen) = listen else {
         return start(&[]);
@@ -754,9 +642,7 @@ fn own_processes(node: &Node, ended: bool) -> Vec<ProcessView> {
 
 impl Inner {
     fn record(&self) -> MutexGuard<'_, Record> {
-        self.record
-            .lock()
-            .expect("nothing panics while it holds this lock")
+        self.record.lock().expect("nothing panics while it holds this lock")
     }
 
     fn is_stopping(&self) -> bool {
@@ -771,24 +657,18 @@ impl Inner {
     }
 
     fn not_heard(&self, node: NodeId, why: &str) -> Reach {
-        Reach::NotHeard {
-            name: self.name_of(node),
-            why: why.into(),
-        }
+        Reach::NotHeard { name: self.name_of(node), why: why.into() }
     }
 
     fn find(&self, named: &str) -> Result<NodeId, SystemError> {
-        member::find(&self.directory.members(), named)
-            .ok_or_else(|| SystemError::NoNode(named.into()))
+        member::find(&self.directory.members(), named).ok_or_else(|| SystemError::NoNode(named.into()))
     }
 
     /// All members but this one.
     fn others(&self) -> Vec<(NodeId, NodeKey)> {
         let members = self.directory.members();
         let others = members.iter().filter(|(number, _)| **number != self.me);
-        others
-            .filter_map(|(number, member)| Some((*number, member.node_key()?)))
-            .collect()
+        others.filter_map(|(number, member)| Some((*number, member.node_key()?))).collect()
     }
 
     /// Asks one other member, and waits.
@@ -808,12 +688,7 @@ impl Inner {
         let others = self.others();
         for (number, key) in &others {
             let (give, number) = (give.clone(), *number);
-            let ask = Ask {
-                service: service::SYSTEM,
-                class: Class::Call,
-                body: &body,
-                deadline,
-            };
+            let ask = Ask { service: service::SYSTEM, class: Class::Call, body: &body, deadline };
             let done = move |answer: Result<Vec<u8>, AskError>| {
                 let _ = give.send((number, answer.map_err(|error| error.to_string())));
             };
@@ -891,7 +766,8 @@ impl Inner {
     fn tell_links(&self) {
         let Some(node) = self.node.get() else { return };
         for link in self.wire.links() {
-            if let (LinkState::Linked { hello, .. }, Some(number)) = (&link.state, self.directory.number_of(link.peer)) {
+            if let (LinkState::Linked { hello, .. }, Some(number)) = (&link.state, self.directory.number_of(link.peer))
+            {
                 node.heard(number, Heard::Linked { life: hello.life });
             }
         }
@@ -916,20 +792,12 @@ impl Inner {
     fn member_gone(&self, number: NodeId) {
         let gone = self.directory.members().remove(&number);
         self.chronicle.record(Kind::NodeRemoved { node: number });
-        self.directory
-            .remembered
-            .lock()
-            .expect("nothing panics while it holds this lock")
-            .remove(&number);
+        self.directory.remembered.lock().expect("nothing panics while it holds this lock").remove(&number);
         if number == self.me {
-            *self
-                .refusal
-                .lock()
-                .expect("nothing panics while it holds this lock") =
+            *self.refusal.lock().expect("nothing panics while it holds this lock") =
                 Some("this node was removed from the system".into());
         } else if let Some(key) = gone.and_then(|member| member.node_key()) {
-            self.wire
-                .dismiss(key, "it is no member of the system any more");
+            self.wire.dismiss(key, "it is no member of the system any more");
         }
     }
 
@@ -970,16 +838,12 @@ impl Inner {
         let deadline = Instant::now() + FACT_TIMEOUT;
         let key = member::key(node);
         while Instant::now() < deadline {
-            let found = self
-                .facts
-                .range(drivers::coordinator::Range::key(&key), deadline)?;
+            let found = self.facts.range(drivers::coordinator::Range::key(&key), deadline)?;
             let Some(record) = found.records.first() else {
                 return Err(SystemError::NoNode(node.to_string()));
             };
             let Some((_, mut member)) = member::read(&record.key, &record.value) else {
-                return Err(SystemError::Refused(format!(
-                    "what is kept of {node} is damaged"
-                )));
+                return Err(SystemError::Refused(format!("what is kept of {node} is damaged")));
             };
             let before = member.clone();
             change(&mut member);
@@ -993,9 +857,7 @@ impl Inner {
                 return Ok(());
             }
         }
-        Err(SystemError::NoQuorum(
-            "others changed the same thing all the time".into(),
-        ))
+        Err(SystemError::NoQuorum("others changed the same thing all the time".into()))
     }
 
     fn remove_member(&self, node: NodeId) -> Result<(), SystemError> {
@@ -1023,9 +885,7 @@ impl Inner {
             }
         };
         // Without this thread others find this node where it was, or hear where it is from the wire.
-        let _ = std::thread::Builder::new()
-            .name("una-addresses".into())
-            .spawn(tell);
+        let _ = std::thread::Builder::new().name("una-addresses".into()).spawn(tell);
     }
 
     fn view(&self) -> SystemView {
@@ -1054,20 +914,12 @@ impl Inner {
         let links = self.wire.links();
         let members = self.directory.members().clone();
         let line = |(number, member): (&NodeId, &Member)| {
-            let link = member
-                .node_key()
-                .and_then(|key| links.iter().find(|link| link.peer == key));
+            let link = member.node_key().and_then(|key| links.iter().find(|link| link.peer == key));
             let round_trip_us = match link.map(|link| &link.state) {
-                Some(LinkState::Linked { rtt, .. }) if !rtt.is_zero() => {
-                    Some(rtt.as_micros() as u64)
-                }
+                Some(LinkState::Linked { rtt, .. }) if !rtt.is_zero() => Some(rtt.as_micros() as u64),
                 _ => None,
             };
-            let state = if *number == self.me {
-                NodeState::Up
-            } else {
-                self.health.state_of(*number)
-            };
+            let state = if *number == self.me { NodeState::Up } else { self.health.state_of(*number) };
             let role = match number.0 {
                 id if coordinator.leader == Some(id) => Role::Leader,
                 id if coordinator.voters.contains(&id) => Role::Voter,
@@ -1083,23 +935,13 @@ impl Inner {
                 draining: member.draining,
                 addresses: member.addresses.clone(),
                 round_trip_us,
-                facts: if *number == self.me {
-                    Some(health::own_facts(self))
-                } else {
-                    self.health.facts(*number)
-                },
+                facts: if *number == self.me { Some(health::own_facts(self)) } else { self.health.facts(*number) },
             }
         };
         let nodes: Vec<NodeLine> = members.iter().map(line).collect();
         let mut complaints = vec![];
-        if let Some(refusal) = &*self
-            .refusal
-            .lock()
-            .expect("nothing panics while it holds this lock")
-        {
-            complaints.push(format!(
-                "{refusal}: una down, then una join with a new ticket"
-            ));
+        if let Some(refusal) = &*self.refusal.lock().expect("nothing panics while it holds this lock") {
+            complaints.push(format!("{refusal}: una down, then una join with a new ticket"));
         }
         for node in nodes.iter().filter(|node| node.state == NodeState::Down) {
             complaints.push(format!(

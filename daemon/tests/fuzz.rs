@@ -10,7 +10,8 @@ use targets::{Fate, Numbers};
 
 /// Calls a target with inputs of many lengths; says how often which fate was met.
 fn sample(inputs: u64, length_max: u64, target: fn(&[u8]) -> Fate) -> BTreeMap<Fate, usize> {
-    let more: u64 = std::env::var("UNA_FUZZ_INPUTS").ok().map_or(1, |n| n.parse().expect("UNA_FUZZ_INPUTS is a number"));
+    let more: u64 =
+        std::env::var("UNA_FUZZ_INPUTS").ok().map_or(1, |n| n.parse().expect("UNA_FUZZ_INPUTS is a number"));
     let mut fates = BTreeMap::new();
     for seed in 0..inputs * more {
         let seed_bytes = seed.to_le_bytes();

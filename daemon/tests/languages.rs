@@ -1,7 +1,9 @@
 //! Programs in Rust and Go on a node: their standard libraries over WASI, what they print, how they end, and that they can be frozen and go
 //! on. Knows what they print when nothing comes between; `cli/tests/chains.rs` freezes them at random times.
 
-use daemon::node::{Afterwards, Console, End, Freeze, Node, NodeOptions, Order, Piece, Pid, ProcessLimits, State, Stdio, ThawOrder};
+use daemon::node::{
+    Afterwards, Console, End, Freeze, Node, NodeOptions, Order, Pid, Piece, ProcessLimits, State, Stdio, ThawOrder,
+};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
@@ -41,8 +43,13 @@ impl House {
         let _one_at_a_time = self.compiling.lock().unwrap();
         if !wasm.exists() {
             let mut compile = Command::new(root.join("compile"));
-            let said = compile.arg(root.join("tests").join(source)).arg(&wasm).output().expect("it is in the repository");
-            assert!(said.status.success(), "`cargo xtask setup` installs compilers\n{}", String::from_utf8_lossy(&said.stderr));
+            let said =
+                compile.arg(root.join("tests").join(source)).arg(&wasm).output().expect("it is in the repository");
+            assert!(
+                said.status.success(),
+                "`cargo xtask setup` installs compilers\n{}",
+                String::from_utf8_lossy(&said.stderr)
+            );
         }
         Order {
             program: self.node.load(std::fs::read(wasm).unwrap(), &mut |_| {}).unwrap(),
@@ -136,7 +143,10 @@ fn go_has_lines_files_and_an_environment() {
     let (end, output) = house.run(house.order("letters.go", &["/lines"]), &lines(120));
     assert_eq!(end, End::Exited(0), "{output}");
     assert!(output.contains("environment: A=b\n"), "{output}");
-    assert!(output.contains("\n120 letters, ") && output.contains("/sent/120 false") && output.ends_with("100 true\n"), "{output}");
+    assert!(
+        output.contains("\n120 letters, ") && output.contains("/sent/120 false") && output.ends_with("100 true\n"),
+        "{output}"
+    );
 }
 
 #[test]
@@ -155,13 +165,17 @@ fn both_are_frozen_between_two_lines() {
         let house = house();
         let expected = house.run(house.order(source, &["/first"]), &lines(60)).1;
         let again = house.order(source, &[]);
-        let started = house.node.run(Order { args: vec![source.into(), "/second".into()], ..house.order(source, &[]) }).unwrap();
+        let started =
+            house.node.run(Order { args: vec![source.into(), "/second".into()], ..house.order(source, &[]) }).unwrap();
         let input = lines(60);
         let (first, second) = input.split_at(input.len() / 2);
         assert_eq!(started.console.write(first.as_bytes(), SOON), first.len());
         house.until_it_waits(started.pid);
         let mut image = vec![];
-        house.node.freeze(started.pid, Freeze { with_program: false, afterwards: Afterwards::End }, &mut image).unwrap();
+        house
+            .node
+            .freeze(started.pid, Freeze { with_program: false, afterwards: Afterwards::End }, &mut image)
+            .unwrap();
         let before = all(&started.console);
         let order = ThawOrder {
             program: again.program,

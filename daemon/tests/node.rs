@@ -1,8 +1,8 @@
 //! A node in this process, asked as a server would: programs run, wait, compute, are stopped, frozen, ended.
 
 use daemon::node::{
-    Afterwards, Console, End, Freeze, Node, NodeOptions, Order, Output, Piece, Pid, ProcessLimits, Started, State, Stdio,
-    ThawOrder,
+    Afterwards, Console, End, Freeze, Node, NodeOptions, Order, Output, Pid, Piece, ProcessLimits, Started, State,
+    Stdio, ThawOrder,
 };
 use std::time::{Duration, Instant};
 
@@ -289,10 +289,8 @@ fn limits_end_or_refuse_and_say_which() {
             (local.set $errno (call $print (i32.const 0) (i32.const 1000)))
             (br_if $again (i32.eqz (local.get $errno))))
         (call $proc_exit (local.get $errno)))"#;
-    let output = Order {
-        limits: ProcessLimits { output_bytes: Some(5000), ..ProcessLimits::default() },
-        ..house.order(flood)
-    };
+    let output =
+        Order { limits: ProcessLimits { output_bytes: Some(5000), ..ProcessLimits::default() }, ..house.order(flood) };
     let started = house.node.run(output).unwrap();
     assert_eq!(house.end(started.pid), End::Exited(19));
     assert_eq!(house.node.process(started.pid).unwrap().output_bytes, 5000);
@@ -355,7 +353,9 @@ fn programs_that_compute_share_by_weight() {
     // So many that each processor has some of both kinds.
     let start = |weight| {
         let limits = ProcessLimits { cpu_weight: Some(weight), ..ProcessLimits::default() };
-        (0..2 * processors).map(|_| house.node.run(Order { limits: limits.clone(), ..house.order(SPIN) }).unwrap()).collect::<Vec<_>>()
+        (0..2 * processors)
+            .map(|_| house.node.run(Order { limits: limits.clone(), ..house.order(SPIN) }).unwrap())
+            .collect::<Vec<_>>()
     };
     let (light, heavy) = (start(100), start(400));
     let used = |all: &[Started]| all.iter().map(|one| house.node.process(one.pid).unwrap().cpu_ns).sum::<u64>();
@@ -382,7 +382,9 @@ fn programs_that_compute_share_by_weight() {
 
 fn may_be_less_nice() -> bool {
     // SAFETY: the calls take numbers alone; the thread that they are about ends with the closure.
-    std::thread::spawn(|| unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 1) == 0 && libc::setpriority(libc::PRIO_PROCESS, 0, 0) == 0 })
-        .join()
-        .unwrap()
+    std::thread::spawn(|| unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 1) == 0 && libc::setpriority(libc::PRIO_PROCESS, 0, 0) == 0
+    })
+    .join()
+    .unwrap()
 }

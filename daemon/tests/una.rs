@@ -27,8 +27,16 @@ impl Compiled {
         let _one_at_a_time = self.compiling.lock().unwrap();
         if !out.exists() {
             let mut compile = Command::new(root.join("../programs/compile"));
-            let said = compile.arg(root.join("tests/guests").join(source)).arg(&out).output().expect("it is in the repository");
-            assert!(said.status.success(), "`cargo xtask setup` installs compilers\n{}", String::from_utf8_lossy(&said.stderr));
+            let said = compile
+                .arg(root.join("tests/guests").join(source))
+                .arg(&out)
+                .output()
+                .expect("it is in the repository");
+            assert!(
+                said.status.success(),
+                "`cargo xtask setup` installs compilers\n{}",
+                String::from_utf8_lossy(&said.stderr)
+            );
         }
         out
     }

@@ -306,10 +306,7 @@ thread_local! {
 impl Wire {
     /// `listen` may be empty: then this node can only reach out. Port 0 takes a free one.
     pub fn start(
-        identity: Identity,
-        hello: Hello,
-        listen: &[SocketAddr],
-        receiver: Arc<dyn Receiver>,
+        identity: Identity, hello: Hello, listen: &[SocketAddr], receiver: Arc<dyn Receiver>,
     ) -> Result<Wire, WireError> {
         let secure = Secure::new(&identity)?;
         let (mut listeners, mut listening) = (Vec::new(), Vec::new());
@@ -415,11 +412,7 @@ impl Wire {
 
     /// Goes to a node that does not know us: to join. It is the one that holds `key`, or it fails. Not from a [`Receiver`]'s function.
     pub fn visit(
-        &self,
-        key: NodeKey,
-        addresses: &[SocketAddr],
-        head: &[u8],
-        deadline: Instant,
+        &self, key: NodeKey, addresses: &[SocketAddr], head: &[u8], deadline: Instant,
     ) -> Result<(Hello, Stream), OpenError> {
         never_ours();
         if head.len() > limits::HEAD_BYTES {

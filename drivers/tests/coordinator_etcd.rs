@@ -317,9 +317,7 @@ struct Shared(std::sync::Arc<drivers::coordinator::raft::Raft>);
 
 impl Coordinator for Shared {
     fn submit(
-        &self,
-        transaction: Transaction,
-        deadline: Instant,
+        &self, transaction: Transaction, deadline: Instant,
         done: drivers::coordinator::Done<drivers::coordinator::Committed>,
     ) {
         self.0.submit(transaction, deadline, done);
@@ -330,19 +328,14 @@ impl Coordinator for Shared {
     }
 
     fn lease(
-        &self,
-        act: drivers::coordinator::LeaseAct,
-        deadline: Instant,
+        &self, act: drivers::coordinator::LeaseAct, deadline: Instant,
         done: drivers::coordinator::Done<drivers::coordinator::Leased>,
     ) {
         self.0.lease(act, deadline, done);
     }
 
     fn watch(
-        &self,
-        keys: KeyRange,
-        from: Revision,
-        sink: drivers::coordinator::Sink,
+        &self, keys: KeyRange, from: Revision, sink: drivers::coordinator::Sink,
     ) -> Result<drivers::coordinator::Watch, Failure> {
         self.0.watch(keys, from, sink)
     }

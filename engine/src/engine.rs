@@ -85,7 +85,15 @@ impl Engine {
             Ok(cache) => (cache, None),
             Err(problem) => (None, Some(problem)),
         };
-        Ok(Engine { wasmtime, linker, fibers, cache, canonical_nans: options.canonical_nans, cache_problem, elsewhere: OnceLock::new() })
+        Ok(Engine {
+            wasmtime,
+            linker,
+            fibers,
+            cache,
+            canonical_nans: options.canonical_nans,
+            cache_problem,
+            elsewhere: OnceLock::new(),
+        })
     }
 
     /// From now on compiled code is looked for there too. Only the first counts.

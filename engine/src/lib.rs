@@ -23,7 +23,9 @@ pub mod una;
 pub mod wasi;
 
 pub use engine::{Elsewhere, Engine, Options, Target};
-pub use error::{CacheError, EngineError, LibraryError, LoadError, RunError, SaveError, StartError, ThawError, TraceFrame};
+pub use error::{
+    CacheError, EngineError, LibraryError, LoadError, RunError, SaveError, StartError, ThawError, TraceFrame,
+};
 pub use fiber::{Fiber, NoChild, SystemCalls, Usage};
 pub use image::{Facts, Image};
 pub use library::Library;

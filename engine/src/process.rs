@@ -9,8 +9,8 @@
 //! ```
 
 use crate::engine::{Engine, HOST_STACK_BYTES, WASM_STACK_BYTES};
-use crate::fiber::{Fiber, Meter, SystemCalls};
 use crate::error::{RunError, SaveError, StartError, ThawError, TraceFrame};
+use crate::fiber::{Fiber, Meter, SystemCalls};
 use crate::image::{self, Facts, Image};
 use crate::program::{Code, Program};
 use crate::{una, wasi};
@@ -109,7 +109,8 @@ impl Engine {
             Some(Fiber { calls, usage }) => (Some(calls), Some(Meter(usage))),
             None => (None, None),
         };
-        let mut store = Store::new(&self.wasmtime, State { system, calls, meter, kept: una::Kept::default(), memory: None });
+        let mut store =
+            Store::new(&self.wasmtime, State { system, calls, meter, kept: una::Kept::default(), memory: None });
         if store.data().meter.is_some() {
             store.limiter(|state| state.meter.as_mut().expect("it was there just now, and nobody takes it"));
         }

@@ -123,7 +123,9 @@ impl Engine {
     }
 
     fn admit(&self, wasm: &[u8]) -> Result<(), LoadError> {
-        admission::examine(wasm, |module, name| crate::wasi::provides(module, name) || crate::una::provides(module, name))
+        admission::examine(wasm, |module, name| {
+            crate::wasi::provides(module, name) || crate::una::provides(module, name)
+        })
     }
 
     fn freezable_key(&self, program: &blake3::Hash) -> Key {

@@ -402,7 +402,9 @@ impl<'a, 'b> Program<'a, 'b> {
     }
 
     /// Gives what was received to the program, or keeps it.
-    fn deliver(&mut self, port: u32, index: u32, received: Received, buffer: u32, room: u32, result: u32) -> Result<()> {
+    fn deliver(
+        &mut self, port: u32, index: u32, received: Received, buffer: u32, room: u32, result: u32,
+    ) -> Result<()> {
         let needed = match &received {
             Received::Message(delivery) => delivery.bytes.len() as u32,
             Received::Notice(_) => 0,

@@ -50,7 +50,9 @@ pub enum ProgramError {
 /// as a `wasmtime::Error`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LostError {
-    #[error("the host function `{function}` had called the program, which stopped inside: a host's own frames cannot be saved")]
+    #[error(
+        "the host function `{function}` had called the program, which stopped inside: a host's own frames cannot be saved"
+    )]
     HostInside { function: String },
     #[error("the host function `{function}` was interrupted, but its arguments or results cannot be part of an image")]
     NotInterruptible { function: String },

@@ -632,7 +632,8 @@ impl Process {
                 let slot = match slots.get(&frame.point) {
                     Some(slot) => *slot,
                     None => {
-                        let function = self.make(calls, &mut store, frame.point, &continuations[&frame.point], table).await?;
+                        let function =
+                            self.make(calls, &mut store, frame.point, &continuations[&frame.point], table).await?;
                         functions.push(function);
                         slots.insert(frame.point, functions.len() as u32 - 1);
                         functions.len() as u32 - 1

@@ -3,7 +3,9 @@
 
 mod suite;
 
-use freeze::{CaptureError, Entry, Exit, LostError, Options, Pages, Poll, Process, Program, ProgramError, RewriteError};
+use freeze::{
+    CaptureError, Entry, Exit, LostError, Options, Pages, Poll, Process, Program, ProgramError, RewriteError,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -44,12 +46,18 @@ fn what_cannot_be_frozen_is_named() {
             "a reference of type externref is live across the loop at byte",
         ),
         (
-            format!("(module {wait} (type $s (struct (field i32))) (func $gc (struct.new $s (i32.const 1)) (call $wait) (drop)))"),
+            format!(
+                "(module {wait} (type $s (struct (field i32))) (func $gc (struct.new $s (i32.const 1)) (call $wait) (drop)))"
+            ),
             Some("2 (`gc`)"),
             "live across the call at byte",
         ),
         ("(module (memory 1) (memory 1 2 shared))".into(), None, "memory 1 is shared between threads"),
-        ("(module (global i32 (i32.const 1)) (global (mut externref) (ref.null extern)))".into(), None, "global 1 is a variable of type externref"),
+        (
+            "(module (global i32 (i32.const 1)) (global (mut externref) (ref.null extern)))".into(),
+            None,
+            "global 1 is a variable of type externref",
+        ),
         ("(module (global (mut exnref) (ref.null exn)))".into(), None, "global 0 is a variable of type exnref"),
         (
             "(module (table 1 externref) (func (param externref) (table.set (i32.const 0) (local.get 0))))".into(),
@@ -68,13 +76,16 @@ fn what_cannot_be_frozen_is_named() {
         ),
         (
             r#"(module (type $a (array i8)) (data $d "abcdef")
-                (func $fill (drop (array.new_data $a $d (i32.const 0) (i32.const 1))) (loop $l (br $l))))"#.into(),
+                (func $fill (drop (array.new_data $a $d (i32.const 0) (i32.const 1))) (loop $l (br $l))))"#
+                .into(),
             Some("0 (`fill`)"),
             "it fills an array from a segment",
         ),
         (
-            format!("(module {wait} (tag (param funcref)) (func $caught (local $e exnref) (call $wait)
-                (block $h (try_table (loop (throw_ref (local.get $e)))))))"),
+            format!(
+                "(module {wait} (tag (param funcref)) (func $caught (local $e exnref) (call $wait)
+                (block $h (try_table (loop (throw_ref (local.get $e)))))))"
+            ),
             Some("2 (`caught`)"),
             "an exception that may hold a reference is live",
         ),
@@ -199,7 +210,10 @@ fn a_stack_at_its_edge_unwinds() {
         let roomy = wasmtime::Engine::new(config.async_stack_size(48 << 20).max_wasm_stack(24 << 20)).unwrap();
         type Expect = fn(i32) -> i32;
         let cases: [(&str, Expect, String); 4] = [
-            ("exceptions", |depth| depth, r#"(module (tag $x (param i32))
+            (
+                "exceptions",
+                |depth| depth,
+                r#"(module (tag $x (param i32))
                 (func $down (param $n i32) (result i32) (local $e exnref)
                   (block $h (result exnref) (try_table (catch_all_ref $h) (throw $x (local.get $n))) (unreachable))
                   (local.set $e)
@@ -207,24 +221,33 @@ fn a_stack_at_its_edge_unwinds() {
                     (then (loop $spin (br_if $spin (i32.const 0))) (return (ref.is_null (local.get $e)))))
                   (i32.add (i32.const 1) (call $down (i32.sub (local.get $n) (i32.const 1))))
                   (i32.add (ref.is_null (local.get $e))))
-              (func (export "run") (param i32) (result i32) (call $down (local.get 0))))"#.to_string()),
+              (func (export "run") (param i32) (result i32) (call $down (local.get 0))))"#
+                    .to_string(),
+            ),
             ("values of all kinds", deep_result, DEEP.to_string()),
-            ("one value", |depth| depth, r#"(module (func $down (param $n i32) (result i32)
+            (
+                "one value",
+                |depth| depth,
+                r#"(module (func $down (param $n i32) (result i32)
                 (if (i32.eqz (local.get $n)) (then (loop $spin (br_if $spin (i32.const 0))) (return (i32.const 0))))
                 (i32.add (i32.const 1) (call $down (i32.sub (local.get $n) (i32.const 1)))))
-              (func (export "run") (param i32) (result i32) (call $down (local.get 0))))"#.to_string()),
+              (func (export "run") (param i32) (result i32) (call $down (local.get 0))))"#
+                    .to_string(),
+            ),
             ("many values", |depth| depth, {
                 let locals: String = (0..40).map(|i| format!("(local $x{i} i64)")).collect();
                 let set: String = (0..40)
                     .map(|i| format!("(local.set $x{i} (i64.add (i64.extend_i32_u (local.get $n)) (i64.const {i})))"))
                     .collect();
                 let sum: String = (0..40).map(|i| format!("(i64.xor (local.get $x{i}))")).collect();
-                format!(r#"(module (func $down (param $n i32) (result i32) {locals}
+                format!(
+                    r#"(module (func $down (param $n i32) (result i32) {locals}
                     (if (i32.eqz (local.get $n)) (then (loop $spin (br_if $spin (i32.const 0))) (return (i32.const 0))))
                     {set}
                     (i32.add (i32.const 1) (call $down (i32.sub (local.get $n) (i32.const 1))))
                     (i64.const 0) {sum} (i64.const 63) (i64.shr_u) (i32.wrap_i64) (i32.add))
-                  (func (export "run") (param i32) (result i32) (call $down (local.get 0))))"#)
+                  (func (export "run") (param i32) (result i32) (call $down (local.get 0))))"#
+                )
             }),
         ];
         for (name, expect, wat) in cases {
@@ -282,7 +305,11 @@ fn stops_cleanly(program: &Program, mut store: Store<Vec<i32>>, mut process: Pro
     let mut results = [Val::I32(0)];
     let exit = process.call(&mut store, "run", &[Val::I32(depth)], &mut results).unwrap();
     assert_eq!(exit, Exit::Frozen, "{name}");
-    assert_eq!(process.frames(&mut store).unwrap().len(), depth as usize + 1, "{name}: frames of the failed call are left");
+    assert_eq!(
+        process.frames(&mut store).unwrap().len(),
+        depth as usize + 1,
+        "{name}: frames of the failed call are left"
+    );
     let image = freeze_image(&process, &mut store);
     let engine = store.engine().clone();
     let mut store = Store::new(&engine, vec![]);

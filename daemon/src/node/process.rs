@@ -69,7 +69,8 @@ pub(crate) struct Facts {
 
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
-        let Facts { name, args, program, kind, console, is_console_shared, usage, time, mounts, key, stopper, began } = facts;
+        let Facts { name, args, program, kind, console, is_console_shared, usage, time, mounts, key, stopper, began } =
+            facts;
         Arc::new(Info {
             pid: OnceLock::new(),
             name,

@@ -80,7 +80,9 @@ impl Strings {
     }
 
     /// Has a call made without waiting for its outcome. False if it will not be made, because the queue is full or closed.
-    pub fn post(&self, call: SystemCall, stir: impl Fn(Key<Process>), then: impl FnOnce(Outcome) + Send + 'static) -> bool {
+    pub fn post(
+        &self, call: SystemCall, stir: impl Fn(Key<Process>), then: impl FnOnce(Outcome) + Send + 'static,
+    ) -> bool {
         {
             let mut queue = self.queue();
             if queue.closed || queue.calls.len() >= 2 * QUEUE_MAX {

@@ -109,7 +109,10 @@ enum Transit {
     Idle,
     /// A message is waited for, or sent.
     Busy,
-    Received { bytes: Vec<u8>, read: usize },
+    Received {
+        bytes: Vec<u8>,
+        read: usize,
+    },
     Sent,
     Failed(Errno),
 }

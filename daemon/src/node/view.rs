@@ -170,7 +170,10 @@ pub enum End {
     /// With its parent.
     Orphaned,
     /// It broke a rule: why, and where, innermost function first.
-    Failed { reason: String, backtrace: Vec<String> },
+    Failed {
+        reason: String,
+        backtrace: Vec<String>,
+    },
     NotStarted(String),
     /// It used all the processor time that it may.
     CpuLimit,

@@ -23,24 +23,13 @@ const READING: Open = Open {
     truncate: false,
 };
 
-const DIRECTORY: Open = Open {
-    kind: Kind::Directory,
-    last_link: LastLink::Itself,
-    ..READING
-};
+const DIRECTORY: Open = Open { kind: Kind::Directory, last_link: LastLink::Itself, ..READING };
 
-const WRITING: Open = Open {
-    existence: Existence::Created,
-    access: Access::Write,
-    truncate: true,
-    ..READING
-};
+const WRITING: Open = Open { existence: Existence::Created, access: Access::Write, truncate: true, ..READING };
 
 impl Session<'_> {
     fn files(&mut self) -> &mut dyn FileSystem {
-        self.files
-            .get_or_insert_with(|| self.shared.node.files())
-            .as_mut()
+        self.files.get_or_insert_with(|| self.shared.node.files()).as_mut()
     }
 
     pub(super) fn list(&mut self, path: &str) -> Done {
@@ -52,11 +41,7 @@ impl Session<'_> {
         if found.kind == Filetype::Directory {
             let opened = opened(files, inside, &DIRECTORY).map_err(failed)?;
             let names = files.list(opened).map_err(failed);
-            for entry in names
-                .into_iter()
-                .flatten()
-                .filter(|entry| entry.name != "." && entry.name != "..")
-            {
+            for entry in names.into_iter().flatten().filter(|entry| entry.name != "." && entry.name != "..") {
                 // It may have gone meanwhile.
                 if let Ok(stat) = files.stat_at(opened, &entry.name, LastLink::Itself) {
                     entries.push(entry_of(entry.name, &stat));
@@ -97,9 +82,7 @@ impl Session<'_> {
                 Ok(0) => break protocol::write_end(&mut self.to).map_err(Undone::from),
                 Ok(length) => {
                     offset += length as u64;
-                    if let Err(error) =
-                        protocol::write_bytes(&mut self.to, Output::Out, &buffer[..length])
-                    {
+                    if let Err(error) = protocol::write_bytes(&mut self.to, Output::Out, &buffer[..length]) {
                         break Err(error.into());
                     }
                 }
@@ -113,8 +96,7 @@ impl Session<'_> {
 
     pub(super) fn write_file(&mut self, path: &str) -> Done {
         let failed = |error| file_error(error, path);
-        let opened = relative(path)
-            .and_then(|inside| opened(self.files(), inside, &WRITING).map_err(failed));
+        let opened = relative(path).and_then(|inside| opened(self.files(), inside, &WRITING).map_err(failed));
         let file = match opened {
             Ok(file) => file,
             Err(refused) => {
@@ -182,9 +164,7 @@ impl Session<'_> {
         match files.create_directory(root, inside) {
             Ok(()) => {}
             Err(Errno::Exist)
-                if parents
-                    && stat_of(files, inside)
-                        .is_ok_and(|stat| stat.kind == Filetype::Directory) => {}
+                if parents && stat_of(files, inside).is_ok_and(|stat| stat.kind == Filetype::Directory) => {}
             Err(error) => return Err(file_error(error, path)),
         }
         self.done()
@@ -215,9 +195,7 @@ impl Session<'_> {
             }
             _ => new.to_string(),
         };
-        files
-            .rename((root, old), (root, &new))
-            .map_err(|error| file_error(error, from))?;
+        files.rename((root, old), (root, &new)).map_err(|error| file_error(error, from))?;
         self.done()
     }
 }
@@ -231,20 +209,11 @@ fn remove_tree(files: &mut dyn FileSystem, path: &str, depth: usize) -> Done {
     let directory = opened(files, path, &DIRECTORY).map_err(failed)?;
     let names = files.list(directory).map_err(failed);
     close(files, directory);
-    for entry in names?
-        .into_iter()
-        .filter(|entry| entry.name != "." && entry.name != "..")
-    {
-        let inner = if path.is_empty() {
-            entry.name
-        } else {
-            format!("{path}/{}", entry.name)
-        };
+    for entry in names?.into_iter().filter(|entry| entry.name != "." && entry.name != "..") {
+        let inner = if path.is_empty() { entry.name } else { format!("{path}/{}", entry.name) };
         match entry.kind {
             Filetype::Directory => remove_tree(files, &inner, depth + 1)?,
-            _ => files
-                .unlink(root, &inner)
-                .map_err(|error| file_error(error, &format!("/{inner}")))?,
+            _ => files.unlink(root, &inner).map_err(|error| file_error(error, &format!("/{inner}")))?,
         }
     }
     if path.is_empty() {
@@ -256,17 +225,11 @@ fn remove_tree(files: &mut dyn FileSystem, path: &str, depth: usize) -> Done {
 /// A client's path from the root. Without its leading slash it would be relative to something that a client does not have.
 fn relative(path: &str) -> Done<&str> {
     if path.contains('\0') {
-        return Err(Undone::new(
-            Reason::File,
-            "a path cannot have a zero byte in it",
-        ));
+        return Err(Undone::new(Reason::File, "a path cannot have a zero byte in it"));
     }
     match path.strip_prefix('/') {
         Some(inside) => Ok(inside.trim_matches('/')),
-        None => Err(Undone::new(
-            Reason::File,
-            format!("{path}: paths in una's tree begin with /"),
-        )),
+        None => Err(Undone::new(Reason::File, format!("{path}: paths in una's tree begin with /"))),
     }
 }
 
@@ -299,12 +262,7 @@ fn entry_of(name: String, stat: &Stat) -> Entry {
         Filetype::SymbolicLink => FileKind::Link,
         _ => FileKind::Other,
     };
-    Entry {
-        name,
-        kind,
-        size_bytes: stat.size_bytes,
-        modified_ns: stat.modified_ns,
-    }
+    Entry { name, kind, size_bytes: stat.size_bytes, modified_ns: stat.modified_ns }
 }
 
 fn file_error(error: Errno, path: &str) -> Undone {

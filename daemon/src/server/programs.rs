@@ -19,17 +19,11 @@ pub struct Programs {
 
 impl Programs {
     pub fn new(library: &Path) -> Programs {
-        Programs {
-            library: Library::new(library),
-            loaded: Mutex::new(vec![]),
-        }
+        Programs { library: Library::new(library), loaded: Mutex::new(vec![]) }
     }
 
     fn loaded(&self, hash: &blake3::Hash) -> Option<Program> {
-        let mut loaded = self
-            .loaded
-            .lock()
-            .expect("nothing panics while it holds this lock");
+        let mut loaded = self.loaded.lock().expect("nothing panics while it holds this lock");
         let at = loaded.iter().position(|program| program.hash() == *hash)?;
         let program = loaded.remove(at);
         loaded.push(program.clone());
@@ -37,10 +31,7 @@ impl Programs {
     }
 
     fn keep_loaded(&self, program: &Program) {
-        let mut loaded = self
-            .loaded
-            .lock()
-            .expect("nothing panics while it holds this lock");
+        let mut loaded = self.loaded.lock().expect("nothing panics while it holds this lock");
         if !loaded.iter().any(|known| known.hash() == program.hash()) {
             loaded.push(program.clone());
         }
@@ -54,9 +45,8 @@ impl Session<'_> {
     /// The program of this hash, from memory, the disk or the client.
     pub(super) fn program(&mut self, id: &ProgramId) -> Done<Program> {
         let programs = &self.shared.programs;
-        let hash = blake3::Hash::from_hex(&id.hash).map_err(|_| {
-            ProtocolError::Unreadable(format!("{:?} is not the hash of a program", id.hash))
-        })?;
+        let hash = blake3::Hash::from_hex(&id.hash)
+            .map_err(|_| ProtocolError::Unreadable(format!("{:?} is not the hash of a program", id.hash)))?;
         if let Some(program) = programs.loaded(&hash) {
             return Ok(program);
         }
@@ -76,18 +66,10 @@ impl Session<'_> {
                 engine::Phase::Compiling => Phase::Compiling,
             };
             // Who has gone need not be told; what was compiled is kept for the next one.
-            let reply = Reply::Loading {
-                phase,
-                done: progress.done,
-                total: progress.total,
-            };
+            let reply = Reply::Loading { phase, done: progress.done, total: progress.total };
             let _ = crate::protocol::write_message(to, &reply);
         };
-        let program = self
-            .shared
-            .node
-            .load(wasm, &mut tell)
-            .map_err(|error| Undone::new(Reason::BadProgram, error))?;
+        let program = self.shared.node.load(wasm, &mut tell).map_err(|error| Undone::new(Reason::BadProgram, error))?;
         programs.keep_loaded(&program);
         Ok(program)
     }
@@ -103,10 +85,7 @@ impl Session<'_> {
         (&mut content).take(id.bytes).read_to_end(&mut wasm)?;
         content.skip()?;
         if blake3::hash(&wasm) != *hash {
-            return Err(Undone::new(
-                Reason::BadProgram,
-                "the program changed while it was sent",
-            ));
+            return Err(Undone::new(Reason::BadProgram, "the program changed while it was sent"));
         }
         let kept = self.shared.programs.library.keep(&wasm);
         kept.map_err(|error| {

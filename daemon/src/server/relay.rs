@@ -10,10 +10,10 @@
 //! whole frames, so that if the other node is lost the client can be told so.
 
 use super::{Done, Session, Shared, Undone};
+use crate::node::Output;
 use crate::protocol::{self, ProtocolError, Reason, Refusal, Reply, Request};
 use crate::system::view::{WhyNode, WhyView};
 use crate::system::{Reach, System};
-use crate::node::Output;
 use abi::ids::NodeId;
 use drivers::wire::Stream;
 use std::io::{self, BufReader, Read, Write};
@@ -43,11 +43,7 @@ impl Session<'_> {
         if let Some(decided) = &place.decided {
             return Ok(decided.chosen.map_or(self.shared.system.me(), NodeId));
         }
-        let decided = self
-            .shared
-            .system
-            .place(name, program, place)
-            .map_err(not_placed)?;
+        let decided = self.shared.system.place(name, program, place).map_err(not_placed)?;
         let chosen = decided.chosen.map(NodeId);
         place.decided = Some(decided);
         Ok(chosen.expect("a decision that chose no node is an error"))
@@ -62,22 +58,16 @@ impl Session<'_> {
             protocol::write_message(there, request)
         };
         let lost = |error: &dyn std::fmt::Display| {
-            Undone::new(
-                Reason::Unreachable,
-                format!("{} was lost meanwhile: {error}", system.name_of(to)),
-            )
+            Undone::new(Reason::Unreachable, format!("{} was lost meanwhile: {error}", system.name_of(to)))
         };
         start(&mut there).map_err(|error| lost(&error))?;
-        let mut back =
-            BufReader::with_capacity(64 << 10, there.try_clone().map_err(|error| lost(&error))?);
+        let mut back = BufReader::with_capacity(64 << 10, there.try_clone().map_err(|error| lost(&error))?);
         protocol::read_hello(&mut back).map_err(|error| lost(&error))?;
         let over = Arc::new(AtomicBool::new(false));
         let client = self.to.try_clone()?;
         let passed = std::thread::scope(|scope| {
             let (from, ended) = (&mut self.from, over.clone());
-            let onward = std::thread::Builder::new()
-                .name(format!("to {to}"))
-                .stack_size(256 << 10);
+            let onward = std::thread::Builder::new().name(format!("to {to}")).stack_size(256 << 10);
             let mut forth = there.try_clone().map_err(|error| lost(&error))?;
             onward.spawn_scoped(scope, move || {
                 // Ends with the client's end, or when the other direction has ended and this socket is closed for reading.
@@ -129,7 +119,8 @@ impl Session<'_> {
             Ok(other) => Err(Undone::new(Reason::Protocol, format!("another node answered {other:?}"))),
             // It may have arrived.
             Err(error) => {
-                let why = format!("{} was lost before it said whether the message arrived: {error}", system.name_of(node));
+                let why =
+                    format!("{} was lost before it said whether the message arrived: {error}", system.name_of(node));
                 Err(Undone::new(Reason::Unreachable, why))
             }
         }
@@ -139,14 +130,8 @@ impl Session<'_> {
     pub(super) fn all_processes(&mut self, ended: bool) -> Done {
         for part in self.shared.system.processes(ended) {
             match part {
-                Ok(views) => views
-                    .into_iter()
-                    .try_for_each(|view| self.reply(&Reply::Process(view)))?,
-                Err((node, name, why)) => self.reply(&Reply::Missing {
-                    node: node.0,
-                    name,
-                    why,
-                })?,
+                Ok(views) => views.into_iter().try_for_each(|view| self.reply(&Reply::Process(view)))?,
+                Err((node, name, why)) => self.reply(&Reply::Missing { node: node.0, name, why })?,
             }
         }
         self.done()
@@ -193,10 +178,7 @@ pub(super) fn unreachable(reach: Reach) -> Undone {
 
 fn not_placed(why: WhyView) -> Undone {
     let line = |WhyNode { name, reason, .. }: &WhyNode| format!("{name}: {reason}");
-    Undone::new(
-        Reason::NoPlace,
-        why.nodes.iter().map(line).collect::<Vec<_>>().join("\n"),
-    )
+    Undone::new(Reason::NoPlace, why.nodes.iter().map(line).collect::<Vec<_>>().join("\n"))
 }
 
 /// A connection from another node becomes one of this node's own clients.
@@ -205,11 +187,7 @@ pub(super) fn adopt(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
     super::welcome(shared, near);
     let (mut from, mut to) = (stream.try_clone()?, stream);
     let (mut into, mut out) = (far.try_clone()?, far);
-    let named = |name: &str| {
-        std::thread::Builder::new()
-            .name(name.into())
-            .stack_size(256 << 10)
-    };
+    let named = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(256 << 10);
     named("relay in").spawn(move || {
         let _ = io::copy(&mut from, &mut into);
         let _ = into.shutdown(Shutdown::Write);
@@ -219,12 +197,7 @@ pub(super) fn adopt(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
         loop {
             match out.read(&mut piece) {
                 Ok(0) | Err(_) => break,
-                Ok(length)
-                    if to
-                        .write_all(&piece[..length])
-                        .and_then(|()| to.flush())
-                        .is_err() =>
-                {
+                Ok(length) if to.write_all(&piece[..length]).and_then(|()| to.flush()).is_err() => {
                     break;
                 }
                 Ok(_) => {}

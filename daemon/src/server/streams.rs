@@ -10,9 +10,7 @@
 
 use super::{Done, LOOK_INTERVAL, Session, Undone};
 use crate::node::{Console, Pid, Piece};
-use crate::protocol::{
-    self, Content, Follow, Origin, PIECE_BYTES_MAX, Reason, Reply, Until, WhenGone,
-};
+use crate::protocol::{self, Content, Follow, Origin, PIECE_BYTES_MAX, Reason, Reply, Until, WhenGone};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{BufReader, Read};
 use std::net::Shutdown;
@@ -37,24 +35,17 @@ impl Session<'_> {
         let shared = self.shared;
         let shown = std::thread::scope(|scope| {
             if follow.input {
-                let reader = std::thread::Builder::new()
-                    .name(format!("input of {pid}"))
-                    .stack_size(256 << 10);
+                let reader = std::thread::Builder::new().name(format!("input of {pid}")).stack_size(256 << 10);
                 let (console, ended, gone) = (&console, &ended, &gone);
                 reader.spawn_scoped(scope, move || {
                     if wait_wanted(console, ended, from.get_ref(), to) {
                         take_input(from, console, ended);
                     }
                     // The client says nothing more in this request: what comes now is its end, or its next request.
-                    gone.store(
-                        !ended.load(Ordering::Acquire) && wait_gone(from.get_ref(), ended),
-                        Ordering::Release,
-                    );
+                    gone.store(!ended.load(Ordering::Acquire) && wait_gone(from.get_ref(), ended), Ordering::Release);
                 })?;
             }
-            let shown = show(to, &console, &follow, || {
-                shared.is_stopping() || gone.load(Ordering::Acquire)
-            });
+            let shown = show(to, &console, &follow, || shared.is_stopping() || gone.load(Ordering::Acquire));
             ended.store(true, Ordering::Release);
             if follow.input {
                 // Ends the second thread's read. No further request can come on this connection.
@@ -98,12 +89,7 @@ fn locked<'a, 'b>(to: &'a Mutex<&'b mut UnixStream>) -> MutexGuard<'a, &'b mut U
 }
 
 /// Waits until the process reads its standard input, and says so to the client. False: it never will, or the client has gone.
-fn wait_wanted(
-    console: &Console,
-    ended: &AtomicBool,
-    stream: &UnixStream,
-    to: &Mutex<&mut UnixStream>,
-) -> bool {
+fn wait_wanted(console: &Console, ended: &AtomicBool, stream: &UnixStream, to: &Mutex<&mut UnixStream>) -> bool {
     while !console.wants_input(LOOK_INTERVAL) {
         if ended.load(Ordering::Acquire) || !console.takes_input() || is_gone(stream) {
             return false;
@@ -112,12 +98,7 @@ fn wait_wanted(
     protocol::write_message(&mut **locked(to), &Reply::InputWanted).is_ok()
 }
 
-fn show(
-    to: &Mutex<&mut UnixStream>,
-    console: &Console,
-    follow: &Follow,
-    stop: impl Fn() -> bool,
-) -> Done<Shown> {
+fn show(to: &Mutex<&mut UnixStream>, console: &Console, follow: &Follow, stop: impl Fn() -> bool) -> Done<Shown> {
     let mut at = match follow.from {
         Origin::Start => console.start(),
         Origin::Now => console.end(),
@@ -129,19 +110,9 @@ fn show(
     };
     let hold = follow.lossless.then(|| console.hold(at));
     while at < border {
-        let patience = if follow.until == Until::Now {
-            AT_ONCE
-        } else {
-            GONE_INTERVAL
-        };
+        let patience = if follow.until == Until::Now { AT_ONCE } else { GONE_INTERVAL };
         match console.read(at, PIECE_BYTES_MAX, patience) {
-            Piece::Bytes {
-                stream,
-                bytes,
-                next,
-                lost,
-                ..
-            } => {
+            Piece::Bytes { stream, bytes, next, lost, .. } => {
                 if lost > 0 {
                     protocol::write_message(&mut **locked(to), &Reply::Lost { bytes: lost })?;
                 }
@@ -169,13 +140,7 @@ fn start_of_last(console: &Console, lines: u64) -> u64 {
     let mut starts = std::collections::VecDeque::from([at]);
     let mut last = b'\n';
     while at < end {
-        let Piece::Bytes {
-            at: from,
-            bytes,
-            next,
-            ..
-        } = console.read(at, PIECE_BYTES_MAX, AT_ONCE)
-        else {
+        let Piece::Bytes { at: from, bytes, next, .. } = console.read(at, PIECE_BYTES_MAX, AT_ONCE) else {
             break;
         };
         for (offset, byte) in bytes.iter().enumerate() {
@@ -220,10 +185,7 @@ fn take_input(from: &mut BufReader<UnixStream>, console: &Console, ended: &Atomi
 
 /// Waits until the client closes the connection: true. False: the process ended first.
 fn wait_gone(stream: &UnixStream, ended: &AtomicBool) -> bool {
-    let interval = Timespec {
-        tv_sec: 0,
-        tv_nsec: LOOK_INTERVAL.subsec_nanos().into(),
-    };
+    let interval = Timespec { tv_sec: 0, tv_nsec: LOOK_INTERVAL.subsec_nanos().into() };
     while !ended.load(Ordering::Acquire) {
         let mut entry = [PollFd::new(stream, PollFlags::RDHUP)];
         match poll(&mut entry, Some(&interval)) {
@@ -236,12 +198,5 @@ fn wait_gone(stream: &UnixStream, ended: &AtomicBool) -> bool {
 
 fn is_gone(stream: &UnixStream) -> bool {
     let mut entry = [PollFd::new(stream, PollFlags::RDHUP)];
-    poll(
-        &mut entry,
-        Some(&Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        }),
-    )
-    .is_ok_and(|ready| ready > 0)
+    poll(&mut entry, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }

@@ -14,19 +14,12 @@ impl Session<'_> {
         match request {
             Request::System => Ok(self.reply(&Reply::System(system.view()))?),
             Request::Ticket { lasts_s } => {
-                let (ticket, expires_ms) = system
-                    .ticket(Duration::from_secs(lasts_s).min(TICKET_MAX))
-                    .map_err(undone)?;
+                let (ticket, expires_ms) =
+                    system.ticket(Duration::from_secs(lasts_s).min(TICKET_MAX)).map_err(undone)?;
                 Ok(self.reply(&Reply::Ticket { ticket, expires_ms })?)
             }
-            Request::Drain { node, drain } => system
-                .drain(&node, drain)
-                .map_err(undone)
-                .and_then(|()| self.done()),
-            Request::RemoveNode { node } => system
-                .remove(&node)
-                .map_err(undone)
-                .and_then(|()| self.done()),
+            Request::Drain { node, drain } => system.drain(&node, drain).map_err(undone).and_then(|()| self.done()),
+            Request::RemoveNode { node } => system.remove(&node).map_err(undone).and_then(|()| self.done()),
             Request::Leave => {
                 system.leave().map_err(undone)?;
                 self.down()
@@ -40,21 +33,19 @@ impl Session<'_> {
             },
             Request::Events { after, follow } => self.events(after, follow),
             Request::MoveCoordinator { to } => {
-                system
-                    .move_coordinator(&to, || self.still_working().is_ok())
-                    .map_err(undone)?;
+                system.move_coordinator(&to, || self.still_working().is_ok()).map_err(undone)?;
                 self.done()
             }
-            other => Err(Undone::new(
-                Reason::Protocol,
-                format!("{other:?} is answered elsewhere"),
-            )),
+            other => Err(Undone::new(Reason::Protocol, format!("{other:?} is answered elsewhere"))),
         }
     }
 
     fn events(&mut self, after: Option<String>, follow: bool) -> Done {
         let Some(mut follower) = self.shared.system.follow_events(after.as_deref()) else {
-            return Err(Undone::new(Reason::NotFound, "that is not the position of an event: una events --json shows them"));
+            return Err(Undone::new(
+                Reason::NotFound,
+                "that is not the position of an event: una events --json shows them",
+            ));
         };
         loop {
             for event in follower.look() {

@@ -5,9 +5,7 @@ use super::{Inner, join, own_processes, programs, service};
 use crate::files;
 use crate::node::Heard;
 use abi::ids::NodeKey;
-use drivers::wire::{
-    Answer, Class, Hello, Receiver, Refusal, RefusedBy, Service, Stream, Unlinked,
-};
+use drivers::wire::{Answer, Class, Hello, Receiver, Refusal, RefusedBy, Service, Stream, Unlinked};
 use serde::{Deserialize, Serialize};
 use services::events::{Kind, Position};
 use std::collections::BTreeMap;
@@ -84,10 +82,7 @@ impl Ears {
 
 fn work(queue: &Mutex<Queue<Work>>, inner: &Weak<Inner>) {
     loop {
-        let work = queue
-            .lock()
-            .expect("nothing panics while it holds this lock")
-            .recv();
+        let work = queue.lock().expect("nothing panics while it holds this lock").recv();
         match (work, inner.upgrade()) {
             (Ok(work), Some(inner)) => work(&inner),
             _ => return,
@@ -98,11 +93,7 @@ fn work(queue: &Mutex<Queue<Work>>, inner: &Weak<Inner>) {
 fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
     match question {
         Question::Processes { ended } => {
-            let views = inner
-                .node
-                .get()
-                .map(|node| own_processes(node, ended))
-                .unwrap_or_default();
+            let views = inner.node.get().map(|node| own_processes(node, ended)).unwrap_or_default();
             serde_json::to_vec(&views).map_err(|error| error.to_string())
         }
         Question::HasPort { name } => {
@@ -162,11 +153,7 @@ impl Receiver for Ears {
             return answer.give(Err("who asks has no number here yet".into()));
         };
         match to {
-            service::COORDINATOR => {
-                inner
-                    .raft
-                    .asked(number, body, Box::new(move |reply| answer.give(Ok(reply))))
-            }
+            service::COORDINATOR => inner.raft.asked(number, body, Box::new(move |reply| answer.give(Ok(reply)))),
             service::SYSTEM => self.question(body, answer),
             service::FILES => inner.files.asked(number, files::Service::Files, body, reply_of(answer)),
             service::CHUNKS => inner.files.asked(number, files::Service::Chunks, body, reply_of(answer)),
@@ -186,14 +173,7 @@ impl Receiver for Ears {
         }
     }
 
-    fn visited(
-        &self,
-        stranger: NodeKey,
-        _hello: &Hello,
-        _from: SocketAddr,
-        _head: Vec<u8>,
-        stream: Stream,
-    ) {
+    fn visited(&self, stranger: NodeKey, _hello: &Hello, _from: SocketAddr, _head: Vec<u8>, stream: Stream) {
         let Some(inner) = self.inner() else { return };
         let visitors = self.visitors.clone();
         {
@@ -209,11 +189,7 @@ impl Receiver for Ears {
             let _ = receive(&inner, stranger, stream);
             *visitors.lock().expect("nothing panics while it counts") -= 1;
         };
-        if std::thread::Builder::new()
-            .name("una-visitor".into())
-            .spawn(talk)
-            .is_err()
-        {
+        if std::thread::Builder::new().name("una-visitor".into()).spawn(talk).is_err() {
             *leave.lock().expect("nothing panics while it counts") -= 1;
         }
     }
@@ -223,10 +199,7 @@ impl Receiver for Ears {
     fn refused(&self, _peer: NodeKey, by: RefusedBy, why: &Refusal) {
         let Some(inner) = self.inner() else { return };
         if let (RefusedBy::Them, Refusal::Dismissed(_) | Refusal::Unknown) = (by, why) {
-            *inner
-                .refusal
-                .lock()
-                .expect("nothing panics while it holds this lock") = Some(why.to_string());
+            *inner.refusal.lock().expect("nothing panics while it holds this lock") = Some(why.to_string());
         }
     }
 }

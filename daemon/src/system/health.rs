@@ -12,8 +12,7 @@ use drivers::host::Host;
 use drivers::wire::Class;
 use services::events::Kind;
 use services::members::{
-    self, Architecture, Belonging, Change, Effect, EngineHash, Input, Intake, Members, Profile,
-    Standing,
+    self, Architecture, Belonging, Change, Effect, EngineHash, Input, Intake, Members, Profile, Standing,
 };
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -63,9 +62,7 @@ impl Health {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("nothing panics while it holds this lock")
+        self.state.lock().expect("nothing panics while it holds this lock")
     }
 
     fn now(&self) -> Time {
@@ -73,10 +70,7 @@ impl Health {
     }
 
     fn post(&self, letter: Letter) {
-        let mut letters = self
-            .letters
-            .lock()
-            .expect("nothing panics while it holds this lock");
+        let mut letters = self.letters.lock().expect("nothing panics while it holds this lock");
         let may_be_lost = matches!(letter, Letter::Packet { .. });
         if letters.len() < LETTERS_MAX || !may_be_lost {
             letters.push_back(letter);
@@ -88,12 +82,7 @@ impl Health {
     pub fn belong(&self, records: &Records) {
         let belonging = records.iter().filter_map(|(node, record)| {
             let (key, addresses) = (record.node_key()?, record.socket_addresses());
-            Some(Belonging {
-                node: *node,
-                key,
-                addresses,
-                life_min: record.life,
-            })
+            Some(Belonging { node: *node, key, addresses, life_min: record.life })
         });
         self.post(Letter::Belong(belonging.collect()));
     }
@@ -107,10 +96,7 @@ impl Health {
     }
 
     pub fn arrived(&self, from: NodeId, bytes: &[u8]) {
-        self.post(Letter::Packet {
-            from,
-            bytes: bytes.into(),
-        });
+        self.post(Letter::Packet { from, bytes: bytes.into() });
     }
 
     /// Tells the others that this node goes on purpose.
@@ -137,10 +123,7 @@ impl Health {
     }
 
     pub fn is_up(&self, node: NodeId) -> bool {
-        self.state()
-            .members
-            .get(node)
-            .is_some_and(|view| view.standing.is_up())
+        self.state().members.get(node).is_some_and(|view| view.standing.is_up())
     }
 
     /// Of another node: what it said last, with its life.
@@ -215,21 +198,12 @@ pub fn run(inner: &Arc<Inner>) {
     let mut facts_at = Instant::now();
     while !inner.is_stopping() {
         let letters: Vec<Letter> = {
-            let letters = health
-                .letters
-                .lock()
-                .expect("nothing panics while it holds this lock");
+            let letters = health.letters.lock().expect("nothing panics while it holds this lock");
             let wake = health.state().members.wake();
-            let sleep = wake
-                .map_or(PATIENCE, |wake| {
-                    Duration::from_nanos(wake.since(health.now()))
-                })
-                .min(PATIENCE);
+            let sleep = wake.map_or(PATIENCE, |wake| Duration::from_nanos(wake.since(health.now()))).min(PATIENCE);
             let idle = |letters: &mut VecDeque<Letter>| letters.is_empty();
-            let (mut letters, _) = health
-                .came
-                .wait_timeout_while(letters, sleep, idle)
-                .expect("nothing panics while it holds this lock");
+            let (mut letters, _) =
+                health.came.wait_timeout_while(letters, sleep, idle).expect("nothing panics while it holds this lock");
             letters.drain(..).collect()
         };
         {
@@ -239,10 +213,7 @@ pub fn run(inner: &Arc<Inner>) {
                 let input = match letter {
                     Letter::Packet { from, bytes } => Input::Packet { from: *from, bytes },
                     Letter::Belong(belonging) => Input::Belong(belonging),
-                    Letter::Linked { node, life } => Input::Linked {
-                        node: *node,
-                        life: *life,
-                    },
+                    Letter::Linked { node, life } => Input::Linked { node: *node, life: *life },
                     Letter::Unlinked { node } => Input::Unlinked { node: *node },
                     Letter::Leave => Input::Leave,
                 };
@@ -255,10 +226,7 @@ pub fn run(inner: &Arc<Inner>) {
             let before = health.load_hundredths.load(Ordering::Relaxed);
             health.load_hundredths.store((before + Host::look().wanting * 100) / 2, Ordering::Relaxed);
             let facts = soft_facts(inner);
-            health
-                .state()
-                .members
-                .step(health.now(), Input::Facts(facts), &mut effects);
+            health.state().members.step(health.now(), Input::Facts(facts), &mut effects);
         }
         for effect in effects.drain(..) {
             match effect {

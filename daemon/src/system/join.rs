@@ -51,16 +51,8 @@ pub struct JoinRequest {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub enum JoinAnswer {
-    Accepted {
-        system: String,
-        system_name: String,
-        number: u16,
-        name: String,
-        peers: Vec<Peer>,
-    },
-    Refused {
-        why: String,
-    },
+    Accepted { system: String, system_name: String, number: u16, name: String, peers: Vec<Peer> },
+    Refused { why: String },
 }
 
 fn ticket_key(secret: &[u8]) -> Vec<u8> {
@@ -68,26 +60,15 @@ fn ticket_key(secret: &[u8]) -> Vec<u8> {
 }
 
 pub fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_millis() as u64
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 /// Makes a secret known to the coordinator, for so long.
-pub fn issue(
-    coordinator: &dyn Coordinator,
-    secret: &[u8],
-    lasts: Duration,
-    deadline: Instant,
-) -> Result<u64, Failure> {
+pub fn issue(coordinator: &dyn Coordinator, secret: &[u8], lasts: Duration, deadline: Instant) -> Result<u64, Failure> {
     let lease_lasts = lasts.clamp(drivers::coordinator::TTL_MIN, drivers::coordinator::TTL_MAX);
     let lease = coordinator.grant(lease_lasts, deadline)?;
     let expires_ms = now_ms() + lasts.as_millis() as u64;
-    let issued = Issued {
-        expires_ms,
-        spent_by: None,
-    };
+    let issued = Issued { expires_ms, spent_by: None };
     let value = serde_json::to_vec(&issued).expect("plain data");
     let put = Action::put_leased(ticket_key(secret), value, lease);
     coordinator.transact(Transaction::of(vec![put]), deadline)?;
@@ -96,63 +77,37 @@ pub fn issue(
 
 /// Takes a newcomer in, or says why not.
 pub fn admit(
-    coordinator: &dyn Coordinator,
-    record: &Record,
-    stranger: NodeKey,
-    request: &JoinRequest,
-    deadline: Instant,
+    coordinator: &dyn Coordinator, record: &Record, stranger: NodeKey, request: &JoinRequest, deadline: Instant,
 ) -> JoinAnswer {
     match try_admit(coordinator, stranger, request, deadline) {
         Ok((number, name)) => {
             let peers = match member::all(coordinator, deadline) {
-                Ok(members) => members
-                    .iter()
-                    .filter(|(other, _)| **other != number)
-                    .map(peer)
-                    .collect(),
+                Ok(members) => members.iter().filter(|(other, _)| **other != number).map(peer).collect(),
                 Err(_) => record.peers.clone(),
             };
             let (system, system_name) = (record.system.clone(), record.system_name.clone());
-            JoinAnswer::Accepted {
-                system,
-                system_name,
-                number: number.0,
-                name,
-                peers,
-            }
+            JoinAnswer::Accepted { system, system_name, number: number.0, name, peers }
         }
         Err(why) => JoinAnswer::Refused { why },
     }
 }
 
 fn peer((number, member): (&NodeId, &Member)) -> Peer {
-    Peer {
-        number: number.0,
-        key: member.key.clone(),
-        addresses: member.addresses.clone(),
-    }
+    Peer { number: number.0, key: member.key.clone(), addresses: member.addresses.clone() }
 }
 
 fn try_admit(
-    coordinator: &dyn Coordinator,
-    stranger: NodeKey,
-    request: &JoinRequest,
-    deadline: Instant,
+    coordinator: &dyn Coordinator, stranger: NodeKey, request: &JoinRequest, deadline: Instant,
 ) -> Result<(NodeId, String), String> {
-    let secret: [u8; 16] =
-        super::record::hex(&request.secret).ok_or("this is no ticket's secret")?;
+    let secret: [u8; 16] = super::record::hex(&request.secret).ok_or("this is no ticket's secret")?;
     let key = ticket_key(&secret);
-    let no_facts =
-        |failure: Failure| format!("the system cannot take anybody in at the moment: {failure}");
+    let no_facts = |failure: Failure| format!("the system cannot take anybody in at the moment: {failure}");
     for _ in 0..ATTEMPTS_MAX {
-        let found = coordinator
-            .range(Range::key(&key), deadline)
-            .map_err(no_facts)?;
+        let found = coordinator.range(Range::key(&key), deadline).map_err(no_facts)?;
         let Some(ticket) = found.records.first() else {
             return Err("the ticket is not one of this system, or has expired: get another one with una ticket".into());
         };
-        let issued: Issued =
-            serde_json::from_slice(&ticket.value).map_err(|error| error.to_string())?;
+        let issued: Issued = serde_json::from_slice(&ticket.value).map_err(|error| error.to_string())?;
         let members = member::all(coordinator, deadline).map_err(no_facts)?;
         let own = stranger.to_string();
         if let Some(spent_by) = &issued.spent_by {
@@ -160,21 +115,18 @@ fn try_admit(
             let known = members.iter().find(|(_, member)| member.key == own);
             return match known {
                 Some((number, member)) if *spent_by == own => Ok((*number, member.name.clone())),
-                _ => Err("the ticket was used already: a ticket is for one node, get another one with una ticket".into()),
+                _ => {
+                    Err("the ticket was used already: a ticket is for one node, get another one with una ticket".into())
+                }
             };
         }
         if issued.expires_ms < now_ms() {
             return Err("the ticket has expired: get another one with una ticket".into());
         }
         if let Some((number, member)) = members.iter().find(|(_, member)| member.key == own) {
-            return Err(format!(
-                "it is a member already, as {} ({number}): start it with una up",
-                member.name
-            ));
+            return Err(format!("it is a member already, as {} ({number}): start it with una up", member.name));
         }
-        let counter = coordinator
-            .range(Range::key(member::NEXT), deadline)
-            .map_err(no_facts)?;
+        let counter = coordinator.range(Range::key(member::NEXT), deadline).map_err(no_facts)?;
         let (next, counted) = match counter.records.first() {
             Some(record) => (member::read_next(&record.value)?, record.modified),
             None => return Err("the system has no first member: its facts are damaged".into()),
@@ -189,11 +141,7 @@ fn try_admit(
             joined_ms: now_ms(),
             life: 0,
         };
-        let spent = serde_json::to_vec(&Issued {
-            spent_by: Some(own),
-            ..issued
-        })
-        .expect("plain data");
+        let spent = serde_json::to_vec(&Issued { spent_by: Some(own), ..issued }).expect("plain data");
         let put_ticket = match ticket.lease {
             Some(lease) => Action::put_leased(&key, spent, lease),
             None => Action::put(&key, spent),
@@ -239,10 +187,7 @@ pub enum JoinError {
     #[error("{0}")]
     Refused(String),
     #[error("{} cannot be put aside: {error}", path.display())]
-    Aside {
-        path: PathBuf,
-        error: std::io::Error,
-    },
+    Aside { path: PathBuf, error: std::io::Error },
 }
 
 fn ago(ms: u64) -> String {
@@ -272,9 +217,7 @@ pub fn join(data: &Path, ticket: &str, name: &str) -> Result<Joined, JoinError> 
     let ticket: Ticket = ticket.trim().parse()?;
     let now = now_ms();
     if ticket.is_expired(now / 1000) {
-        return Err(JoinError::Expired {
-            since_ms: now - ticket.expires * 1000,
-        });
+        return Err(JoinError::Expired { since_ms: now - ticket.expires * 1000 });
     }
     if crate::protocol::place::is_held(data).unwrap_or(false) {
         return Err(JoinError::Running);
@@ -284,20 +227,14 @@ pub fn join(data: &Path, ticket: &str, name: &str) -> Result<Joined, JoinError> 
         && let Some(record) = Record::read(data)?
         && (!record.peers.is_empty() || record.number() != crate::node::FIRST_NODE)
     {
-        return Err(JoinError::MemberAlready {
-            name: record.system_name.clone(),
-            nodes: record.peers.len() + 1,
-        });
+        return Err(JoinError::MemberAlready { name: record.system_name.clone(), nodes: record.peers.len() + 1 });
     }
     // Made beside what is there, which stays as it is until the answer has come.
     let mut newcomer = data.file_name().unwrap_or_default().to_os_string();
     newcomer.push(".joining");
     let newcomer = data.with_file_name(newcomer);
     let key_file = newcomer.join("identity");
-    std::fs::create_dir_all(&newcomer).map_err(|error| JoinError::Aside {
-        path: newcomer.clone(),
-        error,
-    })?;
+    std::fs::create_dir_all(&newcomer).map_err(|error| JoinError::Aside { path: newcomer.clone(), error })?;
     let identity = Identity::load_or_make(&key_file)?;
     let hello = Hello {
         system: None,
@@ -312,19 +249,10 @@ pub fn join(data: &Path, ticket: &str, name: &str) -> Result<Joined, JoinError> 
     let visited = wire.visit(ticket.issuer, &ticket.addresses, b"join", deadline);
     let (_, mut stream) = visited.map_err(JoinError::Unreached)?;
     stream.set_deadline(Some(deadline));
-    let secret: String = ticket
-        .secret
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let secret: String = ticket.secret.iter().map(|byte| format!("{byte:02x}")).collect();
     // Where this node listens it tells once it does.
     let addresses = vec![];
-    let request = JoinRequest {
-        secret,
-        name: name.into(),
-        addresses,
-        version: crate::protocol::version().into(),
-    };
+    let request = JoinRequest { secret, name: name.into(), addresses, version: crate::protocol::version().into() };
     let talk = |stream: &mut drivers::wire::Stream| {
         stream.write_all(&serde_json::to_vec(&request)?)?;
         stream.shutdown(Shutdown::Write)?;
@@ -334,17 +262,8 @@ pub fn join(data: &Path, ticket: &str, name: &str) -> Result<Joined, JoinError> 
     };
     let answer = talk(&mut stream).map_err(JoinError::Gone)?;
     wire.stop();
-    let JoinAnswer::Accepted {
-        system,
-        system_name,
-        number,
-        name,
-        peers,
-    } = answer
-    else {
-        let JoinAnswer::Refused { why } = answer else {
-            unreachable!("an answer is one of two")
-        };
+    let JoinAnswer::Accepted { system, system_name, number, name, peers } = answer else {
+        let JoinAnswer::Refused { why } = answer else { unreachable!("an answer is one of two") };
         return Err(JoinError::Refused(why));
     };
     let nodes = peers.len() + 1;
@@ -359,13 +278,7 @@ pub fn join(data: &Path, ticket: &str, name: &str) -> Result<Joined, JoinError> 
         false => None,
     };
     std::fs::rename(&newcomer, data).map_err(moved(&newcomer))?;
-    Ok(Joined {
-        system_name,
-        number: NodeId(number),
-        name,
-        nodes,
-        aside,
-    })
+    Ok(Joined { system_name, number: NodeId(number), name, nodes, aside })
 }
 
 /// A newcomer only asks.

@@ -36,10 +36,7 @@ pub struct Seen {
 }
 
 /// Who should vote, given who does. Keeps whom it can.
-pub fn wanted_voters(
-    members: &BTreeMap<NodeId, Seen>,
-    voters: &BTreeSet<NodeId>,
-) -> BTreeSet<NodeId> {
+pub fn wanted_voters(members: &BTreeMap<NodeId, Seen>, voters: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
     let may_vote = members.values().filter(|seen| !seen.leaving).count();
     let count = match may_vote {
         0..=2 => 1,
@@ -56,27 +53,13 @@ pub fn wanted_voters(
         (false, Seen { up: true, draining: true, .. }) => Some(4),
         (false, Seen { up: false, .. }) => None,
     };
-    let mut ranked: Vec<(i32, NodeId)> = members
-        .iter()
-        .filter_map(|(node, seen)| Some((rank(node, seen)?, *node)))
-        .collect();
+    let mut ranked: Vec<(i32, NodeId)> =
+        members.iter().filter_map(|(node, seen)| Some((rank(node, seen)?, *node))).collect();
     ranked.sort();
     // An even number of voters survives no more than the odd one below it.
-    let possible = if ranked.len() >= count {
-        count
-    } else {
-        ranked.len().saturating_sub(1) | 1
-    };
-    let wanted: BTreeSet<NodeId> = ranked
-        .into_iter()
-        .take(possible)
-        .map(|(_, node)| node)
-        .collect();
-    if wanted.is_empty() {
-        voters.clone()
-    } else {
-        wanted
-    }
+    let possible = if ranked.len() >= count { count } else { ranked.len().saturating_sub(1) | 1 };
+    let wanted: BTreeSet<NodeId> = ranked.into_iter().take(possible).map(|(_, node)| node).collect();
+    if wanted.is_empty() { voters.clone() } else { wanted }
 }
 
 pub fn run(inner: &Arc<Inner>) {
@@ -84,12 +67,7 @@ pub fn run(inner: &Arc<Inner>) {
     let mut told = Told::default();
     while !inner.is_stopping() {
         std::thread::sleep(INTERVAL);
-        if inner
-            .watch
-            .lock()
-            .expect("nothing panics while it holds this lock")
-            .is_none()
-        {
+        if inner.watch.lock().expect("nothing panics while it holds this lock").is_none() {
             Inner::follow_members(inner);
         }
         let status = inner.raft.status();
@@ -161,17 +139,10 @@ impl Told {
 }
 
 fn ids(members: &[Member]) -> BTreeSet<NodeId> {
-    members
-        .iter()
-        .map(|member| NodeId(member.id as u16))
-        .collect()
+    members.iter().map(|member| NodeId(member.id as u16)).collect()
 }
 
-fn step(
-    inner: &Inner,
-    status: &Status,
-    members: &BTreeMap<NodeId, Seen>,
-) -> Result<(), SystemError> {
+fn step(inner: &Inner, status: &Status, members: &BTreeMap<NodeId, Seen>) -> Result<(), SystemError> {
     let (voters, standbys) = (ids(&status.voters), ids(&status.standbys));
     let deadline = Instant::now() + ACT_TIMEOUT;
     if members.is_empty() {
@@ -190,9 +161,7 @@ fn step(
     let wanted = wanted_voters(members, &voters);
     let known = |node: &NodeId| voters.contains(node) || standbys.contains(node);
     if wanted != voters && wanted.iter().all(known) {
-        inner
-            .raft
-            .set_voters(&wanted.into_iter().collect::<Vec<_>>(), deadline)?;
+        inner.raft.set_voters(&wanted.into_iter().collect::<Vec<_>>(), deadline)?;
     }
     Ok(())
 }
@@ -227,11 +196,7 @@ mod tests {
     fn check(members: &[Seen], voters: &[u16], wanted: &[u16]) {
         let members = (1..).map(NodeId).zip(members.iter().copied()).collect();
         let set = |numbers: &[u16]| numbers.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
-        assert_eq!(
-            wanted_voters(&members, &set(voters)),
-            set(wanted),
-            "{members:?} {voters:?}"
-        );
+        assert_eq!(wanted_voters(&members, &set(voters)), set(wanted), "{members:?} {voters:?}");
     }
 
     #[test]

@@ -48,10 +48,7 @@ impl Member {
     }
 
     pub fn socket_addresses(&self) -> Vec<SocketAddr> {
-        self.addresses
-            .iter()
-            .filter_map(|address| address.parse().ok())
-            .collect()
+        self.addresses.iter().filter_map(|address| address.parse().ok()).collect()
     }
 }
 
@@ -65,17 +62,11 @@ pub fn read(key: &[u8], value: &[u8]) -> Option<(NodeId, Member)> {
 }
 
 pub fn read_key(key: &[u8]) -> Option<NodeId> {
-    std::str::from_utf8(key.strip_prefix(PREFIX)?)
-        .ok()?
-        .parse()
-        .ok()
-        .map(NodeId)
+    std::str::from_utf8(key.strip_prefix(PREFIX)?).ok()?.parse().ok().map(NodeId)
 }
 
 pub fn read_next(value: &[u8]) -> Result<NodeId, String> {
-    let number = std::str::from_utf8(value)
-        .ok()
-        .and_then(|text| text.parse().ok());
+    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
     match number {
         Some(number @ 1..=NUMBER_MAX) => Ok(NodeId(number)),
         Some(_) => Err("all numbers of nodes were given out".into()),
@@ -85,11 +76,7 @@ pub fn read_next(value: &[u8]) -> Result<NodeId, String> {
 
 pub fn all(coordinator: &dyn Coordinator, deadline: Instant) -> Result<Members, Failure> {
     let found = coordinator.range(Range::prefix(PREFIX), deadline)?;
-    Ok(found
-        .records
-        .iter()
-        .filter_map(|record| read(&record.key, &record.value))
-        .collect())
+    Ok(found.records.iter().filter_map(|record| read(&record.key, &record.value)).collect())
 }
 
 /// The first member's own record, where there is none.
@@ -105,48 +92,28 @@ pub fn found(first: NodeId, member: &Member, system: &str) -> Transaction {
 pub fn free_name(members: &Members, wanted: &str) -> String {
     let clean: String = wanted
         .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || c == '-' || c == '_' {
-                c.to_ascii_lowercase()
-            } else {
-                '-'
-            }
-        })
+        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c.to_ascii_lowercase() } else { '-' })
         .take(40)
         .collect();
     let clean = clean.trim_matches('-');
     // What looks like a number of a node must be one.
-    let looks_like_number = clean
-        .strip_prefix('n')
-        .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
-    let base =
-        if clean.is_empty() || looks_like_number || clean.bytes().all(|byte| byte.is_ascii_digit())
-        {
-            "node"
-        } else {
-            clean
-        };
+    let looks_like_number = clean.strip_prefix('n').is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
+    let base = if clean.is_empty() || looks_like_number || clean.bytes().all(|byte| byte.is_ascii_digit()) {
+        "node"
+    } else {
+        clean
+    };
     let taken = |name: &str| members.values().any(|member| member.name == name);
     let numbered = (2..).map(|number| format!("{base}-{number}"));
     let mut names = std::iter::once(base.to_string()).chain(numbered);
-    names
-        .find(|name| !taken(name))
-        .expect("there are more numbers than members")
+    names.find(|name| !taken(name)).expect("there are more numbers than members")
 }
 
 /// A member by name or number: `attic`, `n3` or `3`.
 pub fn find(members: &Members, named: &str) -> Option<NodeId> {
-    let by_name = members
-        .iter()
-        .find(|(_, member)| member.name == named)
-        .map(|(number, _)| *number);
+    let by_name = members.iter().find(|(_, member)| member.name == named).map(|(number, _)| *number);
     by_name.or_else(|| {
-        let number = named
-            .strip_prefix('n')
-            .unwrap_or(named)
-            .parse()
-            .ok()
-            .map(NodeId)?;
+        let number = named.strip_prefix('n').unwrap_or(named).parse().ok().map(NodeId)?;
         members.contains_key(&number).then_some(number)
     })
 }
@@ -185,13 +152,7 @@ mod tests {
     #[test]
     fn members_are_found_by_name_or_number() {
         let members = Members::from([(NodeId(1), named("attic")), (NodeId(12), named("cellar"))]);
-        for (named, number) in [
-            ("cellar", Some(12)),
-            ("n12", Some(12)),
-            ("12", Some(12)),
-            ("n2", None),
-            ("x", None),
-        ] {
+        for (named, number) in [("cellar", Some(12)), ("n12", Some(12)), ("12", Some(12)), ("n2", None), ("x", None)] {
             assert_eq!(find(&members, named), number.map(NodeId), "{named}");
         }
         assert_eq!(read_key(&key(NodeId(12))), Some(NodeId(12)));

@@ -21,7 +21,10 @@ impl System {
         let hint = match (&wish.on, wish.near) {
             (Some(named), _) => match member::find(&members, named) {
                 Some(node) if bound && node != inner.me => {
-                    return Err(nowhere(&members, "its directories are mounted from the machine that it is started on"));
+                    return Err(nowhere(
+                        &members,
+                        "its directories are mounted from the machine that it is started on",
+                    ));
                 }
                 Some(node) => Hint::On(node),
                 None => return Err(nowhere(&members, &format!("there is no node `{named}`"))),

@@ -61,13 +61,7 @@ impl Record {
         Record::of_member(&system, name, crate::node::FIRST_NODE, name, vec![])
     }
 
-    pub fn of_member(
-        system: &str,
-        system_name: &str,
-        number: NodeId,
-        name: &str,
-        peers: Vec<Peer>,
-    ) -> Record {
+    pub fn of_member(system: &str, system_name: &str, number: NodeId, name: &str, peers: Vec<Peer>) -> Record {
         Record {
             schema: SCHEMA.into(),
             system: system.into(),
@@ -96,23 +90,14 @@ impl Record {
             opened => opened,
         };
         let mut json = vec![];
-        let read = file.and_then(|file| {
-            io::Read::read_to_end(&mut io::Read::take(file, BYTES_MAX), &mut json)
-        });
+        let read = file.and_then(|file| io::Read::read_to_end(&mut io::Read::take(file, BYTES_MAX), &mut json));
         if let Err(error) = read {
             return Err(RecordError::Io { path, error });
         }
-        let damaged = |why: String| RecordError::Damaged {
-            path: path.clone(),
-            why,
-        };
-        let record: Record =
-            serde_json::from_slice(&json).map_err(|error| damaged(error.to_string()))?;
+        let damaged = |why: String| RecordError::Damaged { path: path.clone(), why };
+        let record: Record = serde_json::from_slice(&json).map_err(|error| damaged(error.to_string()))?;
         if record.schema != SCHEMA {
-            return Err(damaged(format!(
-                "it is {:?}, not {SCHEMA:?}: another version of una wrote it",
-                record.schema
-            )));
+            return Err(damaged(format!("it is {:?}, not {SCHEMA:?}: another version of una wrote it", record.schema)));
         }
         if hex::<16>(&record.system).is_none() || record.number == 0 {
             return Err(damaged("it names no system or no node".into()));
@@ -126,22 +111,14 @@ impl Record {
         let write = || {
             DirBuilder::new().recursive(true).mode(0o700).create(data)?;
             let unfinished = data.join(format!("{FILE}.new"));
-            let mut file = File::options()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&unfinished)?;
+            let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&unfinished)?;
             let json = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
             file.write_all(&json)?;
             file.sync_all()?;
             std::fs::rename(&unfinished, &path)?;
             File::open(data)?.sync_all()
         };
-        write().map_err(|error| RecordError::Io {
-            path: path.clone(),
-            error,
-        })
+        write().map_err(|error| RecordError::Io { path: path.clone(), error })
     }
 }
 
@@ -167,11 +144,7 @@ mod tests {
         assert_eq!(Record::read(directory.path()).unwrap(), None);
         let mut record = Record::first([7; 16], "attic");
         record.life = 3;
-        record.peers.push(Peer {
-            number: 2,
-            key: "00".repeat(32),
-            addresses: vec!["127.0.0.1:1".into()],
-        });
+        record.peers.push(Peer { number: 2, key: "00".repeat(32), addresses: vec!["127.0.0.1:1".into()] });
         record.write(directory.path()).unwrap();
         assert_eq!(Record::read(directory.path()).unwrap(), Some(record));
     }
@@ -183,20 +156,9 @@ mod tests {
         record.write(directory.path()).unwrap();
         let path = directory.path().join(FILE);
         let whole = std::fs::read_to_string(&path).unwrap();
-        for damage in [
-            &whole[..40],
-            &whole.replace("system/1", "system/9"),
-            &whole.replace("0707", "x"),
-            "",
-        ] {
+        for damage in [&whole[..40], &whole.replace("system/1", "system/9"), &whole.replace("0707", "x"), ""] {
             std::fs::write(&path, damage).unwrap();
-            assert!(
-                matches!(
-                    Record::read(directory.path()),
-                    Err(RecordError::Damaged { .. })
-                ),
-                "{damage}"
-            );
+            assert!(matches!(Record::read(directory.path()), Err(RecordError::Damaged { .. })), "{damage}");
         }
     }
 }

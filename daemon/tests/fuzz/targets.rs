@@ -258,7 +258,8 @@ fn calling(numbers: &mut Numbers, calls: u32) -> String {
     let modules = [("una", &UNA[..]), ("wasi_snapshot_preview1", &WASI[..])];
     for (index, (module, name, parameters)) in functions(modules).enumerate() {
         let types: String = parameters.chars().map(|p| if p == 'p' { " i32" } else { " i64" }).collect();
-        writeln!(text, "(import \"{module}\" \"{name}\" (func $f{index} (param{types}) (result i32)))").expect("text grows");
+        writeln!(text, "(import \"{module}\" \"{name}\" (func $f{index} (param{types}) (result i32)))")
+            .expect("text grows");
     }
     text.push_str("(memory (export \"memory\") 1) (data (i32.const 64) \"/port/x\") (data (i32.const 80) \"file\")\n");
     // Vectors that can be read: a buffer each, and then whatever comes.
@@ -302,7 +303,9 @@ pub struct Numbers<'a> {
 
 impl<'a> Numbers<'a> {
     pub fn new(bytes: &'a [u8]) -> Numbers<'a> {
-        let state = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+        let state = bytes
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
         Numbers { rest: bytes, state }
     }
 

@@ -229,12 +229,7 @@ impl Inside {
 
     /// Asks until there is an answer. Only what is `repeatable` is asked again if it may have been done.
     fn ask(
-        &self,
-        path: &str,
-        body: &Value,
-        deadline: Instant,
-        is_repeatable: bool,
-        lease: Option<LeaseId>,
+        &self, path: &str, body: &Value, deadline: Instant, is_repeatable: bool, lease: Option<LeaseId>,
     ) -> Result<Value, Failure> {
         let mut why = "the time is over".to_string();
         loop {

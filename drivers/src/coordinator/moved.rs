@@ -107,10 +107,7 @@ pub struct Move {
 /// Moves all facts. `name` is what clients of the old one are told: where the new one is. After each step `step` is told, and may
 /// stop it by a failure. Called again, it goes on, or says that it was done.
 pub fn move_to(
-    from: &dyn Coordinator,
-    to: &dyn Coordinator,
-    name: &str,
-    step: &mut dyn FnMut(Step) -> Result<(), Failure>,
+    from: &dyn Coordinator, to: &dyn Coordinator, name: &str, step: &mut dyn FnMut(Step) -> Result<(), Failure>,
 ) -> Result<Move, Failure> {
     match fence_of(from)? {
         // Another time it was stopped after the switch.

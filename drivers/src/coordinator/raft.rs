@@ -81,11 +81,7 @@ pub(crate) struct Replies(Vec<Reply>);
 pub trait Peers: Send + Sync {
     /// Asks a node, whose [`Raft::asked`] gets the body. By the deadline `done` is called, exactly once, on any thread.
     fn ask(
-        &self,
-        to: NodeId,
-        body: Vec<u8>,
-        deadline: Instant,
-        done: Box<dyn FnOnce(Result<Vec<u8>, Unanswered>) + Send>,
+        &self, to: NodeId, body: Vec<u8>, deadline: Instant, done: Box<dyn FnOnce(Result<Vec<u8>, Unanswered>) + Send>,
     );
 }
 

@@ -51,11 +51,7 @@ pub type Finished = Option<(Done, Result<Vec<u8>, AskError>)>;
 impl Asking {
     /// A number for a request. It comes back when it cannot be made.
     pub fn begin(
-        &mut self,
-        class: Class,
-        bytes: usize,
-        deadline: Instant,
-        done: Done,
+        &mut self, class: Class, bytes: usize, deadline: Instant, done: Done,
     ) -> Result<u32, (Done, AskError)> {
         if self.over {
             return Err((done, AskError::Unlinked));

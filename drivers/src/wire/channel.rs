@@ -237,11 +237,7 @@ impl Channel {
 
     /// Queues a stream's data, and waits for room. Once `shut` is set nothing is queued.
     pub fn data(
-        self: &Arc<Channel>,
-        header: Header,
-        payload: &[u8],
-        deadline: Option<Instant>,
-        shut: &AtomicBool,
+        self: &Arc<Channel>, header: Header, payload: &[u8], deadline: Option<Instant>, shut: &AtomicBool,
     ) -> Result<(), NotQueued> {
         let mut out = lock(&self.out);
         loop {
@@ -520,9 +516,7 @@ pub fn take_plain(tls: &mut Connection, plain: &mut Vec<u8>) -> Result<(), Viola
 
 /// Waits for a condition, at most until the deadline. `true`: it has passed.
 pub fn wait<'a, T>(
-    condition: &Condvar,
-    held: MutexGuard<'a, T>,
-    deadline: Option<Instant>,
+    condition: &Condvar, held: MutexGuard<'a, T>, deadline: Option<Instant>,
 ) -> (MutexGuard<'a, T>, bool) {
     let expectation = "nothing panics while it holds a lock of the wire";
     match deadline {

@@ -102,10 +102,7 @@ struct Outstanding(#[expect(dead_code, reason = "it is there to be dropped")] Co
 
 impl Link {
     pub fn new(
-        about: About,
-        calls: Option<Arc<Channel>>,
-        bulk: Arc<Channel>,
-        receiver: Arc<dyn Receiver>,
+        about: About, calls: Option<Arc<Channel>>, bulk: Arc<Channel>, receiver: Arc<dyn Receiver>,
     ) -> Arc<Link> {
         let parity = u32::from(about.side == Side::ReachedOut);
         Arc::new(Link {
@@ -428,11 +425,7 @@ impl Link {
     }
 
     async fn read_on(
-        self: &Arc<Link>,
-        lane: Lane,
-        channel: &Channel,
-        socket: &TcpStream,
-        frames: &mut Frames,
+        self: &Arc<Link>, lane: Lane, channel: &Channel, socket: &TcpStream, frames: &mut Frames,
     ) -> Unlinked {
         thread_local! {
             static RAW: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);

@@ -118,11 +118,7 @@ struct Used {
 
 impl Shared {
     pub fn new(
-        secure: Secure,
-        me: NodeKey,
-        hello: Hello,
-        listening: Vec<SocketAddr>,
-        receiver: Arc<dyn Receiver>,
+        secure: Secure, me: NodeKey, hello: Hello, listening: Vec<SocketAddr>, receiver: Arc<dyn Receiver>,
         (calls, bulk): (Handle, Handle),
     ) -> Shared {
         Shared {
@@ -367,10 +363,7 @@ impl Shared {
 
     /// Goes to a node that need not know us.
     pub async fn visit(
-        self: Arc<Shared>,
-        key: NodeKey,
-        addresses: Vec<SocketAddr>,
-        head: Vec<u8>,
+        self: Arc<Shared>, key: NodeKey, addresses: Vec<SocketAddr>, head: Vec<u8>,
     ) -> Result<(Hello, Stream), OpenError> {
         let arrived = async {
             let mut met = self.reach_any(key, &addresses).await?;

@@ -130,10 +130,7 @@ impl Verifier {
     }
 
     fn verify(
-        &self,
-        message: &[u8],
-        public: &CertificateDer,
-        signed: &DigitallySignedStruct,
+        &self, message: &[u8], public: &CertificateDer, signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature_with_raw_key(
             message,
@@ -150,30 +147,19 @@ impl Verifier {
 
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
-        &self,
-        public: &CertificateDer,
-        _: &[CertificateDer],
-        _: &ServerName,
-        _: &[u8],
-        _: UnixTime,
+        &self, public: &CertificateDer, _: &[CertificateDer], _: &ServerName, _: &[u8], _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         self.examine(public).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer,
-        _: &DigitallySignedStruct,
+        &self, _: &[u8], _: &CertificateDer, _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         Err(Verifier::never())
     }
 
     fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        public: &CertificateDer,
-        signed: &DigitallySignedStruct,
+        &self, message: &[u8], public: &CertificateDer, signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         self.verify(message, public, signed)
     }
@@ -193,28 +179,19 @@ impl ClientCertVerifier for Verifier {
     }
 
     fn verify_client_cert(
-        &self,
-        public: &CertificateDer,
-        _: &[CertificateDer],
-        _: UnixTime,
+        &self, public: &CertificateDer, _: &[CertificateDer], _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         self.examine(public).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer,
-        _: &DigitallySignedStruct,
+        &self, _: &[u8], _: &CertificateDer, _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         Err(Verifier::never())
     }
 
     fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        public: &CertificateDer,
-        signed: &DigitallySignedStruct,
+        &self, message: &[u8], public: &CertificateDer, signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         self.verify(message, public, signed)
     }

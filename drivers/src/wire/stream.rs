@@ -110,11 +110,7 @@ impl Streams {
 
     /// Opens one, and waits until the other end has taken it.
     pub fn open(
-        self: &Arc<Streams>,
-        purpose: u8,
-        head: &[u8],
-        window: u32,
-        deadline: Instant,
+        self: &Arc<Streams>, purpose: u8, head: &[u8], window: u32, deadline: Instant,
     ) -> Result<Stream, OpenError> {
         let end = {
             let mut table = lock(&self.table);

@@ -217,9 +217,9 @@ impl System {
             let (at, offset, flags) = (file.at, file.offset, file.flags);
             let written = match flags.contains(Fdflags::APPEND) {
                 true => self.append_file(memory, fd, &buffers),
-                false => self
-                    .write_file(memory, fd, &buffers, offset)
-                    .map(|written| (written, offset + u64::from(written))),
+                false => {
+                    self.write_file(memory, fd, &buffers, offset).map(|written| (written, offset + u64::from(written)))
+                }
             };
             let (written, end) = match written {
                 Err(Errno::Again) if !flags.contains(Fdflags::NONBLOCK) => {

@@ -172,7 +172,9 @@ impl Passed {
 /// Whom an instruction calls, if it is a call.
 fn target(op: &Operator) -> Option<Target> {
     match *op {
-        Operator::Call { function_index } | Operator::ReturnCall { function_index } => Some(Target::Function(function_index)),
+        Operator::Call { function_index } | Operator::ReturnCall { function_index } => {
+            Some(Target::Function(function_index))
+        }
         Operator::CallIndirect { type_index, .. }
         | Operator::CallRef { type_index }
         | Operator::ReturnCallIndirect { type_index, .. }
@@ -383,9 +385,7 @@ pub(super) fn analyse(source: &Source, scans: &[Scan], every_entry: bool) -> Res
         graph.edges = all;
     }
     let polls = |function: usize| {
-        function < imported
-            || entry_poll[function]
-            || scans[function - imported].sites.iter().any(Option::is_none)
+        function < imported || entry_poll[function] || scans[function - imported].sites.iter().any(Option::is_none)
     };
     let mut callers: Vec<Vec<u32>> = vec![vec![]; graph.edges.len()];
     for (from, to) in graph.edges.iter().enumerate() {
@@ -405,11 +405,8 @@ pub(super) fn analyse(source: &Source, scans: &[Scan], every_entry: bool) -> Res
             }
         }
     }
-    let type_may_unwind = graph
-        .class_of_type
-        .iter()
-        .map(|class| *class != u32::MAX && may[graph.functions + *class as usize])
-        .collect();
+    let type_may_unwind =
+        graph.class_of_type.iter().map(|class| *class != u32::MAX && may[graph.functions + *class as usize]).collect();
     may.truncate(functions);
     Ok(Calls { may_unwind: may, entry_poll, type_may_unwind })
 }

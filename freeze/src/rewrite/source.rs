@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use wasmparser::types::CoreTypeId;
 use wasmparser::{
     BlockType, CompositeInnerType, ElementSectionReader, ExportSectionReader, FuncToValidate, FuncType, FunctionBody,
-    FunctionSectionReader, GlobalSectionReader, GlobalType, HeapType, ImportSectionReader, MemorySectionReader, MemoryType,
-    Parser, Payload, RefType, TableSectionReader, TableType, TagSectionReader, TypeRef, TypeSectionReader, UnpackedIndex, ValType,
-    ValidPayload, Validator, ValidatorResources, WasmFeatures,
+    FunctionSectionReader, GlobalSectionReader, GlobalType, HeapType, ImportSectionReader, MemorySectionReader,
+    MemoryType, Parser, Payload, RefType, TableSectionReader, TableType, TagSectionReader, TypeRef, TypeSectionReader,
+    UnpackedIndex, ValType, ValidPayload, Validator, ValidatorResources, WasmFeatures,
 };
 
 /// The sections of a module as readers, and what its index spaces hold.
@@ -243,7 +243,9 @@ impl<'a> Source<'a> {
     pub fn in_module(&self, ty: ValType) -> ValType {
         let ValType::Ref(reference) = ty else { return ty };
         let heap_type = match reference.heap_type() {
-            HeapType::Concrete(UnpackedIndex::Id(id)) => HeapType::Concrete(UnpackedIndex::Module(self.type_index[&id])),
+            HeapType::Concrete(UnpackedIndex::Id(id)) => {
+                HeapType::Concrete(UnpackedIndex::Module(self.type_index[&id]))
+            }
             HeapType::Exact(UnpackedIndex::Id(id)) => HeapType::Exact(UnpackedIndex::Module(self.type_index[&id])),
             _ => return ty,
         };

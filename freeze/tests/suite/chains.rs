@@ -183,7 +183,9 @@ const CLEARED: &str = r#"(module
 /// A loop of more code than fits a continuation is continued in its loop function; nested ones too.
 fn large_loops() -> String {
     let filler: String = (0..1500)
-        .map(|i| format!("(local.set $a (i32.xor (i32.mul (local.get $a) (i32.const {})) (local.get $j)))\n", i * 2 + 3))
+        .map(|i| {
+            format!("(local.set $a (i32.xor (i32.mul (local.get $a) (i32.const {})) (local.get $j)))\n", i * 2 + 3)
+        })
         .collect();
     format!(
         r#"(module
@@ -212,7 +214,9 @@ fn large_loops() -> String {
 /// the inner ones alone, some in front of the outer ones alone, and one is another in each round.
 fn large_loops_in_large_loops() -> String {
     let filler: String = (0..1500)
-        .map(|i| format!("(local.set $a (i32.xor (i32.mul (local.get $a) (i32.const {})) (local.get $j)))\n", i * 2 + 3))
+        .map(|i| {
+            format!("(local.set $a (i32.xor (i32.mul (local.get $a) (i32.const {})) (local.get $j)))\n", i * 2 + 3)
+        })
         .collect();
     format!(
         r#"(module

@@ -61,7 +61,8 @@ pub fn hops(bytes: &[u8]) -> Fate {
     let mut counts = random::Counts::default();
     let engines = ENGINE.get_or_init(|| [random::engine(None)]);
     let distances = [*every as i64 % 32 + 1];
-    random::check(engines, &wasm, *seed as u64, &distances, &mut counts).unwrap_or_else(|difference| panic!("{difference}"));
+    random::check(engines, &wasm, *seed as u64, &distances, &mut counts)
+        .unwrap_or_else(|difference| panic!("{difference}"));
     if counts.hops > 0 { Fate::Ran } else { Fate::Accepted }
 }
 

@@ -8,8 +8,8 @@ use arbitrary::Unstructured;
 use freeze::{Entry, Exit, Options, Pages, Poll, Process, Program, ProgramError, RewriteError};
 use std::collections::{BTreeMap, HashMap};
 use wasmtime::{
-    Caller, Engine, Error, Extern, ExternType, Func, Global, GlobalType, Linker, Memory, MemoryType, Module, Mutability, Ref,
-    RefType, Store, Table, TableType, Tag, TagType, ThrownException, Trap, Val, ValType,
+    Caller, Engine, Error, Extern, ExternType, Func, Global, GlobalType, Linker, Memory, MemoryType, Module,
+    Mutability, Ref, RefType, Store, Table, TableType, Tag, TagType, ThrownException, Trap, Val, ValType,
 };
 
 /// Polls and calls that a program may make before its own fuel ends it.
@@ -341,7 +341,9 @@ fn calls(module: &Module, seed: u64) -> Vec<(String, Vec<Val>, usize)> {
 }
 
 /// Globals, memories and tables, by the names of the original's exports.
-fn observe(module: &Module, mut export: impl FnMut(&mut Store<Host>, &str) -> Extern, store: &mut Store<Host>) -> Vec<String> {
+fn observe(
+    module: &Module, mut export: impl FnMut(&mut Store<Host>, &str) -> Extern, store: &mut Store<Host>,
+) -> Vec<String> {
     let mut functions: HashMap<usize, String> = HashMap::new();
     for name in module.exports().filter(|e| matches!(e.ty(), ExternType::Func(_))).map(|e| e.name().to_string()) {
         let function = export(store, &name).into_func().unwrap();
@@ -434,7 +436,8 @@ impl Chain<'_> {
             }
             let doublings = (stops.saturating_sub(STOPS_AT_ONE_DISTANCE) / STOPS_PER_DOUBLING).min(40);
             // After a stop at a poll, the first poll is that one again.
-            self.process.set_countdown(&mut self.store, if self.every == 0 { 0 } else { (self.every << doublings) + 1 })?;
+            self.process
+                .set_countdown(&mut self.store, if self.every == 0 { 0 } else { (self.every << doublings) + 1 })?;
             exit = self.process.resume(&mut self.store, results)?;
         }
         Ok(())
@@ -528,9 +531,7 @@ fn difference(expected: &Outcome, found: &Outcome) -> String {
 }
 
 /// Runs a program in all ways; an error says how one of them differs. `distances` are numbers of polls between stops.
-pub fn check(
-    engines: &[Engine], wasm: &[u8], seed: u64, distances: &[i64], counts: &mut Counts,
-) -> Result<(), String> {
+pub fn check(engines: &[Engine], wasm: &[u8], seed: u64, distances: &[i64], counts: &mut Counts) -> Result<(), String> {
     let engine = &engines[0];
     let module = Module::new(engine, wasm).map_err(|error| format!("wasmtime does not take the program: {error:#}"))?;
     let mut programs: HashMap<(Poll, Entry), Vec<Program>> = HashMap::new();
@@ -546,7 +547,8 @@ pub fn check(
                 Err(ProgramError::Rewrite(
                     RewriteError::Unsupported { construct, .. } | RewriteError::UnsupportedModule { construct },
                 )) => {
-                    let words = construct.split(' ').filter(|word| !word.ends_with(|c: char| c.is_ascii_digit() || c == ','));
+                    let words =
+                        construct.split(' ').filter(|word| !word.ends_with(|c: char| c.is_ascii_digit() || c == ','));
                     *counts.refused.entry(words.collect::<Vec<_>>().join(" ")).or_default() += 1;
                     return Ok(());
                 }

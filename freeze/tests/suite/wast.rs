@@ -21,7 +21,10 @@ pub enum Way {
     Plain,
     Rewritten(Options),
     /// Stopped at each `every`-th poll, counted over all of an instance's calls; and once in each host call.
-    Stopping { options: Options, every: i64 },
+    Stopping {
+        options: Options,
+        every: i64,
+    },
 }
 
 /// What happened at one directive.
@@ -575,7 +578,9 @@ impl Run<'_> {
         let outcome = if matches!(running, Running::Plain(_)) {
             function.call(&mut *store, &arguments, &mut results)
         } else {
-            self.drive(index, &mut results, |process, store, results| process.call(store, invoke.name, &arguments, results))
+            self.drive(index, &mut results, |process, store, results| {
+                process.call(store, invoke.name, &arguments, results)
+            })
         };
         outcome.map_err(|error| failure(&error))?;
         let store = &mut self.stores.get_mut(&self.slots[&index].island).expect("a slot's island exists").store;
@@ -726,7 +731,9 @@ fn text_of(store: &mut Store<Host>, value: &Val, expected: Option<&WastRetCore>)
             }
             format!("v128 {:#x}", u128::from_le_bytes(lanes))
         }
-        Val::FuncRef(None) | Val::ExternRef(None) | Val::AnyRef(None) | Val::ExnRef(None) | Val::ContRef(None) => "null".into(),
+        Val::FuncRef(None) | Val::ExternRef(None) | Val::AnyRef(None) | Val::ExnRef(None) | Val::ContRef(None) => {
+            "null".into()
+        }
         Val::FuncRef(Some(_)) => "a function".into(),
         Val::ExternRef(Some(reference)) => match reference.data(&*store) {
             Ok(Some(data)) => format!("extern {:?}", data.downcast_ref::<u32>()),
@@ -773,7 +780,9 @@ fn is_v128(value: V128, pattern: &V128Pattern) -> bool {
     let lane64 = |lane: usize| u64::from_le_bytes(bytes[lane * 8..][..8].try_into().expect("eight bytes"));
     match pattern {
         V128Pattern::I8x16(lanes) => lanes.iter().zip(bytes).all(|(lane, byte)| *lane as u8 == byte),
-        V128Pattern::I16x8(lanes) => lanes.iter().zip(bytes.chunks_exact(2)).all(|(lane, bytes)| lane.to_le_bytes() == *bytes),
+        V128Pattern::I16x8(lanes) => {
+            lanes.iter().zip(bytes.chunks_exact(2)).all(|(lane, bytes)| lane.to_le_bytes() == *bytes)
+        }
         V128Pattern::I32x4(lanes) => lanes.iter().enumerate().all(|(at, lane)| *lane as u32 == lane32(at)),
         V128Pattern::I64x2(lanes) => lanes.iter().enumerate().all(|(at, lane)| *lane as u64 == lane64(at)),
         V128Pattern::F32x4(lanes) => lanes.iter().enumerate().all(|(at, lane)| is_f32(lane32(at), lane)),
@@ -798,7 +807,9 @@ fn is(store: &mut Store<Host>, value: &Val, expected: &WastRetCore) -> bool {
             WastRetCore::RefNull(_),
         ) => true,
         (Val::ExternRef(Some(_)), WastRetCore::RefExtern(None)) => true,
-        (Val::ExternRef(Some(reference)), WastRetCore::RefExtern(Some(expected))) => data(store, reference) == Some(*expected),
+        (Val::ExternRef(Some(reference)), WastRetCore::RefExtern(Some(expected))) => {
+            data(store, reference) == Some(*expected)
+        }
         (Val::AnyRef(Some(reference)), WastRetCore::RefHost(expected)) => {
             let outside = ExternRef::convert_any(&mut *store, *reference);
             outside.is_ok_and(|reference| data(store, &reference) == Some(*expected))

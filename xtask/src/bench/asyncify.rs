@@ -103,9 +103,7 @@ impl Reencode for Polls<'_> {
     }
 
     fn parse_type_section(
-        &mut self,
-        types: &mut TypeSection,
-        section: TypeSectionReader<'_>,
+        &mut self, types: &mut TypeSection, section: TypeSectionReader<'_>,
     ) -> Result<(), reencode::Error> {
         reencode::utils::parse_type_section(self, types, section)?;
         types.ty().function([], []);
@@ -113,9 +111,7 @@ impl Reencode for Polls<'_> {
     }
 
     fn parse_import_section(
-        &mut self,
-        imports: &mut ImportSection,
-        section: ImportSectionReader<'_>,
+        &mut self, imports: &mut ImportSection, section: ImportSectionReader<'_>,
     ) -> Result<(), reencode::Error> {
         reencode::utils::parse_import_section(self, imports, section)?;
         imports.import("bench", "poll", EntityType::Function(self.types));
@@ -123,17 +119,13 @@ impl Reencode for Polls<'_> {
     }
 
     fn parse_custom_section(
-        &mut self,
-        _: &mut wasm_encoder::Module,
-        _: wasmparser::CustomSectionReader<'_>,
+        &mut self, _: &mut wasm_encoder::Module, _: wasmparser::CustomSectionReader<'_>,
     ) -> Result<(), reencode::Error> {
         Ok(())
     }
 
     fn parse_function_body(
-        &mut self,
-        code: &mut wasm_encoder::CodeSection,
-        body: FunctionBody<'_>,
+        &mut self, code: &mut wasm_encoder::CodeSection, body: FunctionBody<'_>,
     ) -> Result<(), reencode::Error> {
         let mut function = self.new_function_with_parsed_locals(&body)?;
         if self.map.polls_at_entry(self.next) {

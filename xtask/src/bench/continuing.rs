@@ -33,11 +33,7 @@ pub struct Continuing {
 }
 
 pub fn measure(
-    contest: &Contest,
-    kernel: &Kernel,
-    steady: &Steady,
-    workshop: &Workshop,
-    rounds: u32,
+    contest: &Contest, kernel: &Kernel, steady: &Steady, workshop: &Workshop, rounds: u32,
 ) -> Outcome<Continuing> {
     let length = steady.length();
     let directory = workshop.directory().join("continuations");

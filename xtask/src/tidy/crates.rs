@@ -18,7 +18,11 @@ const BORDERS: [(&str, &[&str], &[&str]); 11] = [
     ("daemon", &["abi", "kernel", "services", "engine", "drivers", "workspace-hack"], LINUX),
     ("sim", &["abi", "kernel", "services", "engine", "freeze"], &[]),
     ("cli", &["abi", "freeze", "engine", "drivers", "daemon", "workspace-hack"], LINUX),
-    ("xtask", &["abi", "freeze", "engine", "drivers", "daemon", "workspace-hack"], &["rustix", "wasmtime", "wasmparser", "wasm-encoder"]),
+    (
+        "xtask",
+        &["abi", "freeze", "engine", "drivers", "daemon", "workspace-hack"],
+        &["rustix", "wasmtime", "wasmparser", "wasm-encoder"],
+    ),
     ("workspace-hack", &[], &["rustix"]),
 ];
 
@@ -84,7 +88,8 @@ struct Package {
 
 fn package(value: &Value) -> Package {
     let text = |key: &str| value[key].as_str().unwrap_or_default().to_string();
-    let directory = |path: &str| path.strip_prefix(crate::root().to_str()?)?.trim_matches('/').split('/').next().map(String::from);
+    let directory =
+        |path: &str| path.strip_prefix(crate::root().to_str()?)?.trim_matches('/').split('/').next().map(String::from);
     let dependencies = value["dependencies"].as_array().into_iter().flatten().filter(|one| one["kind"] != "dev");
     let name = |one: &Value| {
         let own = one["path"].as_str().and_then(directory);
@@ -106,7 +111,8 @@ fn borders(packages: &[Package]) -> Vec<Complaint> {
         let Some(directory) = &package.directory else { continue };
         let place = format!("{directory}/Cargo.toml");
         let Some((_, own, kept)) = BORDERS.iter().find(|(name, _, _)| name == directory) else {
-            complaints.push(Complaint::new(place, "a new crate: say in xtask/src/tidy/crates.rs what it may depend on"));
+            complaints
+                .push(Complaint::new(place, "a new crate: say in xtask/src/tidy/crates.rs what it may depend on"));
             continue;
         };
         for dependency in package.dependencies.iter().map(String::as_str) {
@@ -133,12 +139,16 @@ fn licences(packages: &[Package], files: &[File]) -> Vec<Complaint> {
                 complaints.push(Complaint::new(&place, "a crate has a description"));
             }
         } else if !is_allowed(&package.licence) {
-            let what = format!("{} is licensed as `{}`, which is not in xtask/src/tidy/crates.rs", package.name, package.licence);
+            let what = format!(
+                "{} is licensed as `{}`, which is not in xtask/src/tidy/crates.rs",
+                package.name, package.licence
+            );
             complaints.push(Complaint::new("Cargo.lock", what));
         }
     }
     let text = files.iter().find(|file| file.path == "LICENSE");
-    if !text.is_some_and(|file| file.text.contains("Apache License") && file.text.contains("Version 2.0, January 2004")) {
+    if !text.is_some_and(|file| file.text.contains("Apache License") && file.text.contains("Version 2.0, January 2004"))
+    {
         complaints.push(Complaint::new("LICENSE", "the text of the Apache License 2.0 belongs here"));
     }
     complaints
@@ -241,10 +251,14 @@ mod tests {
 
     #[test]
     fn borders_hold() {
-        let check = |packages: &[Package]| borders(packages).into_iter().map(|complaint| complaint.what).collect::<Vec<_>>();
+        let check =
+            |packages: &[Package]| borders(packages).into_iter().map(|complaint| complaint.what).collect::<Vec<_>>();
         let (abi, drivers) = (own("abi", &[]), own("drivers", &["abi", "rustix", "thiserror"]));
         assert!(check(&[abi.clone(), drivers.clone(), own("kernel", &["abi"])]).is_empty());
-        assert_eq!(check(&[abi.clone(), drivers, own("kernel", &["abi", "drivers"])]), ["kernel must not know drivers"]);
+        assert_eq!(
+            check(&[abi.clone(), drivers, own("kernel", &["abi", "drivers"])]),
+            ["kernel must not know drivers"]
+        );
         assert_eq!(check(&[abi.clone(), own("services", &["rustix"])]), ["services must not depend on rustix"]);
         assert_eq!(check(&[own("engine", &["wasmtime", "libc"])]), ["engine must not depend on libc"]);
         assert!(check(&[own("helpful", &[])])[0].starts_with("a new crate"));
@@ -256,7 +270,9 @@ mod tests {
             assert!(is_allowed(allowed), "{allowed}");
         }
         assert!(is_allowed("Apache-2.0 WITH LLVM-exception OR GPL-2.0"));
-        for refused in ["", "GPL-3.0", "MIT AND GPL-3.0", "(MIT OR Apache-2.0) AND AGPL-3.0", "MIT OR", "(MIT", "MIT) AND MIT"] {
+        for refused in
+            ["", "GPL-3.0", "MIT AND GPL-3.0", "(MIT OR Apache-2.0) AND AGPL-3.0", "MIT OR", "(MIT", "MIT) AND MIT"]
+        {
             assert!(!is_allowed(refused), "{refused}");
         }
         let mut foreign = own("x", &[]);

@@ -32,9 +32,11 @@ fn names(file: &File) -> Vec<Complaint> {
 fn words(file: &File) -> Vec<Complaint> {
     // Put together here, so that this file does not break the rule. `/tmp/` may be a path that a program sees.
     let paths = ["/work/main", "/work/shared", "/root/", "/home/user/", "/Users/"].map(String::from);
-    let said = [["assis", "tant"], ["chat", "bot"], ["Clau", "de"], ["Open", "AI"], ["Anthro", "pic"], ["co-auth", "ored"]];
+    let said =
+        [["assis", "tant"], ["chat", "bot"], ["Clau", "de"], ["Open", "AI"], ["Anthro", "pic"], ["co-auth", "ored"]];
     let said = said.map(|parts| parts.concat().to_lowercase());
-    let hosts = [["pypi.", "org"], ["npmjs.", "com"], ["npmjs.", "org"], ["static.crates.", "io"]].map(|parts| parts.concat());
+    let hosts =
+        [["pypi.", "org"], ["npmjs.", "com"], ["npmjs.", "org"], ["static.crates.", "io"]].map(|parts| parts.concat());
     let mut complaints = vec![];
     // The words' own home, and the lists that tools write.
     if ["Cargo.lock", "package-lock.json"].contains(&file.name()) || file.path == "xtask/src/tidy/sources.rs" {
@@ -46,7 +48,11 @@ fn words(file: &File) -> Vec<Complaint> {
             complaints.push(Complaint::line(file, number, format!("`{word}` is a path of somebody's machine")));
         }
         for word in said.iter().chain(&hosts).filter(|word| lower.contains(word.as_str())) {
-            complaints.push(Complaint::line(file, number, format!("`{word}`: the repository speaks of the project alone")));
+            complaints.push(Complaint::line(
+                file,
+                number,
+                format!("`{word}`: the repository speaks of the project alone"),
+            ));
         }
     }
     complaints
@@ -56,7 +62,10 @@ fn beginning(file: &File) -> Option<Complaint> {
     let first = file.text.lines().find(|line| !line.starts_with("#!["));
     match first {
         Some(line) if line.starts_with("//! ") => None,
-        _ => Some(Complaint::new(format!("{}:1", file.path), "a file begins with `//!`: what it is, and what it does not know")),
+        _ => Some(Complaint::new(
+            format!("{}:1", file.path),
+            "a file begins with `//!`: what it is, and what it does not know",
+        )),
     }
 }
 
@@ -86,7 +95,11 @@ fn lines(file: &File) -> Vec<Complaint> {
         }
         let opens_unsafe = code.contains(concat!("unsafe", " {")) || code.contains(concat!("unsafe", " impl"));
         if opens_unsafe && !is_explained(&lines, number) {
-            complaints.push(Complaint::line(file, number, "`unsafe` without a comment `// SAFETY:` that says why it is sound"));
+            complaints.push(Complaint::line(
+                file,
+                number,
+                "`unsafe` without a comment `// SAFETY:` that says why it is sound",
+            ));
         }
     }
     complaints
@@ -112,7 +125,9 @@ fn code_of(line: &str) -> &str {
 /// Crates without the standard library say so, and do not ask for it by the back door.
 fn without_std(file: &File) -> Vec<Complaint> {
     let mut complaints = vec![];
-    let Some(name) = WITHOUT_STD.iter().find(|name| file.path.starts_with(&format!("{name}/src/"))) else { return complaints };
+    let Some(name) = WITHOUT_STD.iter().find(|name| file.path.starts_with(&format!("{name}/src/"))) else {
+        return complaints;
+    };
     if file.path == format!("{name}/src/lib.rs") && !file.text.lines().any(|line| line.trim() == "#![no_std]") {
         complaints.push(Complaint::new(&file.path, format!("the crate {name} must say `#![no_std]`")));
     }
@@ -120,7 +135,11 @@ fn without_std(file: &File) -> Vec<Complaint> {
     for (number, line) in file.text.lines().enumerate().take_while(|(number, _)| *number < tests) {
         let code = code_of(line);
         if code.contains("extern crate std") || code.contains("std::") {
-            complaints.push(Complaint::line(file, number, format!("{name} has no clock, file, thread or socket: no `std`")));
+            complaints.push(Complaint::line(
+                file,
+                number,
+                format!("{name} has no clock, file, thread or socket: no `std`"),
+            ));
         }
     }
     complaints
@@ -132,8 +151,10 @@ mod tests {
 
     #[track_caller]
     fn broken(path: &str, text: &str, expect: &[&str]) {
-        let found: Vec<String> =
-            check(&File { path: path.into(), text: text.into() }).into_iter().map(|c| format!("{} {}", c.place, c.what)).collect();
+        let found: Vec<String> = check(&File { path: path.into(), text: text.into() })
+            .into_iter()
+            .map(|c| format!("{} {}", c.place, c.what))
+            .collect();
         assert_eq!(found.len(), expect.len(), "{found:?}");
         for (found, expect) in found.iter().zip(expect) {
             assert!(found.contains(expect), "{found:?} does not say {expect:?}");
@@ -163,7 +184,8 @@ mod tests {
 
     #[test]
     fn a_safety_comment_may_stand_above_a_long_statement() {
-        let above = "//! X.\nfn f() {\n    // SAFETY: it is\n    // so.\n    let a = b(\n        unsafe { g() },\n    );\n}\n";
+        let above =
+            "//! X.\nfn f() {\n    // SAFETY: it is\n    // so.\n    let a = b(\n        unsafe { g() },\n    );\n}\n";
         broken("engine/src/x.rs", above, &[]);
         let of_another = "//! X.\nfn f() {\n    // SAFETY: it is so.\n    h();\n    unsafe { g() }\n}\n";
         broken("engine/src/x.rs", of_another, &["x.rs:5 `unsafe`"]);

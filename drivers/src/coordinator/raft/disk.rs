@@ -141,8 +141,7 @@ impl Disk {
 
     /// The same over something that behaves like files: tests let it lose what was not synced.
     pub fn open_over(
-        directory: &Path,
-        open: &dyn Fn(&Path) -> Box<dyn StorageBackend>,
+        directory: &Path, open: &dyn Fn(&Path) -> Box<dyn StorageBackend>,
     ) -> Result<(Disk, Loaded), Failure> {
         let file = directory.join(DATABASE);
         let backend = Backend(open(&file));
@@ -192,9 +191,7 @@ impl Disk {
     }
 
     fn write(
-        &self,
-        durability: Durability,
-        act: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+        &self, durability: Durability, act: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), Failure> {
         guarded(&self.file, || {
             let mut transaction = self.database.begin_write()?;

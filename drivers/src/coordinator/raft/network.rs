@@ -184,9 +184,7 @@ fn senseless<T, E: std::error::Error>() -> Rpc<T, E> {
 
 impl RaftNetwork<Types> for Target {
     async fn append_entries(
-        &mut self,
-        request: AppendEntriesRequest<Types>,
-        option: RPCOption,
+        &mut self, request: AppendEntriesRequest<Types>, option: RPCOption,
     ) -> Rpc<AppendEntriesResponse<u64>, openraft::error::Infallible> {
         match self.ask(Ask::Append(request), option.hard_ttl()).await? {
             Answer::Append(result) => self.remote(result),
@@ -195,9 +193,7 @@ impl RaftNetwork<Types> for Target {
     }
 
     async fn install_snapshot(
-        &mut self,
-        request: InstallSnapshotRequest<Types>,
-        option: RPCOption,
+        &mut self, request: InstallSnapshotRequest<Types>, option: RPCOption,
     ) -> Rpc<InstallSnapshotResponse<u64>, InstallSnapshotError> {
         match self.ask(Ask::Install(request), option.hard_ttl()).await? {
             Answer::Install(result) => self.remote(result),
@@ -206,9 +202,7 @@ impl RaftNetwork<Types> for Target {
     }
 
     async fn vote(
-        &mut self,
-        request: VoteRequest<u64>,
-        option: RPCOption,
+        &mut self, request: VoteRequest<u64>, option: RPCOption,
     ) -> Rpc<VoteResponse<u64>, openraft::error::Infallible> {
         match self.ask(Ask::Vote(request), option.hard_ttl()).await? {
             Answer::Vote(result) => self.remote(result),

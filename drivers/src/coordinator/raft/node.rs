@@ -201,14 +201,8 @@ impl Inside {
 /// Runs a node until its [`Inside`] is closed.
 #[expect(clippy::too_many_arguments, reason = "it is called in one place, which has just made them all")]
 pub fn run(
-    me: u64,
-    peers: Arc<dyn Peers>,
-    options: Options,
-    log: LogStore,
-    machine: Machine,
-    facts: Arc<Facts>,
-    started: Arc<AtomicBool>,
-    give: impl FnOnce(Result<Inside, Failure>),
+    me: u64, peers: Arc<dyn Peers>, options: Options, log: LogStore, machine: Machine, facts: Arc<Facts>,
+    started: Arc<AtomicBool>, give: impl FnOnce(Result<Inside, Failure>),
 ) {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     // What other threads ask comes first, so that it is there when the next entry is made: openraft keeps this thread busy

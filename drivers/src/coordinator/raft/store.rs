@@ -71,9 +71,7 @@ pub struct Machine {
 
 /// Makes both from what was on the disk. The flag is to be set when openraft has started.
 pub fn open(
-    disk: Disk,
-    loaded: Loaded,
-    limits: Limits,
+    disk: Disk, loaded: Loaded, limits: Limits,
 ) -> Result<(LogStore, Machine, Arc<Facts>, Arc<AtomicBool>), Failure> {
     let state = match loaded.rows.is_empty() {
         true => State::new(limits),
@@ -139,8 +137,7 @@ impl LogStore {
 
 impl RaftLogReader<Types> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
-        &mut self,
-        range: RB,
+        &mut self, range: RB,
     ) -> Stored<Vec<Entry>> {
         self.read(range, usize::MAX)
     }
@@ -284,9 +281,7 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn install_snapshot(
-        &mut self,
-        meta: &SnapshotMeta<u64, openraft::EmptyNode>,
-        data: Box<Cursor<Vec<u8>>>,
+        &mut self, meta: &SnapshotMeta<u64, openraft::EmptyNode>, data: Box<Cursor<Vec<u8>>>,
     ) -> Stored<()> {
         let bad = |bad: crate::coordinator::state::BadRows| storage_error(Failure::Damaged { what: bad.to_string() });
         let rows = disk::unpack(data.get_ref()).map_err(bad)?;

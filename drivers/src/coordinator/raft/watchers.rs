@@ -81,11 +81,7 @@ pub async fn changes(node: &Node, keys: &KeyRange, from: Revision, wait: Duratio
 
 /// Tells a watch until it is cancelled, or has missed something.
 pub async fn watch(
-    node: Arc<Node>,
-    keys: KeyRange,
-    from: Revision,
-    mut sink: Sink,
-    mut cancelled: oneshot::Receiver<()>,
+    node: Arc<Node>, keys: KeyRange, from: Revision, mut sink: Sink, mut cancelled: oneshot::Receiver<()>,
 ) {
     let mut next = from;
     loop {
