@@ -3,12 +3,9 @@
 //!
 //! The one idea: a checker that was never seen to fail proves nothing.
 
-/// One mistake that somebody could have made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Bug {
+planted::bugs! {
     /// A queue gives its newest message first.
-    NewestFirst = 1,
+    NewestFirst,
     /// The queue takes one message more than it may.
     QueueOverBound,
     /// A message put in the queue wakes no receiver.
@@ -69,67 +66,4 @@ pub enum Bug {
     VerdictLost,
     /// A process whose errand was at a node that is lost is not told.
     LossSilent,
-}
-
-impl Bug {
-    pub const ALL: [Bug; 31] = [
-        Bug::NewestFirst,
-        Bug::QueueOverBound,
-        Bug::LostWakeup,
-        Bug::SendersForgotten,
-        Bug::CopyAmplifies,
-        Bug::MoveDuplicates,
-        Bug::MoveLosesOnFailure,
-        Bug::ReplyTwice,
-        Bug::ExpiredCallServed,
-        Bug::OrphanServed,
-        Bug::ServerDeathSilent,
-        Bug::DropNotCounted,
-        Bug::EarlyDeadline,
-        Bug::DeadlineLost,
-        Bug::ExitNotTold,
-        Bug::PipeMixesWrites,
-        Bug::SleeperStarves,
-        Bug::KillIgnoresWaiting,
-        Bug::SelectLeavesTraces,
-        Bug::RetryRenumbered,
-        Bug::StirLost,
-        Bug::DoubledHeeded,
-        Bug::OrderIgnored,
-        Bug::LossForgotten,
-        Bug::LifeIgnored,
-        Bug::ReleaseForgotten,
-        Bug::GrantSkipped,
-        Bug::ForeignAmplifies,
-        Bug::WithdrawLost,
-        Bug::VerdictLost,
-        Bug::LossSilent,
-    ];
-}
-
-#[cfg(feature = "planted")]
-mod chosen {
-    use super::Bug;
-    use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
-
-    static CHOSEN: AtomicU8 = AtomicU8::new(0);
-
-    /// Plants one bug, or none, in all kernels of this operating-system process.
-    pub fn plant(bug: Option<Bug>) {
-        CHOSEN.store(bug.map_or(0, |bug| bug as u8), Relaxed);
-    }
-
-    pub(crate) fn planted(bug: Bug) -> bool {
-        CHOSEN.load(Relaxed) == bug as u8
-    }
-}
-
-#[cfg(feature = "planted")]
-pub use chosen::plant;
-#[cfg(feature = "planted")]
-pub(crate) use chosen::planted;
-
-#[cfg(not(feature = "planted"))]
-pub(crate) const fn planted(_: Bug) -> bool {
-    false
 }

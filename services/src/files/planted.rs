@@ -1,12 +1,9 @@
 //! Bugs that are planted in the tree on purpose, to see that its tests find them. A build without the feature `planted`
 //! contains none of them.
 
-/// One mistake that somebody could have made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Bug {
+planted::bugs! {
     /// Renaming leaves the old name.
-    RenameKeepsOld = 1,
+    RenameKeepsOld,
     /// What a rename replaces keeps its record, though it has no name any more.
     ReplacedIsKept,
     /// A directory can be moved below itself.
@@ -35,51 +32,4 @@ pub enum Bug {
     CaptureOutlivesUndo,
     /// An open file without a name is not found by who comes back after a restart.
     OpenIsNotKept,
-}
-
-impl Bug {
-    pub const ALL: [Bug; 15] = [
-        Bug::RenameKeepsOld,
-        Bug::ReplacedIsKept,
-        Bug::RenameIntoItself,
-        Bug::UnlinkEmptiesOpen,
-        Bug::SizeBeforeContent,
-        Bug::FlushCoversLater,
-        Bug::CutNotRecorded,
-        Bug::CutKeepsTail,
-        Bug::LinkEscapes,
-        Bug::UndoForgetsNames,
-        Bug::SeenTooEarly,
-        Bug::InodesReused,
-        Bug::ChunkUnusedTooEarly,
-        Bug::CaptureOutlivesUndo,
-        Bug::OpenIsNotKept,
-    ];
-}
-
-#[cfg(feature = "planted")]
-mod chosen {
-    use super::Bug;
-    use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
-
-    static CHOSEN: AtomicU8 = AtomicU8::new(0);
-
-    /// Plants one bug, or none, in all trees of this operating-system process.
-    pub fn plant(bug: Option<Bug>) {
-        CHOSEN.store(bug.map_or(0, |bug| bug as u8), Relaxed);
-    }
-
-    pub(crate) fn planted(bug: Bug) -> bool {
-        CHOSEN.load(Relaxed) == bug as u8
-    }
-}
-
-#[cfg(feature = "planted")]
-pub use chosen::plant;
-#[cfg(feature = "planted")]
-pub(crate) use chosen::planted;
-
-#[cfg(not(feature = "planted"))]
-pub(crate) const fn planted(_: Bug) -> bool {
-    false
 }

@@ -1,12 +1,9 @@
 //! Bugs that are planted in membership on purpose, to see that the simulator's checkers find them. A build without the feature
 //! `planted` contains none of them.
 
-/// One mistake that somebody could have made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Bug {
+planted::bugs! {
     /// Who was paused holds the others' silence against them.
-    LatenessIgnored = 1,
+    LatenessIgnored,
     /// Who is suspected is left to hear of it by chance.
     AccusedNotTold,
     /// What others tell of machines that do not belong is believed.
@@ -29,48 +26,4 @@ pub enum Bug {
     NeverJudged,
     /// A member that was removed is kept.
     RemovedIsKept,
-}
-
-impl Bug {
-    pub const ALL: [Bug; 12] = [
-        Bug::LatenessIgnored,
-        Bug::AccusedNotTold,
-        Bug::StrangersBelieved,
-        Bug::OldLifeReturns,
-        Bug::NeverReturns,
-        Bug::DownNotReached,
-        Bug::UnlinkedIsDown,
-        Bug::OlderFactsReplace,
-        Bug::NoIndirectProbes,
-        Bug::FactsToldOnce,
-        Bug::NeverJudged,
-        Bug::RemovedIsKept,
-    ];
-}
-
-#[cfg(feature = "planted")]
-mod chosen {
-    use super::Bug;
-    use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
-
-    static CHOSEN: AtomicU8 = AtomicU8::new(0);
-
-    /// Plants one bug, or none, in the membership of this operating-system process.
-    pub fn plant(bug: Option<Bug>) {
-        CHOSEN.store(bug.map_or(0, |bug| bug as u8), Relaxed);
-    }
-
-    pub(crate) fn planted(bug: Bug) -> bool {
-        CHOSEN.load(Relaxed) == bug as u8
-    }
-}
-
-#[cfg(feature = "planted")]
-pub use chosen::plant;
-#[cfg(feature = "planted")]
-pub(crate) use chosen::planted;
-
-#[cfg(not(feature = "planted"))]
-pub(crate) const fn planted(_: Bug) -> bool {
-    false
 }
