@@ -17,7 +17,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// How long the end of the process waits for its last answer to leave.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -332,9 +332,4 @@ fn run_failure(error: RunError) -> Failure {
 /// Functions on the stack, innermost first, one a line.
 pub fn stack(frames: &[TraceFrame]) -> String {
     frames.iter().map(TraceFrame::to_string).collect::<Vec<_>>().join("\n  called from ")
-}
-
-/// Milliseconds since 1970.
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as u64)
 }

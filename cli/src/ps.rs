@@ -2,10 +2,11 @@
 
 use crate::control::{self, Description, Reply, Request};
 use crate::failure::{Result, printable, quoted};
-use crate::{freeze, job, node, print};
+use crate::{freeze, node, print};
 use clap::Args;
 use daemon::node::{End, Kind, MountOrder, Pid, ProcessView, State, Waits};
 use daemon::protocol;
+use drivers::clock::now_ms;
 use serde::Serialize;
 
 /// List the running programs
@@ -216,7 +217,7 @@ fn node_row(view: &ProcessView) -> Row {
         format!("n{}", view.node),
         view.name.clone(),
         describe_state(&view.state),
-        duration(job::now_ms().saturating_sub(view.started_ms)),
+        duration(now_ms().saturating_sub(view.started_ms)),
         cpu(view.cpu_ns),
         freeze::size(view.memory_bytes),
         command(&view.args),
@@ -230,7 +231,7 @@ fn private_row(process: &Private) -> Row {
             "-".into(),
             name.clone(),
             format!("private, {engine}"),
-            duration(job::now_ms().saturating_sub(*started_ms)),
+            duration(now_ms().saturating_sub(*started_ms)),
             "-".into(),
             "-".into(),
             command(arguments),

@@ -4,7 +4,7 @@
 use crate::control::Description;
 use crate::failure::{Failure, Result, status};
 use crate::image_file;
-use crate::job::{self, Job, World};
+use crate::job::{Job, World};
 use crate::mounts::{self, MountArgument};
 use crate::program::{self, EngineArgument, Found, Freezing};
 use crate::session::{self, Input, Typing};
@@ -14,6 +14,7 @@ use daemon::node::{Pid, ProcessLimits, Stdio};
 use daemon::protocol::client::Connection;
 use daemon::protocol::{self, Follow, Placement, Request, Until, WhenGone};
 use daemon::system::view::Wish;
+use drivers::clock::now_ms;
 use engine::wasi;
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
@@ -200,7 +201,7 @@ impl Run {
             program: program.hash().to_hex().to_string(),
             engine: self.engine.name().into(),
             freezable: program.is_freezable(),
-            started_ms: job::now_ms(),
+            started_ms: now_ms(),
             mounts: mounts::describe(&mounts),
         };
         let World { stdin, stdout, stderr, clock, entropy, waiter } = World::of_this_process()?;

@@ -2,7 +2,7 @@
 
 use crate::control::{Description, Mounted};
 use crate::failure::{Failure, Result, quoted, status};
-use crate::job::{self, Job, World};
+use crate::job::{Job, World};
 use crate::mounts::{self, MountArgument};
 use crate::program::{self, EngineArgument, Freezing};
 use crate::session::{self, Input, Typing};
@@ -11,6 +11,7 @@ use clap::Args;
 use daemon::node::{ProcessLimits, Stdio};
 use daemon::protocol::client::Connection;
 use daemon::protocol::{self, Follow, Placement, Request, Until, WhenGone};
+use drivers::clock::now_ms;
 use engine::{Image, Library, ThawError, wasi};
 use freeze::ImageError;
 use std::fs::File;
@@ -93,7 +94,7 @@ impl Thaw {
             program: program.hash().to_hex().to_string(),
             engine: self.engine.name().into(),
             freezable: true,
-            started_ms: job::now_ms(),
+            started_ms: now_ms(),
             mounts: mounts::describe(&mounts),
         };
         let World { stdin, stdout, stderr, clock, entropy, waiter } = World::of_this_process()?;

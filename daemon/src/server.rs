@@ -15,6 +15,7 @@ use crate::node::{
 };
 use crate::protocol::{self, Afterwards, Follow, More, ProtocolError, Reason, Refusal, Reply, Request, Status};
 use crate::system::System;
+use crate::system::view::WhyView;
 use programs::Programs;
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Write};
@@ -299,12 +300,12 @@ impl<'a> Session<'a> {
         let protocol::Placement { mounts, limits, stdio, follow, decided, .. } = place;
         let order = Order { program, name, args: arguments, env: environment, mounts, limits, stdio };
         let started = self.shared.node.run(order).map_err(refused)?;
-        self.shared.system.started(started.pid, decided);
-        self.started(started, follow)
+        self.started(started, decided, follow)
     }
 
-    fn started(&mut self, started: Started, follow: Option<Follow>) -> Done {
+    fn started(&mut self, started: Started, decided: Option<WhyView>, follow: Option<Follow>) -> Done {
         let Started { pid, console } = started;
+        self.shared.system.started(pid, decided);
         if let Err(error) = self.reply(&Reply::Started { pid }) {
             // Who does not even know its number cannot have wanted it to go on.
             console.give_up_first();
@@ -332,8 +333,7 @@ impl<'a> Session<'a> {
         let image = engine::Image::open(BufReader::with_capacity(1 << 20, image))
             .map_err(|error| Undone::new(Reason::NotRun, format!("not an image that can be continued: {error}")))?;
         let started = self.shared.node.thaw(image, order).map_err(refused)?;
-        self.shared.system.started(started.pid, decided);
-        self.started(started, follow)
+        self.started(started, decided, follow)
     }
 
     fn spool(&mut self) -> Done<std::fs::File> {

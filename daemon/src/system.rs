@@ -36,7 +36,7 @@ use drivers::coordinator::{Action, Compare, Coordinator, Failure, KeyRange, Quor
 use drivers::wire::WireError;
 use drivers::wire::discovery::Discovery;
 use drivers::wire::ticket::Ticket;
-use drivers::wire::{Ask, AskError, Class, Hello, Identity, IdentityError, LinkState, OpenError, Stream, Wire};
+use drivers::wire::{Ask, AskError, Class, Hello, Identity, IdentityError, LinkState, Stream, Wire};
 use ears::Ears;
 use events::Chronicle;
 use health::Health;
@@ -174,8 +174,16 @@ struct Inner {
 #[derive(Default)]
 pub(crate) struct Directory {
     members: Mutex<Members>,
-    /// Before the facts are there: whom this node knew when it last ran.
-    remembered: Mutex<BTreeMap<NodeId, NodeKey>>,
+    keys: Mutex<Keys>,
+}
+
+/// Of the members; before the facts are there, of those whom this node knew when it last ran.
+///
+/// Invariant: each of the two is the other turned round.
+#[derive(Default)]
+struct Keys {
+    by_number: BTreeMap<NodeId, NodeKey>,
+    by_key: BTreeMap<NodeKey, NodeId>,
 }
 
 impl Directory {
@@ -183,55 +191,61 @@ impl Directory {
         self.members.lock().expect("nothing panics while it holds this lock")
     }
 
+    fn keys(&self) -> MutexGuard<'_, Keys> {
+        self.keys.lock().expect("nothing panics while it holds this lock")
+    }
+
     pub fn key_of(&self, node: NodeId) -> Option<NodeKey> {
-        let known = self.members().get(&node).and_then(Member::node_key);
-        known.or_else(|| self.remembered.lock().expect("nothing panics while it holds this lock").get(&node).copied())
+        self.keys().by_number.get(&node).copied()
     }
 
     pub fn number_of(&self, key: NodeKey) -> Option<NodeId> {
-        let text = key.to_string();
-        let known = self.members().iter().find(|(_, member)| member.key == text).map(|(number, _)| *number);
-        known.or_else(|| {
-            let remembered = self.remembered.lock().expect("nothing panics while it holds this lock");
-            remembered.iter().find(|(_, other)| **other == key).map(|(number, _)| *number)
-        })
+        self.keys().by_key.get(&key).copied()
+    }
+
+    fn know(&self, node: NodeId, key: NodeKey) {
+        self.forget(node);
+        let mut keys = self.keys();
+        keys.by_number.insert(node, key);
+        keys.by_key.insert(key, node);
+    }
+
+    fn forget(&self, node: NodeId) -> Option<NodeKey> {
+        let mut keys = self.keys();
+        let key = keys.by_number.remove(&node)?;
+        keys.by_key.remove(&key);
+        Some(key)
     }
 }
 
-/// The coordinator's way to other nodes.
-struct Peers {
+/// The way to other nodes by their numbers, for the coordinator and the files.
+struct Numbered {
     wire: Wire,
     directory: Arc<Directory>,
 }
 
-impl raft::Peers for Peers {
+impl raft::Peers for Numbered {
     fn ask(
         &self, to: NodeId, body: Vec<u8>, deadline: Instant, done: Box<dyn FnOnce(Result<Vec<u8>, Unanswered>) + Send>,
     ) {
         let Some(key) = self.directory.key_of(to) else {
-            return done(Err(Unanswered::NotSent(format!("{to} is no member"))));
+            return done(Err(Unanswered::NotSent(no_member(to))));
         };
         let ask = Ask { service: service::COORDINATOR, class: Class::Control, body: &body, deadline };
-        let unanswered = |error: AskError| match error {
-            AskError::Unlinked | AskError::Busy | AskError::TooLong => Unanswered::NotSent(error.to_string()),
-            AskError::Lost(_) | AskError::Late | AskError::Failed(_) => Unanswered::Lost(error.to_string()),
+        let unanswered = |error: AskError| match error.may_have_arrived() {
+            false => Unanswered::NotSent(error.to_string()),
+            true => Unanswered::Lost(error.to_string()),
         };
         self.wire.ask(key, ask, Box::new(move |answer| done(answer.map_err(unanswered))));
     }
 }
 
-/// The files' way to other nodes.
-struct FilesWire {
-    wire: Wire,
-    directory: Arc<Directory>,
-}
-
-impl FilesNetwork for FilesWire {
+impl FilesNetwork for Numbered {
     fn ask(
         &self, to: NodeId, service: files::Service, body: &[u8], deadline: Instant,
     ) -> Result<Vec<u8>, files::Unanswered> {
         let Some(key) = self.directory.key_of(to) else {
-            return Err(files::Unanswered::NotSent(format!("{to} is no member")));
+            return Err(files::Unanswered::NotSent(no_member(to)));
         };
         let (service, class) = match service {
             files::Service::Files => (service::FILES, Class::Call),
@@ -239,11 +253,15 @@ impl FilesNetwork for FilesWire {
         };
         let answer = self.wire.ask_and_wait(key, Ask { service, class, body, deadline });
         answer.map_err(|error| match error {
-            AskError::Unlinked | AskError::Busy | AskError::TooLong => files::Unanswered::NotSent(error.to_string()),
-            AskError::Lost(_) | AskError::Late => files::Unanswered::Lost(error.to_string()),
             AskError::Failed(why) => files::Unanswered::Refused(why),
+            error if error.may_have_arrived() => files::Unanswered::Lost(error.to_string()),
+            error => files::Unanswered::NotSent(error.to_string()),
         })
     }
+}
+
+fn no_member(node: NodeId) -> String {
+    format!("{node} is no member")
 }
 
 /// The kernel's way to other nodes.
@@ -289,14 +307,12 @@ impl System {
         let directory = Arc::new(Directory::default());
         for peer in &record.peers {
             if let Some(key) = record::hex(&peer.key).map(NodeKey) {
-                let addresses: Vec<SocketAddr> = peer.addresses.iter().filter_map(|text| text.parse().ok()).collect();
-                directory.remembered.lock().expect("nothing else runs yet").insert(NodeId(peer.number), key);
-                wire.admit(key, &addresses);
+                directory.know(NodeId(peer.number), key);
+                wire.admit(key, &record::addresses(&peer.addresses));
             }
         }
-        let peers = Arc::new(Peers { wire: wire.clone(), directory: directory.clone() });
-        let raft = Arc::new(Raft::open(&data.join("coordinator"), me, peers).map_err(StartError::Facts)?);
-        let network = Arc::new(FilesWire { wire: wire.clone(), directory: directory.clone() });
+        let others = Arc::new(Numbered { wire: wire.clone(), directory: directory.clone() });
+        let raft = Arc::new(Raft::open(&data.join("coordinator"), me, others.clone()).map_err(StartError::Facts)?);
         let alone = record.peers.is_empty() && me == crate::node::FIRST_NODE;
         let port = wire.addresses().first().map(SocketAddr::port);
         if port.is_some() && port != record.port {
@@ -309,7 +325,7 @@ impl System {
             addresses: wire.addresses().iter().map(SocketAddr::to_string).collect(),
             draining: false,
             leaving: false,
-            joined_ms: join::now_ms(),
+            joined_ms: drivers::clock::now_ms(),
             life: record.life,
         };
         if alone {
@@ -322,7 +338,7 @@ impl System {
         }
         let facts = Current::new(raft.clone(), opener(&raft));
         let files =
-            Shared::start(&data.join("tree"), me, Arc::new(facts.clone()), network).map_err(StartError::Files)?;
+            Shared::start(&data.join("tree"), me, Arc::new(facts.clone()), others).map_err(StartError::Files)?;
         let mut entropy = [0; 8];
         HostEntropy.fill(&mut entropy).map_err(StartError::Entropy)?;
         let health = Health::new(me, record.life, u64::from_le_bytes(entropy));
@@ -399,18 +415,6 @@ impl System {
         self.0.files.clone()
     }
 
-    pub fn key(&self) -> NodeKey {
-        self.0.key
-    }
-
-    pub fn coordinator(&self) -> Arc<dyn Coordinator> {
-        Arc::new(self.0.facts.clone())
-    }
-
-    pub fn wire(&self) -> &Wire {
-        &self.0.wire
-    }
-
     pub fn name_of(&self, node: NodeId) -> String {
         self.0.name_of(node)
     }
@@ -435,7 +439,7 @@ impl System {
         let mut parts = vec![Ok(own)];
         let question = ears::Question::Processes { ended };
         for (node, answer) in self.0.ask_all(&question) {
-            let read = answer.and_then(|body| System::read_processes(&body));
+            let read = answer.and_then(|body| serde_json::from_slice(&body).map_err(|error| error.to_string()));
             parts.push(read.map_err(|why| (node, self.name_of(node), why)));
         }
         parts
@@ -479,8 +483,6 @@ impl System {
         }
         // Those who hear of it first may close the link before the answer is here.
         self.0.remove_member(self.0.me).or_else(|error| if self.0.is_removed() { Ok(()) } else { Err(error) })?;
-        let left = self.0.record().peers.first().is_some();
-        debug_assert!(left, "a node that leaves others knows some");
         std::fs::write(self.0.data.join(LEFT), b"").map_err(|error| SystemError::Refused(error.to_string()))
     }
 
@@ -774,10 +776,11 @@ impl Inner {
     }
 
     fn member_put(&self, number: NodeId, member: Member) {
-        if number != self.me
-            && let Some(key) = member.node_key()
-        {
-            self.wire.admit(key, &member.socket_addresses());
+        if let Some(key) = member.node_key() {
+            self.directory.know(number, key);
+            if number != self.me {
+                self.wire.admit(key, &record::addresses(&member.addresses));
+            }
         }
         let known = self.directory.members().insert(number, member.clone());
         match known {
@@ -790,15 +793,23 @@ impl Inner {
     }
 
     fn member_gone(&self, number: NodeId) {
-        let gone = self.directory.members().remove(&number);
+        let was_member = self.directory.members().remove(&number).is_some();
+        let key = self.directory.forget(number);
         self.chronicle.record(Kind::NodeRemoved { node: number });
-        self.directory.remembered.lock().expect("nothing panics while it holds this lock").remove(&number);
         if number == self.me {
-            *self.refusal.lock().expect("nothing panics while it holds this lock") =
-                Some("this node was removed from the system".into());
-        } else if let Some(key) = gone.and_then(|member| member.node_key()) {
+            self.refused("this node was removed from the system".into());
+        } else if let Some(key) = key.filter(|_| was_member) {
             self.wire.dismiss(key, "it is no member of the system any more");
         }
+    }
+
+    /// The others do not want this node, and why.
+    fn refused(&self, why: String) {
+        *self.refusal() = Some(why);
+    }
+
+    fn refusal(&self) -> MutexGuard<'_, Option<String>> {
+        self.refusal.lock().expect("nothing panics while it holds this lock")
     }
 
     /// So that this node finds the others after a restart, when it has nobody to ask.
@@ -806,12 +817,7 @@ impl Inner {
         let peers: Vec<record::Peer> = {
             let members = self.directory.members();
             let others = members.iter().filter(|(number, _)| **number != self.me);
-            let peer = |(number, member): (&NodeId, &Member)| record::Peer {
-                number: number.0,
-                key: member.key.clone(),
-                addresses: member.addresses.clone(),
-            };
-            others.map(peer).collect()
+            others.map(|(number, member)| member.peer(*number)).collect()
         };
         let mut record = self.record();
         if record.peers != peers {
@@ -825,7 +831,7 @@ impl Inner {
     fn is_removed(&self) -> bool {
         let until = Instant::now() + ANSWER_TIMEOUT;
         while Instant::now() < until {
-            let refused = self.refusal.lock().expect("nothing panics while it holds this lock").is_some();
+            let refused = self.refusal().is_some();
             if refused || !self.directory.members().contains_key(&self.me) {
                 return true;
             }
@@ -935,12 +941,15 @@ impl Inner {
                 draining: member.draining,
                 addresses: member.addresses.clone(),
                 round_trip_us,
-                facts: if *number == self.me { Some(health::own_facts(self)) } else { self.health.facts(*number) },
+                facts: match *number == self.me {
+                    true => Some(health::shown(self.record().life, health::soft_facts(self))),
+                    false => self.health.soft(*number).map(|(life, facts)| health::shown(life, facts)),
+                },
             }
         };
         let nodes: Vec<NodeLine> = members.iter().map(line).collect();
         let mut complaints = vec![];
-        if let Some(refusal) = &*self.refusal.lock().expect("nothing panics while it holds this lock") {
+        if let Some(refusal) = &*self.refusal() {
             complaints.push(format!("{refusal}: una down, then una join with a new ticket"));
         }
         for node in nodes.iter().filter(|node| node.state == NodeState::Down) {
@@ -967,11 +976,5 @@ impl Inner {
             survives: losses,
             complaints,
         }
-    }
-}
-
-impl From<OpenError> for SystemError {
-    fn from(error: OpenError) -> SystemError {
-        SystemError::Refused(error.to_string())
     }
 }

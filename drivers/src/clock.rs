@@ -3,6 +3,7 @@
 use abi::file::Clock;
 use abi::wasi::Clockid;
 use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
+use std::time::{Duration, SystemTime};
 
 #[derive(Clone, Copy, Default, Debug)]
 pub struct HostClock;
@@ -28,6 +29,20 @@ impl Clock for HostClock {
         };
         nanoseconds(clock_getres(clock)).max(1)
     }
+}
+
+/// The time of day in nanoseconds since 1970; a clock before that is at it.
+pub fn now_ns() -> u64 {
+    since_1970().as_nanos().try_into().unwrap_or(u64::MAX)
+}
+
+/// The same in milliseconds.
+pub fn now_ms() -> u64 {
+    since_1970().as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// A time before 1970 is 1970, and one after 2554 is 2554.

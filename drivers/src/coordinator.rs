@@ -569,6 +569,21 @@ pub struct Status {
     pub quorum: Quorum,
 }
 
+impl Status {
+    /// Of a store that does not even say how it is.
+    pub(crate) fn silent(kind: Kind, failure: &Failure) -> Status {
+        Status {
+            kind,
+            leader: None,
+            voters: vec![],
+            standbys: vec![],
+            term: 0,
+            revision: Revision::default(),
+            quorum: Quorum::Lost { why: failure.to_string() },
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Kind {
     Raft,

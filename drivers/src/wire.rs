@@ -215,6 +215,16 @@ pub enum AskError {
     Failed(String),
 }
 
+impl AskError {
+    /// Whether whoever was asked may have acted on it, or may still.
+    pub fn may_have_arrived(&self) -> bool {
+        match self {
+            AskError::Unlinked | AskError::Busy | AskError::TooLong => false,
+            AskError::Lost(_) | AskError::Late | AskError::Failed(_) => true,
+        }
+    }
+}
+
 /// Why a stream could not be opened.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OpenError {

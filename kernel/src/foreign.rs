@@ -828,15 +828,9 @@ impl Kernel {
         if let Some(limit) = limit {
             return refuse(SpawnError::Limit(limit));
         }
-        let supervisor = match spawn.supervisor {
-            None => None,
-            Some(notify) => match self.find_port(me, notify.port, Rights::RECEIVE) {
-                Err(error) => return refuse(SpawnError::Supervisor(error)),
-                Ok((port, _)) => match self.watch_allowed(me, port) {
-                    Err(limit) => return refuse(SpawnError::Limit(limit)),
-                    Ok(()) => Some((port, notify.token)),
-                },
-            },
+        let supervisor = match self.supervisor_port(me, spawn.supervisor) {
+            Ok(supervisor) => supervisor,
+            Err(error) => return refuse(error),
         };
         let rights = self.pass_all(me, &spawn.handles, node);
         let moved = moved(&spawn.handles);

@@ -30,7 +30,7 @@ use abi::call::{
 };
 use abi::ids::{HandleId, ProcessId, Time};
 use abi::limits::{Limit, Limits, WEIGHT_MAX};
-use abi::message::{Bytes, NoticeEvent};
+use abi::message::{Bytes, NoticeEvent, Notify};
 use abi::process::{Exit, Orphan, Program, Spawn, Spawned};
 use abi::rights::Rights;
 use alloc::boxed::Box;
@@ -206,18 +206,10 @@ impl Kernel {
         if let Some(limit) = limit {
             return refuse(SpawnError::Limit(limit));
         }
-        let watching = match spawn.supervisor {
-            None => None,
-            Some(notify) => match self.find_port(me, notify.port, Rights::RECEIVE) {
-                Err(error) => return refuse(SpawnError::Supervisor(error)),
-                Ok((port, _)) => Some((port, notify.token)),
-            },
+        let watching = match self.supervisor_port(me, spawn.supervisor) {
+            Ok(watching) => watching,
+            Err(error) => return refuse(error),
         };
-        if let Some((port, _)) = watching
-            && let Err(limit) = self.watch_allowed(me, port)
-        {
-            return refuse(SpawnError::Limit(limit));
-        }
 
         let child = self.create_process(spawn.program, spawn.limits, spawn.weight, spawn.orphan, Some(me));
         if let Some((port, token)) = watching {
@@ -232,6 +224,16 @@ impl Kernel {
         let id = self.processes[child].id;
         self.start(child, spawn.arguments, effects);
         Next::Return(Outcome::Spawned(Ok(Spawned { process, id })))
+    }
+
+    /// The port to which a child's end is to be told, if it can be: with the token of the notice.
+    pub(crate) fn supervisor_port(
+        &self, me: Key<Process>, supervisor: Option<Notify>,
+    ) -> Result<Option<(Key<Port>, u64)>, SpawnError> {
+        let Some(notify) = supervisor else { return Ok(None) };
+        let (port, _) = self.find_port(me, notify.port, Rights::RECEIVE).map_err(SpawnError::Supervisor)?;
+        self.watch_allowed(me, port).map_err(SpawnError::Limit)?;
+        Ok(Some((port, notify.token)))
     }
 
     fn create_process(

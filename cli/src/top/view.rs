@@ -2,8 +2,9 @@
 
 use super::model::{Mode, Model, Order, Row};
 use crate::failure::printable;
-use crate::{freeze, job, ps};
+use crate::{freeze, ps};
 use daemon::node::State;
+use drivers::clock::now_ms;
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -187,7 +188,7 @@ fn list(frame: &mut Frame, area: Rect, model: &Model, palette: Palette) {
     let row = |Row { view, share }: &Row| {
         let faint = if matches!(view.state, State::Ended(_)) { palette.faint() } else { Style::new() };
         let share_style = if *share < 0.005 { palette.faint() } else { palette.load(*share) };
-        let up = ps::duration(job::now_ms().saturating_sub(view.started_ms));
+        let up = ps::duration(now_ms().saturating_sub(view.started_ms));
         ratatui::widgets::Row::new([
             right(Span::raw(view.pid.to_string())),
             Span::styled(printable(&view.name), faint.add_modifier(Modifier::BOLD)).into(),
@@ -340,7 +341,7 @@ pub fn plain(model: &Model) -> String {
             share * 100.0,
             ps::cpu(view.cpu_ns),
             freeze::size(view.memory_bytes),
-            ps::duration(job::now_ms().saturating_sub(view.started_ms)),
+            ps::duration(now_ms().saturating_sub(view.started_ms)),
             printable(&view.args.join(" ")),
         );
     }

@@ -20,6 +20,7 @@ use abi::errno::Errno;
 use abi::file::{Access, Durable, Entry, Existence, FileSystem, LastLink, Open, OpenId, Opened, Place, SetTimes, Stat};
 use abi::wasi::{Advice, Filetype};
 use drivers::chunks::{ChunkError, ChunkName, ChunkOptions, Chunks, Swept};
+use drivers::clock::now_ns;
 use drivers::facts::{Facts, FactsError, Shared as SharedSyncs, Write};
 use services::files::{
     Answer, At, Capture, Captured, Change, ChunkHash, Files, Flush, INLINE_BYTES_MAX, Inode, Limits, OpenNumber, Piece,
@@ -32,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// How many callers may change something at once. Others wait.
 const CALLERS_MAX: u32 = 1024;
@@ -391,11 +392,6 @@ fn random_device() -> std::io::Result<u64> {
     let mut bytes = [0; 8];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(u64::from_le_bytes(bytes))
-}
-
-fn now_ns() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn writes(changes: &[Change]) -> Vec<Write> {

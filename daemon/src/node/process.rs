@@ -6,12 +6,13 @@ use super::machine::{Used, time_since};
 use super::view::{End, Kind, MountOrder, Pid};
 use abi::ids::{HandleId, Time};
 use abi::process::Exit;
+use drivers::clock::now_ms;
 use engine::{Stopper, Usage};
 use kernel::{Key, Process};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// How many processes that have ended are remembered.
 const ENDED_MAX: usize = 1000;
@@ -77,7 +78,7 @@ impl Info {
             args,
             program,
             kind,
-            started_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+            started_ms: now_ms(),
             console,
             is_console_shared,
             usage,

@@ -12,11 +12,11 @@
 use super::{Done, Session, Shared, Undone};
 use crate::node::Output;
 use crate::protocol::{self, ProtocolError, Reason, Refusal, Reply, Request};
+use crate::system::Reach;
 use crate::system::view::{WhyNode, WhyView};
-use crate::system::{Reach, System};
 use abi::ids::NodeId;
 use drivers::wire::Stream;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -52,27 +52,22 @@ impl Session<'_> {
     /// Hands the connection on.
     pub(super) fn hand_on(&mut self, to: NodeId, request: &Request) -> Done {
         let system = &self.shared.system;
-        let mut there = system.commands(to).map_err(unreachable)?;
-        let start = |there: &mut Stream| -> Result<(), ProtocolError> {
-            protocol::write_hello(there)?;
-            protocol::write_message(there, request)
+        let there = system.commands(to).map_err(unreachable)?;
+        let lost = |error: &dyn std::fmt::Display| Refusal {
+            reason: Reason::Unreachable,
+            why: format!("{} was lost meanwhile: {error}", system.name_of(to)),
         };
-        let lost = |error: &dyn std::fmt::Display| {
-            Undone::new(Reason::Unreachable, format!("{} was lost meanwhile: {error}", system.name_of(to)))
-        };
-        start(&mut there).map_err(|error| lost(&error))?;
-        let mut back = BufReader::with_capacity(64 << 10, there.try_clone().map_err(|error| lost(&error))?);
-        protocol::read_hello(&mut back).map_err(|error| lost(&error))?;
-        let over = Arc::new(AtomicBool::new(false));
+        let begun = begin(&there, request).and_then(|back| Ok((back, there.try_clone()?)));
+        let (mut back, mut forth) = begun.map_err(|error| Undone::Refused(lost(&error)))?;
+        let over = AtomicBool::new(false);
         let client = self.to.try_clone()?;
         let passed = std::thread::scope(|scope| {
-            let (from, ended) = (&mut self.from, over.clone());
+            let (from, over) = (&mut self.from, &over);
             let onward = std::thread::Builder::new().name(format!("to {to}")).stack_size(256 << 10);
-            let mut forth = there.try_clone().map_err(|error| lost(&error))?;
             onward.spawn_scoped(scope, move || {
                 // Ends with the client's end, or when the other direction has ended and this socket is closed for reading.
                 let _ = copy(from, &mut forth);
-                if !ended.load(Ordering::Acquire) {
+                if !over.load(Ordering::Acquire) {
                     let _ = forth.shutdown(Shutdown::Write);
                 }
             })?;
@@ -85,10 +80,7 @@ impl Session<'_> {
         match passed {
             Ok(()) => Err(Undone::Over),
             Err(Passing::Client(error)) => Err(error.into()),
-            Err(Passing::Node(error)) => Err(Undone::Last(Refusal {
-                reason: Reason::Unreachable,
-                why: format!("{} was lost meanwhile: {error}", system.name_of(to)),
-            })),
+            Err(Passing::Node(error)) => Err(Undone::Last(lost(&error))),
         }
     }
 
@@ -99,12 +91,9 @@ impl Session<'_> {
         there.set_deadline(Some(Instant::now() + timeout + Duration::from_secs(2)));
         let request = Request::Send { port: port.into(), timeout_ms: timeout.as_millis() as u64 };
         let mut talk = || -> Result<Reply, ProtocolError> {
-            protocol::write_hello(&mut there)?;
-            protocol::write_message(&mut there, &request)?;
+            let mut back = begin(&there, &request)?;
             protocol::write_bytes(&mut there, Output::Out, message)?;
             protocol::write_end(&mut there)?;
-            let mut back = BufReader::new(there.try_clone()?);
-            protocol::read_hello(&mut back)?;
             loop {
                 let frame = protocol::read_frame(&mut back)?.ok_or(ProtocolError::Truncated)?;
                 match frame.message::<Reply>()? {
@@ -138,6 +127,16 @@ impl Session<'_> {
     }
 }
 
+/// Speaks to another node's server as a client does; gives what comes back, behind its hello.
+fn begin(there: &Stream, request: &Request) -> Result<BufReader<Stream>, ProtocolError> {
+    let mut to = there.try_clone()?;
+    protocol::write_hello(&mut to)?;
+    protocol::write_message(&mut to, request)?;
+    let mut back = BufReader::with_capacity(64 << 10, to);
+    protocol::read_hello(&mut back)?;
+    Ok(back)
+}
+
 /// Whose fault it was that passing on ended.
 enum Passing {
     Client(ProtocolError),
@@ -151,8 +150,7 @@ fn pass_back(from: &mut impl Read, to: &mut UnixStream) -> Result<(), Passing> {
     Ok(())
 }
 
-fn copy(from: &mut BufReader<UnixStream>, to: &mut impl Write) -> io::Result<()> {
-    use std::io::BufRead;
+fn copy(from: &mut impl BufRead, to: &mut impl Write) -> io::Result<()> {
     loop {
         let length = match from.fill_buf() {
             Ok([]) => return Ok(()),
@@ -186,32 +184,17 @@ pub(super) fn adopt(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
     let (near, far) = UnixStream::pair()?;
     super::welcome(shared, near);
     let (mut from, mut to) = (stream.try_clone()?, stream);
-    let (mut into, mut out) = (far.try_clone()?, far);
+    let (mut into, out) = (far.try_clone()?, far);
     let named = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(256 << 10);
     named("relay in").spawn(move || {
         let _ = io::copy(&mut from, &mut into);
         let _ = into.shutdown(Shutdown::Write);
     })?;
     named("relay out").spawn(move || {
-        let mut piece = vec![0; 64 << 10];
-        loop {
-            match out.read(&mut piece) {
-                Ok(0) | Err(_) => break,
-                Ok(length) if to.write_all(&piece[..length]).and_then(|()| to.flush()).is_err() => {
-                    break;
-                }
-                Ok(_) => {}
-            }
-        }
+        // Whichever side ended it, both are done.
+        let _ = copy(&mut BufReader::with_capacity(64 << 10, &out), &mut to);
         let _ = to.shutdown(Shutdown::Both);
         let _ = out.shutdown(Shutdown::Both);
     })?;
     Ok(())
-}
-
-impl System {
-    /// What a node says when it is asked for its processes.
-    pub(crate) fn read_processes(body: &[u8]) -> Result<Vec<crate::node::ProcessView>, String> {
-        serde_json::from_slice(body).map_err(|error| error.to_string())
-    }
 }

@@ -199,7 +199,7 @@ impl Receiver for Ears {
     fn refused(&self, _peer: NodeKey, by: RefusedBy, why: &Refusal) {
         let Some(inner) = self.inner() else { return };
         if let (RefusedBy::Them, Refusal::Dismissed(_) | Refusal::Unknown) = (by, why) {
-            *inner.refusal.lock().expect("nothing panics while it holds this lock") = Some(why.to_string());
+            inner.refused(why.to_string());
         }
     }
 }

@@ -23,7 +23,7 @@ pub struct Chronicle {
 }
 
 fn wall() -> WallMs {
-    WallMs(super::join::now_ms())
+    WallMs(drivers::clock::now_ms())
 }
 
 impl Chronicle {

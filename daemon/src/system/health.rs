@@ -6,6 +6,7 @@
 
 use super::Inner;
 use super::member::Members as Records;
+use super::record::addresses;
 use super::view::{Facts, NodeState};
 use abi::ids::{NodeId, Time};
 use drivers::host::Host;
@@ -27,17 +28,13 @@ const FACTS_INTERVAL: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_millis(500);
 
 pub struct Health {
-    state: Mutex<State>,
+    members: Mutex<Members>,
     letters: Mutex<VecDeque<Letter>>,
     came: Condvar,
     began: Instant,
     /// Processes of the machine that want a processor, over about the last second.
     load_hundredths: AtomicU32,
     has_left: AtomicBool,
-}
-
-struct State {
-    members: Members,
 }
 
 enum Letter {
@@ -52,7 +49,7 @@ impl Health {
     pub fn new(me: NodeId, life: u64, entropy: u64) -> Health {
         let members = Members::new(me, life, entropy, Time(1));
         Health {
-            state: Mutex::new(State { members }),
+            members: Mutex::new(members),
             letters: Mutex::default(),
             came: Condvar::new(),
             began: Instant::now(),
@@ -61,8 +58,8 @@ impl Health {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while it holds this lock")
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().expect("nothing panics while it holds this lock")
     }
 
     fn now(&self) -> Time {
@@ -81,7 +78,7 @@ impl Health {
     /// All who belong, whenever that has changed.
     pub fn belong(&self, records: &Records) {
         let belonging = records.iter().filter_map(|(node, record)| {
-            let (key, addresses) = (record.node_key()?, record.socket_addresses());
+            let (key, addresses) = (record.node_key()?, addresses(&record.addresses));
             Some(Belonging { node: *node, key, addresses, life_min: record.life })
         });
         self.post(Letter::Belong(belonging.collect()));
@@ -109,51 +106,54 @@ impl Health {
         self.has_left.load(Ordering::Acquire)
     }
 
+    pub fn standing(&self, node: NodeId) -> Standing {
+        self.members().get(node).map_or(Standing::Unknown, |view| view.standing)
+    }
+
     pub fn state_of(&self, node: NodeId) -> NodeState {
-        match self.state().members.get(node).map(|view| view.standing) {
-            Some(Standing::Alive) => NodeState::Up,
-            Some(Standing::Suspect) => NodeState::Suspect,
-            Some(Standing::Left) => NodeState::Left,
-            Some(Standing::Unknown | Standing::Down) | None => NodeState::Down,
+        match self.standing(node) {
+            Standing::Alive => NodeState::Up,
+            Standing::Suspect => NodeState::Suspect,
+            Standing::Left => NodeState::Left,
+            Standing::Unknown | Standing::Down => NodeState::Down,
         }
     }
 
-    pub fn standing(&self, node: NodeId) -> Standing {
-        self.state().members.get(node).map_or(Standing::Unknown, |view| view.standing)
-    }
-
     pub fn is_up(&self, node: NodeId) -> bool {
-        self.state().members.get(node).is_some_and(|view| view.standing.is_up())
+        self.standing(node).is_up()
     }
 
     /// Of another node: what it said last, with its life.
     pub fn soft(&self, node: NodeId) -> Option<(u64, members::Facts)> {
-        self.state().members.facts(node)
+        self.members().facts(node)
     }
+}
 
-    pub fn facts(&self, node: NodeId) -> Option<Facts> {
-        let (life, facts) = self.soft(node)?;
-        Some(Facts {
-            architecture: match facts.architecture {
-                Architecture::X86_64 => "x86_64",
-                Architecture::Aarch64 => "aarch64",
-                Architecture::Riscv64 => "riscv64",
-                Architecture::Other => "other",
-            }
-            .into(),
-            processors: facts.processors.into(),
-            load: f64::from(facts.load_hundredths) / 100.0,
-            memory_bytes: facts.memory_bytes,
-            memory_free_bytes: facts.memory_free_bytes,
-            processes: facts.processes,
-            life,
-        })
+/// What a node says of itself, as people see it.
+pub fn shown(life: u64, facts: members::Facts) -> Facts {
+    Facts {
+        architecture: match facts.architecture {
+            Architecture::X86_64 => "x86_64",
+            Architecture::Aarch64 => "aarch64",
+            Architecture::Riscv64 => "riscv64",
+            Architecture::Other => "other",
+        }
+        .into(),
+        processors: facts.processors.into(),
+        load: f64::from(facts.load_hundredths) / 100.0,
+        memory_bytes: facts.memory_bytes,
+        memory_free_bytes: facts.memory_free_bytes,
+        processes: facts.processes,
+        life,
     }
 }
 
 /// What this node says of itself to the others.
 pub fn soft_facts(inner: &Inner) -> members::Facts {
-    let host = Host::look();
+    facts_on(inner, Host::look())
+}
+
+fn facts_on(inner: &Inner, host: Host) -> members::Facts {
     members::Facts {
         load_hundredths: inner.health.load_hundredths.load(Ordering::Relaxed),
         processors: host.processors.min(u32::from(u16::MAX)) as u16,
@@ -177,20 +177,6 @@ pub fn soft_facts(inner: &Inner) -> members::Facts {
     }
 }
 
-/// What this node shows of itself.
-pub fn own_facts(inner: &Inner) -> Facts {
-    let host = Host::look();
-    Facts {
-        architecture: std::env::consts::ARCH.into(),
-        processors: host.processors,
-        load: f64::from(inner.health.load_hundredths.load(Ordering::Relaxed)) / 100.0,
-        memory_bytes: host.memory_bytes,
-        memory_free_bytes: host.memory_free_bytes,
-        processes: inner.node.get().map_or(0, |node| node.status().processes),
-        life: inner.record().life,
-    }
-}
-
 /// The thread that judges.
 pub fn run(inner: &Arc<Inner>) {
     let health = &inner.health;
@@ -199,7 +185,7 @@ pub fn run(inner: &Arc<Inner>) {
     while !inner.is_stopping() {
         let letters: Vec<Letter> = {
             let letters = health.letters.lock().expect("nothing panics while it holds this lock");
-            let wake = health.state().members.wake();
+            let wake = health.members().wake();
             let sleep = wake.map_or(PATIENCE, |wake| Duration::from_nanos(wake.since(health.now()))).min(PATIENCE);
             let idle = |letters: &mut VecDeque<Letter>| letters.is_empty();
             let (mut letters, _) =
@@ -207,7 +193,7 @@ pub fn run(inner: &Arc<Inner>) {
             letters.drain(..).collect()
         };
         {
-            let mut state = health.state();
+            let mut members = health.members();
             let now = health.now();
             for letter in &letters {
                 let input = match letter {
@@ -217,16 +203,17 @@ pub fn run(inner: &Arc<Inner>) {
                     Letter::Unlinked { node } => Input::Unlinked { node: *node },
                     Letter::Leave => Input::Leave,
                 };
-                state.members.step(now, input, &mut effects);
+                members.step(now, input, &mut effects);
             }
-            state.members.step(now, Input::Tick, &mut effects);
+            members.step(now, Input::Tick, &mut effects);
         }
         if facts_at <= Instant::now() {
             facts_at = Instant::now() + FACTS_INTERVAL;
             let before = health.load_hundredths.load(Ordering::Relaxed);
-            health.load_hundredths.store((before + Host::look().wanting * 100) / 2, Ordering::Relaxed);
-            let facts = soft_facts(inner);
-            health.state().members.step(health.now(), Input::Facts(facts), &mut effects);
+            let host = Host::look();
+            health.load_hundredths.store((before + host.wanting * 100) / 2, Ordering::Relaxed);
+            let facts = facts_on(inner, host);
+            health.members().step(health.now(), Input::Facts(facts), &mut effects);
         }
         for effect in effects.drain(..) {
             match effect {
@@ -256,7 +243,7 @@ fn changed(inner: &Arc<Inner>, change: Change) {
             let refusal = format!(
                 "another machine runs as this node, in its life {life}: one of the two is a copy and must be ended"
             );
-            *inner.refusal.lock().expect("nothing panics while it holds this lock") = Some(refusal);
+            inner.refused(refusal);
             Some(Kind::Usurped { life })
         }
         Change::Suspected { .. } | Change::Cleared { .. } | Change::Over { .. } | Change::Facts { .. } => None,

@@ -14,6 +14,7 @@
 use super::member::{self, Member};
 use super::record::{Peer, Record};
 use abi::ids::{NodeId, NodeKey};
+use drivers::clock::now_ms;
 use drivers::coordinator::{Action, Compare, Coordinator, Failure, Range, Transaction};
 use drivers::wire::ticket::Ticket;
 use drivers::wire::{Hello, Identity, Wire};
@@ -22,7 +23,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// How long the talk may take.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,10 +60,6 @@ fn ticket_key(secret: &[u8]) -> Vec<u8> {
     format!("t/{}", blake3::hash(secret).to_hex()).into_bytes()
 }
 
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
-}
-
 /// Makes a secret known to the coordinator, for so long.
 pub fn issue(coordinator: &dyn Coordinator, secret: &[u8], lasts: Duration, deadline: Instant) -> Result<u64, Failure> {
     let lease_lasts = lasts.clamp(drivers::coordinator::TTL_MIN, drivers::coordinator::TTL_MAX);
@@ -82,7 +79,11 @@ pub fn admit(
     match try_admit(coordinator, stranger, request, deadline) {
         Ok((number, name)) => {
             let peers = match member::all(coordinator, deadline) {
-                Ok(members) => members.iter().filter(|(other, _)| **other != number).map(peer).collect(),
+                Ok(members) => members
+                    .iter()
+                    .filter(|(other, _)| **other != number)
+                    .map(|(number, member)| member.peer(*number))
+                    .collect(),
                 Err(_) => record.peers.clone(),
             };
             let (system, system_name) = (record.system.clone(), record.system_name.clone());
@@ -90,10 +91,6 @@ pub fn admit(
         }
         Err(why) => JoinAnswer::Refused { why },
     }
-}
-
-fn peer((number, member): (&NodeId, &Member)) -> Peer {
-    Peer { number: number.0, key: member.key.clone(), addresses: member.addresses.clone() }
 }
 
 fn try_admit(

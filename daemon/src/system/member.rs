@@ -6,11 +6,11 @@
 //!   c/system   id and name of the system
 //! ```
 
+use super::record::{self, Peer};
 use abi::ids::{NodeId, NodeKey};
 use drivers::coordinator::{Action, Compare, Coordinator, Failure, Range, Transaction};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 pub const PREFIX: &[u8] = b"m/";
@@ -44,11 +44,12 @@ impl Member {
     }
 
     pub fn node_key(&self) -> Option<NodeKey> {
-        super::record::hex(&self.key).map(NodeKey)
+        record::hex(&self.key).map(NodeKey)
     }
 
-    pub fn socket_addresses(&self) -> Vec<SocketAddr> {
-        self.addresses.iter().filter_map(|address| address.parse().ok()).collect()
+    /// What other nodes keep of it.
+    pub fn peer(&self, number: NodeId) -> Peer {
+        Peer { number: number.0, key: self.key.clone(), addresses: self.addresses.clone() }
     }
 }
 

@@ -11,6 +11,7 @@ use abi::ids::NodeId;
 use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -120,6 +121,11 @@ impl Record {
         };
         write().map_err(|error| RecordError::Io { path: path.clone(), error })
     }
+}
+
+/// Those that are addresses; the rest is of another version, or damaged.
+pub fn addresses(texts: &[String]) -> Vec<SocketAddr> {
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 /// Exactly so many bytes of hexadecimal.

@@ -155,15 +155,7 @@ impl Coordinator for Etcd {
     }
 
     fn status(&self) -> Status {
-        self.inside.status().unwrap_or_else(|failure| Status {
-            kind: Kind::Etcd,
-            leader: None,
-            voters: vec![],
-            standbys: vec![],
-            term: 0,
-            revision: Revision::default(),
-            quorum: Quorum::Lost { why: failure.to_string() },
-        })
+        self.inside.status().unwrap_or_else(|failure| Status::silent(Kind::Etcd, &failure))
     }
 }
 

@@ -25,8 +25,8 @@ mod watchers;
 
 use super::state::{Command, Limits, Reply};
 use super::{
-    Committed, Coordinator, Done, Failure, Found, KeyRange, Kind, LeaseAct, Leased, Member, Quorum, Range, Revision,
-    Sink, Status, Transaction, Watch, waited,
+    Committed, Coordinator, Done, Failure, Found, KeyRange, Kind, LeaseAct, Leased, Member, Range, Revision, Sink,
+    Status, Transaction, Watch, waited,
 };
 use abi::ids::NodeId;
 use node::{Inside, Job};
@@ -279,15 +279,7 @@ impl Coordinator for Raft {
 
     fn status(&self) -> Status {
         let status = self.waited(|done| Job::Status { done });
-        status.unwrap_or_else(|failure| Status {
-            kind: Kind::Raft,
-            leader: None,
-            voters: vec![],
-            standbys: vec![],
-            term: 0,
-            revision: Revision::default(),
-            quorum: Quorum::Lost { why: failure.to_string() },
-        })
+        status.unwrap_or_else(|failure| Status::silent(Kind::Raft, &failure))
     }
 }
 

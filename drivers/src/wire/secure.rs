@@ -139,10 +139,31 @@ impl Verifier {
             &self.known,
         )
     }
+}
 
-    fn never() -> Error {
-        PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into()
-    }
+/// What a client and a server ask of a verifier in the same words: TLS 1.3, raw keys, Ed25519, and nothing else.
+macro_rules! only_raw_ed25519 {
+    () => {
+        fn verify_tls12_signature(
+            &self, _: &[u8], _: &CertificateDer, _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
+        }
+
+        fn verify_tls13_signature(
+            &self, message: &[u8], public: &CertificateDer, signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.verify(message, public, signed)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            vec![SignatureScheme::ED25519]
+        }
+
+        fn requires_raw_public_keys(&self) -> bool {
+            true
+        }
+    };
 }
 
 impl ServerCertVerifier for Verifier {
@@ -152,25 +173,7 @@ impl ServerCertVerifier for Verifier {
         self.examine(public).map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self, _: &[u8], _: &CertificateDer, _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Verifier::never())
-    }
-
-    fn verify_tls13_signature(
-        &self, message: &[u8], public: &CertificateDer, signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify(message, public, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
+    only_raw_ed25519!();
 }
 
 impl ClientCertVerifier for Verifier {
@@ -184,25 +187,7 @@ impl ClientCertVerifier for Verifier {
         self.examine(public).map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self, _: &[u8], _: &CertificateDer, _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Verifier::never())
-    }
-
-    fn verify_tls13_signature(
-        &self, message: &[u8], public: &CertificateDer, signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify(message, public, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
+    only_raw_ed25519!();
 }
 
 #[cfg(test)]
