@@ -6,22 +6,26 @@
 //!   member   what is kept of each node   keeper   who votes
 //!   health   who is heard                ears     what arrives from other nodes
 //!   place    where processes go          programs what one node has compiled, others need not compile
+//!   moving   processes on their way      drain    a node that empties itself
 //!   view     what people see
 //! ```
 //! A node alone is a system of one: the same parts, with nobody to speak to.
 
+mod drain;
 mod ears;
 mod events;
 mod health;
 mod join;
 mod keeper;
 pub mod member;
+mod moving;
 mod place;
 mod programs;
 mod record;
 pub mod view;
 
 pub use join::{JoinError, join};
+pub use moving::MoveRefused;
 pub use record::{Record, RecordError};
 
 use crate::files::{self, FilesNetwork, Shared, TreeError};
@@ -62,6 +66,8 @@ pub mod service {
     /// Questions of one node to another: its processes, its events.
     pub const SYSTEM: Service = Service(5);
     pub const PROGRAMS: Service = Service(6);
+    /// Processes on their way.
+    pub const MOVES: Service = Service(7);
 }
 
 /// Where nodes listen, if nothing else is said. Another one is taken if it is in use.
@@ -157,6 +163,7 @@ struct Inner {
     facts: Current,
     directory: Arc<Directory>,
     health: Health,
+    drainer: drain::Drainer,
     chronicle: Chronicle,
     files: Shared,
     watch: Mutex<Option<Watch>>,
@@ -357,6 +364,7 @@ impl System {
             facts,
             directory,
             health,
+            drainer: drain::Drainer::default(),
             chronicle,
             files,
             watch: Mutex::default(),

@@ -1,6 +1,7 @@
 //! A house for tests: directories of its own for everything that una keeps, so that no test sees another or the user's.
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
 
+pub mod computer;
 pub mod programs;
 mod terminal;
 
@@ -108,6 +109,15 @@ impl Done {
     #[track_caller]
     pub fn expect(&self, status: i32, out: &str) {
         assert_eq!((self.status, self.out.as_str()), (status, out), "stderr: {}", self.err);
+    }
+
+    /// Its output has all of these in it.
+    #[track_caller]
+    pub fn expect_out(&self, status: i32, parts: &[&str]) {
+        assert_eq!(self.status, status, "stdout: {}\nstderr: {}", self.out, self.err);
+        for part in parts {
+            assert!(self.out.contains(part), "no {part:?} in:\n{}", self.out);
+        }
     }
 
     /// An error with this status, whose text has all of these in it. It must be one for people: never a panic.
