@@ -151,7 +151,7 @@ impl From<CallError> for Code {
             CallError::Full => Code::Full,
             CallError::Abandoned { .. } => Code::Abandoned,
             CallError::Expired(_) => Code::Expired,
-            CallError::Interrupted(_) => Code::Interrupted,
+            CallError::Interrupted(_) | CallError::Detached { .. } => Code::Interrupted,
             CallError::NeverCalled => Code::Options,
             CallError::Limit(_) => Code::Limit,
         }

@@ -817,6 +817,9 @@ impl Core {
                 }
                 Effect::Halt { exit } => after.halted = Some(exit),
                 Effect::Transmit { to, packet } => after.packets.push((to, packet)),
+                Effect::Departed { .. } | Effect::Settled { .. } | Effect::Missed { .. } => {
+                    unreachable!("nothing was asked to move")
+                }
             }
         }
         self.effects = effects;
