@@ -141,7 +141,7 @@ impl Receiver for Ears {
         let Some(number) = inner.directory.number_of(peer) else { return };
         let Some(message) = inner.chronicle.unstamped(number, message) else { return };
         match class {
-            Class::Control => inner.health.arrived(number, message),
+            Class::Control => inner.health.arrived(&inner, number, message),
             Class::Call => {
                 let life = self.lives().get(&peer).copied();
                 if let (Some(node), Some(life)) = (inner.node.get(), life) {
