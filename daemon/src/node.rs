@@ -118,6 +118,8 @@ pub const PACKET_BYTES_MAX: usize = 64 << 10;
 pub enum Fate {
     Started(ProgramId),
     Ended(abi::process::Exit),
+    /// It had ended, and nothing is known of it here any more.
+    Forgotten,
 }
 
 /// Who is told of it, on the thread on which it happened: it must not take long, nor ask the node anything.

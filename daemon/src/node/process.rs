@@ -185,13 +185,11 @@ impl Processes {
         self.live.remove(&pid)
     }
 
-    /// Keeps it among those that ended.
-    pub fn retire(&mut self, pid: Pid) -> Option<Arc<Info>> {
+    /// Keeps it among those that ended, and says which is forgotten for it.
+    pub fn retire(&mut self, pid: Pid) -> Option<(Arc<Info>, Option<Pid>)> {
         let info = self.live.remove(&pid)?;
-        if self.ended.len() == ENDED_MAX {
-            self.ended.pop_front();
-        }
+        let oldest = if self.ended.len() == ENDED_MAX { self.ended.pop_front() } else { None };
         self.ended.push_back(info.clone());
-        Some(info)
+        Some((info, oldest.and_then(|info| info.pid.get().copied())))
     }
 }

@@ -6,11 +6,12 @@
 //!                          hello, the request, and all that follows, both ways, until one side ends
 //! ```
 //! So a terminal, an exit status, an image or an upload passes as if the client were there. The next request of the client goes to that
-//! node too, which hands it on in turn if it is for a third: one hop more, and no state anywhere. What comes back is passed on in
-//! whole frames, so that if the other node is lost the client can be told so.
+//! node too, which hands it on in turn if it is for a third: one hop more, and no state anywhere but how many hops there were, which
+//! ends what would go round between nodes that are wrong about where a process is. What comes back is passed on in whole frames, so that
+//! if the other node is lost the client can be told so.
 
 use super::{Done, Session, Shared, Undone};
-use crate::node::Output;
+use crate::node::{Output, Pid};
 use crate::protocol::{self, ProtocolError, Reason, Refusal, Reply, Request};
 use crate::system::Reach;
 use crate::system::view::{WhyNode, WhyView};
@@ -23,6 +24,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// A process is looked for behind at most so many others that said where it is.
+const HOPS_MAX: u8 = 4;
+
 impl Session<'_> {
     /// The node that a request is for, if it is another one than this.
     pub(super) fn elsewhere(&self, request: &mut Request) -> Done<Option<NodeId>> {
@@ -31,11 +35,27 @@ impl Session<'_> {
             Request::Run(run) => self.place(&run.name, &run.program.hash, &mut run.place)?,
             Request::Thaw(thaw) => self.place(&thaw.name, &thaw.program.hash, &mut thaw.place)?,
             request => match request.pid() {
-                Some(pid) => system.locate(pid),
+                Some(pid) => match self.elsewhere_now(pid)? {
+                    // Nobody knows of it: where it was born it is known why, if anywhere.
+                    None if self.hops == 0 && self.shared.node.process(pid).is_none() => pid.node(),
+                    found => return Ok(found),
+                },
                 None => return Ok(None),
             },
         };
         Ok((target != system.me()).then_some(target))
+    }
+
+    /// The other node that a process is on now, if it is known to be on one.
+    pub(super) fn elsewhere_now(&self, pid: Pid) -> Done<Option<NodeId>> {
+        let system = &self.shared.system;
+        match system.locate(pid).filter(|node| *node != system.me()) {
+            Some(_) if self.hops >= HOPS_MAX => Err(Undone::new(
+                Reason::NoProcess,
+                format!("process {pid} is not where it is said to be, perhaps for this moment only"),
+            )),
+            found => Ok(found),
+        }
     }
 
     /// Decides where a new process is to be, unless that was decided already.
@@ -52,7 +72,7 @@ impl Session<'_> {
     /// Hands the connection on.
     pub(super) fn hand_on(&mut self, to: NodeId, request: &Request) -> Done {
         let system = &self.shared.system;
-        let there = system.commands(to).map_err(unreachable)?;
+        let there = system.commands(to, &[self.hops.saturating_add(1)]).map_err(unreachable)?;
         let lost = |error: &dyn std::fmt::Display| Refusal {
             reason: Reason::Unreachable,
             why: format!("{} was lost meanwhile: {error}", system.name_of(to)),
@@ -87,7 +107,7 @@ impl Session<'_> {
     /// Sends a message to a port on another node.
     pub(super) fn send_at(&self, node: NodeId, port: &str, message: &[u8], timeout: Duration) -> Done {
         let system = &self.shared.system;
-        let mut there = system.commands(node).map_err(unreachable)?;
+        let mut there = system.commands(node, &[self.hops.saturating_add(1)]).map_err(unreachable)?;
         there.set_deadline(Some(Instant::now() + timeout + Duration::from_secs(2)));
         let request = Request::Send { port: port.into(), timeout_ms: timeout.as_millis() as u64 };
         let mut talk = || -> Result<Reply, ProtocolError> {
@@ -180,9 +200,9 @@ fn not_placed(why: WhyView) -> Undone {
 }
 
 /// A connection from another node becomes one of this node's own clients.
-pub(super) fn adopt(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
+pub(super) fn adopt(shared: &Arc<Shared>, head: &[u8], stream: Stream) -> io::Result<()> {
     let (near, far) = UnixStream::pair()?;
-    super::welcome(shared, near);
+    super::welcome(shared, near, head.first().copied().unwrap_or(1));
     let (mut from, mut to) = (stream.try_clone()?, stream);
     let (mut into, out) = (far.try_clone()?, far);
     let named = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(256 << 10);

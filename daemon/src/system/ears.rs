@@ -155,6 +155,10 @@ impl Receiver for Ears {
         match to {
             service::COORDINATOR => inner.raft.asked(number, body, Box::new(move |reply| answer.give(Ok(reply)))),
             service::SYSTEM => self.question(body, answer),
+            service::LOCATION => {
+                inner.whereabouts(services::location::Input::Packet { from: number, bytes: &body });
+                answer.give(Ok(vec![]));
+            }
             service::FILES => inner.files.asked(number, files::Service::Files, body, reply_of(answer)),
             service::CHUNKS => inner.files.asked(number, files::Service::Chunks, body, reply_of(answer)),
             other => answer.give(Err(format!("nobody answers for {other} here"))),
@@ -169,7 +173,7 @@ impl Receiver for Ears {
         if purpose == service::COMMANDS
             && let Some(act) = inner.on_commands.get()
         {
-            act(stream);
+            act(&head, stream);
         }
     }
 
