@@ -120,6 +120,8 @@ pub const PACKET_BYTES_MAX: usize = 64 << 10;
 pub enum Fate {
     Started(ProgramId),
     Ended(abi::process::Exit),
+    /// It had ended, and nothing is known of it here any more.
+    Forgotten,
 }
 
 /// Who is told of it, on the thread on which it happened: it must not take long, nor ask the node anything.
@@ -301,7 +303,7 @@ impl Node {
         let world = self.0.world(&program, &mounts, &limits, stdio)?;
         let (setup, fiber, rest) = world.for_new(args.clone(), env);
         let process = at_once(self.0.engine.start_on_fiber(&program, &name, setup, fiber))?;
-        let common = Common { name, args, mounts, limits, stdio, started_ms };
+        let common = Common { name, args, mounts, limits, stdio, started_ms, moves: 0 };
         self.launch(&program, process, common, rest)
     }
 
@@ -320,7 +322,7 @@ impl Node {
         };
         let process = at_once(self.0.engine.thaw_on_fiber(&program, image, resume, world.fiber))?;
         let args = process.system().args().to_vec();
-        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms() };
+        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms(), moves: 0 };
         self.launch(&program, process, common, world.rest)
     }
 
@@ -768,7 +770,7 @@ impl Inner {
 
     fn info(&self, program: &engine::Program, process: &engine::Process, common: Common, rest: Rest) -> Arc<Info> {
         self.remember(program);
-        let Common { name, args, mounts, limits, stdio, started_ms } = common;
+        let Common { name, args, mounts, limits, stdio, started_ms, moves } = common;
         let Rest { output, is_shared, usage, time, key, known } = rest;
         let info = Info::new(Facts {
             name,
@@ -783,6 +785,7 @@ impl Inner {
             limits,
             stdio,
             started_ms,
+            moves,
             key,
             stopper: Some(process.stopper()),
             began: self.machine.began(),
@@ -825,7 +828,7 @@ impl Children for Inner {
         let process = at_once(self.engine.start_on_fiber(program, &name, setup, fiber));
         let process = process.map_err(|error| error.to_string())?;
         let (mounts, stdio) = (parent.mounts.clone(), Stdio::default());
-        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms() };
+        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms(), moves: 0 };
         let info = self.info(program, &process, common, rest);
         Ok(self.bodies.expect(guest::Program::new(process, info.clone()), info))
     }
@@ -873,6 +876,7 @@ struct Common {
     limits: ProcessLimits,
     stdio: Stdio,
     started_ms: u64,
+    moves: u32,
 }
 
 /// A puppet of one caller; it ends with this.

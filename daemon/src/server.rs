@@ -68,10 +68,10 @@ impl Server {
             wants_down: Mutex::new(None),
         });
         let weak = Arc::downgrade(&shared);
-        shared.system.on_commands(Box::new(move |stream| {
+        shared.system.on_commands(Box::new(move |head, stream| {
             if let Some(shared) = weak.upgrade() {
                 // Without threads or descriptors the stream is dropped, which tells the other side.
-                let _ = relay::adopt(&shared, stream);
+                let _ = relay::adopt(&shared, head, stream);
             }
         }));
         Server { shared }
@@ -120,13 +120,13 @@ fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
             continue;
         };
         if is_same_user(&stream) {
-            welcome(shared, stream);
+            welcome(shared, stream, 0);
         }
     }
 }
 
-/// Serves a connection on a thread of its own.
-fn welcome(shared: &Arc<Shared>, stream: UnixStream) {
+/// Serves a connection, which came over so many nodes, on a thread of its own.
+fn welcome(shared: &Arc<Shared>, stream: UnixStream, hops: u8) {
     let number = shared.numbers.fetch_add(1, Ordering::Relaxed);
     let enough = shared.connections().len() >= CONNECTIONS_MAX;
     match stream.try_clone() {
@@ -137,7 +137,7 @@ fn welcome(shared: &Arc<Shared>, stream: UnixStream) {
     let (of_thread, of_failure) = (shared.clone(), shared.clone());
     let served = serving.spawn(move || {
         // What went wrong is told to the client; nobody else can do anything about it.
-        let _ = Session::run(&of_thread, stream);
+        let _ = Session::run(&of_thread, stream, hops);
         of_thread.connections().remove(&number);
     });
     if served.is_err() {
@@ -162,6 +162,8 @@ struct Session<'a> {
     shared: &'a Shared,
     from: BufReader<UnixStream>,
     to: UnixStream,
+    /// Over how many nodes it came.
+    hops: u8,
     /// The node's tree, once it has been asked for.
     files: Option<Box<dyn abi::file::FileSystem>>,
 }
@@ -193,10 +195,11 @@ impl<E: Into<ProtocolError>> From<E> for Undone {
 type Done<T = ()> = Result<T, Undone>;
 
 impl<'a> Session<'a> {
-    fn run(shared: &'a Shared, stream: UnixStream) -> Result<(), ProtocolError> {
+    fn run(shared: &'a Shared, stream: UnixStream, hops: u8) -> Result<(), ProtocolError> {
         stream.set_read_timeout(Some(HELLO_TIMEOUT))?;
         let to = stream.try_clone()?;
-        let mut session = Session { shared, from: BufReader::with_capacity(64 << 10, stream), to, files: None };
+        let from = BufReader::with_capacity(64 << 10, stream);
+        let mut session = Session { shared, from, to, hops, files: None };
         protocol::write_hello(&mut session.to)?;
         protocol::read_hello(&mut session.from)?;
         session.from.get_ref().set_read_timeout(None)?;
@@ -235,9 +238,16 @@ impl<'a> Session<'a> {
         if let Some(node) = self.elsewhere(&mut request)? {
             return self.hand_on(node, &request);
         }
+        let pid = request.pid();
         match self.answer_here(request.clone()) {
             // It moved away meanwhile.
             Err(Undone::Elsewhere(node)) => self.hand_on(node, &request),
+            Err(Undone::Refused(refusal)) if refusal.reason == Reason::NoProcess => {
+                match pid.map_or(Ok(None), |pid| self.elsewhere_now(pid))? {
+                    Some(node) => self.hand_on(node, &request),
+                    None => Err(Undone::Refused(refusal)),
+                }
+            }
             done => done,
         }
     }

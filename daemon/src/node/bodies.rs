@@ -183,6 +183,7 @@ impl Bodies {
             limits: ProcessLimits::default(),
             stdio: Stdio::default(),
             started_ms: now_ms(),
+            moves: 0,
             key,
             stopper: None,
             began: self.machine.began(),
@@ -245,16 +246,19 @@ impl machine::Bodies for Bodies {
         let retired = {
             let mut processes = self.processes();
             match processes.find_live(pid).map(|info| info.kind) {
-                Some(Kind::Service) => processes.remove(pid),
+                Some(Kind::Service) => processes.remove(pid).map(|info| (info, None)),
                 Some(Kind::Program) => processes.retire(pid),
                 None => None,
             }
         };
-        let Some(info) = retired else { return };
+        let Some((info, forgotten)) = retired else { return };
         self.ended_cpu_ns.fetch_add(info.time.total_ns(self.machine.now()), Ordering::Relaxed);
         self.machine.look_no_more(&info.time);
         if info.kind == Kind::Program {
             self.tell(id, || Some(Fate::Ended(exit)));
+        }
+        if let Some(forgotten) = forgotten {
+            self.tell(forgotten.id(), || Some(Fate::Forgotten));
         }
         info.end(exit);
         self.forget(&info);

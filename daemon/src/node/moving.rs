@@ -27,6 +27,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+/// How long another node's word on a read that was given up is waited for.
+const UNDECIDED_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What another node must know of a process to make ready for it, beside its image and its streams.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Baggage {
@@ -40,6 +43,8 @@ pub struct Baggage {
     /// Milliseconds since 1970.
     pub started_ms: u64,
     pub memory_bytes: u64,
+    /// How often it will have moved then.
+    pub moves: u32,
 }
 
 /// A process that was stopped and lent to us. Dropped, it goes on.
@@ -127,6 +132,7 @@ impl Node {
             stdio: info.stdio,
             started_ms: info.started_ms,
             memory_bytes: info.usage.as_ref().map_or(0, |usage| usage.bytes()),
+            moves: info.moves + 1,
         })
     }
 }
@@ -162,18 +168,36 @@ impl Stopped {
             self.node.stop(pid).map_err(FreezeRefused::from)?;
         }
         let key = *self.info.key.get().expect("a process that ran is in the kernel");
-        // The way to the names is each node's own.
-        let own = Box::new([bodies::NAMES_HANDLE]);
-        self.node.0.machine.depart(key, to, ticket, own, false).map_err(|error| match error {
-            // It was killed meanwhile.
-            DepartError::Ended => FreezeRefused::from(ControlRefused::Ended(pid)).into(),
-            error => DepartRefused::Kernel { pid, why: error.to_string() },
-        })?;
+        let until = Instant::now() + UNDECIDED_TIMEOUT;
+        loop {
+            // The way to the names is each node's own.
+            let left = Box::new([bodies::NAMES_HANDLE]);
+            match self.node.0.machine.depart(key, to, ticket, left, false) {
+                Ok(()) => break,
+                Err(DepartError::Undecided(_)) if Instant::now() < until => std::thread::sleep(STOP_INTERVAL),
+                // It was killed meanwhile.
+                Err(DepartError::Ended) => return Err(FreezeRefused::from(ControlRefused::Ended(pid)).into()),
+                Err(error) => return Err(DepartRefused::Kernel { pid, why: why(error) }),
+            }
+        }
         self.is_leaving = false;
         self.node.0.bodies.processes().add_moved(pid, to);
         self.info.set_moved(to);
         let _ = self.back.send(Back::Departed);
         Ok(self.process.take().expect("it is lent until it is given back"))
+    }
+}
+
+/// What people are told.
+fn why(error: DepartError) -> String {
+    match error {
+        DepartError::Ended => "it has ended".into(),
+        DepartError::Busy => "it waits for another node, which does not answer".into(),
+        DepartError::First => "it is a part of the system".into(),
+        DepartError::Unreachable => "that node cannot be reached".into(),
+        DepartError::Device(_) => "it holds a device of this machine".into(),
+        DepartError::Shared(port) => format!("another process may receive from its port {port} too"),
+        other => format!("{other:?}"),
     }
 }
 
@@ -208,7 +232,7 @@ impl Node {
         &self, from: NodeId, ticket: u64, program: &engine::Program, baggage: Baggage, streams: &[u8], cpu_ns: u64,
         image: Image<impl Read>,
     ) -> Result<Arrival, ArriveRefused> {
-        let Baggage { name, args, limits, stdio, started_ms, .. } = baggage;
+        let Baggage { name, args, limits, stdio, started_ms, moves, .. } = baggage;
         let snapshot = Snapshot::from_bytes(streams).map_err(|_| ArriveRefused::Malformed)?;
         let lossless = snapshot.is_lossless();
         let console = Console::restore(snapshot);
@@ -229,7 +253,7 @@ impl Node {
         };
         let thawed = at_once(self.0.engine.thaw_on_fiber(program, image, resume, world.fiber));
         let process = thawed.map_err(RunRefused::from)?;
-        let common = Common { name, args, mounts: vec![], limits, stdio, started_ms };
+        let common = Common { name, args, mounts: vec![], limits, stdio, started_ms, moves };
         let info = self.0.info(program, &process, common, world.rest);
         let settled = self.0.bodies.await_arrival(from, ticket, guest::Program::new(process, info.clone()), info);
         let adopter = self.0.desk.key().ok_or(RunRefused::Stopping)?;

@@ -23,6 +23,8 @@ pub(crate) struct Info {
     pub program: String,
     pub kind: Kind,
     pub started_ms: u64,
+    /// How often it has moved.
+    pub moves: u32,
     pub limits: ProcessLimits,
     pub stdio: Stdio,
     pub console: Option<Console>,
@@ -68,6 +70,7 @@ pub(crate) struct Facts {
     pub limits: ProcessLimits,
     pub stdio: Stdio,
     pub started_ms: u64,
+    pub moves: u32,
     pub key: Arc<OnceLock<Key<Process>>>,
     pub stopper: Option<Stopper>,
     pub began: Instant,
@@ -76,7 +79,7 @@ pub(crate) struct Facts {
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
         let Facts { name, args, program, kind, console, is_console_shared, usage, time, mounts, .. } = facts;
-        let Facts { limits, stdio, started_ms, key, stopper, began, .. } = facts;
+        let Facts { limits, stdio, started_ms, moves, key, stopper, began, .. } = facts;
         Arc::new(Info {
             pid: OnceLock::new(),
             name,
@@ -84,6 +87,7 @@ impl Info {
             program,
             kind,
             started_ms,
+            moves,
             limits,
             stdio,
             console,
@@ -222,13 +226,11 @@ impl Processes {
         self.live.remove(&pid)
     }
 
-    /// Keeps it among those that ended.
-    pub fn retire(&mut self, pid: Pid) -> Option<Arc<Info>> {
+    /// Keeps it among those that ended, and says which is forgotten for it.
+    pub fn retire(&mut self, pid: Pid) -> Option<(Arc<Info>, Option<Pid>)> {
         let info = self.live.remove(&pid)?;
-        if self.ended.len() == ENDED_MAX {
-            self.ended.pop_front();
-        }
+        let oldest = if self.ended.len() == ENDED_MAX { self.ended.pop_front() } else { None };
         self.ended.push_back(info.clone());
-        Some(info)
+        Some((info, oldest.and_then(|info| info.pid.get().copied())))
     }
 }

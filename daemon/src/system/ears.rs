@@ -116,13 +116,11 @@ fn reply_of(answer: Answer) -> files::Reply {
 
 impl Receiver for Ears {
     fn linked(&self, peer: NodeKey, hello: &Hello) {
+        self.lives().insert(peer, hello.life);
         let Some(inner) = self.inner() else { return };
+        // Of whom nothing is known yet, it is told when it is.
         if let Some(number) = inner.directory.number_of(peer) {
-            inner.health.linked(number, hello.life);
-            self.lives().insert(peer, hello.life);
-            if let Some(node) = inner.node.get() {
-                node.heard(number, Heard::Linked { life: hello.life });
-            }
+            inner.linked(number, hello.life);
         }
     }
 
@@ -161,6 +159,10 @@ impl Receiver for Ears {
         match to {
             service::COORDINATOR => inner.raft.asked(number, body, Box::new(move |reply| answer.give(Ok(reply)))),
             service::SYSTEM => self.question(body, answer),
+            service::LOCATION => {
+                inner.whereabouts(services::location::Input::Packet { from: number, bytes: &body });
+                answer.give(Ok(vec![]));
+            }
             service::FILES => inner.files.asked(number, files::Service::Files, body, reply_of(answer)),
             service::CHUNKS => inner.files.asked(number, files::Service::Chunks, body, reply_of(answer)),
             other => answer.give(Err(format!("nobody answers for {other} here"))),
@@ -181,7 +183,7 @@ impl Receiver for Ears {
         if purpose == service::COMMANDS
             && let Some(act) = inner.on_commands.get()
         {
-            act(stream);
+            act(&head, stream);
         }
     }
 

@@ -144,6 +144,11 @@ impl Health {
         self.standing(node).is_up()
     }
 
+    /// The life of another node that is heard.
+    pub fn life_if_up(&self, node: NodeId) -> Option<u64> {
+        self.members().get(node).filter(|view| view.standing.is_up()).and_then(|view| view.life)
+    }
+
     /// Of another node: what it said last, with its life.
     pub fn soft(&self, node: NodeId) -> Option<(u64, members::Facts)> {
         self.members().facts(node)

@@ -171,7 +171,8 @@ impl System {
         // The word that it runs is for people alone: it is there, whether or not it comes.
         let _ = talk.expect(Word::Runs);
         let pause_us = stop_began.elapsed().as_micros() as u64;
-        inner.moved_away(pid, to_node);
+        self.moved_away(pid, to_node, baggage.moves);
+        inner.chronicle.record(Kind::ProcessMoved { process: pid.id(), from: inner.me, to: to_node });
         let total_us = began.elapsed().as_micros() as u64;
         Ok(MoveView { pid, from: inner.me.0, to: to_node.0, rounds: 0, bytes: talk.sent, pause_us, total_us })
     }
@@ -193,9 +194,10 @@ pub(super) fn arrived(inner: &Arc<Inner>, from: NodeId, head: &[u8], stream: Str
 }
 
 impl Inner {
-    fn take_in(&self, from: NodeId, head: Head, talk: &mut Talk) -> Result<(), Broken> {
+    fn take_in(self: &Arc<Inner>, from: NodeId, head: Head, talk: &mut Talk) -> Result<(), Broken> {
         let refused = |why: &dyn std::fmt::Display| Broken::Refused(why.to_string());
         let Head { ticket, baggage } = head;
+        let moves = baggage.moves;
         let node = self.node.get().ok_or_else(|| refused(&"it is starting"))?;
         if self.is_stopping() {
             return Err(refused(&"it is stopping"));
@@ -228,19 +230,11 @@ impl Inner {
         let settled = arrival.wait(PIECE_TIMEOUT);
         if let Some(pid) = settled {
             let _ = talk.say(&Word::Runs);
-            self.moved_here(pid, from);
+            System(self.clone()).moved_here(pid, moves);
             arrival.wait_reader(READER_TIMEOUT);
         }
         Ok(())
     }
-
-    /// A process that was here is there.
-    fn moved_away(&self, pid: Pid, to: NodeId) {
-        self.chronicle.record(Kind::ProcessMoved { process: pid.id(), from: self.me, to });
-    }
-
-    /// A process that was there is here.
-    fn moved_here(&self, _pid: Pid, _from: NodeId) {}
 }
 
 /// One side of the talk about one process.
