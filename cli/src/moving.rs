@@ -194,7 +194,8 @@ fn tell_emptied(name: &str, moved: u64, stuck: &[(Pid, String)]) -> Result<u8> {
     }
     let lines: Vec<String> = stuck.iter().map(|(pid, why)| format!("{pid}: {why}")).collect();
     let count = stuck.len();
-    Err(Failure::new(status::FAILED, format!("{moved} processes moved from {name}, and {count} cannot"))
+    let moved = if moved == 1 { "1 process".into() } else { format!("{moved} processes") };
+    Err(Failure::new(status::FAILED, format!("{moved} moved from {name}, and {count} cannot"))
         .because(lines.join("\n"))
         .help("wait for them, or end them: una wait PID, una kill PID"))
 }

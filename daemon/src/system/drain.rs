@@ -8,7 +8,7 @@ use super::{Inner, NodeId, System, SystemError, ears};
 use crate::node::{Kind, Pid, ProcessView};
 use crate::protocol::{Placement, Stage};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -82,9 +82,13 @@ fn empty(inner: &Arc<Inner>) {
 /// The programs that are here and not stuck.
 fn movable(inner: &Inner) -> Vec<ProcessView> {
     let Some(node) = inner.node.get() else { return vec![] };
-    let stuck = inner.drainer.view().stuck;
     let mut views = super::own_processes(node, false);
-    views.retain(|view| view.kind == Kind::Program && !stuck.contains_key(&view.pid));
+    views.retain(|view| view.kind == Kind::Program);
+    // Those that have ended need not go anywhere.
+    let live: BTreeSet<Pid> = views.iter().map(|view| view.pid).collect();
+    inner.drainer.change(|emptying| emptying.stuck.retain(|pid, _| live.contains(pid)));
+    let stuck = inner.drainer.view().stuck;
+    views.retain(|view| !stuck.contains_key(&view.pid));
     views
 }
 
@@ -153,9 +157,8 @@ impl System {
     pub fn emptying(&self, named: &str) -> Result<Emptying, SystemError> {
         let node = self.0.find(named)?;
         if node == self.0.me {
-            let mut emptying = self.0.drainer.view();
-            emptying.left = movable(&self.0).len() as u64;
-            return Ok(emptying);
+            let left = movable(&self.0).len() as u64;
+            return Ok(Emptying { left, ..self.0.drainer.view() });
         }
         let said = self.0.ask(node, &ears::Question::Emptying);
         let said = said.and_then(|body| serde_json::from_slice(&body).map_err(|error| error.to_string()));
