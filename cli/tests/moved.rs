@@ -7,6 +7,10 @@ use house::{Running, until};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+
+/// A case that says nothing for longer has failed: no child waits for more than half of it.
+const CASE_PATIENCE: Duration = Duration::from_secs(40);
 
 /// The program of all cases, and their names.
 fn compiled(house: &house::House) -> Vec<String> {
@@ -41,10 +45,17 @@ fn run(computer: &Computer, case: &str) -> Result<u32, String> {
     let arguments =
         ["run", "--on", "a", "--name", &name, "--env", "MOVED_GIVEN=given at the start", "moved.wasm", case];
     let mut running: Running = computer.nodes[0].start(&arguments);
-    let mut pid = None;
+    let mut pid: Option<String> = None;
     let mut moves = 0;
+    let mut last = String::new();
     loop {
-        let line = running.line();
+        let Some(line) = running.line_within(CASE_PATIENCE) else {
+            if let Some(pid) = &pid {
+                computer.on(0, &["kill", pid]);
+            }
+            return Err(format!("nothing came after {last:?} and {moves} moves"));
+        };
+        last = line.clone();
         match line.trim_start_matches("half of  a line") {
             line if line.ends_with("ready") => {
                 let pid = pid.get_or_insert_with(|| pid_of(computer, &name));

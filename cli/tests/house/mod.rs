@@ -173,6 +173,11 @@ impl Running {
         }
     }
 
+    /// The next line, if it comes within the time.
+    pub fn line_within(&mut self, timeout: Duration) -> Option<String> {
+        Some(self.lines.recv_timeout(timeout).ok()?.trim_end_matches('\n').to_string())
+    }
+
     #[track_caller]
     pub fn expect_line(&mut self, expected: &str) {
         assert_eq!(self.line(), expected);
