@@ -16,6 +16,7 @@ pub mod error;
 pub mod fiber;
 pub mod image;
 pub mod library;
+pub mod pages;
 pub mod process;
 pub mod program;
 pub mod progress;

@@ -325,11 +325,14 @@ impl<'a, 'b> Program<'a, 'b> {
     }
 
     fn with<T>(&mut self, look: impl FnOnce(&mut Memory) -> std::result::Result<T, Errno>) -> Result<T> {
-        let bytes = match self.memory {
-            Some(memory) => memory.data_mut(&mut *self.caller),
-            None => &mut [],
+        let mut memory = match self.memory {
+            Some(memory) => {
+                let (bytes, state) = memory.data_and_store_mut(&mut *self.caller);
+                Memory::of(bytes, &state.presence)
+            }
+            None => Memory::new(&mut []),
         };
-        Ok(look(&mut Memory::new(bytes))?)
+        Ok(look(&mut memory)?)
     }
 
     async fn ask(&mut self, call: SystemCall) -> Outcome {
@@ -514,7 +517,10 @@ macro_rules! functions {
                 async fn $name($program: &mut Program<'_, '_>, $($argument: $ty),*) -> Result<()> $body
                 linker.func_wrap_async(MODULE, stringify!($name),
                     |mut caller: Caller<'_, State>, ($($argument,)*): ($($ty,)*)| Box::new(async move {
-                        number($name(&mut Program::new(&mut caller), $($argument),*).await)
+                        caller.data().presence.check()?;
+                        let result = $name(&mut Program::new(&mut caller), $($argument),*).await;
+                        caller.data().presence.check()?;
+                        number(result)
                     }))?;
             )*
             Ok(())
