@@ -393,6 +393,8 @@ impl Kernel {
                 self.end_session(node, None, effects);
                 self.declare_over(node, known);
             }
+            // It may have been granted something in an earlier life, of whose end nobody told.
+            None if life > 1 => self.declare_over(node, life - 1),
             None => {}
         }
         let mut session = Session::new(life);
