@@ -28,6 +28,7 @@ enum Compiler {
 
 const PROGRAMS: [Program; 2] = [
     Program { source: "programs/raytracer/raytracer.c", wasm: "programs/raytracer.wasm", compiler: Compiler::Clang },
+    Program { source: "programs/counter.c", wasm: "programs/counter.wasm", compiler: Compiler::Clang },
     Program { source: "programs/tests/jumps.c", wasm: "programs/tests/jumps.wasm", compiler: Compiler::Zig },
 ];
 
