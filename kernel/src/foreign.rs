@@ -130,6 +130,27 @@ pub(crate) struct Claim {
     released: bool,
 }
 
+/// A right that was given at a node that was not met yet, and that went to nobody.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Unclaimed {
+    pub home: NodeId,
+    pub life: u64,
+    giver: NodeId,
+    giver_life: u64,
+    ticket: u64,
+}
+
+impl Unclaimed {
+    /// Says at its home that nobody wants it.
+    pub fn give_back(self, session: &mut Session) {
+        let Unclaimed { giver, giver_life: life, ticket, .. } = self;
+        let number = session.next_import;
+        session.next_import += 2;
+        session.push(Content::Claim { giver, life, ticket, number }, None);
+        session.push(Content::Release { number }, None);
+    }
+}
+
 /// A content that waits until all rights in it are claimed.
 pub(crate) struct Delayed {
     content: Content,
@@ -515,7 +536,14 @@ impl Kernel {
                         waits.insert((home, number));
                         (home, number, false)
                     }
-                    _ => (home, 0, true),
+                    known => {
+                        // The home keeps it until it is told, which it can be only once it is met.
+                        let may_be_met = known.is_none_or(|session| session.life < life);
+                        if may_be_met && self.unclaimed.len() < FOREIGN_MAX as usize {
+                            self.unclaimed.insert(Unclaimed { home, life, giver: from, giver_life, ticket });
+                        }
+                        (home, 0, true)
+                    }
                 }
             }
             _ => (object_home(object), 0, true),
