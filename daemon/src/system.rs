@@ -146,8 +146,8 @@ pub enum Reach {
 #[derive(Clone)]
 pub struct System(Arc<Inner>);
 
-/// The head of a stream, and the stream.
-type OnCommands = Box<dyn Fn(&[u8], Stream) + Send + Sync>;
+/// Who opened a stream, its head, and the stream.
+type OnCommands = Box<dyn Fn(NodeId, &[u8], Stream) + Send + Sync>;
 
 struct Inner {
     data: PathBuf,

@@ -10,7 +10,7 @@
 //! ends what would go round between nodes that are wrong about where a process is. What comes back is passed on in whole frames, so that
 //! if the other node is lost the client can be told so.
 
-use super::{Done, Session, Shared, Undone};
+use super::{Done, Session, Shared, Undone, Via};
 use crate::node::{Output, Pid};
 use crate::protocol::{self, ProtocolError, Reason, Refusal, Reply, Request};
 use crate::system::Reach;
@@ -37,7 +37,7 @@ impl Session<'_> {
             request => match request.pid() {
                 Some(pid) => match self.elsewhere_now(pid)? {
                     // Nobody knows of it: where it was born it is known why, if anywhere.
-                    None if self.hops == 0 && self.shared.node.process(pid).is_none() => pid.node(),
+                    None if self.via.is_none() && self.shared.node.process(pid).is_none() => pid.node(),
                     found => return Ok(found),
                 },
                 None => return Ok(None),
@@ -49,13 +49,22 @@ impl Session<'_> {
     /// The other node that a process is on now, if it is known to be on one.
     pub(super) fn elsewhere_now(&self, pid: Pid) -> Done<Option<NodeId>> {
         let system = &self.shared.system;
-        match system.locate(pid).filter(|node| *node != system.me()) {
-            Some(_) if self.hops >= HOPS_MAX => Err(Undone::new(
-                Reason::NoProcess,
-                format!("process {pid} is not where it is said to be, perhaps for this moment only"),
-            )),
-            found => Ok(found),
+        let found = system.locate(pid).filter(|node| *node != system.me());
+        if found.is_some()
+            && let Some(via) = self.via
+        {
+            system.misled(via.node, pid);
+            if via.hops >= HOPS_MAX {
+                let why = format!("process {pid} is not where it is said to be, perhaps for this moment only");
+                return Err(Undone::new(Reason::NoProcess, why));
+            }
         }
+        Ok(found)
+    }
+
+    /// What the next node is told of how the connection came to it.
+    fn head(&self) -> [u8; 1] {
+        [self.via.map_or(0, |via| via.hops).saturating_add(1)]
     }
 
     /// Decides where a new process is to be, unless that was decided already.
@@ -72,7 +81,7 @@ impl Session<'_> {
     /// Hands the connection on.
     pub(super) fn hand_on(&mut self, to: NodeId, request: &Request) -> Done {
         let system = &self.shared.system;
-        let there = system.commands(to, &[self.hops.saturating_add(1)]).map_err(unreachable)?;
+        let there = system.commands(to, &self.head()).map_err(unreachable)?;
         let lost = |error: &dyn std::fmt::Display| Refusal {
             reason: Reason::Unreachable,
             why: format!("{} was lost meanwhile: {error}", system.name_of(to)),
@@ -107,7 +116,7 @@ impl Session<'_> {
     /// Sends a message to a port on another node.
     pub(super) fn send_at(&self, node: NodeId, port: &str, message: &[u8], timeout: Duration) -> Done {
         let system = &self.shared.system;
-        let mut there = system.commands(node, &[self.hops.saturating_add(1)]).map_err(unreachable)?;
+        let mut there = system.commands(node, &self.head()).map_err(unreachable)?;
         there.set_deadline(Some(Instant::now() + timeout + Duration::from_secs(2)));
         let request = Request::Send { port: port.into(), timeout_ms: timeout.as_millis() as u64 };
         let mut talk = || -> Result<Reply, ProtocolError> {
@@ -200,9 +209,9 @@ fn not_placed(why: WhyView) -> Undone {
 }
 
 /// A connection from another node becomes one of this node's own clients.
-pub(super) fn adopt(shared: &Arc<Shared>, head: &[u8], stream: Stream) -> io::Result<()> {
+pub(super) fn adopt(shared: &Arc<Shared>, via: Via, stream: Stream) -> io::Result<()> {
     let (near, far) = UnixStream::pair()?;
-    super::welcome(shared, near, head.first().copied().unwrap_or(1));
+    super::welcome(shared, near, Some(via));
     let (mut from, mut to) = (stream.try_clone()?, stream);
     let (mut into, out) = (far.try_clone()?, far);
     let named = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(256 << 10);

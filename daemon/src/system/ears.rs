@@ -165,7 +165,7 @@ impl Receiver for Ears {
         }
     }
 
-    fn opened(&self, _peer: NodeKey, purpose: Service, head: Vec<u8>, stream: Stream) {
+    fn opened(&self, peer: NodeKey, purpose: Service, head: Vec<u8>, stream: Stream) {
         let Some(inner) = self.inner() else { return };
         if purpose == service::PROGRAMS {
             return programs::lend(&inner, &head, stream);
@@ -173,7 +173,8 @@ impl Receiver for Ears {
         if purpose == service::COMMANDS
             && let Some(act) = inner.on_commands.get()
         {
-            act(&head, stream);
+            let Some(from) = inner.directory.number_of(peer) else { return };
+            act(from, &head, stream);
         }
     }
 
