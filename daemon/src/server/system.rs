@@ -5,8 +5,8 @@ use crate::protocol::{Reason, Reply, Request};
 use crate::system::SystemError;
 use std::time::Duration;
 
-/// A ticket that lasts longer is a key under the door mat.
-const TICKET_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A ticket is a lease, and a ticket that lasts longer would be a key under the door mat.
+const TICKET_MAX: Duration = drivers::coordinator::TTL_MAX;
 
 impl Session<'_> {
     pub(super) fn answer_of_system(&mut self, request: Request) -> Done {
