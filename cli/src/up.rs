@@ -113,6 +113,7 @@ impl Up {
             node: system.me(),
             life: system.life(),
             files: Some(system.files()),
+            names: Some(system.names()),
             data: data.clone(),
             cache: directories::cache().ok(),
             workers: self.workers,

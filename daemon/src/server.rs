@@ -393,10 +393,6 @@ impl<'a> Session<'a> {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.shared.node.send(port, message, left.min(LOOK_INTERVAL)) {
                 Ok(()) => return self.done(),
-                Err(PortError::Unknown(_)) if let Some(node) = self.shared.system.find_port(port) => {
-                    self.send_at(node, port, message, left)?;
-                    return self.done();
-                }
                 // Nothing was sent then.
                 Err(PortError::Expired) if left > LOOK_INTERVAL => self.still_working()?,
                 Err(error) => return Err(port_error(error)),
@@ -405,14 +401,11 @@ impl<'a> Session<'a> {
     }
 
     fn receive(&mut self, port: &str, timeout: Duration) -> Done {
-        if let Some(node) = self.shared.system.find_port(port) {
-            let why = format!("somebody receives from `{port}` on {} already", self.shared.system.name_of(node));
-            return Err(Undone::new(Reason::Port, why));
-        }
+        let receiver = self.shared.node.receiver(port).map_err(port_error)?;
         let deadline = Instant::now() + timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.shared.node.receive(port, left.min(LOOK_INTERVAL)) {
+            match receiver.receive(left.min(LOOK_INTERVAL)) {
                 Ok(message) => {
                     protocol::write_bytes(&mut self.to, Output::Out, &message)?;
                     return Ok(protocol::write_end(&mut self.to)?);
@@ -519,6 +512,8 @@ fn port_error(error: PortError) -> Undone {
     let reason = match &error {
         PortError::Expired => Reason::Expired,
         PortError::Unknown(_) => Reason::NotFound,
+        PortError::Undecided(_) => Reason::NoQuorum,
+        PortError::Unreachable(_) => Reason::Unreachable,
         _ => Reason::Port,
     };
     Undone::new(reason, error)

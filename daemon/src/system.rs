@@ -7,6 +7,7 @@
 //!   health   who is heard                ears     what arrives from other nodes
 //!   place    where processes go          location where each of them is
 //!   programs what one node has compiled, others need not compile
+//!   names    which node has bound the name of a port
 //!   view     what people see
 //! ```
 //! A node alone is a system of one: the same parts, with nobody to speak to.
@@ -18,6 +19,7 @@ mod join;
 mod keeper;
 mod location;
 pub mod member;
+mod names;
 mod place;
 mod programs;
 mod record;
@@ -163,6 +165,7 @@ struct Inner {
     directory: Arc<Directory>,
     health: Health,
     location: location::Whereabouts,
+    names: names::Names,
     chronicle: Chronicle,
     files: Shared,
     watch: Mutex<Option<Watch>>,
@@ -350,6 +353,8 @@ impl System {
         let health = Health::new(me, record.life, u64::from_le_bytes(entropy));
         let here_only = listen.is_none_or(|listen| listen.ip().is_loopback());
         let discovery = if here_only { None } else { Discovery::start(&wire, record.system_bytes()).ok() };
+        let names =
+            names::Names::start(me, record.life, facts.clone(), directory.clone()).map_err(StartError::Thread)?;
         let location = location::Whereabouts::new(me, record.life);
         let chronicle = Chronicle::new(me, record.life);
         chronicle.record(Kind::SystemStarted { life: record.life });
@@ -365,6 +370,7 @@ impl System {
             directory,
             health,
             location,
+            names,
             chronicle,
             files,
             watch: Mutex::default(),
@@ -425,6 +431,11 @@ impl System {
     /// The tree of the whole computer.
     pub fn files(&self) -> Shared {
         self.0.files.clone()
+    }
+
+    /// What all nodes agree about of names of ports.
+    pub fn names(&self) -> Arc<dyn crate::node::Registry> {
+        Arc::new(self.0.names.clone())
     }
 
     pub fn name_of(&self, node: NodeId) -> String {
@@ -525,16 +536,6 @@ impl System {
         Ok(())
     }
 
-    /// Another node on which somebody receives under this name.
-    pub fn find_port(&self, name: &str) -> Option<NodeId> {
-        let question = ears::Question::HasPort { name: name.into() };
-        let answers = self.0.ask_all(&question);
-        let has = |answer: &Result<Vec<u8>, String>| {
-            answer.as_ref().is_ok_and(|body| serde_json::from_slice(body).unwrap_or(false))
-        };
-        answers.into_iter().find(|(_, answer)| has(answer)).map(|(node, _)| node)
-    }
-
     pub fn view(&self) -> SystemView {
         self.0.view()
     }
@@ -559,6 +560,7 @@ impl System {
 
     /// Says goodbye, and ends what this node does for others. The tree goes to another node first, if one can have it.
     pub fn shutdown(&self) {
+        self.0.names.stop();
         self.0.files.let_go();
         self.0.health.leave();
         let until = Instant::now() + GOODBYE_TIMEOUT;

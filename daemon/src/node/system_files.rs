@@ -245,6 +245,7 @@ impl SystemFiles {
         match agent.ask(&request, &[transfer], TIMEOUT) {
             Ok((names::Answer::Done, _)) => Ok(Port { agent, handle, state: Arc::new(Mutex::new(Transit::Idle)) }),
             Ok((names::Answer::Failed(names::Failure::Exists), _)) => Err(Errno::Busy),
+            Ok((names::Answer::Failed(failure), _)) => Err(errno_of(failure)),
             Ok(_) => Err(Errno::Io),
             Err(_) => Err(Errno::TimedOut),
         }
@@ -257,7 +258,7 @@ impl SystemFiles {
             Ok((names::Answer::Port, handles)) if handles.len() == 1 => {
                 Ok(Port { agent, handle: handles[0], state: Arc::new(Mutex::new(Transit::Idle)) })
             }
-            Ok((names::Answer::Failed(names::Failure::NotFound), _)) => Err(Errno::NoEnt),
+            Ok((names::Answer::Failed(failure), _)) => Err(errno_of(failure)),
             Ok(_) => Err(Errno::Io),
             Err(_) => Err(Errno::TimedOut),
         }
@@ -298,6 +299,16 @@ impl SystemFiles {
         };
         let started = self.node.run(order).map_err(|_| Errno::NoMem)?;
         Ok(format!("{}\n", started.pid).into_bytes())
+    }
+}
+
+fn errno_of(failure: names::Failure) -> Errno {
+    match failure {
+        names::Failure::NotFound | names::Failure::NotADirectory => Errno::NoEnt,
+        names::Failure::Exists => Errno::Exist,
+        names::Failure::Undecided => Errno::TimedOut,
+        names::Failure::Unreachable => Errno::HostUnreach,
+        _ => Errno::Io,
     }
 }
 

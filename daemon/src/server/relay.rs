@@ -113,37 +113,6 @@ impl Session<'_> {
         }
     }
 
-    /// Sends a message to a port on another node.
-    pub(super) fn send_at(&self, node: NodeId, port: &str, message: &[u8], timeout: Duration) -> Done {
-        let system = &self.shared.system;
-        let mut there = system.commands(node, &self.head()).map_err(unreachable)?;
-        there.set_deadline(Some(Instant::now() + timeout + Duration::from_secs(2)));
-        let request = Request::Send { port: port.into(), timeout_ms: timeout.as_millis() as u64 };
-        let mut talk = || -> Result<Reply, ProtocolError> {
-            let mut back = begin(&there, &request)?;
-            protocol::write_bytes(&mut there, Output::Out, message)?;
-            protocol::write_end(&mut there)?;
-            loop {
-                let frame = protocol::read_frame(&mut back)?.ok_or(ProtocolError::Truncated)?;
-                match frame.message::<Reply>()? {
-                    Reply::Working => {}
-                    reply => return Ok(reply),
-                }
-            }
-        };
-        match talk() {
-            Ok(Reply::Done) => Ok(()),
-            Ok(Reply::Refused(refusal)) => Err(Undone::Refused(refusal)),
-            Ok(other) => Err(Undone::new(Reason::Protocol, format!("another node answered {other:?}"))),
-            // It may have arrived.
-            Err(error) => {
-                let why =
-                    format!("{} was lost before it said whether the message arrived: {error}", system.name_of(node));
-                Err(Undone::new(Reason::Unreachable, why))
-            }
-        }
-    }
-
     /// This node's processes, and those of all others that answer.
     pub(super) fn all_processes(&mut self, ended: bool) -> Done {
         for part in self.shared.system.processes(ended) {

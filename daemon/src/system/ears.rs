@@ -27,8 +27,6 @@ const VISITORS_MAX: usize = 8;
 pub enum Question {
     /// Answer: JSON of process views.
     Processes { ended: bool },
-    /// Answer: JSON of whether somebody receives under this name there.
-    HasPort { name: String },
     /// This node's events from there on. Answer: a batch of `services::events`.
     Events { life: u64, serial: u64 },
 }
@@ -95,10 +93,6 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
         Question::Processes { ended } => {
             let views = inner.node.get().map(|node| own_processes(node, ended)).unwrap_or_default();
             serde_json::to_vec(&views).map_err(|error| error.to_string())
-        }
-        Question::HasPort { name } => {
-            let has = inner.node.get().is_some_and(|node| node.has_port(&name));
-            serde_json::to_vec(&has).map_err(|error| error.to_string())
         }
         Question::Events { life, serial } => Ok(inner.chronicle.batch(Position { life, serial }).encode()),
     }
