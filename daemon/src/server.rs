@@ -11,11 +11,12 @@ mod streams;
 mod system;
 
 use crate::node::{
-    self, ControlRefused, Freeze, FreezeRefused, Node, Order, Output, Pid, PortError, RunRefused, Started, ThawOrder,
+    self, ControlRefused, DepartRefused, Freeze, FreezeRefused, Node, Order, Output, Pid, PortError, RunRefused, Started, ThawOrder,
 };
 use crate::protocol::{self, Afterwards, Follow, More, ProtocolError, Reason, Refusal, Reply, Request, Status};
-use crate::system::System;
+use crate::system::{MoveRefused, System};
 use crate::system::view::WhyView;
+use abi::ids::NodeId;
 use programs::Programs;
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Write};
@@ -182,6 +183,8 @@ enum Undone {
     Last(Refusal),
     /// All has been said, by another node.
     Over,
+    /// It is for another node: the process has moved there.
+    Elsewhere(NodeId),
 }
 
 impl Undone {
@@ -219,6 +222,7 @@ impl<'a> Session<'a> {
                 Err(Undone::Refused(refusal)) => session.reply(&Reply::Refused(refusal))?,
                 Err(Undone::Last(refusal)) => return session.reply(&Reply::Refused(refusal)),
                 Err(Undone::Over) => return Ok(()),
+                Err(Undone::Elsewhere(_)) => unreachable!("such a request is handed on"),
                 Err(Undone::Broken(error)) => {
                     // It may be the client's end, of which there is nobody to tell.
                     let why = error.to_string();
@@ -241,15 +245,16 @@ impl<'a> Session<'a> {
         if let Some(node) = self.elsewhere(&mut request)? {
             return self.hand_on(node, &request);
         }
-        let Some(pid) = request.pid() else {
-            return self.answer_here(request);
-        };
+        let pid = request.pid();
         match self.answer_here(request.clone()) {
-            // It may have moved in this very moment.
-            Err(Undone::Refused(refusal)) if refusal.reason == Reason::NoProcess => match self.elsewhere_now(pid)? {
-                Some(node) => self.hand_on(node, &request),
-                None => Err(Undone::Refused(refusal)),
-            },
+            // It moved away meanwhile.
+            Err(Undone::Elsewhere(node)) => self.hand_on(node, &request),
+            Err(Undone::Refused(refusal)) if refusal.reason == Reason::NoProcess => {
+                match pid.map_or(Ok(None), |pid| self.elsewhere_now(pid))? {
+                    Some(node) => self.hand_on(node, &request),
+                    None => Err(Undone::Refused(refusal)),
+                }
+            }
             done => done,
         }
     }
@@ -264,13 +269,13 @@ impl<'a> Session<'a> {
             }
             Request::Processes { ended } => self.all_processes(ended),
             Request::Process { pid } => {
-                let view = node.process(pid).ok_or(ControlRefused::NoSuchProcess(pid)).map_err(control)?;
+                let view = node.process(pid).map_err(control)?;
                 Ok(self.reply(&Reply::Process(view))?)
             }
             Request::Run(run) => self.run_program(run),
             Request::Thaw(thaw) => self.thaw(thaw),
             Request::Attach { pid, follow } => {
-                let console = node.console(pid).ok_or(ControlRefused::NoSuchProcess(pid)).map_err(control)?;
+                let console = node.console(pid).map_err(control)?;
                 self.reply(&Reply::Started { pid })?;
                 self.stream(pid, console, follow)
             }
@@ -284,6 +289,7 @@ impl<'a> Session<'a> {
                 self.still_working()?;
             },
             Request::Freeze { pid, with_program, afterwards } => self.freeze(pid, with_program, afterwards),
+            Request::Move { pid, node } => self.move_process(pid, &node),
             Request::Send { port, timeout_ms } => {
                 let mut message = vec![];
                 self.content().take(protocol::MESSAGE_BYTES_MAX as u64 + 1).read_to_end(&mut message)?;
@@ -360,6 +366,18 @@ impl<'a> Session<'a> {
         self.started(started, decided, follow)
     }
 
+    fn move_process(&mut self, pid: Pid, to: &str) -> Done {
+        let system = self.shared.system.clone();
+        let moved = system.move_process(pid, to, &mut |stage| self.reply(&Reply::Moving(stage)).is_ok());
+        match moved {
+            Ok(moved) => Ok(self.reply(&Reply::Moved(moved))?),
+            Err(MoveRefused::Depart(DepartRefused::Stop(refused))) => Err(frozen(refused)),
+            Err(refused @ MoveRefused::NoNode(_)) => Err(Undone::new(Reason::NoNode, refused)),
+            Err(refused @ MoveRefused::NotHeard { .. }) => Err(Undone::new(Reason::Unreachable, refused)),
+            Err(refused) => Err(Undone::new(Reason::NotMoved, refused)),
+        }
+    }
+
     fn spool(&mut self) -> Done<std::fs::File> {
         use rustix::fs::{MemfdFlags, memfd_create};
         let full = |error: io::Error| Undone::new(Reason::NotRun, format!("no room for the image: {error}"));
@@ -372,7 +390,7 @@ impl<'a> Session<'a> {
 
     fn freeze(&mut self, pid: Pid, with_program: bool, afterwards: Afterwards) -> Done {
         let this = &self.shared.node;
-        let view = this.process(pid).ok_or(ControlRefused::NoSuchProcess(pid)).map_err(control)?;
+        let view = this.process(pid).map_err(control)?;
         self.reply(&Reply::Process(view))?;
         let afterwards = match afterwards {
             Afterwards::End => node::Afterwards::End,
@@ -487,6 +505,7 @@ fn control(refused: ControlRefused) -> Undone {
         ControlRefused::Ended(_) => Reason::Ended,
         ControlRefused::Service(_) => Reason::NoProcess,
         ControlRefused::Stopping => Reason::Stopping,
+        ControlRefused::Moved { to, .. } => return Undone::Elsewhere(to),
     };
     Undone::new(reason, refused)
 }

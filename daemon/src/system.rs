@@ -6,12 +6,14 @@
 //!   member   what is kept of each node   keeper   who votes
 //!   health   who is heard                ears     what arrives from other nodes
 //!   place    where processes go          location where each of them is
+//!   moving   processes on their way      drain    a node that empties itself
 //!   programs what one node has compiled, others need not compile
 //!   names    which node has bound the name of a port
 //!   view     what people see
 //! ```
 //! A node alone is a system of one: the same parts, with nobody to speak to.
 
+mod drain;
 mod ears;
 mod events;
 mod health;
@@ -19,6 +21,7 @@ mod join;
 mod keeper;
 mod location;
 pub mod member;
+mod moving;
 mod names;
 mod place;
 mod programs;
@@ -26,6 +29,7 @@ mod record;
 pub mod view;
 
 pub use join::{JoinError, join};
+pub use moving::MoveRefused;
 pub use record::{Record, RecordError};
 
 use crate::files::{self, FilesNetwork, Shared, TreeError};
@@ -66,6 +70,8 @@ pub mod service {
     /// Questions of one node to another: its processes, its events.
     pub const SYSTEM: Service = Service(5);
     pub const PROGRAMS: Service = Service(6);
+    /// Processes on their way.
+    pub const MOVES: Service = Service(8);
     /// Where processes are.
     pub const LOCATION: Service = Service(7);
 }
@@ -164,6 +170,7 @@ struct Inner {
     facts: Current,
     directory: Arc<Directory>,
     health: Health,
+    drainer: drain::Drainer,
     location: location::Whereabouts,
     names: names::Names,
     chronicle: Chronicle,
@@ -369,6 +376,7 @@ impl System {
             facts,
             directory,
             health,
+            drainer: drain::Drainer::default(),
             location,
             names,
             chronicle,
@@ -797,6 +805,14 @@ impl Inner {
         }
     }
 
+    /// There is a link to another member.
+    fn linked(&self, number: NodeId, life: u64) {
+        self.health.linked(number, life);
+        if let Some(node) = self.node.get() {
+            node.heard(number, Heard::Linked { life });
+        }
+    }
+
     fn member_put(&self, number: NodeId, member: Member) {
         if let Some(key) = member.node_key() {
             self.directory.know(number, key);
@@ -805,6 +821,14 @@ impl Inner {
             }
         }
         let known = self.directory.members().insert(number, member.clone());
+        if known.is_none() {
+            // The link may have come first.
+            let links = self.wire.links();
+            let link = links.iter().find(|link| member.node_key() == Some(link.peer));
+            if let Some(LinkState::Linked { hello, .. }) = link.map(|link| &link.state) {
+                self.linked(number, hello.life);
+            }
+        }
         match known {
             None => self.chronicle.record(Kind::NodeJoined { node: number, name: member.name.as_str().into() }),
             Some(before) if member.draining && !before.draining => {

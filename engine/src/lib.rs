@@ -15,6 +15,7 @@ pub mod engine;
 pub mod error;
 pub mod fiber;
 pub mod image;
+mod kept;
 pub mod library;
 pub mod process;
 pub mod program;

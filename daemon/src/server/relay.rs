@@ -10,9 +10,10 @@
 //! ends what would go round between nodes that are wrong about where a process is. What comes back is passed on in whole frames, so that
 //! if the other node is lost the client can be told so.
 
+use super::streams::Typed;
 use super::{Done, Session, Shared, Undone, Via};
 use crate::node::{Output, Pid};
-use crate::protocol::{self, ProtocolError, Reason, Refusal, Reply, Request};
+use crate::protocol::{self, Follow, ProtocolError, Reason, Refusal, Reply, Request};
 use crate::system::Reach;
 use crate::system::view::{WhyNode, WhyView};
 use abi::ids::NodeId;
@@ -37,7 +38,7 @@ impl Session<'_> {
             request => match request.pid() {
                 Some(pid) => match self.elsewhere_now(pid)? {
                     // Nobody knows of it: where it was born it is known why, if anywhere.
-                    None if self.via.is_none() && self.shared.node.process(pid).is_none() => pid.node(),
+                    None if self.via.is_none() && self.shared.node.process(pid).is_err() => pid.node(),
                     found => return Ok(found),
                 },
                 None => return Ok(None),
@@ -80,14 +81,47 @@ impl Session<'_> {
 
     /// Hands the connection on.
     pub(super) fn hand_on(&mut self, to: NodeId, request: &Request) -> Done {
-        let system = &self.shared.system;
-        let there = system.commands(to, &self.head()).map_err(unreachable)?;
-        let lost = |error: &dyn std::fmt::Display| Refusal {
-            reason: Reason::Unreachable,
-            why: format!("{} was lost meanwhile: {error}", system.name_of(to)),
+        let there = self.shared.system.commands(to, &self.head()).map_err(unreachable)?;
+        let back = begin(&there, request).map_err(|error| Undone::Refused(self.lost(to, &error)))?;
+        self.pass(to, there, back, false)
+    }
+
+    /// Hands the connection on to where its process has moved. What the client sent and the process did not get goes first.
+    pub(super) fn go_after(&mut self, to: NodeId, pid: Pid, follow: Follow, typed: Typed) -> Done {
+        let attach = || {
+            let there = self.shared.system.commands(to, &self.head()).map_err(unreachable)?;
+            let talk = || {
+                let mut back = begin(&there, &Request::Attach { pid, follow })?;
+                let first = protocol::read_frame(&mut back)?.ok_or(ProtocolError::Truncated)?;
+                if let Reply::Refused(refusal) = first.message()? {
+                    return Ok(Err(refusal));
+                }
+                let mut forth = there.try_clone()?;
+                protocol::write_bytes(&mut forth, Output::Out, &typed.left)?;
+                if typed.end_left {
+                    protocol::write_end(&mut forth)?;
+                }
+                Ok(Ok(back))
+            };
+            let talked = talk().map_err(|error: ProtocolError| Undone::Refused(self.lost(to, &error)))?;
+            Ok((there, talked.map_err(Undone::Refused)?))
         };
-        let begun = begin(&there, request).and_then(|back| Ok((back, there.try_clone()?)));
-        let (mut back, mut forth) = begun.map_err(|error| Undone::Refused(lost(&error)))?;
+        // No further request can come on this connection: its bytes are the process's input.
+        let (there, back) = attach().map_err(|undone| match undone {
+            Undone::Refused(refusal) => Undone::Last(refusal),
+            other => other,
+        })?;
+        self.pass(to, there, back, typed.wanted && follow.input)
+    }
+
+    fn lost(&self, node: NodeId, error: &dyn std::fmt::Display) -> Refusal {
+        let why = format!("{} was lost meanwhile: {error}", self.shared.system.name_of(node));
+        Refusal { reason: Reason::Unreachable, why }
+    }
+
+    /// Passes on what both sides say, until one of them ends. `was_wanted`: the client has been told to send its input.
+    fn pass(&mut self, to: NodeId, there: Stream, mut back: BufReader<Stream>, was_wanted: bool) -> Done {
+        let mut forth = there.try_clone().map_err(|error| Undone::Refused(self.lost(to, &error)))?;
         let over = AtomicBool::new(false);
         let client = self.to.try_clone()?;
         let passed = std::thread::scope(|scope| {
@@ -100,7 +134,7 @@ impl Session<'_> {
                     let _ = forth.shutdown(Shutdown::Write);
                 }
             })?;
-            let passed = pass_back(&mut back, &mut self.to);
+            let passed = pass_back(&mut back, &mut self.to, was_wanted);
             over.store(true, Ordering::Release);
             let _ = there.shutdown(Shutdown::Both);
             let _ = client.shutdown(Shutdown::Read);
@@ -109,7 +143,7 @@ impl Session<'_> {
         match passed {
             Ok(()) => Err(Undone::Over),
             Err(Passing::Client(error)) => Err(error.into()),
-            Err(Passing::Node(error)) => Err(Undone::Last(lost(&error))),
+            Err(Passing::Node(error)) => Err(Undone::Last(self.lost(to, &error))),
         }
     }
 
@@ -141,8 +175,13 @@ enum Passing {
     Node(ProtocolError),
 }
 
-fn pass_back(from: &mut impl Read, to: &mut UnixStream) -> Result<(), Passing> {
+fn pass_back(from: &mut impl Read, to: &mut UnixStream, mut was_wanted: bool) -> Result<(), Passing> {
     while let Some(frame) = protocol::read_frame(from).map_err(Passing::Node)? {
+        // A client is told once.
+        if was_wanted && matches!(frame.clone().message(), Ok(Reply::InputWanted)) {
+            was_wanted = false;
+            continue;
+        }
         protocol::pass_on(to, &frame).map_err(Passing::Client)?;
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! What arrives from other nodes, handed to whom it is for. Knows who is meant by what; does nothing itself that takes long, since
 //! it is called on the wire's threads: what may take long is done by a few threads of its own, whose queue is bounded.
 
-use super::{Inner, join, own_processes, programs, service};
+use super::{Inner, System, join, moving, own_processes, programs, service};
 use crate::files;
 use crate::node::Heard;
 use abi::ids::NodeKey;
@@ -27,6 +27,8 @@ const VISITORS_MAX: usize = 8;
 pub enum Question {
     /// Answer: JSON of process views.
     Processes { ended: bool },
+    /// Answer: JSON of how far the node is that empties itself.
+    Emptying,
     /// This node's events from there on. Answer: a batch of `services::events`.
     Events { life: u64, serial: u64 },
 }
@@ -94,6 +96,10 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
             let views = inner.node.get().map(|node| own_processes(node, ended)).unwrap_or_default();
             serde_json::to_vec(&views).map_err(|error| error.to_string())
         }
+        Question::Emptying => {
+            let emptying = System(inner.clone()).emptying(&inner.me.to_string()).map_err(|error| error.to_string())?;
+            serde_json::to_vec(&emptying).map_err(|error| error.to_string())
+        }
         Question::Events { life, serial } => Ok(inner.chronicle.batch(Position { life, serial }).encode()),
     }
 }
@@ -104,13 +110,11 @@ fn reply_of(answer: Answer) -> files::Reply {
 
 impl Receiver for Ears {
     fn linked(&self, peer: NodeKey, hello: &Hello) {
+        self.lives().insert(peer, hello.life);
         let Some(inner) = self.inner() else { return };
+        // Of whom nothing is known yet, it is told when it is.
         if let Some(number) = inner.directory.number_of(peer) {
-            inner.health.linked(number, hello.life);
-            self.lives().insert(peer, hello.life);
-            if let Some(node) = inner.node.get() {
-                node.heard(number, Heard::Linked { life: hello.life });
-            }
+            inner.linked(number, hello.life);
         }
     }
 
@@ -129,7 +133,7 @@ impl Receiver for Ears {
         let Some(number) = inner.directory.number_of(peer) else { return };
         let Some(message) = inner.chronicle.unstamped(number, message) else { return };
         match class {
-            Class::Control => inner.health.arrived(number, message),
+            Class::Control => inner.health.arrived(&inner, number, message),
             Class::Call => {
                 let life = self.lives().get(&peer).copied();
                 if let (Some(node), Some(life)) = (inner.node.get(), life) {
@@ -163,6 +167,12 @@ impl Receiver for Ears {
         let Some(inner) = self.inner() else { return };
         if purpose == service::PROGRAMS {
             return programs::lend(&inner, &head, stream);
+        }
+        if purpose == service::MOVES {
+            if let Some(from) = inner.directory.number_of(peer) {
+                moving::arrived(&inner, from, &head, stream);
+            }
+            return;
         }
         if purpose == service::COMMANDS
             && let Some(act) = inner.on_commands.get()
