@@ -133,6 +133,47 @@ fn a_name_of_a_port_means_the_same_on_every_machine() {
     assert_eq!(receiving.end().out, "ding");
 }
 
+/// As a program sees it that knows files and nothing else.
+#[test]
+fn processes_and_machines_are_files_whichever_machine_they_are() {
+    let computer = Computer::of(2);
+    for node in &computer.nodes {
+        node.program("count.wasm", &programs::counting(0, 1_000_000));
+        node.program("load.wasm", &programs::showing(programs::NODE, "b/load"));
+        node.program("node.wasm", &programs::showing(programs::NODE, "b/status"));
+        node.program("drain.wasm", &programs::telling(programs::NODE, "b/ctl", "drain"));
+        node.program("undrain.wasm", &programs::telling(programs::NODE, "b/ctl", "undrain"));
+    }
+    let pid = computer.on(0, &["run", "-d", "--on", "b", "--name", "far", "count.wasm"]).out.trim().to_string();
+    for node in &computer.nodes {
+        node.program("status.wasm", &programs::showing(programs::PROC, &format!("{pid}/status")));
+        node.program("log.wasm", &programs::showing(programs::PROC, &format!("{pid}/log")));
+        node.program("stop.wasm", &programs::telling(programs::PROC, &format!("{pid}/ctl"), "stop"));
+        node.program("kill.wasm", &programs::telling(programs::PROC, &format!("{pid}/ctl"), "kill"));
+        node.program("nobody.wasm", &programs::showing(programs::PROC, "2.999999/status"));
+    }
+    let here = |program: &str| computer.on(0, &["run", "--on", "a", program]);
+    let status = here("status.wasm");
+    for said in [format!("pid: {pid}"), "node: 2".into(), "name: far".into()] {
+        assert!(status.out.contains(&said), "{said} in {}{}", status.out, status.err);
+    }
+    here("stop.wasm").expect(0, "");
+    until("it to be stopped", || here("status.wasm").out.contains("state: stopped").then_some(()));
+    let log = here("log.wasm");
+    assert!(log.status == 0 && log.out.starts_with("0\n1\n2\n"), "{:.100}{}", log.out, log.err);
+    // ENOENT of WASI.
+    here("nobody.wasm").expect(144, "");
+    here("kill.wasm").expect(0, "");
+    assert_eq!(computer.on(1, &["wait", &pid]).status, 137);
+    let node = here("node.wasm");
+    assert!(node.out.contains("name: b\nnumber: 2\nstate: up\ndraining: false"), "{}{}", node.out, node.err);
+    until("the other machine's load", || here("load.wasm").out.contains("memory_free_bytes: ").then_some(()));
+    here("drain.wasm").expect(0, "");
+    until("the draining to be seen", || here("node.wasm").out.contains("draining: true").then_some(()));
+    here("undrain.wasm").expect(0, "");
+    until("it to be over", || here("node.wasm").out.contains("draining: false").then_some(()));
+}
+
 /// The first one leads the coordinator and holds the tree.
 #[test]
 fn any_machine_may_die_and_comes_back_as_itself() {

@@ -24,6 +24,7 @@ mod view;
 pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
 pub use moving::{Arrival, ArriveRefused, Baggage, Stopped};
 pub use seekers::{Fetched, Home, Registry};
+pub use system_files::{OtherNode, Others};
 pub use view::{
     ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, Order, Pid,
     PortError, ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
@@ -93,6 +94,8 @@ pub struct NodeOptions {
     pub files: Option<Shared>,
     /// How nodes agree about names of ports, if there are others; `None`: its names are the node's own.
     pub names: Option<Arc<dyn Registry>>,
+    /// What is asked of other nodes for `/proc` and `/node`; `None`: there are none.
+    pub others: Option<Arc<dyn Others>>,
 }
 
 impl Default for NodeOptions {
@@ -108,6 +111,7 @@ impl Default for NodeOptions {
             life: 0,
             files: None,
             names: None,
+            others: None,
         }
     }
 }
@@ -184,6 +188,7 @@ struct Inner {
     /// Makes the node's own system calls; the parent of all programs that are started from outside.
     desk: Arc<Strings>,
     tree: AnyTree,
+    others: Option<Arc<dyn Others>>,
     began: Instant,
     /// Those that were run last, the latest at the end.
     programs: Mutex<VecDeque<engine::Program>>,
@@ -249,6 +254,7 @@ impl Node {
             engine,
             desk,
             tree,
+            others: options.others.clone(),
             began: Instant::now(),
             programs: Mutex::default(),
             this: this.clone(),
@@ -505,6 +511,31 @@ impl Node {
 
     pub fn console(&self, pid: Pid) -> Result<Console, ControlRefused> {
         self.find(pid)?.console.clone().ok_or(ControlRefused::NoSuchProcess(pid))
+    }
+
+    /// Does what was written into the `ctl` of a process of this node: `kill`, `stop` or `cont`.
+    pub fn command(&self, pid: Pid, bytes: &[u8]) -> Result<(), abi::errno::Errno> {
+        use abi::errno::Errno;
+        let done = match bytes.trim_ascii() {
+            b"kill" => self.kill(pid),
+            b"stop" => self.stop(pid),
+            b"cont" => self.cont(pid),
+            _ => return Err(Errno::Inval),
+        };
+        done.map_err(|refused| match refused {
+            ControlRefused::NoSuchProcess(_) | ControlRefused::Ended(_) | ControlRefused::Moved { .. } => Errno::Srch,
+            ControlRefused::Service(_) => Errno::Perm,
+            ControlRefused::Stopping => Errno::Io,
+        })
+    }
+
+    /// What a process of this node wrote, from there on, at most so much, as far as it is kept.
+    pub fn log(&self, pid: Pid, offset: u64, bytes_max: usize) -> Result<Vec<u8>, abi::errno::Errno> {
+        let console = self.console(pid).map_err(|_| abi::errno::Errno::Srch)?;
+        Ok(match console.read(offset, bytes_max, Duration::ZERO) {
+            Piece::Bytes { bytes, .. } => bytes,
+            Piece::Nothing | Piece::End => vec![],
+        })
     }
 
     /// Stops a process and writes it as an image; `out` is flushed at the end. Whatever fails, it runs on.

@@ -9,12 +9,14 @@
 //!   moving   processes on their way      drain    a node that empties itself
 //!   programs what one node has compiled, others need not compile
 //!   names    which node has bound the name of a port
+//!   elsewhere processes and nodes as files
 //!   view     what people see
 //! ```
 //! A node alone is a system of one: the same parts, with nobody to speak to.
 
 mod drain;
 mod ears;
+mod elsewhere;
 mod events;
 mod health;
 mod join;

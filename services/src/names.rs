@@ -289,10 +289,6 @@ impl Names {
             Ok(request) => request,
             Err(Malformed { .. }) => return self.answer(answer_to, Answer::Failed(Failure::Malformed), calls),
         };
-        if self.beyond.as_ref().is_some_and(Beyond::is_full) {
-            calls.extend(handles.iter().map(|handle| SystemCall::Close { handle: *handle }));
-            return self.answer(answer_to, Answer::Failed(Failure::Busy), calls);
-        }
         let changes = !matches!(request, Request::Lookup { .. } | Request::List { .. });
         match self.done.standing(answer_to.id) {
             Standing::Done if changes && !planted(Bug::DoneTwice) => {

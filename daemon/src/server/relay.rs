@@ -23,7 +23,6 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 /// A process is looked for behind at most so many others that said where it is.
 const HOPS_MAX: u8 = 4;

@@ -57,7 +57,7 @@ impl Beyond {
         Beyond { registrar, waiting: BTreeMap::new(), far: BTreeMap::new(), tokens: BTreeMap::new(), arriving: None }
     }
 
-    pub fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.waiting.len() >= WAITING_MAX
     }
 
@@ -75,7 +75,7 @@ impl Beyond {
     /// Panics if an invariant does not hold.
     pub fn check(&self) {
         assert_eq!(self.far.len(), self.tokens.len());
-        assert!(self.far.len() <= FAR_MAX && self.waiting.len() <= WAITING_MAX);
+        assert!(self.far.len() <= FAR_MAX && self.waiting.len() <= WAITING_MAX + super::PORTS_MAX);
         for (path, far) in &self.far {
             assert_eq!(self.tokens.get(&far.token), Some(path), "a port of another node is kept under another path");
         }
@@ -104,6 +104,9 @@ impl Names {
     }
 
     pub(super) fn ask_beyond(&mut self, ask: impl FnOnce(u64) -> Ask, waits: Waiting, calls: &mut Vec<SystemCall>) {
+        if self.beyond().is_full() {
+            return self.fail(Some(waits), Failure::Busy, calls);
+        }
         let serial = self.next_serial();
         let beyond = self.beyond();
         beyond.send(&ask(serial), Box::default(), calls);
@@ -121,7 +124,7 @@ impl Names {
 
     /// Has the others agree to a binding, if it is possible here.
     pub(super) fn claim(&mut self, binding: Binding, watch: HandleId, calls: &mut Vec<SystemCall>) {
-        let is_claiming = self.beyond().is_claiming(&binding.path);
+        let is_claiming = self.beyond().is_full() || self.beyond().is_claiming(&binding.path);
         let taken = match self.tree.place(&binding.path).map(|place| self.tree.get(&place)) {
             Err(failure) => Some(failure),
             Ok(Some(Entry::Directory(_))) => Some(Failure::IsADirectory),
