@@ -595,7 +595,7 @@ impl Node {
         let until = Instant::now() + timeout;
         // Others may have to be asked, who take their time.
         let (answer, handles) = agent.ask(&names::Request::Lookup { path }, &[], SYSTEM_TIMEOUT)?;
-        let port = match (answer, handles.first()) {
+        let handle = match (answer, handles.first()) {
             (names::Answer::Port, Some(handle)) => *handle,
             (names::Answer::Failed(failure), _) => return Err(port_failure(port, failure)),
             _ => return Err(PortError::NotAPort(port.into())),
@@ -603,9 +603,10 @@ impl Node {
         let left = until.saturating_duration_since(Instant::now());
         let mode = SendMode::Reliable(Wait::Until(agent.at(left)));
         let message = Message::of(bytes);
-        match agent.call(SystemCall::Send { port, message, mode }, left)? {
+        match agent.call(SystemCall::Send { port: handle, message, mode }, left)? {
             Outcome::Sent(Ok(())) => Ok(()),
             Outcome::Sent(Err(SendError::PortClosed)) => Err(PortError::Closed),
+            Outcome::Sent(Err(SendError::Unknown)) => Err(PortError::InDoubt(port.into())),
             Outcome::Sent(Err(SendError::Expired | SendError::Full)) => Err(PortError::Expired),
             other => Err(PortError::System(format!("{other:?}"))),
         }

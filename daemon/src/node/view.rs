@@ -351,6 +351,8 @@ pub enum PortError {
     Undecided(String),
     #[error("`{0}` is on a node that is not heard")]
     Unreachable(String),
+    #[error("whether it arrived is not known: the node of `{0}` was not heard in time")]
+    InDoubt(String),
     #[error("the time is up")]
     Expired,
     #[error("nobody receives from it any more")]
