@@ -12,9 +12,10 @@ use crate::engine::{Engine, HOST_STACK_BYTES, WASM_STACK_BYTES};
 use crate::error::{RunError, SaveError, StartError, ThawError, TraceFrame};
 use crate::fiber::{Fiber, Meter, SystemCalls};
 use crate::image::{self, Facts, Image};
+use crate::kept::Kept;
 use crate::pages::{Memories, Pages, PagesError, Presence, Staging};
 use crate::program::{Code, Program};
-use crate::{una, wasi};
+use crate::wasi;
 use abi::file::Interrupt;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -27,7 +28,7 @@ pub struct State {
     /// For a process on a fiber: its kernel.
     pub(crate) calls: Option<Box<dyn SystemCalls>>,
     meter: Option<Meter>,
-    pub(crate) kept: una::Kept,
+    pub(crate) kept: Kept,
     pub(crate) presence: Arc<Presence>,
     pub(crate) memory: Option<wasmtime::Memory>,
 }
@@ -112,7 +113,7 @@ impl Engine {
             Some(Fiber { calls, usage }) => (Some(calls), Some(Meter(usage))),
             None => (None, None),
         };
-        let (kept, presence) = (una::Kept::default(), Arc::new(Presence::default()));
+        let (kept, presence) = (Kept::default(), Arc::new(Presence::default()));
         let mut store = Store::new(&self.wasmtime, State { system, calls, meter, kept, presence, memory: None });
         if store.data().meter.is_some() {
             store.limiter(|state| state.meter.as_mut().expect("it was there just now, and nobody takes it"));
@@ -291,6 +292,9 @@ impl Process {
         let facts = Facts { stage: self.stage, ..self.facts.clone() };
         let mut attachments =
             BTreeMap::from([(image::SYSTEM.to_string(), system), (image::FACTS.to_string(), facts.to_bytes())]);
+        if let Some(kept) = self.store.data().kept.save() {
+            attachments.insert(image::KEPT.to_string(), kept);
+        }
         if with_program {
             attachments.insert(image::PROGRAM.to_string(), self.program.wasm().to_vec());
         }
