@@ -641,6 +641,8 @@ pub enum Stage {
     Copying { round: u32, bytes: u64, total: u64 },
     /// The process stands still.
     Stopped { bytes: u64 },
+    /// It runs there already, and what it wrote last comes after it.
+    Following { bytes: u64, total: u64 },
 }
 
 /// A move that is over.
@@ -653,6 +655,8 @@ pub struct MoveView {
     pub rounds: u32,
     /// Sent in all.
     pub bytes: u64,
+    /// Of these, sent when the process ran there already.
+    pub late_bytes: u64,
     /// From the moment at which it was asked to stop to that at which the other node said that it may run, in microseconds.
     pub pause_us: u64,
     /// From the beginning to the end, in microseconds.

@@ -261,6 +261,11 @@ impl Process {
         self.memories().adopt(staging)
     }
 
+    /// Its clock has stood still since it was saved: so much later it is for everybody else, who may have promised it something by then.
+    pub fn pass_time(&mut self, duration: std::time::Duration) {
+        self.store.data_mut().system.pass_time(duration.as_nanos().min(u128::from(u64::MAX)) as u64);
+    }
+
     pub fn facts(&self) -> &Facts {
         &self.facts
     }

@@ -533,7 +533,6 @@ macro_rules! functions {
                         loop {
                             caller.data().presence.check()?;
                             let done = $name(&mut Program::new(&mut caller), $($argument),*).await;
-                            // What it was asked with may have been void.
                             caller.data().presence.check()?;
                             if done != Err(Code::Interrupted) {
                                 return number(done);
