@@ -600,6 +600,13 @@ pub enum Reply {
     /// How far a move is.
     Moving(Stage),
     Moved(MoveView),
+    /// From one node to another: the process is there now. The client's connection goes on there: the streams from where they were followed
+    /// to, of whose input the process has got so many bytes; or, without, the same request.
+    MovedOn {
+        node: u16,
+        follow: Option<(Pid, Follow)>,
+        taken: u64,
+    },
     /// So many processes have left a node, and so many are still there.
     Emptying {
         moved: u64,

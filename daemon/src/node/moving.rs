@@ -25,12 +25,14 @@ use kernel::world::{DepartError, Event};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 /// How long another node's word on a read that was given up is waited for.
 const UNDECIDED_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether a process is still waited for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the rest of a process's memory may take to come.
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -324,9 +326,15 @@ impl Node {
 }
 
 impl Arrival {
-    /// The process, as soon as it is here. None: it does not come, or not within the time.
-    pub fn wait(&self, timeout: Duration) -> Option<Pid> {
-        self.settled.recv_timeout(timeout).ok()
+    /// The process, as soon as it is here. None: it does not come, or nobody waits any more.
+    pub fn wait(&self, goes_on: impl Fn() -> bool) -> Option<Pid> {
+        loop {
+            match self.settled.recv_timeout(LOOK_INTERVAL) {
+                Ok(pid) => return Some(pid),
+                Err(RecvTimeoutError::Timeout) if goes_on() => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     /// Whoever followed the process's streams where it was has so long to come here before it goes on without them.

@@ -397,25 +397,17 @@ impl Inner {
         let arrival = node.arrive(from, ticket, &program, baggage, brought).map_err(|error| refused(&error))?;
         whole.skip()?;
         talk.say(&Word::Ready)?;
-        let settled = arrival.wait(PIECE_TIMEOUT);
-        if let Some(missing) = &arrival.missing {
-            let mut first = talk.stream.try_clone().ok().filter(|_| settled.is_some());
-            if settled.is_some() {
-                let _ = talk.say(&Word::Runs);
-            }
-            let here = settled.map(|pid| System(self.clone()).moved_here(pid, moves));
-            let came = here.is_some() && pages::take_in(missing, wants, || first.take().or_else(|| self.reopen(from, ticket)));
-            if !came && settled.is_some() {
-                missing.lost(&format!("it was on {}, which is gone", self.name_of(from)));
-            }
-            if settled.is_some() {
-                arrival.wait_reader(READER_TIMEOUT);
-            }
-            return Ok(());
-        }
+        // It is not given up before it is certain that it does not come: whoever has it then would have lost it.
+        let settled = arrival.wait(|| !self.is_stopping());
         if let Some(pid) = settled {
             let _ = talk.say(&Word::Runs);
             System(self.clone()).moved_here(pid, moves);
+            if let Some(missing) = &arrival.missing {
+                let mut first = talk.stream.try_clone().ok();
+                if !pages::take_in(missing, wants, || first.take().or_else(|| self.reopen(from, ticket))) {
+                    missing.lost(&format!("it was on {}, which is gone", self.name_of(from)));
+                }
+            }
             arrival.wait_reader(READER_TIMEOUT);
         }
         Ok(())

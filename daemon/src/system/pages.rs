@@ -41,6 +41,7 @@ mod kind {
     pub const UNIT_END: u8 = 3;
     pub const HAS: u8 = 4;
     pub const WANTS: u8 = 5;
+    pub const HAS_ALL: u8 = 6;
 }
 
 /// Ranges of pages, in the form that says where they are in few bytes.
@@ -231,6 +232,10 @@ impl Sending {
             kind::WANTS => {
                 state.wanted.insert(unit);
             }
+            kind::HAS_ALL => {
+                state.left.clear();
+                state.under_way.clear();
+            }
             _ => return Err(io::ErrorKind::InvalidData.into()),
         }
         drop(state);
@@ -291,9 +296,9 @@ pub fn take_in(missing: &Missing, wants: Receiver<Unit>, mut open: impl FnMut() 
     let wants = Arc::new(Mutex::new(wants));
     // What was asked for over a link that broke is asked for again.
     let asked: Arc<Mutex<BTreeSet<Unit>>> = Arc::default();
-    while missing.left() > 0 {
-        let Some(mut stream) = open() else { return false };
-        let Ok(forth) = stream.try_clone() else { return false };
+    loop {
+        let Some(mut stream) = open() else { return missing.left() == 0 };
+        let Ok(forth) = stream.try_clone() else { return missing.left() == 0 };
         let to = Arc::new(Mutex::new(forth));
         let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let asking = {
@@ -319,17 +324,22 @@ pub fn take_in(missing: &Missing, wants: Receiver<Unit>, mut open: impl FnMut() 
             };
             std::thread::Builder::new().name("una-wants".into()).stack_size(128 << 10).spawn(ask)
         };
-        let Ok(asking) = asking else { return false };
-        while missing.left() > 0 {
-            // A link that breaks is opened again.
-            if take_one(missing, &asked, &mut stream, &to).is_err() {
-                break;
+        let Ok(asking) = asking else { return missing.left() == 0 };
+        let taken = loop {
+            if missing.left() == 0 {
+                break say(&to, kind::HAS_ALL, (0, 0));
             }
-        }
+            if let Err(error) = take_one(missing, &asked, &mut stream, &to) {
+                break Err(error);
+            }
+        };
         over.store(true, std::sync::atomic::Ordering::Release);
         let _ = asking.join();
+        // A link that breaks is opened again, also only to say that all has come.
+        if taken.is_ok() {
+            return true;
+        }
     }
-    true
 }
 
 fn say(to: &Mutex<Stream>, word: u8, (memory, unit): Unit) -> io::Result<()> {
