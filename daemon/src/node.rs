@@ -534,7 +534,7 @@ impl Node {
         let console = self.console(pid).map_err(|_| abi::errno::Errno::Srch)?;
         Ok(match console.read(offset, bytes_max, Duration::ZERO) {
             Piece::Bytes { bytes, .. } => bytes,
-            Piece::Nothing | Piece::End => vec![],
+            Piece::Nothing | Piece::End | Piece::Moved(_) => vec![],
         })
     }
 

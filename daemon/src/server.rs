@@ -248,7 +248,7 @@ impl<'a> Session<'a> {
         let pid = request.pid();
         match self.answer_here(request.clone()) {
             // It moved away meanwhile.
-            Err(Undone::Elsewhere(node)) if self.hops > 0 => {
+            Err(Undone::Elsewhere(node)) if self.via.is_some() => {
                 self.reply(&Reply::MovedOn { node: node.0, follow: None, taken: 0 })?;
                 Err(Undone::Over)
             }

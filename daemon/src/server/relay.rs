@@ -27,6 +27,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// A process is looked for behind at most so many others that said where it is.
 const HOPS_MAX: u8 = 4;
@@ -93,7 +94,7 @@ impl Session<'_> {
 
     /// The process has moved there, from here: says so to whoever handed the connection on, if somebody did.
     pub(super) fn moved_on(&mut self, to: NodeId, pid: Pid, follow: Follow, typed: Typed) -> Done<(MovedOn, Sent)> {
-        if self.hops > 0 {
+        if self.via.is_some() {
             // Whoever handed the connection on knows what the client sent, and the process did not get.
             self.reply(&Reply::MovedOn { node: to.0, follow: Some((pid, follow)), taken: typed.taken })?;
             return Err(Undone::Over);

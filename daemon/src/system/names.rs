@@ -439,7 +439,7 @@ impl Shared {
     fn look_after(&self, path: &str, deadline: Instant) {
         let Some(Held::Bound(serial)) = self.state().held.get(path).copied() else { return };
         match self.read(path, deadline) {
-            Ok(record) if record.and_then(|record| Fact::read(&record.value)) == Some(self.own(serial)) => {}
+            Ok(record) if record.as_ref().and_then(|record| Fact::read(&record.value)) == Some(self.own(serial)) => {}
             Ok(_) => self.lose(path, serial),
             Err(_) => drop(self.state().missed.insert(path.into())),
         }
