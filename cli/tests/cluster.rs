@@ -253,7 +253,7 @@ fn tickets_are_good_once_and_for_a_while() {
 #[test]
 fn a_node_leaves_and_another_is_taken_out() {
     let computer = Computer::of(3);
-    computer.on(0, &["drain", "b"]).expect(0, "");
+    computer.on(0, &["drain", "b"]).expect_out(0, &["b is empty"]);
     until("the draining to be seen", || computer.on(2, &["nodes"]).out.contains("draining").then_some(()));
     computer.nodes[0].program("hello.wasm", &programs::hello());
     computer.on(0, &["run", "--on", "b", "hello.wasm"]).expect_error(125, &["is being emptied"]);
