@@ -535,6 +535,8 @@ impl Node {
         Ok(match console.read(offset, bytes_max, Duration::ZERO) {
             Piece::Bytes { bytes, .. } => bytes,
             Piece::Nothing | Piece::End => vec![],
+            // It is read there.
+            Piece::Moved(_) => return Err(abi::errno::Errno::Srch),
         })
     }
 
