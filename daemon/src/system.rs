@@ -6,7 +6,8 @@
 //!   member   what is kept of each node   keeper   who votes
 //!   health   who is heard                ears     what arrives from other nodes
 //!   place    where processes go          location where each of them is
-//!   moving   processes on their way      drain    a node that empties itself
+//!   moving   processes on their way      pages    what of their memory follows them
+//!   drain    a node that empties itself
 //!   programs what one node has compiled, others need not compile
 //!   names    which node has bound the name of a port
 //!   elsewhere processes and nodes as files
@@ -25,6 +26,7 @@ mod location;
 pub mod member;
 mod moving;
 mod names;
+mod pages;
 mod place;
 mod programs;
 mod record;
@@ -88,6 +90,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a goodbye may take; whoever does not hear it finds out by itself.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long a node that ends goes on sending the memory of processes that have left it.
+const DEPARTURES_TIMEOUT: Duration = Duration::from_secs(30);
 /// Reasons for the places of processes that are kept; the oldest go.
 const WHYS_MAX: usize = 10_000;
 
@@ -173,6 +177,7 @@ struct Inner {
     directory: Arc<Directory>,
     health: Health,
     drainer: drain::Drainer,
+    departures: pages::Departures,
     location: location::Whereabouts,
     names: names::Names,
     chronicle: Chronicle,
@@ -379,6 +384,7 @@ impl System {
             directory,
             health,
             drainer: drain::Drainer::default(),
+            departures: pages::Departures::default(),
             location,
             names,
             chronicle,
@@ -570,6 +576,7 @@ impl System {
 
     /// Says goodbye, and ends what this node does for others. The tree goes to another node first, if one can have it.
     pub fn shutdown(&self) {
+        self.0.finish_departures(DEPARTURES_TIMEOUT);
         self.0.names.stop();
         self.0.files.let_go();
         self.0.health.leave();
@@ -776,6 +783,7 @@ impl Inner {
     fn heard(&self, change: Change) {
         if let (Change::Over { node, life }, Some(kernel)) = (change, self.node.get()) {
             kernel.heard(node, Heard::Lost { life });
+            self.departures.forget(node);
         }
         let living = self.tell_living();
         self.files.members(&living);

@@ -130,6 +130,27 @@ pub(crate) struct Claim {
     released: bool,
 }
 
+/// A right that was given at a node that was not met yet, and that went to nobody.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Unclaimed {
+    pub home: NodeId,
+    pub life: u64,
+    giver: NodeId,
+    giver_life: u64,
+    ticket: u64,
+}
+
+impl Unclaimed {
+    /// Says at its home that nobody wants it.
+    pub fn give_back(self, session: &mut Session) {
+        let Unclaimed { giver, giver_life: life, ticket, .. } = self;
+        let number = session.next_import;
+        session.next_import += 2;
+        session.push(Content::Claim { giver, life, ticket, number }, None);
+        session.push(Content::Release { number }, None);
+    }
+}
+
 /// A content that waits until all rights in it are claimed.
 pub(crate) struct Delayed {
     content: Content,
@@ -515,7 +536,14 @@ impl Kernel {
                         waits.insert((home, number));
                         (home, number, false)
                     }
-                    _ => (home, 0, true),
+                    known => {
+                        // The home keeps it until it is told, which it can be only once it is met.
+                        let may_be_met = known.is_none_or(|session| session.life < life);
+                        if may_be_met && self.unclaimed.len() < FOREIGN_MAX as usize {
+                            self.unclaimed.insert(Unclaimed { home, life, giver: from, giver_life, ticket });
+                        }
+                        (home, 0, true)
+                    }
                 }
             }
             _ => (object_home(object), 0, true),
@@ -1185,7 +1213,8 @@ impl Kernel {
             }
             Content::Duplicate { number, new, rights } => {
                 let held = self.export(from, number)?.clone();
-                if !held.rights.contains(rights) || !held.rights.contains(Rights::COPY) {
+                // Whether it may be copied is asked where it is held: who stands in there for a third node has a right for each act.
+                if !held.rights.contains(rights) {
                     return Err(Breach::Right);
                 }
                 let copy = self.copy_right(&held, rights, held.badge);
@@ -1737,8 +1766,7 @@ impl Kernel {
             }
             return Ok(());
         }
-        let Errand { purpose, moved, then, import, supervisor, at_once, .. } =
-            self.remove_errand(key);
+        let Errand { purpose, moved, then, import, supervisor, at_once, .. } = self.remove_errand(key);
         let verdict = if at_once { in_no_time(verdict) } else { verdict };
         if let Some(watch) = supervisor {
             self.forget_watch(watch);
@@ -1954,8 +1982,7 @@ impl Kernel {
     }
 
     fn lose_errand(&mut self, key: Key<Errand>, was_sent: bool) {
-        let Errand { purpose, what, moved, supervisor, import, .. } =
-            self.remove_errand(key);
+        let Errand { purpose, what, moved, supervisor, import, .. } = self.remove_errand(key);
         if let Some(watch) = supervisor {
             self.forget_watch(watch);
         }
@@ -2083,12 +2110,17 @@ impl Kernel {
         self.sessions.get(&node).into_iter().flat_map(|session| session.exports.keys().copied())
     }
 
-    /// Whether nothing is on its way to or from other nodes, as far as this one knows.
-    pub fn is_quiet(&self) -> bool {
-        self.sessions.values().all(Session::is_quiet)
-            && self.grants.is_empty()
-            && self.claims.is_empty()
-            && self.expected.is_empty()
+    /// What is on its way to or from other nodes, as far as this one knows, and how much of it.
+    pub fn under_way(&self) -> Vec<(NodeId, &'static str, usize)> {
+        let sessions = self.sessions.iter();
+        let mut all: Vec<_> = sessions
+            .flat_map(|(node, session)| session.under_way().map(|(what, count)| (*node, what, count)))
+            .collect();
+        all.extend(self.grants.values().map(|grant| (grant.to, "grants", 1)));
+        all.extend(self.claims.values().map(|claim| (claim.claimer, "claims", 1)));
+        all.extend(self.expected.keys().map(|(from, _)| (*from, "expected processes", 1)));
+        all.retain(|(_, _, count)| *count > 0);
+        all
     }
 
     /// Errands that are not over.

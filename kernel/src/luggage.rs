@@ -67,26 +67,58 @@ pub(crate) struct Traveller {
 /// A right, in a table or a message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Item {
-    Given { index: u32 },
-    Itself { rights: Rights },
-    Port { index: u32, rights: Rights, badge: Badge },
+    Given {
+        index: u32,
+    },
+    Itself {
+        rights: Rights,
+    },
+    Port {
+        index: u32,
+        rights: Rights,
+        badge: Badge,
+    },
     /// A port that is closed.
-    Closed { rights: Rights, badge: Badge },
-    Pipe { index: u32, rights: Rights },
-    Reply { index: u32, rights: Rights },
-    Call { index: u32, rights: Rights },
-    Watch { index: u32, rights: Rights },
+    Closed {
+        rights: Rights,
+        badge: Badge,
+    },
+    Pipe {
+        index: u32,
+        rights: Rights,
+    },
+    Reply {
+        index: u32,
+        rights: Rights,
+    },
+    Call {
+        index: u32,
+        rights: Rights,
+    },
+    Watch {
+        index: u32,
+        rights: Rights,
+    },
     /// A watch that is over.
-    Spent { rights: Rights },
+    Spent {
+        rights: Rights,
+    },
 }
 
 /// One place of the table of handles.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Slot {
-    Free { generation: u32 },
+    Free {
+        generation: u32,
+    },
     /// What was here does not come along; the receiver may have something to put in its place.
-    Left { generation: u32 },
-    Used { generation: u32, item: Item },
+    Left {
+        generation: u32,
+    },
+    Used {
+        generation: u32,
+        item: Item,
+    },
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -159,11 +191,20 @@ pub(crate) enum ServerPacked {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum CallerPacked {
-    Begun { left_ns: Option<u64> },
-    Answered { bytes: Bytes, rights: Many<Item> },
-    Failed { error: CallError },
+    Begun {
+        left_ns: Option<u64>,
+    },
+    Answered {
+        bytes: Bytes,
+        rights: Many<Item>,
+    },
+    Failed {
+        error: CallError,
+    },
     /// It stays behind.
-    Abroad { errand: u64 },
+    Abroad {
+        errand: u64,
+    },
     Gone,
 }
 
@@ -370,9 +411,8 @@ impl Luggage {
             (named.replies[index] == answered && named.calls[index] == collected).then_some(())?;
         }
         let mut errands = BTreeSet::new();
-        let mut is_new = |errand: u64, adopted: bool| {
-            errand != 0 && adopted == (errand >= ADOPTED_MIN) && errands.insert(errand)
-        };
+        let mut is_new =
+            |errand: u64, adopted: bool| errand != 0 && adopted == (errand >= ADOPTED_MIN) && errands.insert(errand);
         (self.errands().all(|errand| is_new(errand, false)) && self.adopted().all(|errand| is_new(errand, true)))
             .then_some(())
     }
@@ -490,9 +530,7 @@ impl Luggage {
             ServerPacked::Queued { port } => {
                 let queue = self.ports.at(port)?.queue.0.iter();
                 let index = self.calls.0.iter().position(|other| core::ptr::eq(other, call))? as u32;
-                let is_it = |envelope: &&EnvelopePacked| {
-                    matches!(envelope, EnvelopePacked::Letter { call: Some(Request::Own { index: other }), .. } if *other == index)
-                };
+                let is_it = |envelope: &&EnvelopePacked| matches!(envelope, EnvelopePacked::Letter { call: Some(Request::Own { index: other }), .. } if *other == index);
                 matches!(call.caller, Begun { .. }) && queue.filter(is_it).count() == 1
             }
             ServerPacked::Taken => true,

@@ -360,9 +360,7 @@ impl Kernel {
     }
 
     /// Packs all that the process has, and turns the rest into what it is from now on.
-    fn pack(
-        &mut self, me: Key<Process>, to: NodeId, left: &[HandleId], keeps_parent: bool, survey: Survey,
-    ) -> Luggage {
+    fn pack(&mut self, me: Key<Process>, to: NodeId, left: &[HandleId], keeps_parent: bool, survey: Survey) -> Luggage {
         let id = self.processes[me].id;
         let number = |index: usize| index as u32;
         let mut packing = Packing {
@@ -414,10 +412,7 @@ impl Kernel {
         let calls = open_calls.into_iter().map(|call| self.close_call(&mut packing, call)).collect();
         let ports = ports.into_iter().map(|port| self.pack_port(&mut packing, port)).collect();
         let pipes = pipes.into_iter().map(|pipe| self.pack_pipe(&packing, pipe)).collect();
-        let waiters = waiters
-            .into_iter()
-            .map(|waiter| self.send_waiter(to, waiter))
-            .collect();
+        let waiters = waiters.into_iter().map(|waiter| self.send_waiter(to, waiter)).collect();
         let (parent, children) = self.pack_family(&packing, keeps_parent);
         let exports = self.keep_rights(&packing);
         self.processes.remove(me).expect("a process leaves once");
@@ -551,9 +546,7 @@ impl Kernel {
     }
 
     /// A call of the process that leaves.
-    fn pack_own_call(
-        &mut self, packing: &Packing, key: Key<Call>, to_answer: bool, queued: Option<u32>,
-    ) -> CallOpen {
+    fn pack_own_call(&mut self, packing: &Packing, key: Key<Call>, to_answer: bool, queued: Option<u32>) -> CallOpen {
         let left_ns = self.calls[key].alarm.take().map(|ticket| self.take_alarm(ticket));
         let left_ns = if planted(Bug::MovedDeadlineLost) { None } else { left_ns };
         let id = self.calls[key].id;
@@ -834,9 +827,7 @@ impl Kernel {
         let mut keep = |right: &mut Right| {
             let Right { object, rights, badge } = *right;
             let (item, id) = match object {
-                Object::Process(key) if key == packing.me => {
-                    (Item::Itself { rights }, ObjectId::Process(packing.id))
-                }
+                Object::Process(key) if key == packing.me => (Item::Itself { rights }, ObjectId::Process(packing.id)),
                 Object::Port(key) => match packing.ports.get(&key) {
                     Some(index) => (Item::Port { index: *index, rights, badge }, packing.port_ids[*index as usize]),
                     None => return,
@@ -961,6 +952,10 @@ impl Kernel {
 
     /// What was to depart under this ticket did not, and will not.
     pub(crate) fn forgo(&mut self, to: NodeId, ticket: u64) {
+        if !self.sessions.contains_key(&to) {
+            // The other one may have heard of this node before this one of the other.
+            self.forgone.insert((to, ticket));
+        }
         self.tell(to, Content::Forgo { ticket });
     }
 
@@ -982,8 +977,21 @@ impl Kernel {
             self.dropped.extend(given);
             return Err(breach);
         }
-        let Luggage { process, kept, ports, pipes, calls, watches, table, waiters, watchers, exports, parent, children, .. } =
-            luggage;
+        let Luggage {
+            process,
+            kept,
+            ports,
+            pipes,
+            calls,
+            watches,
+            table,
+            waiters,
+            watchers,
+            exports,
+            parent,
+            children,
+            ..
+        } = luggage;
         let (adopter, grants) = match self.expected.remove(&(from, ticket)) {
             Some(Expected { adopter, grants }) => (Some(adopter), grants),
             None => (None, Vec::new()),
@@ -1335,8 +1343,7 @@ impl Kernel {
     }
 
     fn unpack_request(
-        &mut self, unpacking: &mut Unpacking, caller: Key<Process>, port: Key<Port>, sequence: u64,
-        rights: &Many<Item>,
+        &mut self, unpacking: &mut Unpacking, caller: Key<Process>, port: Key<Port>, sequence: u64, rights: &Many<Item>,
     ) -> (Key<Call>, Box<[Transfer]>) {
         let id = CallId { caller: self.processes[caller].id, sequence };
         self.processes[caller].calls_made = sequence;

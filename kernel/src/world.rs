@@ -183,7 +183,9 @@ pub enum DepartError {
     Undecided(HandleId),
     Limit(Limit),
     /// What lies in its queues is more than may go along.
-    TooMuch { bytes: u64 },
+    TooMuch {
+        bytes: u64,
+    },
 }
 
 /// What shall happen.

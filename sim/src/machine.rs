@@ -113,8 +113,16 @@ pub struct Machine {
 /// What came of a move.
 pub enum Moved {
     /// This one is to go on under this ticket of the sender, at this node from now on.
-    Settled { from: NodeId, ticket: u64, process: Key<Process>, handle: HandleId },
-    Missed { from: NodeId, ticket: u64 },
+    Settled {
+        from: NodeId,
+        ticket: u64,
+        process: Key<Process>,
+        handle: HandleId,
+    },
+    Missed {
+        from: NodeId,
+        ticket: u64,
+    },
 }
 
 /// A process on its way from one machine to another: what the world carries over.
@@ -135,9 +143,16 @@ pub struct Instance {
 enum Worker {
     Parked,
     Waking,
-    Running { process: Key<Process>, since: Time, computes_until: Time, interrupted: bool },
+    Running {
+        process: Key<Process>,
+        since: Time,
+        computes_until: Time,
+        interrupted: bool,
+    },
     /// What it ran has left, and it did not come back yet.
-    Returning { process: Key<Process> },
+    Returning {
+        process: Key<Process>,
+    },
 }
 
 /// One thing that could happen now.
@@ -486,6 +501,12 @@ impl Machine {
             }
             Effect::Missed { from, ticket } => self.moves.push(Moved::Missed { from, ticket }),
         }
+    }
+
+    /// The first process, if it lives: all others are its descendants, or have parents on other nodes.
+    pub fn first_process(&self) -> Option<(Key<Process>, ProcessId)> {
+        let first = self.kernel.processes().find(|view| view.parent.is_none())?;
+        self.instances.contains_key(&first.key).then_some((first.key, first.id))
     }
 
     /// The processes that have an instance.

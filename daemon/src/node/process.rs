@@ -6,6 +6,7 @@ use super::machine::{Used, time_since};
 use super::view::{End, Kind, MountOrder, Pid, ProcessLimits, Stdio};
 use abi::ids::{HandleId, NodeId, Time};
 use abi::process::Exit;
+use engine::pages::{Memories, Missing};
 use engine::{Stopper, Usage};
 use kernel::{Key, Process};
 use std::collections::{BTreeMap, VecDeque};
@@ -33,6 +34,10 @@ pub(crate) struct Info {
     pub usage: Option<Arc<Usage>>,
     pub time: Arc<Used>,
     pub mounts: Vec<MountOrder>,
+    /// Of a program: for whoever follows its pages.
+    pub memories: Option<Memories>,
+    /// What of its memory is still where it came from.
+    pub missing: OnceLock<Missing>,
     pub key: Arc<OnceLock<Key<Process>>>,
     /// By which the node's own process holds it.
     pub handle: OnceLock<HandleId>,
@@ -71,6 +76,7 @@ pub(crate) struct Facts {
     pub stdio: Stdio,
     pub started_ms: u64,
     pub moves: u32,
+    pub memories: Option<Memories>,
     pub key: Arc<OnceLock<Key<Process>>>,
     pub stopper: Option<Stopper>,
     pub began: Instant,
@@ -79,7 +85,7 @@ pub(crate) struct Facts {
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
         let Facts { name, args, program, kind, console, is_console_shared, usage, time, mounts, .. } = facts;
-        let Facts { limits, stdio, started_ms, moves, key, stopper, began, .. } = facts;
+        let Facts { limits, stdio, started_ms, moves, memories, key, stopper, began, .. } = facts;
         Arc::new(Info {
             pid: OnceLock::new(),
             name,
@@ -95,6 +101,8 @@ impl Info {
             usage,
             time,
             mounts,
+            memories,
+            missing: OnceLock::new(),
             key,
             handle: OnceLock::new(),
             stopper: Mutex::new(stopper),
