@@ -133,6 +133,27 @@ fn a_name_of_a_port_means_the_same_on_every_machine() {
     assert_eq!(receiving.end().out, "ding");
 }
 
+/// It stays bound where it was bound, and leads to where the port is now.
+#[test]
+fn a_name_goes_on_leading_to_a_port_that_moved_with_its_process() {
+    let computer = Computer::of(3);
+    for node in &computer.nodes {
+        node.program("answer.wasm", &programs::answering("/port/echo"));
+        node.program("ask.wasm", &programs::asking("/port/echo"));
+    }
+    let asked = |on: &str| computer.on(0, &["run", "--on", on, "ask.wasm"]);
+    let pid = computer.on(0, &["run", "-d", "--on", "b", "answer.wasm"]).out.trim().to_string();
+    until("the name to be bound", || (asked("a").status == 0).then_some(()));
+    for to in ["c", "a", "b"] {
+        computer.on(1, &["move", &pid, to]).expect_out(0, &[&format!("runs on {to}")]);
+        for on in ["a", "b", "c"] {
+            asked(on).expect(0, "ping\n");
+        }
+    }
+    computer.on(2, &["kill", &pid]).expect(0, "");
+    until("the name to be free", || (asked("a").status == NOT_FOUND).then_some(()));
+}
+
 /// As a program sees it that knows files and nothing else.
 #[test]
 fn processes_and_machines_are_files_whichever_machine_they_are() {

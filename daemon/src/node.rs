@@ -534,7 +534,9 @@ impl Node {
         let console = self.console(pid).map_err(|_| abi::errno::Errno::Srch)?;
         Ok(match console.read(offset, bytes_max, Duration::ZERO) {
             Piece::Bytes { bytes, .. } => bytes,
-            Piece::Nothing | Piece::End | Piece::Moved(_) => vec![],
+            Piece::Nothing | Piece::End => vec![],
+            // It is read there.
+            Piece::Moved(_) => return Err(abi::errno::Errno::Srch),
         })
     }
 

@@ -178,6 +178,7 @@ pub fn printing(name: &str) -> String {
 const UNA: &str = r#"
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
+  (import "wasi_snapshot_preview1" "clock_time_get" (func $clock_time_get (param i32 i64 i32) (result i32)))
   (import "una" "port_create" (func $port_create (param i32 i32 i32 i32) (result i32)))
   (import "una" "name_bind" (func $name_bind (param i32 i32 i32 i32) (result i32)))
   (import "una" "name_unbind" (func $name_unbind (param i32 i32) (result i32)))
@@ -204,15 +205,16 @@ pub fn answering(path: &str) -> String {
     )
 }
 
-/// Asks at the port of this path, and prints the answer.
+/// Asks at the port of this path, waits two seconds at most, and prints the answer.
 pub fn asking(path: &str) -> String {
     let length = path.len();
     format!(
         r#"(module {UNA} (data (i32.const 1024) "{path}") (data (i32.const 2048) "ping\0a")
              (func (export "_start")
                (call $check (call $name_lookup (i32.const 1024) (i32.const {length}) (i32.const 64)))
+               (call $check (call $clock_time_get (i32.const 1) (i64.const 0) (i32.const 80)))
                (call $check (call $call (i32.load (i32.const 64)) (i32.const 2048) (i32.const 5) (i32.const 0) (i32.const 0)
-                 (i32.const 4096) (i32.const 4096) (i32.const 128) (i64.const -1)))
+                 (i32.const 4096) (i32.const 4096) (i32.const 128) (i64.add (i64.load (i32.const 80)) (i64.const 2000000000))))
                (i32.store (i32.const 0) (i32.const 4096)) (i32.store (i32.const 4) (i32.load (i32.const 128)))
                (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#
     )

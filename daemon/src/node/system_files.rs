@@ -244,13 +244,13 @@ impl SystemFiles {
         &self, pid: Pid, here: impl Fn() -> Result<T, Errno>, there: impl Fn(&dyn Others, NodeId) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         let done = here();
-        match (&self.node.0.others, &done) {
-            (Some(others), Err(Errno::Srch)) => match others.locate(pid) {
-                Some(node) => there(&**others, node),
-                None => done,
-            },
-            _ => done,
+        if matches!(done, Err(Errno::Srch))
+            && let Some(others) = &self.node.0.others
+            && let Some(node) = others.locate(pid)
+        {
+            return there(&**others, node);
         }
+        done
     }
 
     fn view(&self, pid: Pid) -> Result<ProcessView, Errno> {

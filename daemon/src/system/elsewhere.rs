@@ -1,5 +1,5 @@
-//! What the files `/proc` and `/node` of this node show of others: asked of those nodes, one question for each. Knows the questions; not the
-//! files.
+//! What the files `/proc` and `/node` of this node show of others: asked of those nodes, one question for each. Knows the questions; not
+//! the files.
 
 use super::ears::Question;
 use super::{Inner, System, health};

@@ -136,7 +136,7 @@ impl Names {
             tell: OnceLock::new(),
             stopping: AtomicBool::new(false),
         }));
-        for (name, act) in [("una-names", Shared::follow as fn(&Shared)), ("una-lease", Shared::keep)] {
+        for (name, act) in [("una-names", Shared::follow as fn(&Shared)), ("una-lease", Shared::keep as fn(&Shared))] {
             let shared = names.0.clone();
             std::thread::Builder::new().name(name.into()).spawn(move || act(&shared))?;
         }
@@ -439,7 +439,7 @@ impl Shared {
     fn look_after(&self, path: &str, deadline: Instant) {
         let Some(Held::Bound(serial)) = self.state().held.get(path).copied() else { return };
         match self.read(path, deadline) {
-            Ok(record) if record.as_ref().and_then(|record| Fact::read(&record.value)) == Some(self.own(serial)) => {}
+            Ok(Some(record)) if Fact::read(&record.value) == Some(self.own(serial)) => {}
             Ok(_) => self.lose(path, serial),
             Err(_) => drop(self.state().missed.insert(path.into())),
         }
