@@ -21,7 +21,7 @@ use crate::Kernel;
 use crate::call::{Answering, Call, CallerSide, ServerSide};
 use crate::foreign::{Errand, Import, Purpose, What, moved_of};
 use crate::handles::{Handles, Object, Right};
-use crate::limits::{ERRANDS_MAX, FOREIGN_MAX, TRANSFER_BYTES_MAX};
+use crate::limits::{ERRANDS_MAX, FOREIGN_MAX, FORGONE_MAX, TRANSFER_BYTES_MAX};
 use crate::luggage::{
     CallPacked, CallerPacked, EnvelopePacked, Item, Kept, Left, Luggage, Many, PipePacked, PortPacked, Request,
     SenderPacked, ServerPacked, Slot, SubjectPacked, Traveller, Visitor, WatchPacked, Watcher, WriterPacked,
@@ -952,11 +952,15 @@ impl Kernel {
 
     /// What was to depart under this ticket did not, and will not.
     pub(crate) fn forgo(&mut self, to: NodeId, ticket: u64) {
-        if !self.sessions.contains_key(&to) {
-            // The other one may have heard of this node before this one of the other.
-            self.forgone.insert((to, ticket));
-        }
         self.tell(to, Content::Forgo { ticket });
+        // The other one may be in a life of which this one has not heard, and hear only what is said in that.
+        self.forgone.insert((to, ticket));
+        let of_node = self.forgone.range((to, 0)..=(to, u64::MAX));
+        if of_node.clone().count() > FORGONE_MAX
+            && let Some(oldest) = of_node.copied().next()
+        {
+            self.forgone.remove(&oldest);
+        }
     }
 
     /// Nothing comes from that node any more, in the life that it had.

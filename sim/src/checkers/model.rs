@@ -331,6 +331,9 @@ impl Model {
                 }
                 // It may be the one that was given up, or have been adopted as soon as it was born.
                 if self.strangers.contains(&parent) || position.is_some() || self.cluster && spawn.is_none() {
+                    if let Some(notify) = spawn.and_then(|spawn| spawn.supervisor) {
+                        self.promise(parent, &notify, Subject::Exit(thing));
+                    }
                     self.strangers.insert(process);
                     self.tables.insert(process, table);
                     return Ok(());
@@ -369,6 +372,12 @@ impl Model {
         if let Some(SystemCall::SpawnOn { spawn, node }) = self.pending.get(&process).cloned() {
             let cargo = self.cargo(process, &spawn.handles);
             self.unborn.push((process, node, cargo));
+        }
+        // It may have been given bytes that it does not know of.
+        if let Some(SystemCall::Read { pipe, .. }) = self.pending.get(&process)
+            && let Some(held) = self.held(process, *pipe).cloned()
+        {
+            self.pipes.entry(held.thing).or_default().readers.insert(process);
         }
         for port in self.receiving_at(process) {
             *self.maybe_taken.entry(port).or_default() += 1;
@@ -819,7 +828,10 @@ impl Model {
             .iter_mut()
             .find(|promise| promise.port == port && promise.token == notice.token && !promise.received);
         let Some(promise) = found else {
-            return Err(Violation(format!("{process:?} received a notice twice, or one nobody asked for: {notice:?}")));
+            let promises: Vec<_> = self.promises.iter().filter(|promise| promise.token == notice.token).collect();
+            return Err(Violation(format!(
+                "{process:?} received a notice twice, or one nobody asked for: {notice:?} at {port:?}, of {promises:?}"
+            )));
         };
         promise.received = true;
         let fits = match (promise.subject, &notice.event) {
