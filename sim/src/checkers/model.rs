@@ -114,6 +114,8 @@ pub struct Model {
     begun: BTreeMap<Thing, OfferKey>,
     offered: BTreeMap<ProcessId, u64>,
     last_from: BTreeMap<(ProcessId, Thing, ProcessId, HandleId), u64>,
+    /// The numbers of calls that were not asked again, each with the offer that it was.
+    numbered: BTreeMap<(ProcessId, u64), u64>,
     /// Where processes are that moved; the others are where they were born.
     places: BTreeMap<ProcessId, NodeId>,
     /// By the right to answer that was used; a call that is asked again has several.
@@ -315,9 +317,11 @@ impl Model {
                 // Its parent may have given up waiting for it, or ended.
                 let asked = |(asker, node, _): &(ProcessId, NodeId, _)| *asker == parent && *node == process.born();
                 let position = self.unborn.iter().position(asked);
+                let candidates = self.unborn.iter().filter(|unborn| asked(unborn)).count();
                 if let (None, Some(position)) = (&spawn, position) {
                     let (_, _, cargo) = self.unborn.remove(position);
-                    match cargo {
+                    // Of several that were given up, it is not known which this is.
+                    match cargo.filter(|_| candidates == 1) {
                         Some(cargo) => {
                             let numbered = cargo.into_iter().enumerate();
                             table.extend(numbered.map(|(index, held)| (HandleId(index as u32 + 1), held)));
@@ -809,6 +813,10 @@ impl Model {
                     again.is_none_or(|again| again == id.sequence),
                     "a call that was asked again came with another number: {delivery:?}"
                 );
+                if again.is_none() {
+                    let old = self.numbered.insert((id.caller, id.sequence), number);
+                    ensure!(old.is_none(), "two calls came with one number: {delivery:?}");
+                }
                 let held = self.new_held(Kind::Reply);
                 let offer =
                     self.offers.get_mut(&key).and_then(|offers| offers.iter_mut().find(|offer| offer.number == number));
