@@ -1131,7 +1131,7 @@ impl Kernel {
             content,
             Content::Claim { .. } | Content::Claimed { .. } | Content::Dead { .. } | Content::Settled { .. }
         );
-        if !process_waits || of_claims {
+        if !process_waits || of_claims || planted(Bug::MovedOvertaken) {
             return self.heed_now(from, content, effects);
         }
         // It may be about what the process brings.
@@ -1268,7 +1268,7 @@ impl Kernel {
         let mut luggage = Luggage::decode(&all).map_err(|_| Breach::Malformed)?;
         let mut waits = BTreeSet::new();
         let rights = self.unpack(from, core::mem::take(&mut luggage.passed.0), &mut waits)?;
-        if waits.is_empty() && !self.is_delayed(luggage.process.id) {
+        if (waits.is_empty() || planted(Bug::MovedUnclaimed)) && !self.is_delayed(luggage.process.id) {
             return self.arrive(from, ticket, *luggage, rights, effects);
         }
         let content = Content::Transfer { ticket, bytes: Bytes::EMPTY };

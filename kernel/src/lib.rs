@@ -112,7 +112,7 @@ pub struct Kernel {
     /// By the node from which they come and the ticket.
     expected: BTreeMap<(NodeId, u64), transfer::Expected>,
     unclaimed: BTreeSet<foreign::Unclaimed>,
-    /// What will not depart, for nodes with which there is no session yet.
+    /// What will not depart: each node is told again in each life.
     forgone: BTreeSet<(NodeId, u64)>,
     /// Counts what was delayed, in the order in which it came.
     delays: u64,

@@ -439,6 +439,7 @@ impl Kernel {
             }
         }
         if self.first == Some(key) {
+            self.dropped.extend(self.door.take());
             effects.push(Effect::Halt { exit });
         }
         self.sweep_wanted = true;

@@ -408,8 +408,8 @@ impl Kernel {
                 unclaimed.give_back(&mut session);
             }
         }
-        for (_, ticket) in self.forgone.extract_if((node, 0)..=(node, u64::MAX), |_| true) {
-            session.push(Content::Forgo { ticket }, None);
+        for (_, ticket) in self.forgone.range((node, 0)..=(node, u64::MAX)) {
+            session.push(Content::Forgo { ticket: *ticket }, None);
         }
         self.sessions.insert(node, session);
         self.stir_session(node);
