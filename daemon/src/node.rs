@@ -513,20 +513,31 @@ impl Node {
         self.find(pid)?.console.clone().ok_or(ControlRefused::NoSuchProcess(pid))
     }
 
-    /// Does what was written into the `ctl` of a process of this node: `kill`, `stop` or `cont`.
+    /// Does what was written into the `ctl` of a process of this node: `kill`, `stop`, `cont`, or `move` and the name of a node.
     pub fn command(&self, pid: Pid, bytes: &[u8]) -> Result<(), abi::errno::Errno> {
         use abi::errno::Errno;
         let done = match bytes.trim_ascii() {
             b"kill" => self.kill(pid),
             b"stop" => self.stop(pid),
             b"cont" => self.cont(pid),
-            _ => return Err(Errno::Inval),
+            word => {
+                let to = word.strip_prefix(b"move ").and_then(|name| std::str::from_utf8(name).ok()).ok_or(Errno::Inval)?;
+                let others = self.0.others.as_ref().ok_or(Errno::NotSup)?;
+                return others.send_away(pid, to.trim());
+            }
         };
         done.map_err(|refused| match refused {
             ControlRefused::NoSuchProcess(_) | ControlRefused::Ended(_) | ControlRefused::Moved { .. } => Errno::Srch,
             ControlRefused::Service(_) => Errno::Perm,
             ControlRefused::Stopping => Errno::Io,
         })
+    }
+
+    /// A word of the system to whoever reads what a process writes.
+    pub fn note(&self, pid: Pid, text: &str) {
+        if let Ok(console) = self.console(pid) {
+            console.note(text);
+        }
     }
 
     /// What a process of this node wrote, from there on, at most so much, as far as it is kept.

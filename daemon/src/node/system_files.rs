@@ -6,7 +6,7 @@
 //!   /proc/PID/status              name, state and use, one `key: value` a line
 //!   /proc/PID/args                arguments, a NUL after each
 //!   /proc/PID/log                 what it wrote, as far as it is kept
-//!   /proc/PID/ctl                 write `kill`, `stop` or `cont`
+//!   /proc/PID/ctl                 write `kill`, `stop`, `cont` or `move NODE`
 //!   /proc/new                     write a program (`self`, or the hash of one that this node ran) and arguments, one a line; read its pid
 //!   /port/NAME                    read: receive a message; write: send one. Each read and write is one message
 //!   /node/status                  processors, processes, memory of this node
@@ -89,6 +89,10 @@ pub trait Others: Send + Sync {
     fn processes(&self) -> Vec<ProcessView>;
 
     fn command(&self, node: NodeId, pid: Pid, bytes: &[u8]) -> Result<(), Errno>;
+
+    /// A process of this node begins to move to the node of this name, and is told in its log if it cannot. Returns at once: it may be the
+    /// one that asks.
+    fn send_away(&self, pid: Pid, to: &str) -> Result<(), Errno>;
 
     fn log(&self, node: NodeId, pid: Pid, offset: u64, bytes_max: usize) -> Result<Vec<u8>, Errno>;
 

@@ -63,6 +63,20 @@ impl Others for System {
         self.0.ask_about(node, pid, About::Command { bytes: bytes.into() })
     }
 
+    fn send_away(&self, pid: Pid, to: &str) -> Result<(), Errno> {
+        self.0.find(to).map_err(|_| Errno::NoEnt)?;
+        let (system, to) = (self.clone(), to.to_string());
+        let go = move || {
+            if let Err(refused) = system.move_process(pid, &to, &mut |_| true)
+                && let Some(node) = system.0.node.get()
+            {
+                node.note(pid, &format!("una: process {pid} stays: {refused}\n"));
+            }
+        };
+        let started = std::thread::Builder::new().name("una-move".into()).stack_size(1 << 20).spawn(go);
+        started.map(drop).map_err(|_| Errno::Again)
+    }
+
     fn log(&self, node: NodeId, pid: Pid, offset: u64, bytes_max: usize) -> Result<Vec<u8>, Errno> {
         self.0.ask_about(node, pid, About::Log { offset, bytes_max })
     }
