@@ -39,8 +39,8 @@ pub fn play(arguments: &Arguments) -> Outcome {
     Ok(())
 }
 
-/// Starts so many nodes of one system below `place`, each with a script there by which it is spoken to and `n1-box`, `n2-box`, ... for a name.
-/// Every una that a script starts has these words of the environment.
+/// Starts so many nodes of one system below `place`, each with a script there by which it is spoken to, and `n1-box`, `n2-box`, ... for a
+/// name. Every una that a script starts has these words of the environment.
 pub fn start(place: &Path, nodes: u16, una: &Path, environment: &[(&str, &str)]) -> Outcome {
     for number in 1..=nodes {
         script(place, number, una, environment)?;

@@ -1,5 +1,5 @@
-//! `cargo xtask e2e cluster` and `cargo xtask e2e move`: real daemons on machines of their own, which are network namespaces on one bridge, and everything that can
-//! happen to machines and cables. It knows `una` by its command line alone.
+//! `cargo xtask e2e cluster` and `cargo xtask e2e move`: real daemons on machines of their own, which are network namespaces on one bridge,
+//! and everything that can happen to machines and cables. It knows `una` by its command line alone.
 //!
 //! The one idea: a scenario is a function that reads as what happens, and every wait in it is for something to become true. It needs
 //! root, `ip` (iproute2), `nft` (nftables) and for clocks that jump libfaketime.

@@ -1,8 +1,8 @@
 //! The scenarios of `cargo xtask e2e move`: processes that go from machine to machine while they run, and machines that die meanwhile. They
 //! know una by what a user sees of it.
 //!
-//! The one idea: what a program prints follows from its arguments alone. So wherever it ran, the output is that of a run that stayed where it
-//! was, or the process is lost and everybody is told so.
+//! The one idea: what a program prints follows from its arguments alone. So wherever it ran, the output is that of a run that stayed where
+//! it was, or the process is lost and everybody is told so.
 
 use super::node::{Done, Machines, Setting};
 use super::{Scenario, When, until};
