@@ -28,26 +28,7 @@ pub fn play(arguments: &Arguments) -> Outcome {
         return Ok(());
     }
     step(cargo().args(["build", "--release", "-p", "una-cli"]), "cargo comes with Rust")?;
-    let una = crate::target().join("release/una");
-    for number in 1..=arguments.nodes {
-        script(&place, number, &una)?;
-    }
-    speak(&place, 1, &["up", "-d", "--listen", "127.0.0.1", "--name", "n1-box"])?;
-    for number in 2..=arguments.nodes {
-        let ticket = speak(&place, 1, &["ticket", "-q"])?;
-        let name = format!("n{number}-box");
-        speak(&place, number, &["join", ticket.trim(), "--listen", "127.0.0.1", "--name", &name])?;
-    }
-    // The first ones hear of the last a moment after it hears of them.
-    let until = Instant::now() + Duration::from_secs(20);
-    while arguments.nodes > 1 && Instant::now() < until {
-        let said: Vec<String> =
-            (1..=arguments.nodes).map(|node| speak(&place, node, &["nodes"])).collect::<Outcome<_>>()?;
-        if said.iter().all(|said| said.matches(" up ").count() == usize::from(arguments.nodes)) {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    start(&place, arguments.nodes, &crate::target().join("release/una"), &[])?;
     let shown = place.strip_prefix(std::env::current_dir()?).unwrap_or(&place).display().to_string();
     let last = arguments.nodes;
     println!("{} nodes are one computer. Speak to any of them:", arguments.nodes);
@@ -58,25 +39,52 @@ pub fn play(arguments: &Arguments) -> Outcome {
     Ok(())
 }
 
+/// Starts so many nodes of one system below `place`, each with a script there by which it is spoken to, and `n1-box`, `n2-box`, ... for a
+/// name. Every una that a script starts has these words of the environment.
+pub fn start(place: &Path, nodes: u16, una: &Path, environment: &[(&str, &str)]) -> Outcome {
+    for number in 1..=nodes {
+        script(place, number, una, environment)?;
+    }
+    speak(place, 1, &["up", "-d", "--listen", "127.0.0.1", "--name", "n1-box"])?;
+    for number in 2..=nodes {
+        let ticket = speak(place, 1, &["ticket", "-q"])?;
+        let name = format!("n{number}-box");
+        speak(place, number, &["join", ticket.trim(), "--listen", "127.0.0.1", "--name", &name])?;
+    }
+    // The first ones hear of the last a moment after it hears of them.
+    let until = Instant::now() + Duration::from_secs(20);
+    while nodes > 1 && Instant::now() < until {
+        let said: Vec<String> = (1..=nodes).map(|node| speak(place, node, &["nodes"])).collect::<Outcome<_>>()?;
+        if said.iter().all(|said| said.matches(" up ").count() == usize::from(nodes)) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
 fn script_of(place: &Path, number: u16) -> PathBuf {
     place.join(format!("n{number}"))
 }
 
-fn script(place: &Path, number: u16, una: &Path) -> Outcome {
+fn script(place: &Path, number: u16, una: &Path, environment: &[(&str, &str)]) -> Outcome {
     let home = place.join(format!("homes/{number}"));
     let run = home.join("run");
     fs::create_dir_all(&run)?;
     fs::set_permissions(&run, fs::Permissions::from_mode(0o700))?;
     let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
     let (home, run, una) = (quoted(&home), quoted(&run), quoted(una));
-    let text =
-        format!("#!/bin/sh\nHOME={home} XDG_RUNTIME_DIR={run} XDG_DATA_HOME= XDG_CACHE_HOME= exec {una} \"$@\"\n");
+    let words: String = environment.iter().map(|(name, value)| format!("{name}='{value}' ")).collect();
+    let text = format!(
+        "#!/bin/sh\n{words}HOME={home} XDG_RUNTIME_DIR={run} XDG_DATA_HOME= XDG_CACHE_HOME= exec {una} \"$@\"\n"
+    );
     let mut file =
         fs::File::options().write(true).create(true).truncate(true).mode(0o755).open(script_of(place, number))?;
     Ok(file.write_all(text.as_bytes())?)
 }
 
-fn speak(place: &Path, number: u16, words: &[&str]) -> Outcome<String> {
+/// What the node's una says to these words, if it does them.
+pub fn speak(place: &Path, number: u16, words: &[&str]) -> Outcome<String> {
     let done = Command::new(script_of(place, number)).args(words).output()?;
     if !done.status.success() {
         return Err(format!("n{number}: una {}: {}", words.join(" "), String::from_utf8_lossy(&done.stderr)).into());
@@ -85,7 +93,7 @@ fn speak(place: &Path, number: u16, words: &[&str]) -> Outcome<String> {
 }
 
 /// Those of an earlier time, if there are any.
-fn end(place: &Path) -> Outcome {
+pub fn end(place: &Path) -> Outcome {
     for number in 1..=16 {
         if script_of(place, number).exists() {
             // One that does not run is as good as ended.

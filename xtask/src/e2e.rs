@@ -1,15 +1,16 @@
-//! `cargo xtask e2e cluster`: real daemons on machines of their own, which are network namespaces on one bridge, and everything that can
-//! happen to machines and cables. It knows `una` by its command line alone.
+//! `cargo xtask e2e cluster` and `cargo xtask e2e move`: real daemons on machines of their own, which are network namespaces on one bridge,
+//! and everything that can happen to machines and cables. It knows `una` by its command line alone.
 //!
 //! The one idea: a scenario is a function that reads as what happens, and every wait in it is for something to become true. It needs
 //! root, `ip` (iproute2), `nft` (nftables) and for clocks that jump libfaketime.
 //!
 //! ```text
 //!   network   namespaces, cables, cuts, loss     node     a daemon and its commands
-//!   relay     delay and reordering, by ourselves  cluster  the scenarios
+//!   relay     delay and reordering, by ourselves  cluster, moving  the scenarios
 //! ```
 
 mod cluster;
+mod moving;
 mod network;
 mod node;
 mod relay;
@@ -32,6 +33,8 @@ pub struct Arguments {
 enum What {
     /// Many machines: joining, dying, being cut off, coming back
     Cluster(Cluster),
+    /// Processes that go from machine to machine, and machines that die meanwhile
+    Move(Cluster),
     /// What the scenarios rest on, tried by itself: namespaces, cuts, loss, the relay
     Smoke,
     /// Hand connections on, late: what the scenarios start where the bridge is
@@ -63,7 +66,8 @@ struct Cluster {
 
 pub fn run(arguments: Arguments) -> Outcome {
     match arguments.what {
-        What::Cluster(arguments) => cluster_run(&arguments),
+        What::Cluster(arguments) => play_chosen(cluster::ALL, &arguments),
+        What::Move(arguments) => play_chosen(moving::ALL, &arguments),
         What::Smoke => {
             network::needed()?;
             network::sweep()?;
@@ -96,7 +100,9 @@ fn play_unless_impossible(all: bool) -> Outcome {
     }
     network::sweep()?;
     smoke()?;
-    cluster_run(&Cluster { names: vec![], list: false, all, una: None, keep: false })
+    let chosen = Cluster { names: vec![], list: false, all, una: None, keep: false };
+    play_chosen(cluster::ALL, &chosen)?;
+    play_chosen(moving::ALL, &chosen)
 }
 
 /// Whether a scenario is run for every change.
@@ -113,14 +119,14 @@ pub struct Scenario {
     pub play: fn(&node::Setting) -> Outcome,
 }
 
-fn cluster_run(arguments: &Cluster) -> Outcome {
+fn play_chosen(all: &[Scenario], arguments: &Cluster) -> Outcome {
     let wanted = |scenario: &&Scenario| match arguments.names.as_slice() {
         [] => arguments.all || scenario.when == When::Always,
         names => names.iter().any(|name| scenario.name.contains(name.as_str())),
     };
-    let scenarios: Vec<&Scenario> = cluster::ALL.iter().filter(wanted).collect();
+    let scenarios: Vec<&Scenario> = all.iter().filter(wanted).collect();
     if arguments.list {
-        cluster::ALL.iter().for_each(|scenario| println!("{}", scenario.name));
+        all.iter().for_each(|scenario| println!("{}", scenario.name));
         return Ok(());
     }
     if scenarios.is_empty() {

@@ -1,7 +1,7 @@
 //! The memory of a process that does not exist here yet. Knows nothing of where its content comes from.
 //!
-//! The one idea: pages come while the process still runs elsewhere. They are put where they take up memory once, and given to the process as
-//! they are when it is made: by moving page tables, not bytes.
+//! The one idea: pages come while the process still runs elsewhere. They are put where they take up memory once, and given to the process
+//! as they are when it is made: by moving page tables, not bytes.
 
 use super::linux::PAGE;
 use super::memory::{Mapping, Pool, Space};

@@ -5,12 +5,14 @@
 
 use super::report::{Spread, Table};
 use crate::Outcome;
-use crate::step::output;
+use crate::cluster;
+use crate::step::{cargo, output, step};
 use drivers::{HostClock, HostEntropy, HostStream, HostWaiter};
 use engine::pages::{Content, Fetch, Missing, PagesError, Piece, Span, Tracker, UNIT};
 use engine::{Engine, Options, Process, Program, RunError, Stop, Stopper, wasi};
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender};
 use std::thread::JoinHandle;
@@ -21,7 +23,9 @@ pub struct Arguments {
     /// How often each figure is taken
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Only these: follow, missing, pause
+    /// Only these: follow, missing, pause, nodes
+    ///
+    /// The last is between daemons, for which una is compiled first.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
 }
@@ -33,7 +37,7 @@ const PAGE: usize = engine::pages::PAGE;
 
 type Part = fn(&House, u32, &mut Table) -> Outcome;
 
-const PARTS: [(&str, Part); 3] = [("follow", follow), ("missing", missing), ("pause", pause)];
+const PARTS: [(&str, Part); 4] = [("follow", follow), ("missing", missing), ("pause", pause), ("nodes", between_nodes)];
 
 pub fn run(arguments: &Arguments) -> Outcome {
     let wanted = |name: &str| arguments.only.as_deref().is_none_or(|only| only == name);
@@ -51,6 +55,21 @@ pub fn run(arguments: &Arguments) -> Outcome {
     Ok(())
 }
 
+fn directory() -> PathBuf {
+    crate::root().join("target/bench/move")
+}
+
+/// `bench/move/NAME.c` as wasm.
+fn compiled(name: &str) -> Outcome<PathBuf> {
+    std::fs::create_dir_all(directory())?;
+    let wasm = directory().join(format!("{name}.wasm"));
+    let mut command = Command::new("clang");
+    command.args(["--target=wasm32-wasi", "-O2", "-nostdlib", "-Wl,-z,stack-size=8192", "-o"]).arg(&wasm);
+    command.arg(crate::root().join(format!("bench/move/{name}.c")));
+    output(&mut command, "cargo xtask setup installs what compiles C to WebAssembly")?;
+    Ok(wasm)
+}
+
 struct House {
     engine: Engine,
     program: Program,
@@ -58,13 +77,7 @@ struct House {
 
 impl House {
     fn new() -> Outcome<House> {
-        let directory = crate::root().join("target/bench/move");
-        std::fs::create_dir_all(&directory)?;
-        let wasm = directory.join("touch.wasm");
-        let mut command = Command::new("clang");
-        command.args(["--target=wasm32-wasi", "-O2", "-nostdlib", "-Wl,-z,stack-size=8192", "-o"]).arg(&wasm);
-        command.arg(crate::root().join("bench/move/touch.c"));
-        output(&mut command, "cargo xtask setup installs what compiles C to WebAssembly")?;
+        let wasm = compiled("touch")?;
         let engine = Engine::new(&Options::default())?;
         let program = engine.load(std::fs::read(wasm)?, &mut |_| {})?;
         Ok(House { engine, program })
@@ -373,4 +386,118 @@ fn move_whole(house: &House, bytes: usize) -> Outcome<f64> {
         return Err("what arrived is not what left".into());
     }
     Ok(paused)
+}
+
+/// Moves a process that writes its hot set between two daemons on the loopback, and beside it, in turns, one between two daemons that are
+/// refused what pages need: these copy all of it while the process stands still.
+fn between_nodes(_: &House, rounds: u32, table: &mut Table) -> Outcome {
+    step(cargo().args(["build", "--release", "--locked", "-p", "una-cli"]), "cargo comes with Rust")?;
+    let una = crate::target().join("release/una");
+    let wasm = compiled("hot")?;
+    let ways = [("pages before and after", vec![]), ("all at once", vec![("UNA_PAGES", "plain")])];
+    let mut pairs = vec![];
+    for (place, (way, environment)) in ways.iter().enumerate() {
+        let place = directory().join(format!("nodes{place}"));
+        cluster::end(&place)?;
+        cluster::start(&place, 2, &una, environment)?;
+        pairs.push((*way, place));
+    }
+    let measured = (|| {
+        for (mib, hot) in [(1, 64), (64, 256), (1024, 256), (1024, 4096)] {
+            moves(&pairs, &wasm, mib, hot, rounds, table)?;
+        }
+        Ok(())
+    })();
+    for (_, place) in &pairs {
+        cluster::end(place)?;
+    }
+    measured
+}
+
+/// What was found out by moving one program there and back.
+#[derive(Default)]
+struct Moves {
+    pid: String,
+    at: u16,
+    pause_ms: Vec<f64>,
+    total_ms: Vec<f64>,
+    late_mib: Vec<f64>,
+    still_ms: Vec<f64>,
+    quiet_ms: Vec<f64>,
+}
+
+fn moves(pairs: &[(&str, PathBuf)], wasm: &Path, mib: u32, hot: u32, rounds: u32, table: &mut Table) -> Outcome {
+    let mut all = vec![];
+    for (_, place) in pairs {
+        let wasm = wasm.to_str().ok_or("the path of the program is not text")?;
+        let words = ["run", "-d", "--on", "n1-box", wasm, &mib.to_string(), &hot.to_string()];
+        let said = cluster::speak(place, 1, &words)?;
+        let pid = said.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()));
+        all.push(Moves { pid: pid.ok_or_else(|| format!("una run said {said}"))?.into(), at: 1, ..Moves::default() });
+    }
+    for ((_, place), moved) in pairs.iter().zip(&mut all) {
+        wait_lines(place, &moved.pid, 3)?;
+    }
+    // One that does not count comes first: it has the program compiled.
+    for round in 0..=rounds {
+        for ((way, place), moved) in pairs.iter().zip(&mut all) {
+            // A look at a program that is left alone, to compare with.
+            let before = wait_lines(place, &moved.pid, 0)?;
+            let lines = wait_lines(place, &moved.pid, before.len() + 2)?;
+            let quiet = most(&lines[before.len()..]);
+            let to = if moved.at == 1 { 2 } else { 1 };
+            let said = cluster::speak(place, 1, &["move", "--json", &moved.pid, &format!("n{to}-box")])?;
+            moved.at = to;
+            let said: serde_json::Value = serde_json::from_str(&said)?;
+            let number = |name: &str| {
+                said["move"][name].as_f64().ok_or_else(|| format!("{way}: una move said no {name}: {said}"))
+            };
+            let after = wait_lines(place, &moved.pid, 0)?.len();
+            let still = most(&wait_lines(place, &moved.pid, after + 2)?[lines.len()..]);
+            if round == 0 {
+                continue;
+            }
+            moved.pause_ms.push(number("pause_us")? / 1e3);
+            moved.total_ms.push(number("total_us")? / 1e3);
+            moved.late_mib.push(number("late_bytes")? / f64::from(1 << 20));
+            moved.still_ms.push(still);
+            moved.quiet_ms.push(quiet);
+        }
+    }
+    let bytes = (mib as usize) << 20;
+    for ((way, place), moved) in pairs.iter().zip(&all) {
+        let what = |what: &str| format!("{what}: {way}, {hot} hot pages");
+        line(table, &what("pause, as the nodes tell it"), bytes, "ms", &moved.pause_ms);
+        line(table, &what("standing still, by the program's own look at the clock"), bytes, "ms", &moved.still_ms);
+        line(table, &what("the same while it is not moved"), bytes, "ms", &moved.quiet_ms);
+        line(table, &what("the whole move"), bytes, "ms", &moved.total_ms);
+        line(table, &what("followed after it ran there"), bytes, "MiB", &moved.late_mib);
+        let mut pauses = moved.pause_ms.clone();
+        pauses.sort_by(f64::total_cmp);
+        let worst = pauses[(pauses.len() * 99).div_ceil(100).saturating_sub(1)];
+        line(table, &what("pause, p99 of all rounds"), bytes, "ms", &[worst]);
+        cluster::speak(place, 1, &["kill", &moved.pid])?;
+    }
+    Ok(())
+}
+
+/// What the program has printed, as soon as that is so many lines.
+fn wait_lines(place: &Path, pid: &str, lines: usize) -> Outcome<Vec<f64>> {
+    let until = Instant::now() + SOON;
+    loop {
+        let said = cluster::speak(place, 1, &["logs", pid])?;
+        let told: Vec<f64> = said.lines().filter_map(|line| line.parse().ok()).collect();
+        if told.len() >= lines {
+            return Ok(told);
+        }
+        if Instant::now() > until {
+            return Err(format!("process {pid} has not printed {lines} lines").into());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Milliseconds, of lines in microseconds.
+fn most(lines: &[f64]) -> f64 {
+    lines.iter().copied().fold(0.0, f64::max) / 1e3
 }

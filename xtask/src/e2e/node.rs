@@ -175,6 +175,11 @@ impl Machines {
         Ok(Done { status, out, err })
     }
 
+    /// Begins a command on a machine, which goes on while other things happen.
+    pub fn begin_una(&self, machine: usize, arguments: &[&str]) -> Outcome<Child> {
+        Ok(self.command(machine, arguments).spawn()?)
+    }
+
     /// A file on the machine, beside its directories.
     pub fn write(&self, machine: usize, name: &str, content: &[u8]) -> Outcome<String> {
         let path = self.home(machine).join(name);

@@ -1,0 +1,64 @@
+// Has as much memory as its first argument says, in MiB, none of it zero; then writes its hot set (second argument, pages) for ever. Prints
+// now and then for how long it stood still at most, in microseconds, by the clock on the wall. Has no C library.
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+struct buffer { const void *at; u32 bytes; };
+
+#define IMPORT(name) __attribute__((import_module("wasi_snapshot_preview1"), import_name(name)))
+IMPORT("args_sizes_get") u32 args_sizes_get(u32 *count, u32 *bytes);
+IMPORT("args_get") u32 args_get(char **pointers, char *buffer);
+IMPORT("clock_time_get") u32 clock_time_get(u32 id, u64 lag, u64 *result);
+IMPORT("fd_write") u32 fd_write(u32 fd, const struct buffer *buffers, u32 count, u32 *result);
+
+extern unsigned char __heap_base;
+
+static char *arguments[8], text[256];
+
+static u32 number(const char *digits) {
+    u32 value = 0;
+    while (digits && *digits >= '0' && *digits <= '9') value = value * 10 + (u32)(*digits++ - '0');
+    return value;
+}
+
+static void print(u64 value) {
+    char line[24];
+    u32 at = sizeof line, result;
+    line[--at] = '\n';
+    do line[--at] = (char)('0' + value % 10); while (value /= 10);
+    struct buffer out = {line + at, sizeof line - at};
+    fd_write(1, &out, 1, &result);
+}
+
+static u64 now(void) {
+    u64 time = 0;
+    clock_time_get(0, 0, &time);
+    return time;
+}
+
+void _start(void) {
+    u32 count, bytes;
+    if (args_sizes_get(&count, &bytes) || count > 8 || bytes > sizeof text || args_get(arguments, text)) return;
+    u32 mib = number(arguments[1]), hot = number(arguments[2]);
+    u32 *base = (u32 *)(((u32)&__heap_base + 65535) & ~65535u);
+    u32 end = ((u32)base >> 16) + mib * 16, size = __builtin_wasm_memory_size(0);
+    if (end > size && __builtin_wasm_memory_grow(0, end - size) == ~0u) return;
+    for (u32 word = 0; word < mib << 18; word += 16) base[word] = word + 1;
+    print(0);
+    u64 last = now(), told = last, most = 0;
+    for (u32 pass = 0;; pass++) {
+        // Far from one another: each is a page that is written again.
+        for (u32 page = 0, at = 0; page < hot; page++) {
+            ((volatile u32 *)base)[at * 1024] += pass;
+            at += 17;
+            if (at >= mib * 256) at -= mib * 256;
+        }
+        u64 time = now();
+        if (time > last && time - last > most) most = time - last;
+        last = time;
+        if (time - told > 200000000) {
+            print(most / 1000);
+            told = time, most = 0;
+        }
+    }
+}
