@@ -15,6 +15,7 @@ mod job;
 mod limits;
 mod man;
 mod mounts;
+mod moving;
 mod node;
 mod nodes;
 mod ports;
@@ -64,7 +65,7 @@ enum Command {
     Join(nodes::Join),
     Nodes(nodes::Nodes),
     Status(nodes::Status),
-    Drain(nodes::Drain),
+    Drain(moving::Drain),
     Remove(nodes::Remove),
     Leave(nodes::Leave),
     Run(run::Run),
@@ -79,6 +80,7 @@ enum Command {
     Cont(processes::Cont),
     Wait(processes::Wait),
     Freeze(freeze::Freeze),
+    Move(moving::Move),
     Thaw(thaw::Thaw),
     Inspect(inspect::Inspect),
     Ls(files::Ls),
@@ -124,6 +126,7 @@ fn main() -> ExitCode {
         Command::Cont(command) => command.execute(),
         Command::Wait(command) => command.execute(),
         Command::Freeze(command) => command.execute(),
+        Command::Move(command) => command.execute(),
         Command::Thaw(command) => command.execute(),
         Command::Inspect(command) => command.execute(),
         Command::Ls(command) => command.execute(),

@@ -13,14 +13,16 @@ mod bodies;
 mod console;
 mod guest;
 mod machine;
+mod moving;
 mod process;
 mod puppet;
 mod system_files;
 mod view;
 
 pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
+pub use moving::{Arrival, ArriveRefused, Baggage, Brought, Pages, Stopped};
 pub use view::{
-    ControlRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, Order, Pid, PortError,
+    ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, Order, Pid, PortError,
     ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
 };
 
@@ -37,10 +39,11 @@ use abi::process::{Orphan, Program, Spawn};
 use abi::rights::Rights;
 use bodies::Bodies;
 use console::{ConsoleWaiter, Rouse, Side};
+use drivers::clock::now_ms;
 use drivers::{FileJournal, HostDirectory, HostEntropy};
 use engine::una::Child;
 use engine::{Fiber, Image, Usage, wasi};
-use guest::{Calls, Children, Loan, ProcessClock};
+use guest::{Calls, Children, ProcessClock};
 use kernel::inspect::Activity;
 use kernel::{Key, Process};
 use machine::{Machine, Place, Used};
@@ -51,7 +54,6 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -118,6 +120,8 @@ pub const PACKET_BYTES_MAX: usize = 64 << 10;
 pub enum Fate {
     Started(ProgramId),
     Ended(abi::process::Exit),
+    /// It had ended, and nothing is known of it here any more.
+    Forgotten,
 }
 
 /// Who is told of it, on the thread on which it happened: it must not take long, nor ask the node anything.
@@ -295,10 +299,11 @@ impl Node {
 
     pub fn run(&self, order: Order) -> Result<Started, RunRefused> {
         let Order { program, name, args, env, mounts, limits, stdio } = order;
+        let started_ms = now_ms();
         let world = self.0.world(&program, &mounts, &limits, stdio)?;
         let (setup, fiber, rest) = world.for_new(args.clone(), env);
         let process = at_once(self.0.engine.start_on_fiber(&program, &name, setup, fiber))?;
-        let common = Common { name, args, mounts, limits };
+        let common = Common { name, args, mounts, limits, stdio, started_ms, moves: 0 };
         self.launch(&program, process, common, rest)
     }
 
@@ -317,15 +322,15 @@ impl Node {
         };
         let process = at_once(self.0.engine.thaw_on_fiber(&program, image, resume, world.fiber))?;
         let args = process.system().args().to_vec();
-        let common = Common { name, args, mounts, limits };
+        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms(), moves: 0 };
         self.launch(&program, process, common, world.rest)
     }
 
     fn launch(
-        &self, program: &engine::Program, process: engine::Process, common: Common, rest: Rest,
+        &self, program: &engine::Program, mut process: engine::Process, common: Common, rest: Rest,
     ) -> Result<Started, RunRefused> {
         let (console, limits) = (rest.output.clone(), common.limits.clone());
-        let info = self.0.info(program, &process, common, rest);
+        let info = self.0.info(program, &mut process, common, rest);
         let arguments = self.0.bodies.expect(guest::Program::new(process, info.clone()), info.clone());
         let spawn = Spawn {
             program: Program::Module(ProgramId(*program.hash().as_bytes())),
@@ -378,8 +383,9 @@ impl Node {
         views
     }
 
-    pub fn process(&self, pid: Pid) -> Option<ProcessView> {
-        self.processes().into_iter().find(|view| view.pid == pid)
+    pub fn process(&self, pid: Pid) -> Result<ProcessView, ControlRefused> {
+        let found = self.processes().into_iter().find(|view| view.pid == pid);
+        found.ok_or_else(|| absent(pid, &self.0.bodies.processes()))
     }
 
     fn view(&self, info: &Info, kernel: Option<&(Activity, u32, Option<Pid>)>) -> ProcessView {
@@ -423,7 +429,7 @@ impl Node {
 
     fn find(&self, pid: Pid) -> Result<Arc<Info>, ControlRefused> {
         let processes = self.0.bodies.processes();
-        let info = processes.find(pid).ok_or(ControlRefused::NoSuchProcess(pid))?;
+        let info = processes.find(pid).ok_or_else(|| absent(pid, &processes))?;
         match info.kind {
             Kind::Program => Ok(info.clone()),
             Kind::Service => Err(ControlRefused::Service(pid)),
@@ -477,75 +483,32 @@ impl Node {
 
     /// How a process ended, if it does within the time.
     pub fn wait(&self, pid: Pid, timeout: Duration) -> Result<Option<End>, ControlRefused> {
-        Ok(self.find(pid)?.wait(timeout))
+        let info = self.find(pid)?;
+        let end = info.wait(timeout);
+        match info.moved() {
+            Some(to) => Err(ControlRefused::Moved { pid, to }),
+            None => Ok(end),
+        }
     }
 
-    pub fn console(&self, pid: Pid) -> Option<Console> {
-        self.find(pid).ok()?.console.clone()
+    pub fn console(&self, pid: Pid) -> Result<Console, ControlRefused> {
+        self.find(pid)?.console.clone().ok_or(ControlRefused::NoSuchProcess(pid))
     }
 
     /// Stops a process and writes it as an image; `out` is flushed at the end. Whatever fails, it runs on.
     pub fn freeze(&self, pid: Pid, how: Freeze, out: &mut dyn Write) -> Result<(), FreezeRefused> {
-        let info = self.find(pid)?;
         // Each is born with one, to the names.
-        if self.process(pid).is_some_and(|view| view.handles > 1) {
+        if self.process(pid).is_ok_and(|view| view.handles > 1) {
             return Err(FreezeRefused::Holds { pid, what: "ports, pipes or processes in its hands".into() });
         }
-        let (lend, lent) = sync_channel(1);
-        let (give_back, back) = sync_channel(1);
-        {
-            let mut fate = info.fate();
-            if fate.end.is_some() {
-                return Err(ControlRefused::Ended(pid).into());
-            }
-            if fate.loan.is_some() {
-                return Err(FreezeRefused::Twice(pid));
-            }
-            fate.loan = Some(Loan { lend, back });
-        }
-        let was_stopped = info.is_stopped();
-        if was_stopped {
-            self.cont(pid)?;
-        }
-        let until = Instant::now() + STOP_TIMEOUT;
-        let mut process = loop {
-            // A program that waits is roused; one that computes sees the flag.
-            info.stop_soon();
-            if let Err(refused) = self.control(pid, |process| SystemCall::Interrupt { process }) {
-                info.fate().loan = None;
-                return Err(refused.into());
-            }
-            if let Some(key) = info.key.get() {
-                self.0.machine.stir(*key);
-            }
-            match lent.recv_timeout(STOP_INTERVAL) {
-                Ok(process) => break process,
-                Err(_) if Instant::now() < until => {}
-                Err(_) => {
-                    if info.fate().loan.take().is_some() {
-                        return Err(FreezeRefused::Late(pid));
-                    }
-                    // It has been taken up at the last moment.
-                    match lent.recv_timeout(STOP_TIMEOUT) {
-                        Ok(process) => break process,
-                        Err(_) => return Err(FreezeRefused::Late(pid)),
-                    }
-                }
-            }
-        };
-        let saved = process.save(&mut *out, how.with_program);
+        let mut stopped = self.stop_still(pid)?;
+        stopped.save(out, how.with_program)?;
         // The process ends only when the image is safe.
-        let saved = saved.and_then(|()| out.flush().map_err(engine::SaveError::Write));
-        let returned = match (&saved, how.afterwards) {
-            (Ok(()), Afterwards::End) => None,
-            _ => Some(process),
-        };
-        let runs_on = returned.is_some();
-        let _ = give_back.send(returned);
-        if was_stopped && runs_on {
-            self.stop(pid)?;
+        out.flush().map_err(engine::SaveError::Write)?;
+        if how.afterwards == Afterwards::End {
+            stopped.end();
         }
-        Ok(saved?)
+        Ok(())
     }
 
     /// The tree `/`.
@@ -661,7 +624,7 @@ impl Node {
     }
 
     /// A program that this node ran, by its hash in hexadecimal.
-    fn known_program(&self, hash: &str) -> Option<engine::Program> {
+    pub(crate) fn known_program(&self, hash: &str) -> Option<engine::Program> {
         let programs = self.0.programs.lock().expect("no code panics while it holds this lock");
         programs.iter().find(|program| program.hash().to_hex().as_str() == hash).cloned()
     }
@@ -727,6 +690,14 @@ impl Node {
     /// Waits until the node stops by itself, which it does if one of its services is lost for good.
     pub fn wait_halted(&self, timeout: Duration) -> bool {
         self.0.machine.wait_halted(timeout).is_some()
+    }
+}
+
+/// Why a process is not here.
+fn absent(pid: Pid, processes: &process::Processes) -> ControlRefused {
+    match processes.moved(pid) {
+        Some(to) => ControlRefused::Moved { pid, to },
+        None => ControlRefused::NoSuchProcess(pid),
     }
 }
 
@@ -797,9 +768,9 @@ impl Inner {
         })
     }
 
-    fn info(&self, program: &engine::Program, process: &engine::Process, common: Common, rest: Rest) -> Arc<Info> {
+    fn info(&self, program: &engine::Program, process: &mut engine::Process, common: Common, rest: Rest) -> Arc<Info> {
         self.remember(program);
-        let Common { name, args, mounts, .. } = common;
+        let Common { name, args, mounts, limits, stdio, started_ms, moves } = common;
         let Rest { output, is_shared, usage, time, key, known } = rest;
         let info = Info::new(Facts {
             name,
@@ -811,6 +782,11 @@ impl Inner {
             usage: Some(usage),
             time,
             mounts,
+            limits,
+            stdio,
+            started_ms,
+            moves,
+            memories: Some(process.memories()),
             key,
             stopper: Some(process.stopper()),
             began: self.machine.began(),
@@ -851,9 +827,10 @@ impl Children for Inner {
             args.first().map_or_else(|| parent.name.clone(), |name| name.rsplit('/').next().unwrap_or(name).into());
         let (setup, fiber, rest) = world.for_new(args.clone(), env);
         let process = at_once(self.engine.start_on_fiber(program, &name, setup, fiber));
-        let process = process.map_err(|error| error.to_string())?;
-        let common = Common { name, args, mounts: parent.mounts.clone(), limits };
-        let info = self.info(program, &process, common, rest);
+        let mut process = process.map_err(|error| error.to_string())?;
+        let (mounts, stdio) = (parent.mounts.clone(), Stdio::default());
+        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms(), moves: 0 };
+        let info = self.info(program, &mut process, common, rest);
         Ok(self.bodies.expect(guest::Program::new(process, info.clone()), info))
     }
 
@@ -898,6 +875,9 @@ struct Common {
     args: Vec<String>,
     mounts: Vec<MountOrder>,
     limits: ProcessLimits,
+    stdio: Stdio,
+    started_ms: u64,
+    moves: u32,
 }
 
 /// A puppet of one caller; it ends with this.

@@ -350,6 +350,11 @@ pub enum Request {
         with_program: bool,
         afterwards: Afterwards,
     },
+    /// A running process goes on on that node. Answer: moving now and then, then moved.
+    Move {
+        pid: Pid,
+        node: String,
+    },
     /// The message's bytes follow. Answer: done.
     Send {
         port: String,
@@ -402,6 +407,10 @@ pub enum Request {
         node: String,
         drain: bool,
     },
+    /// Waits until no process is left on a node that is drained which could go. Answer: emptying now and then, then emptied.
+    Emptied {
+        node: String,
+    },
     /// A node that will not come back is no member any more. Answer: done.
     RemoveNode {
         node: String,
@@ -436,6 +445,7 @@ impl Request {
             | Request::Cont { pid }
             | Request::Wait { pid }
             | Request::Freeze { pid, .. }
+            | Request::Move { pid, .. }
             | Request::Why { pid } => Some(*pid),
             _ => None,
         }
@@ -509,6 +519,8 @@ pub enum Origin {
     Start,
     /// So many lines before the end.
     Lines(u64),
+    /// This position: where somebody who looked before had come to.
+    At(u64),
     Now,
 }
 
@@ -585,6 +597,26 @@ pub enum Reply {
     },
     Event(EventView),
     Why(WhyView),
+    /// How far a move is.
+    Moving(Stage),
+    Moved(MoveView),
+    /// From one node to another: the process is there now. The client's connection goes on there: the streams from where they were followed
+    /// to, of whose input the process has got so many bytes; or, without, the same request.
+    MovedOn {
+        node: u16,
+        follow: Option<(Pid, Follow)>,
+        taken: u64,
+    },
+    /// So many processes have left a node, and so many are still there.
+    Emptying {
+        moved: u64,
+        left: u64,
+    },
+    /// Those that are stuck stay, and why.
+    Emptied {
+        moved: u64,
+        stuck: Vec<(Pid, String)>,
+    },
     /// It still goes on.
     Working,
 }
@@ -604,6 +636,38 @@ pub enum Phase {
     Waiting,
     Rewriting,
     Compiling,
+}
+
+/// What is done to move a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "stage", rename_all = "kebab-case")]
+pub enum Stage {
+    /// The other node gets the program ready.
+    Preparing,
+    /// The process runs on while its memory is copied: in which round, and how much of it is sent.
+    Copying { round: u32, bytes: u64, total: u64 },
+    /// The process stands still.
+    Stopped { bytes: u64 },
+    /// It runs there already, and what it wrote last comes after it.
+    Following { bytes: u64, total: u64 },
+}
+
+/// A move that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveView {
+    pub pid: Pid,
+    pub from: u16,
+    pub to: u16,
+    /// Rounds in which memory was copied while the process ran.
+    pub rounds: u32,
+    /// Sent in all.
+    pub bytes: u64,
+    /// Of these, sent when the process ran there already.
+    pub late_bytes: u64,
+    /// From the moment at which it was asked to stop to that at which the other node said that it may run, in microseconds.
+    pub pause_us: u64,
+    /// From the beginning to the end, in microseconds.
+    pub total_us: u64,
 }
 
 /// Something in the node's tree.
@@ -645,6 +709,8 @@ pub enum Reason {
     NoProcess,
     Ended,
     NotFrozen,
+    /// It runs on where it was.
+    NotMoved,
     /// A file, directory or port.
     NotFound,
     /// The time is up.

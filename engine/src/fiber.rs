@@ -123,7 +123,7 @@ impl Engine {
         let process = code.instantiate_async(&mut store, &self.fibers).await.map_err(StartError::Instantiate)?;
         process.listen(&mut store);
         let facts = Facts { name: name.into(), canonical_nans: self.canonical_nans, stage: Stage::Initializing };
-        Ok(Process::new(store, program.clone(), Body::Freezable(process), facts, interrupt))
+        Ok(self.process(store, program, Body::Freezable(process), facts, interrupt))
     }
 
     /// Makes a frozen process of an image, for [`Process::run_on_fiber`].
@@ -131,14 +131,15 @@ impl Engine {
         &self, program: &Program, mut image: Image<R>, resume: wasi::Resume, fiber: Fiber,
     ) -> Result<Process, ThawError> {
         let Code::Freezable(code) = &program.code else { return Err(ThawError::NotFreezable) };
-        let facts = image.facts()?;
+        let (facts, kept) = (image.facts()?, image.kept()?);
         let interrupt = resume.waiter.interrupt();
         let system = wasi::System::restore(image.system()?, resume)?;
         let mut store = self.store(system, Some(fiber));
+        store.data_mut().kept = kept;
         let thawed = code.thaw_reader_async(&mut store, &self.fibers, &mut image.reader).await;
         let thawed = thawed.map_err(crate::process::thaw_error)?;
         thawed.process.listen(&mut store);
-        Ok(Process::new(store, program.clone(), Body::Freezable(thawed.process), facts, interrupt))
+        Ok(self.process(store, program, Body::Freezable(thawed.process), facts, interrupt))
     }
 }
 

@@ -6,22 +6,31 @@
 //!                          hello, the request, and all that follows, both ways, until one side ends
 //! ```
 //! So a terminal, an exit status, an image or an upload passes as if the client were there. The next request of the client goes to that
-//! node too, which hands it on in turn if it is for a third: one hop more, and no state anywhere. What comes back is passed on in
-//! whole frames, so that if the other node is lost the client can be told so.
+//! node too, which hands it on in turn if it is for a third: one hop more, and no state anywhere but how many hops there were, which
+//! ends what would go round between nodes that are wrong about where a process is. What comes back is passed on in whole frames, so that
+//! if the other node is lost the client can be told so.
+//!
+//! When the process moves, the node that it leaves says where to, and how much of the client's input the process has got; whoever handed the
+//! connection on goes after it, and sends the rest again. So there is one hop however often it moves.
 
+use super::streams::{Typed, is_readable};
 use super::{Done, Session, Shared, Undone};
-use crate::node::Output;
-use crate::protocol::{self, ProtocolError, Reason, Refusal, Reply, Request};
+use crate::node::{ControlRefused, Output, Pid};
+use crate::protocol::{self, Follow, Frame, ProtocolError, Reason, Refusal, Reply, Request};
 use crate::system::Reach;
 use crate::system::view::{WhyNode, WhyView};
 use abi::ids::NodeId;
 use drivers::wire::Stream;
+use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+/// A process is looked for behind at most so many others that said where it is.
+const HOPS_MAX: u8 = 4;
 
 impl Session<'_> {
     /// The node that a request is for, if it is another one than this.
@@ -31,11 +40,27 @@ impl Session<'_> {
             Request::Run(run) => self.place(&run.name, &run.program.hash, &mut run.place)?,
             Request::Thaw(thaw) => self.place(&thaw.name, &thaw.program.hash, &mut thaw.place)?,
             request => match request.pid() {
-                Some(pid) => system.locate(pid),
+                Some(pid) => match self.elsewhere_now(pid)? {
+                    // Nobody knows of it: where it was born it is known why, if anywhere.
+                    None if self.hops == 0 && self.shared.node.process(pid).is_err() => pid.node(),
+                    found => return Ok(found),
+                },
                 None => return Ok(None),
             },
         };
         Ok((target != system.me()).then_some(target))
+    }
+
+    /// The other node that a process is on now, if it is known to be on one.
+    pub(super) fn elsewhere_now(&self, pid: Pid) -> Done<Option<NodeId>> {
+        let system = &self.shared.system;
+        match system.locate(pid).filter(|node| *node != system.me()) {
+            Some(_) if self.hops >= HOPS_MAX => Err(Undone::new(
+                Reason::NoProcess,
+                format!("process {pid} is not where it is said to be, perhaps for this moment only"),
+            )),
+            found => Ok(found),
+        }
     }
 
     /// Decides where a new process is to be, unless that was decided already.
@@ -51,43 +76,142 @@ impl Session<'_> {
 
     /// Hands the connection on.
     pub(super) fn hand_on(&mut self, to: NodeId, request: &Request) -> Done {
-        let system = &self.shared.system;
-        let there = system.commands(to).map_err(unreachable)?;
-        let lost = |error: &dyn std::fmt::Display| Refusal {
-            reason: Reason::Unreachable,
-            why: format!("{} was lost meanwhile: {error}", system.name_of(to)),
+        let there = self.shared.system.commands(to, &self.next_hop()).map_err(unreachable)?;
+        let back = begin(&there, request).map_err(|error| Undone::Refused(self.lost(to, &error)))?;
+        let mut sent = Sent::default();
+        let moved = self.pass(to, there, back, &mut sent)?;
+        self.go_on(moved, request.clone(), sent)
+    }
+
+    /// The process has moved there, from here: says so to whoever handed the connection on, if somebody did.
+    pub(super) fn moved_on(&mut self, to: NodeId, pid: Pid, follow: Follow, typed: Typed) -> Done<(MovedOn, Sent)> {
+        if self.hops > 0 {
+            // Whoever handed the connection on knows what the client sent, and the process did not get.
+            self.reply(&Reply::MovedOn { node: to.0, follow: Some((pid, follow)), taken: typed.taken })?;
+            return Err(Undone::Over);
+        }
+        let sent = Sent { counts: typed.wanted, bytes: typed.left.into(), forgotten: 0, ended: typed.end_left };
+        Ok((MovedOn { node: to, follow: Some((pid, follow)), taken: 0 }, sent))
+    }
+
+    /// Goes after a process from node to node, until it ends or the client goes.
+    pub(super) fn go_on(&mut self, mut moved: MovedOn, mut request: Request, mut sent: Sent) -> Done {
+        loop {
+            let to = moved.node;
+            if let Some((pid, follow)) = moved.follow {
+                request = Request::Attach { pid, follow };
+            }
+            if to == self.shared.system.me() {
+                match self.come_home(&request, &mut sent, moved.taken)? {
+                    None => return Ok(()),
+                    Some((again, rest)) => {
+                        (moved, sent) = (again, rest);
+                        continue;
+                    }
+                }
+            }
+            let attached = self.begin_again(to, &request, &mut sent, moved.taken);
+            // No further request can come on this connection, if its bytes are a process's input.
+            let (there, back) = attached.map_err(|undone| match undone {
+                Undone::Refused(refusal) => Undone::Last(refusal),
+                other => other,
+            })?;
+            moved = self.pass(to, there, back, &mut sent)?;
+        }
+    }
+
+    /// The process is here now.
+    fn come_home(&mut self, request: &Request, sent: &mut Sent, taken: u64) -> Done<Option<(MovedOn, Sent)>> {
+        let Request::Attach { pid, follow } = request else {
+            return match self.answer_here(request.clone()) {
+                Err(Undone::Elsewhere(node)) => Ok(Some((MovedOn { node, follow: None, taken: 0 }, Sent::default()))),
+                done => done.map(|()| None),
+            };
         };
-        let begun = begin(&there, request).and_then(|back| Ok((back, there.try_clone()?)));
-        let (mut back, mut forth) = begun.map_err(|error| Undone::Refused(lost(&error)))?;
+        if sent.take(taken).is_none() {
+            let why = format!("process {pid} is here now, but its input was too much to send again");
+            return Err(Undone::Last(Refusal { reason: Reason::Unreachable, why }));
+        }
+        match self.shared.node.console(*pid) {
+            Ok(console) => self.stream_here(*pid, console, *follow, std::mem::take(sent)),
+            Err(ControlRefused::Moved { to, .. }) => {
+                let moved = MovedOn { node: to, follow: Some((*pid, *follow)), taken: 0 };
+                Ok(Some((moved, std::mem::take(sent))))
+            }
+            Err(refused) => Err(super::control(refused)),
+        }
+    }
+
+    fn begin_again(
+        &mut self, to: NodeId, request: &Request, sent: &mut Sent, taken: u64,
+    ) -> Done<(Stream, BufReader<Stream>)> {
+        let there = self.shared.system.commands(to, &self.next_hop()).map_err(unreachable)?;
+        let mut talk = || {
+            let mut back = begin(&there, request)?;
+            let Request::Attach { follow, .. } = request else { return Ok(Ok(back)) };
+            let first = protocol::read_frame(&mut back)?.ok_or(ProtocolError::Truncated)?;
+            if let Reply::Refused(refusal) = first.message()? {
+                return Ok(Err(refusal));
+            }
+            if follow.input {
+                let mut forth = there.try_clone()?;
+                let left = sent.take(taken).ok_or_else(|| io::Error::other("its input was too much to send again"))?;
+                protocol::write_bytes(&mut forth, Output::Out, left)?;
+                if sent.ended {
+                    protocol::write_end(&mut forth)?;
+                }
+            }
+            Ok(Ok(back))
+        };
+        let talked = talk().map_err(|error: ProtocolError| Undone::Refused(self.lost(to, &error)))?;
+        Ok((there, talked.map_err(Undone::Refused)?))
+    }
+
+    /// What the next node is told: how many this request has passed.
+    fn next_hop(&self) -> [u8; 1] {
+        [self.hops.saturating_add(1)]
+    }
+
+    fn lost(&self, node: NodeId, error: &dyn std::fmt::Display) -> Refusal {
+        let why = format!("{} was lost meanwhile: {error}", self.shared.system.name_of(node));
+        Refusal { reason: Reason::Unreachable, why }
+    }
+
+    /// Passes on what both sides say, until one of them ends, which is an error here, or the other one says that the process has moved.
+    fn pass(
+        &mut self, to: NodeId, there: Stream, mut back: BufReader<Stream>, sent: &mut Sent,
+    ) -> Done<MovedOn> {
+        let mut forth = there.try_clone().map_err(|error| Undone::Refused(self.lost(to, &error)))?;
         let over = AtomicBool::new(false);
-        let client = self.to.try_clone()?;
+        let was_wanted = sent.counts;
+        let counts = AtomicBool::new(sent.counts);
         let passed = std::thread::scope(|scope| {
-            let (from, over) = (&mut self.from, &over);
+            let (from, over, counts) = (&mut self.from, &over, &counts);
             let onward = std::thread::Builder::new().name(format!("to {to}")).stack_size(256 << 10);
             onward.spawn_scoped(scope, move || {
-                // Ends with the client's end, or when the other direction has ended and this socket is closed for reading.
-                let _ = copy(from, &mut forth);
+                // Ends with the client's end, or with the other direction.
+                let _ = pass_on(from, &mut forth, sent, over, counts);
                 if !over.load(Ordering::Acquire) {
                     let _ = forth.shutdown(Shutdown::Write);
                 }
             })?;
-            let passed = pass_back(&mut back, &mut self.to);
+            let passed = pass_back(&mut back, &mut self.to, was_wanted, counts);
             over.store(true, Ordering::Release);
             let _ = there.shutdown(Shutdown::Both);
-            let _ = client.shutdown(Shutdown::Read);
             Ok::<_, Undone>(passed)
         })?;
         match passed {
-            Ok(()) => Err(Undone::Over),
+            Ok(Some(moved)) => Ok(moved),
+            Ok(None) => Err(Undone::Over),
             Err(Passing::Client(error)) => Err(error.into()),
-            Err(Passing::Node(error)) => Err(Undone::Last(lost(&error))),
+            Err(Passing::Node(error)) => Err(Undone::Last(self.lost(to, &error))),
         }
     }
 
     /// Sends a message to a port on another node.
     pub(super) fn send_at(&self, node: NodeId, port: &str, message: &[u8], timeout: Duration) -> Done {
         let system = &self.shared.system;
-        let mut there = system.commands(node).map_err(unreachable)?;
+        let mut there = system.commands(node, &self.next_hop()).map_err(unreachable)?;
         there.set_deadline(Some(Instant::now() + timeout + Duration::from_secs(2)));
         let request = Request::Send { port: port.into(), timeout_ms: timeout.as_millis() as u64 };
         let mut talk = || -> Result<Reply, ProtocolError> {
@@ -143,11 +267,107 @@ enum Passing {
     Node(ProtocolError),
 }
 
-fn pass_back(from: &mut impl Read, to: &mut UnixStream) -> Result<(), Passing> {
+/// A process is on another node now, and is followed there.
+pub(super) struct MovedOn {
+    node: NodeId,
+    /// How its streams are followed, from where they were followed to; none: the request is asked there again.
+    follow: Option<(Pid, Follow)>,
+    /// So many bytes of its input it has got.
+    taken: u64,
+}
+
+/// What a client has sent of a process's input: some of it may have to be sent again, to another node.
+#[derive(Default)]
+pub(super) struct Sent {
+    /// What comes from the client is such input: it was told that it is wanted.
+    pub counts: bool,
+    bytes: VecDeque<u8>,
+    /// Bytes before those, which nobody can want any more.
+    forgotten: u64,
+    ended: bool,
+}
+
+/// More than is ever on its way between a client and a process.
+const SENT_BYTES_MAX: usize = 8 << 20;
+
+impl Sent {
+    /// Its bytes, and whether its end came after them.
+    pub fn into_parts(self) -> (Vec<u8>, bool) {
+        (self.bytes.into(), self.ended)
+    }
+
+    fn note(&mut self, frame: &Frame) {
+        match frame {
+            Frame::Bytes(bytes) => {
+                self.bytes.extend(bytes);
+                let more = self.bytes.len().saturating_sub(SENT_BYTES_MAX);
+                self.bytes.drain(..more);
+                self.forgotten += more as u64;
+            }
+            Frame::End => self.ended = true,
+            _ => {}
+        }
+    }
+
+    /// The process has got so many: gives those that it has not got.
+    fn take(&mut self, taken: u64) -> Option<&[u8]> {
+        let gone = taken.checked_sub(self.forgotten)? as usize;
+        if gone > self.bytes.len() {
+            return None;
+        }
+        self.bytes.drain(..gone);
+        self.forgotten = 0;
+        Some(self.bytes.make_contiguous())
+    }
+}
+
+/// How often it is looked whether passing on is over while the client says nothing.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+fn pass_on(
+    from: &mut BufReader<UnixStream>, to: &mut Stream, sent: &mut Sent, over: &AtomicBool, counts: &AtomicBool,
+) -> Result<(), ProtocolError> {
+    loop {
+        while from.buffer().is_empty() && !is_readable(from.get_ref(), LOOK_AGAIN) {
+            if over.load(Ordering::Acquire) {
+                return Ok(());
+            }
+        }
+        if over.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let Some(frame) = protocol::read_frame(from)? else { return Ok(()) };
+        sent.counts |= counts.load(Ordering::Acquire);
+        if sent.counts {
+            sent.note(&frame);
+        }
+        protocol::pass_on(to, &frame)?;
+        to.flush()?;
+    }
+}
+
+fn pass_back(
+    from: &mut impl Read, to: &mut UnixStream, mut was_wanted: bool, counts: &AtomicBool,
+) -> Result<Option<MovedOn>, Passing> {
     while let Some(frame) = protocol::read_frame(from).map_err(Passing::Node)? {
+        if let Frame::Control(_) = &frame {
+            match frame.clone().message() {
+                Ok(Reply::MovedOn { node, follow, taken }) => {
+                    return Ok(Some(MovedOn { node: NodeId(node), follow, taken }));
+                }
+                Ok(Reply::InputWanted) => {
+                    counts.store(true, Ordering::Release);
+                    // A client is told once.
+                    if std::mem::take(&mut was_wanted) {
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+        }
         protocol::pass_on(to, &frame).map_err(Passing::Client)?;
     }
-    Ok(())
+    Ok(None)
 }
 
 fn copy(from: &mut impl BufRead, to: &mut impl Write) -> io::Result<()> {
@@ -180,9 +400,9 @@ fn not_placed(why: WhyView) -> Undone {
 }
 
 /// A connection from another node becomes one of this node's own clients.
-pub(super) fn adopt(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
+pub(super) fn adopt(shared: &Arc<Shared>, head: &[u8], stream: Stream) -> io::Result<()> {
     let (near, far) = UnixStream::pair()?;
-    super::welcome(shared, near);
+    super::welcome(shared, near, head.first().copied().unwrap_or(1));
     let (mut from, mut to) = (stream.try_clone()?, stream);
     let (mut into, out) = (far.try_clone()?, far);
     let named = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(256 << 10);

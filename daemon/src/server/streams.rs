@@ -6,13 +6,16 @@
 //!                    console  <-  bytes, end     <-  client        only if the client has the input
 //! ```
 //! While the process takes no input, the second thread reads no more from the client, whose own pipe then fills: that is the whole
-//! of back-pressure. When the client has gone, the second thread says so and the first one stops.
+//! of back-pressure. When the client has gone, the second thread says so and the first one stops. When the process moves to another node,
+//! both threads stop where they are, and the connection is handed on to there, with what the client sent and the process did not get.
 
+use super::relay::{MovedOn, Sent};
 use super::{Done, LOOK_INTERVAL, Session, Undone};
 use crate::node::{Console, Pid, Piece};
-use crate::protocol::{self, Content, Follow, Origin, PIECE_BYTES_MAX, Reason, Reply, Until, WhenGone};
+use crate::protocol::{self, Follow, Frame, Origin, PIECE_BYTES_MAX, Reason, Reply, Request, Until, WhenGone};
+use abi::ids::NodeId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io::{BufReader, Read};
+use std::io::BufReader;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,32 +32,53 @@ const AT_ONCE: Duration = Duration::ZERO;
 impl Session<'_> {
     /// Shows a process's output to the client, and gives it the client's input, until the process has ended or the client has gone.
     pub(super) fn stream(&mut self, pid: Pid, console: Console, follow: Follow) -> Done {
+        match self.stream_here(pid, console, follow, Sent::default())? {
+            None => Ok(()),
+            Some((moved, sent)) => self.go_on(moved, Request::Attach { pid, follow }, sent),
+        }
+    }
+
+    /// The same, until the process moves to another node too: gives where to, and what the client sent and the process did not get.
+    /// `early` is what it sent before.
+    pub(super) fn stream_here(
+        &mut self, pid: Pid, console: Console, follow: Follow, early: Sent,
+    ) -> Done<Option<(MovedOn, Sent)>> {
         let ended = AtomicBool::new(false);
         let gone = AtomicBool::new(false);
         let (from, to) = (&mut self.from, &Mutex::new(&mut self.to));
         let shared = self.shared;
-        let shown = std::thread::scope(|scope| {
+        let (shown, typed) = std::thread::scope(|scope| {
+            let mut reading = None;
             if follow.input {
                 let reader = std::thread::Builder::new().name(format!("input of {pid}")).stack_size(256 << 10);
                 let (console, ended, gone) = (&console, &ended, &gone);
-                reader.spawn_scoped(scope, move || {
-                    if wait_wanted(console, ended, from.get_ref(), to) {
-                        take_input(from, console, ended);
+                reading = Some(reader.spawn_scoped(scope, move || {
+                    let wanted = early.counts || wait_wanted(console, ended, from.get_ref(), to);
+                    let mut typed = Typed { wanted, ..Typed::default() };
+                    if wanted {
+                        take_input(from, console, ended, early, &mut typed);
                     }
                     // The client says nothing more in this request: what comes now is its end, or its next request.
                     gone.store(!ended.load(Ordering::Acquire) && wait_gone(from.get_ref(), ended), Ordering::Release);
-                })?;
+                    typed
+                })?);
             }
             let shown = show(to, &console, &follow, || shared.is_stopping() || gone.load(Ordering::Acquire));
             ended.store(true, Ordering::Release);
-            if follow.input {
+            if follow.input && !matches!(shown, Ok(Shown::Moved { .. })) {
                 // Ends the second thread's read. No further request can come on this connection.
                 let _ = locked(to).shutdown(Shutdown::Read);
             }
-            shown
-        });
+            let typed = reading.map(|thread| thread.join().expect("nothing panics in it")).unwrap_or_default();
+            Ok::<_, std::io::Error>((shown, typed))
+        })?;
+        if let Ok(Shown::Moved { to, at }) = shown {
+            let input = follow.input && !typed.ended;
+            let follow = Follow { from: Origin::At(at), input, ..follow };
+            return self.moved_on(to, pid, follow, typed).map(Some);
+        }
         let is_gone = match &shown {
-            Ok(Shown::All) => false,
+            Ok(Shown::All | Shown::Moved { .. }) => false,
             Ok(Shown::Gone) => !shared.is_stopping(),
             Err(_) => true,
         };
@@ -63,13 +87,14 @@ impl Session<'_> {
             let _ = shared.node.kill(pid);
         }
         match (shown?, follow.until) {
+            (Shown::Moved { .. }, _) => unreachable!("it was gone after"),
             (Shown::Gone, _) => Err(Undone::new(Reason::Stopping, "the node is stopping")),
-            (Shown::All, Until::Now) => self.done(),
+            (Shown::All, Until::Now) => self.done().map(|()| None),
             (Shown::All, Until::End) => loop {
                 // All output has been seen, so this is a matter of moments.
                 let end = shared.node.wait(pid, LOOK_INTERVAL);
                 if let Some(end) = end.map_err(super::control)? {
-                    return Ok(self.reply(&Reply::Ended { end })?);
+                    return Ok(self.reply(&Reply::Ended { end }).map(|()| None)?);
                 }
                 self.still_working()?;
             },
@@ -81,6 +106,26 @@ enum Shown {
     All,
     /// The client has gone, or the node goes.
     Gone,
+    /// The process has: all before this position was shown.
+    Moved {
+        to: NodeId,
+        at: u64,
+    },
+}
+
+/// What became of the client's input.
+#[derive(Default)]
+pub(super) struct Typed {
+    /// The client was told to send it.
+    pub wanted: bool,
+    /// The process got so many bytes of it here.
+    pub taken: u64,
+    /// It sent these, and the process did not get them here.
+    pub left: Vec<u8>,
+    /// It sent its end, and the process knows.
+    pub ended: bool,
+    /// It sent its end, and the process does not know.
+    pub end_left: bool,
 }
 
 /// Both threads speak to the client, each in whole frames.
@@ -101,6 +146,7 @@ fn wait_wanted(console: &Console, ended: &AtomicBool, stream: &UnixStream, to: &
 fn show(to: &Mutex<&mut UnixStream>, console: &Console, follow: &Follow, stop: impl Fn() -> bool) -> Done<Shown> {
     let mut at = match follow.from {
         Origin::Start => console.start(),
+        Origin::At(at) => at,
         Origin::Now => console.end(),
         Origin::Lines(lines) => start_of_last(console, lines),
     };
@@ -127,6 +173,7 @@ fn show(to: &Mutex<&mut UnixStream>, console: &Console, follow: &Follow, stop: i
                 return Ok(Shown::Gone);
             }
             Piece::Nothing => {}
+            Piece::Moved(to) => return Ok(Shown::Moved { to, at }),
             Piece::End => break,
         }
     }
@@ -160,27 +207,59 @@ fn start_of_last(console: &Console, lines: u64) -> u64 {
     }
 }
 
-/// Hands the client's bytes to the process, as it takes them. Ends with the client's input, with the process, or with a mistake,
-/// which is an end of input too: the process cannot get what the client failed to say.
-fn take_input(from: &mut BufReader<UnixStream>, console: &Console, ended: &AtomicBool) {
-    let mut content = Content::new(from);
-    let mut buffer = vec![0; 16 << 10];
-    loop {
-        let length = match content.read(&mut buffer) {
-            Ok(0) => return console.close_input(),
-            Ok(length) => length,
-            // The client has gone: who attaches later may have more.
-            Err(_) => return,
-        };
-        let mut rest = &buffer[..length];
+/// Hands the client's bytes to the process, as it takes them. Ends with the client's input, with the process, or with a mistake: then
+/// whoever attaches later may have more.
+fn take_input(
+    from: &mut BufReader<UnixStream>, console: &Console, ended: &AtomicBool, early: Sent, typed: &mut Typed,
+) {
+    let is_over = || ended.load(Ordering::Acquire) || !console.takes_input();
+    let give = |mut rest: &[u8], typed: &mut Typed| {
         while !rest.is_empty() {
-            if ended.load(Ordering::Acquire) || !console.takes_input() {
-                return;
+            if is_over() {
+                typed.left = rest.to_vec();
+                return false;
             }
             let taken = console.write(rest, LOOK_INTERVAL);
+            typed.taken += taken as u64;
             rest = &rest[taken..];
         }
+        true
+    };
+    let close = |typed: &mut Typed| {
+        typed.ended = console.close_input();
+        typed.end_left = !typed.ended;
+    };
+    let (bytes, has_ended) = early.into_parts();
+    if !give(&bytes, typed) {
+        typed.end_left = has_ended;
+        return;
     }
+    if has_ended {
+        return close(typed);
+    }
+    loop {
+        while from.buffer().is_empty() && !is_readable(from.get_ref(), GONE_INTERVAL) {
+            if is_over() {
+                return;
+            }
+        }
+        match protocol::read_frame(from) {
+            Ok(Some(Frame::Bytes(piece))) => {
+                if !give(&piece, typed) {
+                    return;
+                }
+            }
+            Ok(Some(Frame::End)) => return close(typed),
+            _ => return,
+        }
+    }
+}
+
+/// Whether something has come, or the other side's end, within the time.
+pub(super) fn is_readable(stream: &UnixStream, timeout: Duration) -> bool {
+    let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+    let mut entry = [PollFd::new(stream, PollFlags::IN | PollFlags::RDHUP)];
+    poll(&mut entry, Some(&timeout)).is_ok_and(|ready| ready > 0)
 }
 
 /// Waits until the client closes the connection: true. False: the process ended first.

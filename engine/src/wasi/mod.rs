@@ -244,6 +244,11 @@ impl System {
         self.now_ns()
     }
 
+    /// So much time has passed for everybody else while the process was on its way.
+    pub(crate) fn pass_time(&mut self, ns: u64) {
+        self.monotonic.own_ns = self.monotonic.own_ns.saturating_add(ns);
+    }
+
     /// All of an open file that the program may read, at most [`FILE_BYTES_MAX`], whatever its position.
     pub fn whole_file(&mut self, fd: u32) -> Result<Vec<u8>, Errno> {
         let descriptor = self.table.get(fd)?;
@@ -283,6 +288,11 @@ impl System {
         let Some(watcher) = self.waiter.watcher() else { return Wake::Perhaps };
         watcher.forget();
         if watcher.is_interrupted() { Wake::Interrupted } else { Wake::Perhaps }
+    }
+
+    /// Whether the process is to be stopped.
+    pub fn is_interrupted(&mut self) -> bool {
+        self.waiter.watcher().is_some_and(|watcher| watcher.is_interrupted())
     }
 
     /// Waits as a call asked for. After [`Wake::Perhaps`] the call is to be issued again.
