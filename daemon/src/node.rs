@@ -6,12 +6,14 @@
 //!   machine   the kernel on Linux threads           guest     a process that runs a program
 //!   puppet    system calls for outsiders            process   names, streams and ends of processes
 //!   bodies    what each process is                  system_files   /proc, /port, /node
+//!   keep      a process stopped for a moment, and one that goes on
 //! ```
 //! All calls here may be made from any thread that is not a worker; those that wait have a timeout.
 
 mod bodies;
 mod console;
 mod guest;
+mod keep;
 mod machine;
 mod process;
 mod puppet;
@@ -19,6 +21,7 @@ mod system_files;
 mod view;
 
 pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
+pub use keep::{GoOn, Outward, Snapshot, SnapshotRefused, UndoRefused, is_damage};
 pub use view::{
     ControlRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, Order, Pid, PortError,
     ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
@@ -33,14 +36,14 @@ use abi::ids::{HandleId, ProgramId, Time};
 use abi::interface::names;
 use abi::limits::{Limits, WEIGHT_NORMAL};
 use abi::message::{Bytes, MESSAGE_BYTES_MAX, Message, Received, Transfer, TransferMode};
-use abi::process::{Orphan, Program, Spawn};
+use abi::process::{Again, Orphan, Program, Spawn};
 use abi::rights::Rights;
 use bodies::Bodies;
 use console::{ConsoleWaiter, Rouse, Side};
 use drivers::{FileJournal, HostDirectory, HostEntropy};
 use engine::una::Child;
 use engine::{Fiber, Image, Usage, wasi};
-use guest::{Calls, Children, Loan, ProcessClock};
+use guest::{Calls, Children, ProcessClock};
 use kernel::inspect::Activity;
 use kernel::{Key, Process};
 use machine::{Machine, Place, Used};
@@ -298,7 +301,7 @@ impl Node {
         let world = self.0.world(&program, &mounts, &limits, stdio)?;
         let (setup, fiber, rest) = world.for_new(args.clone(), env);
         let process = at_once(self.0.engine.start_on_fiber(&program, &name, setup, fiber))?;
-        let common = Common { name, args, mounts, limits };
+        let common = Common { name, args, mounts, limits, stdio, again: None };
         self.launch(&program, process, common, rest)
     }
 
@@ -306,25 +309,17 @@ impl Node {
     pub fn thaw(&self, image: Image<impl Read>, order: ThawOrder) -> Result<Started, RunRefused> {
         let ThawOrder { program, name, mounts, limits, stdio } = order;
         let world = self.0.world(&program, &mounts, &limits, stdio)?;
-        let resume = wasi::Resume {
-            mounts: world.mounts,
-            stdin: world.stdin,
-            stdout: world.stdout,
-            stderr: world.stderr,
-            clock: world.clock,
-            entropy: Box::new(HostEntropy),
-            waiter: world.waiter,
-        };
-        let process = at_once(self.0.engine.thaw_on_fiber(&program, image, resume, world.fiber))?;
+        let (resume, fiber, rest) = world.for_old();
+        let process = at_once(self.0.engine.thaw_on_fiber(&program, image, resume, fiber))?;
         let args = process.system().args().to_vec();
-        let common = Common { name, args, mounts, limits };
-        self.launch(&program, process, common, world.rest)
+        let common = Common { name, args, mounts, limits, stdio, again: None };
+        self.launch(&program, process, common, rest)
     }
 
     fn launch(
         &self, program: &engine::Program, process: engine::Process, common: Common, rest: Rest,
     ) -> Result<Started, RunRefused> {
-        let (console, limits) = (rest.output.clone(), common.limits.clone());
+        let (console, limits, again) = (rest.output.clone(), common.limits.clone(), common.again);
         let info = self.0.info(program, &process, common, rest);
         let arguments = self.0.bodies.expect(guest::Program::new(process, info.clone()), info.clone());
         let spawn = Spawn {
@@ -335,6 +330,7 @@ impl Node {
             weight: limits.cpu_weight.unwrap_or(WEIGHT_NORMAL),
             orphan: Orphan::IsAdopted,
             supervisor: None,
+            again,
         };
         match self.desk(SystemCall::Spawn(Box::new(spawn))) {
             Ok(Outcome::Spawned(Ok(spawned))) => {
@@ -414,7 +410,7 @@ impl Node {
             state: if stopped { State::Stopped } else { state },
             started_ms: info.started_ms,
             cpu_ns: info.time.total_ns(self.0.machine.now()),
-            memory_bytes: info.usage.as_ref().map_or(0, |usage| usage.bytes()),
+            memory_bytes: info.memory_bytes(),
             handles: kernel.map_or(0, |(_, handles, _)| *handles),
             output_bytes: info.console.as_ref().map_or(0, Console::end),
             mounts: info.mounts.clone(),
@@ -486,65 +482,16 @@ impl Node {
 
     /// Stops a process and writes it as an image; `out` is flushed at the end. Whatever fails, it runs on.
     pub fn freeze(&self, pid: Pid, how: Freeze, out: &mut dyn Write) -> Result<(), FreezeRefused> {
-        let info = self.find(pid)?;
-        // Each is born with one, to the names.
-        if self.process(pid).is_some_and(|view| view.handles > 1) {
-            return Err(FreezeRefused::Holds { pid, what: "ports, pipes or processes in its hands".into() });
-        }
-        let (lend, lent) = sync_channel(1);
-        let (give_back, back) = sync_channel(1);
-        {
-            let mut fate = info.fate();
-            if fate.end.is_some() {
-                return Err(ControlRefused::Ended(pid).into());
-            }
-            if fate.loan.is_some() {
-                return Err(FreezeRefused::Twice(pid));
-            }
-            fate.loan = Some(Loan { lend, back });
-        }
-        let was_stopped = info.is_stopped();
-        if was_stopped {
-            self.cont(pid)?;
-        }
-        let until = Instant::now() + STOP_TIMEOUT;
-        let mut process = loop {
-            // A program that waits is roused; one that computes sees the flag.
-            info.stop_soon();
-            if let Err(refused) = self.control(pid, |process| SystemCall::Interrupt { process }) {
-                info.fate().loan = None;
-                return Err(refused.into());
-            }
-            if let Some(key) = info.key.get() {
-                self.0.machine.stir(*key);
-            }
-            match lent.recv_timeout(STOP_INTERVAL) {
-                Ok(process) => break process,
-                Err(_) if Instant::now() < until => {}
-                Err(_) => {
-                    if info.fate().loan.take().is_some() {
-                        return Err(FreezeRefused::Late(pid));
-                    }
-                    // It has been taken up at the last moment.
-                    match lent.recv_timeout(STOP_TIMEOUT) {
-                        Ok(process) => break process,
-                        Err(_) => return Err(FreezeRefused::Late(pid)),
-                    }
-                }
-            }
-        };
-        let saved = process.save(&mut *out, how.with_program);
-        // The process ends only when the image is safe.
-        let saved = saved.and_then(|()| out.flush().map_err(engine::SaveError::Write));
-        let returned = match (&saved, how.afterwards) {
-            (Ok(()), Afterwards::End) => None,
-            _ => Some(process),
-        };
-        let runs_on = returned.is_some();
-        let _ = give_back.send(returned);
-        if was_stopped && runs_on {
-            self.stop(pid)?;
-        }
+        let saved = self.borrow(pid, |mut process| {
+            let saved = process.save(&mut *out, how.with_program);
+            // The process ends only when the image is safe.
+            let saved = saved.and_then(|()| out.flush().map_err(engine::SaveError::Write));
+            let returned = match (&saved, how.afterwards) {
+                (Ok(()), Afterwards::End) => None,
+                _ => Some(process),
+            };
+            (returned, saved)
+        })?;
         Ok(saved?)
     }
 
@@ -564,7 +511,7 @@ impl Node {
         let (mut cpu_ns, mut memory_bytes, mut count) = (self.0.bodies.ended_cpu_ns(), 0, 0);
         for info in processes.live() {
             cpu_ns += info.time.total_ns(now);
-            memory_bytes += info.usage.as_ref().map_or(0, |usage| usage.bytes());
+            memory_bytes += info.memory_bytes();
             count += u32::from(info.kind == Kind::Program);
         }
         NodeView {
@@ -678,6 +625,7 @@ impl Node {
             weight: WEIGHT_NORMAL,
             orphan: Orphan::Dies,
             supervisor: None,
+            again: None,
         };
         match self.desk(SystemCall::Spawn(Box::new(spawn))) {
             Ok(Outcome::Spawned(Ok(spawned))) => Ok(Agent { node: self.clone(), strings, process: spawned.process }),
@@ -799,7 +747,7 @@ impl Inner {
 
     fn info(&self, program: &engine::Program, process: &engine::Process, common: Common, rest: Rest) -> Arc<Info> {
         self.remember(program);
-        let Common { name, args, mounts, .. } = common;
+        let Common { name, args, mounts, limits, stdio, .. } = common;
         let Rest { output, is_shared, usage, time, key, known } = rest;
         let info = Info::new(Facts {
             name,
@@ -811,6 +759,8 @@ impl Inner {
             usage: Some(usage),
             time,
             mounts,
+            limits,
+            stdio,
             key,
             stopper: Some(process.stopper()),
             began: self.machine.began(),
@@ -852,7 +802,8 @@ impl Children for Inner {
         let (setup, fiber, rest) = world.for_new(args.clone(), env);
         let process = at_once(self.engine.start_on_fiber(program, &name, setup, fiber));
         let process = process.map_err(|error| error.to_string())?;
-        let common = Common { name, args, mounts: parent.mounts.clone(), limits };
+        let (mounts, stdio) = (parent.mounts.clone(), Stdio::default());
+        let common = Common { name, args, mounts, limits, stdio, again: None };
         let info = self.info(program, &process, common, rest);
         Ok(self.bodies.expect(guest::Program::new(process, info.clone()), info))
     }
@@ -898,6 +849,9 @@ struct Common {
     args: Vec<String>,
     mounts: Vec<MountOrder>,
     limits: ProcessLimits,
+    stdio: Stdio,
+    /// It goes on under the number that it had.
+    again: Option<Again>,
 }
 
 /// A puppet of one caller; it ends with this.

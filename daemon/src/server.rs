@@ -479,7 +479,7 @@ fn refused(refused: RunRefused) -> Undone {
         RunRefused::Mount { .. } => Reason::File,
         RunRefused::Limit(_) => Reason::Busy,
         RunRefused::Stopping => Reason::Stopping,
-        RunRefused::Start(_) | RunRefused::Thaw(_) => Reason::NotRun,
+        RunRefused::Start(_) | RunRefused::Thaw(_) | RunRefused::Alive(_) | RunRefused::Streams => Reason::NotRun,
     };
     Undone::new(reason, refused)
 }

@@ -62,6 +62,8 @@ pub mod service {
     /// Questions of one node to another: its processes, its events.
     pub const SYSTEM: Service = Service(5);
     pub const PROGRAMS: Service = Service(6);
+    /// What is kept of processes, asked of whoever holds the files.
+    pub const KEPT: Service = Service(8);
 }
 
 /// Where nodes listen, if nothing else is said. Another one is taken if it is in use.
@@ -250,6 +252,7 @@ impl FilesNetwork for Numbered {
         let (service, class) = match service {
             files::Service::Files => (service::FILES, Class::Call),
             files::Service::Chunks => (service::CHUNKS, Class::Page),
+            files::Service::Kept => (service::KEPT, Class::Page),
         };
         let answer = self.wire.ask_and_wait(key, Ask { service, class, body, deadline });
         answer.map_err(|error| match error {

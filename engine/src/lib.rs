@@ -8,6 +8,7 @@
 //!   program     loaded: rewritten and compiled     process   running, frozen, ended
 //!   image       a frozen process as bytes          wasi      what a program may call
 //!   fiber       processes that share threads       una      what only una has
+//!   parts       an image in parts
 //! ```
 mod admission;
 pub mod cache;
@@ -16,6 +17,7 @@ pub mod error;
 pub mod fiber;
 pub mod image;
 pub mod library;
+pub mod parts;
 pub mod process;
 pub mod program;
 pub mod progress;
@@ -29,6 +31,7 @@ pub use error::{
 pub use fiber::{Fiber, NoChild, SystemCalls, Usage};
 pub use image::{Facts, Image};
 pub use library::Library;
+pub use parts::{SavedState, WholeImage};
 pub use process::{Process, State, Stop, Stopper};
 pub use program::Program;
 pub use progress::{Phase, Progress};

@@ -237,6 +237,12 @@ impl Process {
     /// Writes the frozen process as an image; with the program in it, if another machine is to continue it. The process stays
     /// as it is, whatever comes of this.
     pub fn save(&mut self, out: impl Write, with_program: bool) -> Result<(), SaveError> {
+        self.save_with(out, with_program, freeze::Pages::Included)
+    }
+
+    pub(crate) fn save_with(
+        &mut self, out: impl Write, with_program: bool, pages: freeze::Pages,
+    ) -> Result<(), SaveError> {
         let Body::Freezable(process) = &self.body else { return Err(SaveError::NotStopped) };
         if !process.is_frozen() {
             return Err(SaveError::NotStopped);
@@ -248,7 +254,7 @@ impl Process {
         if with_program {
             attachments.insert(image::PROGRAM.to_string(), self.program.wasm().to_vec());
         }
-        let captured = process.capture(&mut self.store, out, freeze::Pages::Included, attachments);
+        let captured = process.capture(&mut self.store, out, pages, attachments);
         captured.map(|_| ()).map_err(|error| match error {
             freeze::CaptureError::NotStopped => SaveError::NotStopped,
             freeze::CaptureError::ForeignReference { place } => SaveError::Foreign(place),

@@ -11,13 +11,14 @@
 //!   programs   which programs the system knows   once     a call that is asked again is not done again
 //!   files      the tree of files             members  who of the system is alive
 //!   events     what happened, in one order     placement  where a process goes, and why
-//!   location   where a process is
+//!   location   where a process is          checkpoints  what is kept of one, and how many
 //! ```
 #![no_std]
 
 extern crate alloc;
 
 pub mod boot;
+pub mod checkpoints;
 pub mod events;
 pub mod files;
 pub mod host;

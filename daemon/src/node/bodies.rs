@@ -154,6 +154,8 @@ impl Bodies {
             usage: None,
             time: time.clone(),
             mounts: vec![],
+            limits: super::ProcessLimits::default(),
+            stdio: super::Stdio::default(),
             key,
             stopper: None,
             began: self.machine.began(),

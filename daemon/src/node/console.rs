@@ -9,6 +9,7 @@
 //!   process <--read--- input (queue, INPUT_BYTES_MAX) <--write--- whoever is attached
 //! ```
 
+use abi::encoding::{Malformed, Reader, Writer};
 use abi::errno::Errno;
 use abi::file::{Direction, Interest, Interrupt, Readiness, Source, Stat, Stream, StreamKind, Waiter, Wake, Watcher};
 use abi::wasi::Filetype;
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant};
 pub const LOG_BYTES_MAX: usize = 256 << 10;
 /// How much may wait to be read by a process.
 pub const INPUT_BYTES_MAX: usize = 64 << 10;
+
+const SAVED_FORM: u8 = 1;
 
 /// Where output came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -106,6 +109,57 @@ impl Console {
             input: Mutex::new(input),
             room: Condvar::new(),
         }))
+    }
+
+    /// All that it holds, with its positions, as bytes.
+    pub fn save(&self) -> Vec<u8> {
+        let mut to = Writer::default();
+        {
+            let log = self.log();
+            to.u8(SAVED_FORM).u64(log.end).u32(log.runs.len() as u32);
+            for (stream, length) in &log.runs {
+                to.u8(u8::from(*stream == Output::Err)).u32(*length as u32);
+            }
+            let (first, second) = log.ring.as_slices();
+            to.raw(first).raw(second);
+        }
+        let input = self.input();
+        let (first, second) = input.bytes.as_slices();
+        to.u8(u8::from(input.closed)).u32(input.bytes.len() as u32).raw(first).raw(second);
+        to.finish()
+    }
+
+    /// A console that goes on where another one was saved: positions are the same, and what waited to be read waits.
+    pub fn restored(saved: &[u8], output_bytes_max: u64) -> Result<Console, Malformed> {
+        let mut from = Reader::new(saved);
+        if from.u8()? != SAVED_FORM {
+            return Err(from.malformed());
+        }
+        let (end, count) = (from.u64()?, from.u32()?);
+        let (mut runs, mut bytes) = (VecDeque::new(), 0);
+        for _ in 0..count {
+            let stream = if from.u8()? == 0 { Output::Out } else { Output::Err };
+            let length = from.u32()? as usize;
+            bytes += length;
+            if length == 0 || bytes > LOG_BYTES_MAX {
+                return Err(from.malformed());
+            }
+            runs.push_back((stream, length));
+        }
+        let ring: VecDeque<u8> = from.raw(bytes)?.iter().copied().collect();
+        let closed = from.u8()? != 0;
+        let waiting = from.bytes()?.iter().copied().collect::<VecDeque<u8>>();
+        if (bytes as u64) > end || waiting.len() > INPUT_BYTES_MAX {
+            return Err(from.malformed());
+        }
+        from.finish()?;
+        let console = Console::new(!closed, false, output_bytes_max);
+        {
+            let mut log = console.log();
+            (log.end, log.runs, log.ring) = (end, runs, ring);
+        }
+        console.input().bytes = waiting;
+        Ok(console)
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {

@@ -1,9 +1,9 @@
 //! What the node knows of a process beside the kernel's record: its name, its streams, its end. Knows nothing of how it runs.
 
 use super::console::Console;
-use super::guest::Loan;
+use super::guest::{Loan, ProcessClock};
 use super::machine::{Used, time_since};
-use super::view::{End, Kind, MountOrder, Pid};
+use super::view::{End, Kind, MountOrder, Pid, ProcessLimits, Stdio};
 use abi::ids::{HandleId, Time};
 use abi::process::Exit;
 use drivers::clock::now_ms;
@@ -27,9 +27,11 @@ pub(crate) struct Info {
     pub console: Option<Console>,
     /// The console is the parent's.
     pub is_console_shared: bool,
-    pub usage: Option<Arc<Usage>>,
+    usage: Mutex<Option<Arc<Usage>>>,
     pub time: Arc<Used>,
     pub mounts: Vec<MountOrder>,
+    pub limits: ProcessLimits,
+    pub stdio: Stdio,
     pub key: Arc<OnceLock<Key<Process>>>,
     /// By which the node's own process holds it.
     pub handle: OnceLock<HandleId>,
@@ -63,6 +65,8 @@ pub(crate) struct Facts {
     pub usage: Option<Arc<Usage>>,
     pub time: Arc<Used>,
     pub mounts: Vec<MountOrder>,
+    pub limits: ProcessLimits,
+    pub stdio: Stdio,
     pub key: Arc<OnceLock<Key<Process>>>,
     pub stopper: Option<Stopper>,
     pub began: Instant,
@@ -70,8 +74,8 @@ pub(crate) struct Facts {
 
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
-        let Facts { name, args, program, kind, console, is_console_shared, usage, time, mounts, key, stopper, began } =
-            facts;
+        let Facts { name, args, program, kind, console, is_console_shared, usage, time, .. } = facts;
+        let Facts { mounts, limits, stdio, key, stopper, began, .. } = facts;
         Arc::new(Info {
             pid: OnceLock::new(),
             name,
@@ -81,9 +85,11 @@ impl Info {
             started_ms: now_ms(),
             console,
             is_console_shared,
-            usage,
+            usage: Mutex::new(usage),
             time,
             mounts,
+            limits,
+            stdio,
             key,
             handle: OnceLock::new(),
             stopper: Mutex::new(stopper),
@@ -105,6 +111,29 @@ impl Info {
 
     pub fn set_stopped(&self, stopped: bool) {
         self.stopped.store(stopped, Ordering::Relaxed);
+    }
+
+    fn usage(&self) -> Option<Arc<Usage>> {
+        self.usage.lock().expect("no code panics while it holds this lock").clone()
+    }
+
+    /// All of its memories and tables.
+    pub fn memory_bytes(&self) -> u64 {
+        self.usage().map_or(0, |usage| usage.bytes())
+    }
+
+    pub fn was_refused_memory(&self) -> bool {
+        self.usage().is_some_and(|usage| usage.was_refused())
+    }
+
+    /// Another program body takes the place of the one that it had.
+    pub fn set_body(&self, stopper: Stopper, usage: Arc<Usage>) {
+        *self.stopper.lock().expect("no code panics while it holds this lock") = Some(stopper);
+        *self.usage.lock().expect("no code panics while it holds this lock") = Some(usage);
+    }
+
+    pub fn clock(&self) -> Box<dyn abi::file::Clock> {
+        Box::new(ProcessClock { time: self.time.clone(), began: self.began })
     }
 
     pub fn node_now(&self) -> Time {
@@ -162,6 +191,8 @@ impl Processes {
     pub fn add(&mut self, pid: Pid, info: Arc<Info>) {
         let set = info.pid.set(pid);
         assert!(set.is_ok(), "a process has one pid");
+        // It goes on; how it ended before is past.
+        self.ended.retain(|ended| ended.pid.get() != Some(&pid));
         self.live.insert(pid, info);
     }
 

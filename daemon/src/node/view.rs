@@ -286,6 +286,10 @@ pub enum RunRefused {
     Thaw(#[from] engine::ThawError),
     #[error("the node has no room for another process ({0})")]
     Limit(String),
+    #[error("process {0} is living")]
+    Alive(Pid),
+    #[error("what its streams held cannot be read")]
+    Streams,
     #[error("the node is stopping")]
     Stopping,
 }

@@ -157,6 +157,7 @@ impl Receiver for Ears {
             service::SYSTEM => self.question(body, answer),
             service::FILES => inner.files.asked(number, files::Service::Files, body, reply_of(answer)),
             service::CHUNKS => inner.files.asked(number, files::Service::Chunks, body, reply_of(answer)),
+            service::KEPT => inner.files.asked(number, files::Service::Kept, body, reply_of(answer)),
             other => answer.give(Err(format!("nobody answers for {other} here"))),
         }
     }

@@ -447,6 +447,7 @@ impl Actor {
             weight: WEIGHT_NORMAL,
             orphan,
             supervisor,
+            again: None,
         }))
     }
 }
