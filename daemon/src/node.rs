@@ -23,8 +23,8 @@ mod view;
 pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
 pub use keep::{GoOn, Outward, Snapshot, SnapshotRefused, UndoRefused, is_damage};
 pub use view::{
-    ControlRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, Order, Pid, PortError,
-    ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
+    ControlRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, NotPid, Order, Pid,
+    PortError, ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
 };
 
 use crate::files::{Shared, Tree};
@@ -54,7 +54,6 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -608,7 +607,7 @@ impl Node {
     }
 
     /// A program that this node ran, by its hash in hexadecimal.
-    fn known_program(&self, hash: &str) -> Option<engine::Program> {
+    pub(crate) fn known_program(&self, hash: &str) -> Option<engine::Program> {
         let programs = self.0.programs.lock().expect("no code panics while it holds this lock");
         programs.iter().find(|program| program.hash().to_hex().as_str() == hash).cloned()
     }

@@ -25,7 +25,7 @@ pub mod client;
 pub mod place;
 
 use crate::node::{End, MountOrder, NodeView, Output, Pid, ProcessLimits, ProcessView, Stdio};
-use crate::system::view::{EventView, SystemView, WhyView, Wish};
+use crate::system::view::{CheckpointView, EventView, SystemView, WhyView, Wish};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, ErrorKind, Read, Write};
@@ -350,6 +350,31 @@ pub enum Request {
         with_program: bool,
         afterwards: Afterwards,
     },
+    /// Keeps the process as it is now. Answer: working now and then, then checkpoint.
+    Checkpoint {
+        pid: Pid,
+        #[serde(default)]
+        name: Option<String>,
+    },
+    /// Of one process, or of all. Answer: working now and then, then a checkpoint each, then done.
+    Checkpoints {
+        pid: Option<Pid>,
+        /// Read all that they consist of.
+        verify: bool,
+    },
+    /// A process that has ended goes on. Answer: working now and then, then restored.
+    Restore(Restore),
+    /// A living process goes on from an earlier state. Answer: working now and then, then restored.
+    Undo {
+        pid: Pid,
+        #[serde(default)]
+        which: Option<String>,
+    },
+    /// One, or all of a process. Answer: done.
+    RemoveCheckpoints {
+        pid: Pid,
+        which: Option<String>,
+    },
     /// The message's bytes follow. Answer: done.
     Send {
         port: String,
@@ -436,6 +461,8 @@ impl Request {
             | Request::Cont { pid }
             | Request::Wait { pid }
             | Request::Freeze { pid, .. }
+            | Request::Checkpoint { pid, .. }
+            | Request::Undo { pid, .. }
             | Request::Why { pid } => Some(*pid),
             _ => None,
         }
@@ -459,6 +486,23 @@ pub struct Thaw {
     pub program: ProgramId,
     pub name: String,
     pub place: Placement,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// Whose checkpoint.
+    pub pid: Pid,
+    /// Its number or name; the latest if not said.
+    #[serde(default)]
+    pub which: Option<String>,
+    /// As a process of its own, whatever became of that one.
+    pub new: bool,
+    #[serde(default)]
+    pub wish: Wish,
+    /// See [`Placement::decided`].
+    #[serde(default)]
+    pub decided: Option<WhyView>,
 }
 
 /// What run and thaw have in common.
@@ -584,6 +628,14 @@ pub enum Reply {
         expires_ms: u64,
     },
     Event(EventView),
+    Checkpoint(CheckpointView),
+    /// It goes on, from this checkpoint.
+    Restored {
+        pid: Pid,
+        from: CheckpointView,
+        /// Newer ones that could not be used, and why.
+        passed_over: Vec<String>,
+    },
     Why(WhyView),
     /// It still goes on.
     Working,
@@ -645,6 +697,13 @@ pub enum Reason {
     NoProcess,
     Ended,
     NotFrozen,
+    /// A checkpoint could not be brought to the disks where it should be.
+    NotKept,
+    NoCheckpoint,
+    /// The process lives, so that it cannot go on from an earlier state as well.
+    Living,
+    /// Nobody knows whether it lives: its node is not heard.
+    NotCertain,
     /// A file, directory or port.
     NotFound,
     /// The time is up.

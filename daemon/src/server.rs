@@ -5,6 +5,7 @@
 //! checked, and when the node ends all connections are closed, which ends every wait for a client.
 
 mod files;
+mod keep;
 mod programs;
 mod relay;
 mod streams;
@@ -260,6 +261,11 @@ impl<'a> Session<'a> {
                 self.still_working()?;
             },
             Request::Freeze { pid, with_program, afterwards } => self.freeze(pid, with_program, afterwards),
+            Request::Checkpoint { pid, name } => self.checkpoint(pid, name),
+            Request::Checkpoints { pid, verify } => self.checkpoints(pid, verify),
+            Request::Restore(restore) => self.restore(restore),
+            Request::Undo { pid, which } => self.undo(pid, which),
+            Request::RemoveCheckpoints { pid, which } => self.remove_checkpoints(pid, which),
             Request::Send { port, timeout_ms } => {
                 let mut message = vec![];
                 self.content().take(protocol::MESSAGE_BYTES_MAX as u64 + 1).read_to_end(&mut message)?;

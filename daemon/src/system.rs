@@ -6,7 +6,7 @@
 //!   member   what is kept of each node   keeper   who votes
 //!   health   who is heard                ears     what arrives from other nodes
 //!   place    where processes go          programs what one node has compiled, others need not compile
-//!   view     what people see
+//!   view     what people see               keep      checkpoints
 //! ```
 //! A node alone is a system of one: the same parts, with nobody to speak to.
 
@@ -14,6 +14,7 @@ mod ears;
 mod events;
 mod health;
 mod join;
+pub mod keep;
 mod keeper;
 pub mod member;
 mod place;
@@ -161,6 +162,7 @@ struct Inner {
     health: Health,
     chronicle: Chronicle,
     files: Shared,
+    keep: keep::Keep,
     watch: Mutex<Option<Watch>>,
     node: OnceLock<Node>,
     on_commands: OnceLock<OnCommands>,
@@ -362,6 +364,7 @@ impl System {
             health,
             chronicle,
             files,
+            keep: keep::Keep::new(),
             watch: Mutex::default(),
             node: OnceLock::new(),
             on_commands: OnceLock::new(),
@@ -378,6 +381,7 @@ impl System {
         };
         spawn("una-health", health::run)?;
         spawn("una-keeper", keeper::run)?;
+        spawn("una-keep", keep::run)?;
         system.0.tell_own_addresses(own);
         Ok(system)
     }
@@ -387,6 +391,9 @@ impl System {
         let weak = Arc::downgrade(&self.0);
         node.watch(Box::new(move |process, fate| {
             let Some(inner) = weak.upgrade() else { return };
+            if let Fate::Ended(_) = fate {
+                inner.keep.over(process.into());
+            }
             inner.chronicle.record(match fate {
                 Fate::Started(program) => Kind::ProcessStarted { process, program },
                 Fate::Ended(exit) => Kind::ProcessEnded { process, ending: Ending(exit) },
@@ -424,8 +431,11 @@ impl System {
 
     /// The node that a process is on.
     pub fn locate(&self, pid: Pid) -> NodeId {
-        // Processes do not move yet: each is where it was born.
-        pid.node()
+        // One that went on from a checkpoint is where it goes on.
+        match self.0.node.get() {
+            Some(node) if node.is_alive(pid) => self.0.me,
+            _ => pid.node(),
+        }
     }
 
     /// A connection to another node's server.

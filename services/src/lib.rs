@@ -12,6 +12,7 @@
 //!   files      the tree of files             members  who of the system is alive
 //!   events     what happened, in one order     placement  where a process goes, and why
 //!   location   where a process is          checkpoints  what is kept of one, and how many
+//!   restarts   whether and when it is begun again
 //! ```
 #![no_std]
 
@@ -30,6 +31,7 @@ mod once;
 pub mod placement;
 pub mod planted;
 pub mod programs;
+pub mod restarts;
 
 use abi::call::{Outcome, SystemCall};
 use abi::ids::{HandleId, Time};

@@ -29,6 +29,8 @@ pub enum Question {
     Processes { ended: bool },
     /// Answer: JSON of whether somebody receives under this name there.
     HasPort { name: String },
+    /// Answer: JSON of whether that process lives there, if it is in that life of it.
+    Lives { pid: crate::node::Pid, life: u64 },
     /// This node's events from there on. Answer: a batch of `services::events`.
     Events { life: u64, serial: u64 },
 }
@@ -100,6 +102,7 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
             let has = inner.node.get().is_some_and(|node| node.has_port(&name));
             serde_json::to_vec(&has).map_err(|error| error.to_string())
         }
+        Question::Lives { pid, life } => serde_json::to_vec(&inner.lives(pid, life)).map_err(|error| error.to_string()),
         Question::Events { life, serial } => Ok(inner.chronicle.batch(Position { life, serial }).encode()),
     }
 }

@@ -1,0 +1,632 @@
+//! Processes that somebody wants to run whatever happens: begun again when they end, here, or elsewhere when their node is lost. Knows the
+//! coordinator, and what a checkpoint is for; the policy itself is `services::restarts`.
+//!
+//! The one idea: a node looks after its processes under a *lease*. If it cannot renew it, it ends them before the lease does; whoever sees
+//! the lease gone may therefore begin them elsewhere. And whoever begins one, anywhere, first writes its next incarnation in the place of
+//! the last, in one transaction that fails if somebody else has: so at most one incarnation lives.
+//!
+//! ```text
+//!   k/n/NODE    the life of a node that looks after processes; under a lease
+//!   k/p/PID     incarnation, place, policy                                             (keep::record)
+//!
+//!   its node    ended ──► policy ──► k/p/PID: one incarnation on ──► begun again here, or over
+//!               no renewal within three quarters of the lease ──► all of them are killed
+//!   holder of   k/p/PID says NODE, and k/n/NODE is not there ──► another node is asked to take it up
+//!   the files
+//! ```
+//! A *durable* process goes on from its last checkpoint instead of the beginning. What it prints is shown only when a checkpoint that covers
+//! it is safe: so whatever anybody has seen of it is in its past, wherever it goes on.
+
+use super::keep::{KeepRefused, Which};
+use super::{FACT_TIMEOUT, Inner, System, SystemError, ears};
+use crate::keep::record::{self, Begin, Claim, Place, Restart, Supervision};
+use crate::node::{Console, End, Node, Order, Pid};
+use abi::ids::NodeId;
+use abi::process::Again;
+use drivers::coordinator::{
+    Action, Compare, Coordinator, Failure, KeyRange, LeaseId, Range, Record, Revision, Transaction,
+};
+use services::events::Kind;
+use services::restarts::{self, Ending, Policy, Verdict};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// After the death of a node its processes are nobody's for so long.
+const LEASE: Duration = Duration::from_millis(1500);
+/// How often the lease is renewed, and looked after.
+const RENEW_EVERY: Duration = Duration::from_millis(250);
+/// How often the holder of the files looks whether a node has lost its processes; and if there are none to be lost.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+const LOOK_SELDOM: Duration = Duration::from_millis(1500);
+/// Whoever was asked to take a process up is given so long before another is.
+const TAKE_UP_PATIENCE: Duration = Duration::from_secs(3);
+/// Processes that one node looks after. Then: refused.
+const CHARGES_MAX: usize = 1024;
+/// A durable process is kept at least so often.
+pub const EVERY_MAX: Duration = Duration::from_secs(60);
+pub const EVERY_MIN: Duration = Duration::from_millis(50);
+/// After a checkpoint that failed.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// Where leases of nodes are.
+const NODES: &[u8] = b"k/n/";
+
+fn node_key(node: NodeId) -> Vec<u8> {
+    [NODES, format!("{:05}", node.0).as_bytes()].concat()
+}
+
+/// What this node looks after.
+pub struct Supervise {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    charges: BTreeMap<Pid, Charge>,
+    lease: Option<Lease>,
+    /// Somebody is about to begin a process that needs the lease.
+    wanted: bool,
+    /// There may be processes of this node that nobody looks after.
+    look_own: bool,
+}
+
+struct Charge {
+    claim: Claim,
+    revision: Revision,
+    began: Instant,
+    /// It ended, and is begun again then.
+    again: Option<(Instant, u32)>,
+    /// What it printed, until its end is written down.
+    console: Option<Console>,
+}
+
+#[derive(Clone, Copy)]
+struct Lease {
+    id: LeaseId,
+    /// Until then it runs for certain.
+    until: Instant,
+}
+
+impl Supervise {
+    pub fn new() -> Supervise {
+        // At the start there may be processes of an earlier life.
+        let state = State { look_own: true, ..State::default() };
+        Supervise { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds what is looked after")
+    }
+
+    /// A process has ended: called on the thread on which that happened.
+    pub fn over(&self, pid: Pid) {
+        if self.state().charges.contains_key(&pid) {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Has its end yet to be written down? Until then nobody is told of it.
+    pub fn is_unsettled(&self, pid: Pid) -> bool {
+        self.state().charges.contains_key(&pid)
+    }
+
+    fn has(&self, pid: Pid) -> bool {
+        self.state().charges.contains_key(&pid)
+    }
+}
+
+fn policy(restart: Restart) -> Policy {
+    match restart {
+        Restart::No => Policy::No,
+        Restart::OnFailure => Policy::OnFailure,
+        Restart::Always => Policy::Always,
+    }
+}
+
+fn ending(end: &End) -> Ending {
+    match end {
+        End::Exited(code) => Ending::Exited(*code),
+        End::Killed | End::Frozen => Ending::Killed,
+        End::Orphaned | End::Failed { .. } | End::NotStarted(_) | End::CpuLimit => Ending::Failed,
+    }
+}
+
+impl System {
+    /// From now on this process, which has just been started here, is looked after.
+    pub fn supervise(&self, pid: Pid, console: &Console, supervision: Supervision) -> Result<(), KeepRefused> {
+        let inner = &self.0;
+        let is_durable = supervision.durable_every_ms.is_some();
+        let place = Place::At { node: inner.me.0, life: inner.record().life };
+        let claim = Claim { incarnation: 0, place, supervision: Some(supervision) };
+        if inner.supervise.state().charges.len() >= CHARGES_MAX {
+            return Err(SystemError::Refused(format!("this node looks after {CHARGES_MAX} processes already")).into());
+        }
+        self.lease(Instant::now() + FACT_TIMEOUT)?;
+        // Before it is written down, so that it ends with the lease from the first moment on.
+        let charge = Charge {
+            claim: claim.clone(),
+            revision: Revision(0),
+            began: Instant::now(),
+            again: None,
+            console: is_durable.then(|| console.clone()),
+        };
+        inner.supervise.state().charges.insert(pid, charge);
+        let written = inner.write_claim(pid, None, &claim);
+        let kept = written.and_then(|revision| {
+            if let Some(charge) = inner.supervise.state().charges.get_mut(&pid) {
+                charge.revision = revision;
+            }
+            // So that its program is on another node too, and a durable one has something to go on from.
+            match self.checkpoint(pid, None) {
+                Ok(_) => Ok(()),
+                // It is over already, or began something that is not kept: then there is its program here, and elsewhere if it ran.
+                Err(KeepRefused::Snapshot(_)) => Ok(()),
+                Err(refused) => Err(refused),
+            }
+        });
+        if let Err(refused) = kept {
+            inner.supervise.state().charges.remove(&pid);
+            return Err(refused);
+        }
+        if is_durable {
+            self.keep_durable(pid);
+        }
+        inner.supervise.changed.notify_all();
+        Ok(())
+    }
+
+    /// Waits until this node's lease runs.
+    fn lease(&self, deadline: Instant) -> Result<(), KeepRefused> {
+        let supervise = &self.0.supervise;
+        let mut state = supervise.state();
+        loop {
+            if state.lease.is_some_and(|lease| Instant::now() + LEASE / 4 < lease.until) {
+                return Ok(());
+            }
+            state.wanted = true;
+            supervise.changed.notify_all();
+            let Some(rest) = deadline.checked_duration_since(Instant::now()) else {
+                let why = "the lease of this node's processes could not be had in time";
+                return Err(SystemError::NoQuorum(why.into()).into());
+            };
+            let waited = supervise.changed.wait_timeout(state, rest.min(RENEW_EVERY));
+            state = waited.expect("nothing panics while it holds what is looked after").0;
+        }
+    }
+
+    /// Keeps a durable process again and again, and shows what it printed as soon as that is safe.
+    fn keep_durable(&self, pid: Pid) {
+        let system = self.clone();
+        let keeps = move || {
+            let inner = &system.0;
+            loop {
+                let (console, every, since) = {
+                    let state = inner.supervise.state();
+                    let Some(charge) = state.charges.get(&pid) else { return };
+                    let every = charge.claim.supervision.as_ref().and_then(|one| one.durable_every_ms);
+                    let (Some(console), Some(every)) = (charge.console.clone(), every) else { return };
+                    (console, Duration::from_millis(every), Instant::now())
+                };
+                let over = inner.node.get().is_none_or(|node| node.end_of(pid).is_some()) || inner.is_stopping();
+                if over {
+                    return;
+                }
+                let pause = match system.checkpoint(pid, None) {
+                    Ok(checkpoint) => {
+                        console.release(checkpoint.process.output_bytes);
+                        every.saturating_sub(since.elapsed())
+                    }
+                    // It is tried again, and nothing is shown meanwhile.
+                    Err(_) => AGAIN_AFTER,
+                };
+                console.wait_full_or_closed(pause);
+            }
+        };
+        // Without a thread nothing of it is ever shown, and whoever waits for it sees that it does not go on.
+        let _ = std::thread::Builder::new().name(format!("una-durable {pid}")).spawn(keeps);
+    }
+
+    /// Makes a process of another node, whose lease is gone, go on here.
+    pub fn take_up(&self, pid: Pid) -> Result<(), KeepRefused> {
+        let inner = &self.0;
+        self.lease(Instant::now() + FACT_TIMEOUT)?;
+        let Some((claim, revision)) = inner.claim(pid)? else { return Err(KeepRefused::None(pid)) };
+        let (Place::At { node, life }, Some(supervision)) = (claim.place.clone(), claim.supervision.clone()) else {
+            return Err(KeepRefused::Superseded(pid));
+        };
+        let at = NodeId(node);
+        let before = if at == inner.me {
+            if life == inner.record().life && inner.supervise.has(pid) {
+                return Err(KeepRefused::Living { pid, node: inner.name_of(at) });
+            }
+            None
+        } else {
+            // In the transaction too: it must not have come back meanwhile.
+            Some(inner.lease_is_over(at, life)?.ok_or(KeepRefused::Living { pid, node: inner.name_of(at) })?)
+        };
+        let in_a_row = supervision.in_a_row;
+        inner.begin(self, pid, (claim, revision), before, in_a_row, "its node was lost", None)
+    }
+}
+
+impl Inner {
+    /// A comparison that holds as long as this life of a node has no lease; nothing if it has one.
+    fn lease_is_over(&self, node: NodeId, life: u64) -> Result<Option<Compare>, KeepRefused> {
+        let key = node_key(node);
+        let found = self.facts.range(Range::key(&key), Instant::now() + FACT_TIMEOUT).map_err(SystemError::from)?;
+        Ok(match found.records.first() {
+            None => Some(Compare::missing(&key)),
+            Some(record) if life_of(record) == Some(life) => None,
+            Some(record) => Some(Compare::unchanged(&key, record.modified)),
+        })
+    }
+
+    /// Begins the next incarnation of a process here.
+    #[expect(clippy::too_many_arguments, reason = "what is known of the last incarnation, one by one")]
+    fn begin(
+        &self, system: &System, pid: Pid, (claim, revision): (Claim, Revision), before: Option<Compare>, in_a_row: u32,
+        why: &str, console: Option<Console>,
+    ) -> Result<(), KeepRefused> {
+        let supervision = claim.supervision.clone().map(|supervision| Supervision { in_a_row, ..supervision });
+        let Some(supervision) = supervision else { return Err(KeepRefused::Superseded(pid)) };
+        let incarnation = claim.incarnation + 1;
+        let place = Place::At { node: self.me.0, life: self.record().life };
+        let claim = Claim { incarnation, place, supervision: Some(supervision.clone()) };
+        let revision = self.replace_claim(pid, revision, &claim, before)?;
+        if let Some(console) = &console {
+            // Its end is written down by that.
+            console.release_all();
+        }
+        let charge = Charge { claim: claim.clone(), revision, began: Instant::now(), again: None, console: None };
+        self.supervise.state().charges.insert(pid, charge);
+        let again = Again { id: pid.id(), incarnation };
+        let begun = match supervision.durable_every_ms.is_some() && console.is_none() {
+            true => match system.go_on_again(pid, again) {
+                // Nothing of it was ever safe, so nobody has seen anything of it.
+                Err(KeepRefused::None(_)) => system.begin_anew(pid, &supervision.begin, again, None),
+                begun => begun,
+            },
+            false => system.begin_anew(pid, &supervision.begin, again, console.as_ref()),
+        };
+        match begun {
+            Ok(new) => {
+                let on = self.me;
+                let (process, incarnation) = (pid.id(), u64::from(incarnation));
+                self.chronicle.record(Kind::ProcessRestarted { process, on, incarnation, why: why.into() });
+                if supervision.durable_every_ms.is_some() {
+                    if let Some(charge) = self.supervise.state().charges.get_mut(&pid) {
+                        charge.console = Some(new);
+                    }
+                    system.keep_durable(pid);
+                }
+                self.supervise.changed.notify_all();
+                Ok(())
+            }
+            Err(refused) => {
+                // As if it had ended at once: the policy says what becomes of it.
+                let why = refused.to_string();
+                self.ended(pid, &End::NotStarted(why));
+                Err(refused)
+            }
+        }
+    }
+
+    fn replace_claim(
+        &self, pid: Pid, revision: Revision, claim: &Claim, before: Option<Compare>,
+    ) -> Result<Revision, KeepRefused> {
+        let Some(before) = before else { return self.write_claim(pid, Some(revision), claim) };
+        let key = record::claim_key(pid);
+        let transaction = Transaction::new()
+            .when(Compare::unchanged(&key, revision))
+            .when(before)
+            .then(Action::put(&key, claim.write(pid)));
+        let committed = self.facts.transact(transaction, Instant::now() + FACT_TIMEOUT).map_err(SystemError::from)?;
+        match committed.succeeded {
+            true => Ok(committed.revision),
+            false => Err(KeepRefused::Superseded(pid)),
+        }
+    }
+
+    /// A process that is looked after here has ended: says what becomes of it.
+    fn ended(&self, pid: Pid, end: &End) {
+        let (claim, revision, ran, console) = {
+            let state = self.supervise.state();
+            let Some(charge) = state.charges.get(&pid).filter(|charge| charge.again.is_none()) else { return };
+            (charge.claim.clone(), charge.revision, charge.began.elapsed(), charge.console.clone())
+        };
+        let Some(supervision) = &claim.supervision else { return };
+        let verdict =
+            restarts::after(policy(supervision.restart), ending(end), ran.as_millis() as u64, supervision.in_a_row);
+        match verdict {
+            Verdict::Again { after_ms, in_a_row } => {
+                if let Some(charge) = self.supervise.state().charges.get_mut(&pid) {
+                    charge.again = Some((Instant::now() + Duration::from_millis(after_ms), in_a_row));
+                }
+                self.supervise.changed.notify_all();
+            }
+            Verdict::Over | Verdict::GivenUp => {
+                let over = Claim { place: Place::Ended { node: self.me.0, end: Some(end.clone()) }, ..claim };
+                // If it cannot be written now it is tried again; if somebody else has taken it up, nobody is told of this end.
+                match self.write_claim(pid, Some(revision), &over) {
+                    Ok(_) => {
+                        if let Some(console) = console {
+                            console.release_all();
+                        }
+                        if verdict == Verdict::GivenUp {
+                            self.chronicle.record(Kind::ProcessGivenUp { process: pid.id() });
+                        }
+                        self.supervise.state().charges.remove(&pid);
+                    }
+                    Err(KeepRefused::System(SystemError::NoQuorum(_))) => {}
+                    Err(_) => drop(self.supervise.state().charges.remove(&pid)),
+                }
+            }
+        }
+    }
+
+    /// Ends all that is looked after here: the lease is about to be over.
+    fn fence(&self, node: &Node) {
+        let all: Vec<Pid> = {
+            let mut state = self.supervise.state();
+            state.look_own = true;
+            std::mem::take(&mut state.charges).into_keys().collect()
+        };
+        for pid in all {
+            // It may have ended by itself.
+            let _ = node.kill(pid);
+            self.chronicle.record(Kind::ProcessFenced { process: pid.id() });
+        }
+    }
+
+    /// Renews the lease, if there is anything to look after.
+    fn renew(&self) {
+        let (lease, wanted) = {
+            let state = self.supervise.state();
+            (state.lease, state.wanted || !state.charges.is_empty())
+        };
+        let asked_at = Instant::now();
+        let renewed = match lease {
+            None if !wanted => return,
+            Some(lease) if !wanted => {
+                // Nobody is looked after any more. If that does not arrive it ends by itself.
+                let _ = self.facts.revoke(lease.id, asked_at + LEASE / 3);
+                self.supervise.state().lease = None;
+                return;
+            }
+            Some(lease) => match self.facts.keep_alive(lease.id, asked_at + LEASE / 3) {
+                Ok(_) => Ok(lease.id),
+                Err(Failure::NoLease { .. }) => self.grant(asked_at),
+                Err(error) => Err(error),
+            },
+            None => self.grant(asked_at),
+        };
+        if let Ok(id) = renewed {
+            let mut state = self.supervise.state();
+            if state.lease.is_none_or(|lease| lease.id != id) {
+                state.look_own = true;
+            }
+            state.lease = Some(Lease { id, until: asked_at + LEASE / 4 * 3 });
+            state.wanted = false;
+            self.supervise.changed.notify_all();
+        }
+    }
+
+    fn grant(&self, asked_at: Instant) -> Result<LeaseId, Failure> {
+        let deadline = asked_at + LEASE / 3;
+        let id = self.facts.grant(LEASE, deadline)?;
+        let life = self.record().life.to_be_bytes();
+        let put = Transaction::of(vec![Action::put_leased(node_key(self.me), life, id)]);
+        self.facts.transact(put, deadline)?;
+        Ok(id)
+    }
+
+    /// All that is looked after, anywhere.
+    fn supervised(&self) -> Result<Vec<(Pid, Claim, Revision)>, Failure> {
+        let mut all = vec![];
+        let mut keys = KeyRange::prefix(record::PROCESSES);
+        loop {
+            let found = self.facts.range(Range::of(keys.clone()), Instant::now() + FACT_TIMEOUT)?;
+            let claims = found.records.iter().filter_map(|record| {
+                let (pid, claim) = Claim::read(&record.key, &record.value)?;
+                claim.supervision.is_some().then_some((pid, claim, record.modified))
+            });
+            all.extend(claims);
+            match found.records.last() {
+                Some(last) if found.more => keys.from = [&last.key, &[0][..]].concat().into(),
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    /// Takes up processes of this node that nobody looks after: of an earlier life, or after the lease was lost for a while.
+    fn look_after_own(self: &Arc<Inner>) {
+        let Ok(all) = self.supervised() else {
+            self.supervise.state().look_own = true;
+            return;
+        };
+        for (pid, claim, _) in all {
+            let is_own = matches!(claim.place, Place::At { node, .. } if node == self.me.0);
+            // What cannot be taken up now is a matter for whoever looks after all nodes.
+            if is_own && !self.supervise.has(pid) && System(self.clone()).take_up(pid).is_err() {
+                continue;
+            }
+        }
+    }
+}
+
+fn life_of(record: &Record) -> Option<u64> {
+    Some(u64::from_be_bytes((*record.value).try_into().ok()?))
+}
+
+/// The thread that holds the lease.
+pub(super) fn run_lease(inner: &Arc<Inner>) {
+    while !inner.is_stopping() {
+        inner.renew();
+        let is_late = {
+            let state = inner.supervise.state();
+            !state.charges.is_empty() && state.lease.is_none_or(|lease| Instant::now() >= lease.until)
+        };
+        if is_late && let Some(node) = inner.node.get() {
+            inner.fence(node);
+        }
+        let state = inner.supervise.state();
+        if !state.wanted {
+            let waited = inner.supervise.changed.wait_timeout(state, RENEW_EVERY);
+            drop(waited.expect("nothing panics while it holds what is looked after"));
+        }
+        // Whoever rouses this thread often costs the coordinator nothing: a lease is renewed when it is due.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The thread that begins this node's processes again.
+pub(super) fn run(inner: &Arc<Inner>) {
+    while !inner.is_stopping() {
+        let Some(node) = inner.node.get() else {
+            std::thread::sleep(RENEW_EVERY);
+            continue;
+        };
+        let now = Instant::now();
+        let (over, due, look_own) = {
+            let mut state = inner.supervise.state();
+            let waits = |charge: &&Charge| charge.again.is_none();
+            let over: Vec<Pid> = state.charges.iter().filter(|(_, one)| waits(one)).map(|(pid, _)| *pid).collect();
+            let is_due = |charge: &Charge| charge.again.is_some_and(|(at, _)| at <= now);
+            let due: Vec<Pid> = state.charges.iter().filter(|(_, one)| is_due(one)).map(|(pid, _)| *pid).collect();
+            (over, due, std::mem::take(&mut state.look_own))
+        };
+        if look_own {
+            inner.look_after_own();
+        }
+        for pid in over {
+            if let Some(end) = node.end_of(pid)
+                && !inner.is_going_down()
+            {
+                inner.ended(pid, &end);
+            }
+        }
+        for pid in due {
+            let last = {
+                let state = inner.supervise.state();
+                let Some(charge) = state.charges.get(&pid) else { continue };
+                let Some((_, in_a_row)) = charge.again else { continue };
+                (charge.claim.clone(), charge.revision, in_a_row)
+            };
+            let (claim, revision, in_a_row) = last;
+            let why = node.end_of(pid).map_or_else(|| "it had ended".into(), |end| format!("it had ended: {end:?}"));
+            let console = node.console(pid);
+            let _ = inner.begin(&System(inner.clone()), pid, (claim, revision), None, in_a_row, &why, console);
+        }
+        let state = inner.supervise.state();
+        let next = state.charges.values().filter_map(|charge| charge.again.map(|(at, _)| at)).min();
+        let pause = next.map_or(RENEW_EVERY, |at| at.saturating_duration_since(Instant::now()).min(RENEW_EVERY));
+        let waited = inner.supervise.changed.wait_timeout(state, pause);
+        drop(waited.expect("nothing panics while it holds what is looked after"));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The thread that finds processes whose node is lost. It looks at the node that holds the files, and there is one.
+pub(super) fn run_lost(inner: &Arc<Inner>) {
+    let mut asked: BTreeMap<Pid, (Revision, Instant, usize)> = BTreeMap::new();
+    let mut pause = LOOK_SELDOM;
+    while !inner.is_stopping() {
+        std::thread::sleep(pause);
+        pause = LOOK_SELDOM;
+        if !inner.files.is_holder() {
+            asked.clear();
+            continue;
+        }
+        let Ok(all) = inner.supervised() else { continue };
+        let living: Vec<(Pid, Claim, Revision)> =
+            all.into_iter().filter(|(_, claim, _)| matches!(claim.place, Place::At { .. })).collect();
+        asked.retain(|pid, _| living.iter().any(|(other, ..)| other == pid));
+        if living.is_empty() {
+            continue;
+        }
+        pause = LOOK_EVERY;
+        let leases = inner.facts.range(Range::prefix(NODES), Instant::now() + FACT_TIMEOUT);
+        let Ok(leases) = leases else { continue };
+        for (pid, claim, revision) in living {
+            let Place::At { node, life } = claim.place else { continue };
+            let key = node_key(NodeId(node));
+            let holds = |record: &Record| record.key[..] == key[..] && life_of(record) == Some(life);
+            if leases.records.iter().any(holds) {
+                asked.remove(&pid);
+                continue;
+            }
+            let (_, at, attempts) = match asked.get(&pid) {
+                Some((since, at, attempts)) if *since == revision => (*since, *at, *attempts),
+                _ => (revision, Instant::now() - TAKE_UP_PATIENCE, 0),
+            };
+            if at.elapsed() < TAKE_UP_PATIENCE {
+                continue;
+            }
+            asked.insert(pid, (revision, Instant::now(), attempts + 1));
+            inner.have_taken_up(pid, &claim, NodeId(node), attempts);
+        }
+    }
+}
+
+impl Inner {
+    /// Asks a node that is heard to take a process up. `attempts`: how often others were asked.
+    fn have_taken_up(self: &Arc<Inner>, pid: Pid, claim: &Claim, lost: NodeId, attempts: usize) {
+        let Some(supervision) = &claim.supervision else { return };
+        let others: Vec<NodeId> = {
+            let members = self.directory.members();
+            let is_there = |node: &NodeId| *node == self.me || self.health.is_up(*node);
+            let may = |node: &NodeId| is_there(node) && (*node != lost || *node == self.me);
+            members.iter().filter(|(node, one)| may(node) && !one.draining).map(|(node, _)| *node).collect()
+        };
+        // Directories of a machine are on that machine alone.
+        if !supervision.begin.process.mounts.is_empty() {
+            if lost == self.me {
+                self.supervise.state().look_own = true;
+            }
+            return;
+        }
+        let Some(first) = others.iter().position(|node| *node == self.me) else { return };
+        // Others first, in turn; whoever holds the files has enough to do.
+        let to = others[(first + 1 + attempts + pid.serial() as usize % others.len().max(1)) % others.len()];
+        let system = System(self.clone());
+        let take = move || {
+            let inner = &system.0;
+            let taken = match to == inner.me {
+                true => system.take_up(pid).map_err(|refused| refused.to_string()),
+                false => inner.ask(to, &ears::Question::TakeUp { pid }).map(drop),
+            };
+            // Another one is asked if it does not live there in a while.
+            if let Err(why) = taken {
+                let process = pid.id();
+                inner.chronicle.record(Kind::ProcessNotTakenUp { process, by: to, why: why.as_str().into() });
+            }
+        };
+        // Without a thread it is tried again.
+        let _ = std::thread::Builder::new().name("una-take-up".into()).spawn(take);
+    }
+}
+
+/// Making processes of what is known of them.
+impl System {
+    fn go_on_again(&self, pid: Pid, again: Again) -> Result<Console, KeepRefused> {
+        let node = self.node()?;
+        let candidates = self.0.candidates(pid, &Which::Latest)?;
+        self.go_on(node, pid, &candidates, Some(again))?;
+        node.console(pid).ok_or(KeepRefused::NoNode)
+    }
+
+    fn begin_anew(
+        &self, pid: Pid, begin: &Begin, again: Again, before: Option<&Console>,
+    ) -> Result<Console, KeepRefused> {
+        let node = self.node()?;
+        let program = self.program_anywhere(pid, &begin.process.program)?;
+        let Begin { env, process } = begin.clone();
+        let record::Kept { name, args, mounts, limits, stdio, .. } = process;
+        let order = Order { program, name, args, env, mounts, limits, stdio };
+        let started = node.run_again(order, again, before.map(Console::save).as_deref())?;
+        started.console.give_up_first();
+        Ok(started.console)
+    }
+}
