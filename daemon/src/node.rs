@@ -17,6 +17,7 @@ mod keep;
 mod machine;
 mod process;
 mod puppet;
+mod read_only;
 mod system_files;
 mod view;
 
@@ -49,6 +50,7 @@ use kernel::{Key, Process};
 use machine::{Machine, Place, Used};
 use process::{Facts, Info};
 use puppet::{Refused, Strings};
+use read_only::ReadOnly;
 use services::members::ProgramMark;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -296,11 +298,32 @@ impl Node {
     }
 
     pub fn run(&self, order: Order) -> Result<Started, RunRefused> {
+        let limit = order.limits.output_bytes.unwrap_or(u64::MAX);
+        let console = Console::new(order.stdio.input, order.stdio.lossless, limit);
+        self.begin(order, console, None)
+    }
+
+    /// Begins a process under the number that it had. `console`: what it had printed before.
+    pub fn run_again(&self, order: Order, again: Again, console: Option<&[u8]>) -> Result<Started, RunRefused> {
+        let limit = order.limits.output_bytes.unwrap_or(u64::MAX);
+        let console = match console {
+            Some(saved) => Console::restored(saved, limit).map_err(|_| RunRefused::Streams)?,
+            None => Console::new(order.stdio.input, order.stdio.lossless, limit),
+        };
+        self.begin(order, console, Some(again))
+    }
+
+    fn begin(&self, order: Order, console: Console, again: Option<Again>) -> Result<Started, RunRefused> {
         let Order { program, name, args, env, mounts, limits, stdio } = order;
-        let world = self.0.world(&program, &mounts, &limits, stdio)?;
+        if let Some(again) = again
+            && self.is_alive(again.id.into())
+        {
+            return Err(RunRefused::Alive(again.id.into()));
+        }
+        let world = self.0.world_at(&program, &mounts, &limits, stdio, console.clone(), console)?;
         let (setup, fiber, rest) = world.for_new(args.clone(), env);
         let process = at_once(self.0.engine.start_on_fiber(&program, &name, setup, fiber))?;
-        let common = Common { name, args, mounts, limits, stdio, again: None };
+        let common = Common { name, args, mounts, limits, stdio, again };
         self.launch(&program, process, common, rest)
     }
 
@@ -413,6 +436,7 @@ impl Node {
             handles: kernel.map_or(0, |(_, handles, _)| *handles),
             output_bytes: info.console.as_ref().map_or(0, Console::end),
             mounts: info.mounts.clone(),
+            incarnation: info.incarnation,
         }
     }
 
@@ -690,6 +714,21 @@ impl Inner {
         self: &Arc<Inner>, program: &engine::Program, mounts: &[MountOrder], limits: &ProcessLimits, stdio: Stdio,
         input: Console, output: Console,
     ) -> Result<World, RunRefused> {
+        if stdio.held {
+            if program.uses_una() {
+                return Err(RunRefused::NotDurable(
+                    "it calls the import module `una`: messages and processes cannot be taken back".into(),
+                ));
+            }
+            if let Some(mount) = mounts.iter().find(|mount| !mount.read_only) {
+                return Err(RunRefused::NotDurable(format!(
+                    "{} is mounted for writing: mount it as {}:ro",
+                    mount.host.display(),
+                    mount.guest
+                )));
+            }
+            output.hold_back();
+        }
         let mut opened = vec![];
         for mount in mounts {
             let files = match mount.read_only {
@@ -714,10 +753,12 @@ impl Inner {
             }
         });
         if mounts.iter().all(|mount| mount.guest != "/") {
-            let files = self.tree.session();
-            opened.push(Mount { guest: "/".into(), host: "una:/".into(), read_only: false, files });
+            let session = self.tree.session();
+            let files = if stdio.held { Box::new(ReadOnly(session)) } else { session };
+            opened.push(Mount { guest: "/".into(), host: "una:/".into(), read_only: stdio.held, files });
         }
-        for root in Root::ALL {
+        // Reading and writing there has effects.
+        for root in Root::ALL.into_iter().filter(|_| !stdio.held) {
             // What the user mounts there comes first.
             if mounts.iter().all(|mount| mount.guest != root.guest()) {
                 let files = SystemFiles::new(root, Node(self.clone()), known.clone(), rouse.clone());
@@ -746,7 +787,7 @@ impl Inner {
 
     fn info(&self, program: &engine::Program, process: &engine::Process, common: Common, rest: Rest) -> Arc<Info> {
         self.remember(program);
-        let Common { name, args, mounts, limits, stdio, .. } = common;
+        let Common { name, args, mounts, limits, stdio, again } = common;
         let Rest { output, is_shared, usage, time, key, known } = rest;
         let info = Info::new(Facts {
             name,
@@ -760,6 +801,7 @@ impl Inner {
             mounts,
             limits,
             stdio,
+            incarnation: again.map_or(0, |again| again.incarnation),
             key,
             stopper: Some(process.stopper()),
             began: self.machine.began(),

@@ -24,6 +24,7 @@
 pub mod client;
 pub mod place;
 
+pub use crate::keep::record::Restart;
 use crate::node::{End, MountOrder, NodeView, Output, Pid, ProcessLimits, ProcessView, Stdio};
 use crate::system::view::{CheckpointView, EventView, SystemView, WhyView, Wish};
 use serde::de::DeserializeOwned;
@@ -478,6 +479,27 @@ pub struct Run {
     pub arguments: Vec<String>,
     pub environment: Vec<(String, String)>,
     pub place: Placement,
+    /// What is to become of it when it ends or its node is lost.
+    #[serde(default)]
+    pub lasting: Lasting,
+}
+
+/// What is to become of a process when it ends or its node is lost. Nothing, if not said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lasting {
+    #[serde(default)]
+    pub restart: Restart,
+    /// It goes on from its last checkpoint, of which one is made so often.
+    #[serde(default)]
+    pub durable_every_ms: Option<u64>,
+}
+
+impl Lasting {
+    /// Does anybody look after it?
+    pub fn is_wanted(&self) -> bool {
+        self.restart != Restart::No || self.durable_every_ms.is_some()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -749,6 +771,7 @@ mod tests {
                 wish: Wish::default(),
                 decided: None,
             },
+            lasting: Lasting::default(),
         };
         write_message(&mut bytes, &Request::Run(run)).unwrap();
         write_bytes(&mut bytes, Output::Out, b"abc").unwrap();

@@ -36,6 +36,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a long wait looks whether its client is still there, and tells it that it goes on.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether the end of a process has been written down.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(20);
+
 /// For a thread that serves a connection: compiling happens on threads of its own.
 const STACK_BYTES: usize = 1 << 20;
 
@@ -255,7 +258,9 @@ impl<'a> Session<'a> {
             Request::Stop { pid } => node.stop(pid).map_err(control).and_then(|()| self.done()),
             Request::Cont { pid } => node.cont(pid).map_err(control).and_then(|()| self.done()),
             Request::Wait { pid } => loop {
-                if let Some(end) = node.wait(pid, LOOK_INTERVAL).map_err(control)? {
+                if let Some(end) = node.wait(pid, LOOK_INTERVAL).map_err(control)?
+                    && self.is_settled(pid)
+                {
                     return Ok(self.reply(&Reply::Ended { end })?);
                 }
                 self.still_working()?;
@@ -288,6 +293,15 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// May anybody be told that it ended? Waits a little if not.
+    fn is_settled(&self, pid: Pid) -> bool {
+        let unsettled = self.shared.system.is_unsettled(pid);
+        if unsettled {
+            std::thread::sleep(SETTLE_INTERVAL);
+        }
+        !unsettled
+    }
+
     fn content(&mut self) -> protocol::Content<'_, BufReader<UnixStream>> {
         protocol::Content::new(&mut self.from)
     }
@@ -301,11 +315,23 @@ impl<'a> Session<'a> {
     }
 
     fn run_program(&mut self, run: protocol::Run) -> Done {
-        let protocol::Run { program, name, arguments, environment, place } = run;
+        let protocol::Run { program, name, arguments, environment, place, lasting } = run;
+        let hash = program.hash.clone();
         let program = self.program(&program)?;
-        let protocol::Placement { mounts, limits, stdio, follow, decided, .. } = place;
+        let protocol::Placement { mounts, limits, mut stdio, follow, decided, .. } = place;
+        stdio.held = lasting.durable_every_ms.is_some();
+        let looked_after = lasting
+            .is_wanted()
+            .then(|| keep::supervision(lasting, (&name, &arguments, &environment), &hash, (&mounts, &limits, stdio)));
         let order = Order { program, name, args: arguments, env: environment, mounts, limits, stdio };
         let started = self.shared.node.run(order).map_err(refused)?;
+        if let Some(supervision) = looked_after
+            && let Err(error) = self.shared.system.supervise(started.pid, &started.console, supervision)
+        {
+            started.console.give_up_first();
+            let _ = self.shared.node.kill(started.pid);
+            return Err(keep::undone(error));
+        }
         self.started(started, decided, follow)
     }
 
@@ -486,6 +512,7 @@ fn refused(refused: RunRefused) -> Undone {
         RunRefused::Limit(_) => Reason::Busy,
         RunRefused::Stopping => Reason::Stopping,
         RunRefused::Start(_) | RunRefused::Thaw(_) | RunRefused::Alive(_) | RunRefused::Streams => Reason::NotRun,
+        RunRefused::NotDurable(_) => Reason::NotRun,
     };
     Undone::new(reason, refused)
 }

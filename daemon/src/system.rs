@@ -7,6 +7,7 @@
 //!   health   who is heard                ears     what arrives from other nodes
 //!   place    where processes go          programs what one node has compiled, others need not compile
 //!   view     what people see               keep      checkpoints
+//!   supervise   processes that are begun again, here or elsewhere
 //! ```
 //! A node alone is a system of one: the same parts, with nobody to speak to.
 
@@ -20,6 +21,7 @@ pub mod member;
 mod place;
 mod programs;
 mod record;
+pub mod supervise;
 pub mod view;
 
 pub use join::{JoinError, join};
@@ -163,6 +165,9 @@ struct Inner {
     chronicle: Chronicle,
     files: Shared,
     keep: keep::Keep,
+    supervise: supervise::Supervise,
+    /// Its processes end because this node does.
+    going_down: AtomicBool,
     watch: Mutex<Option<Watch>>,
     node: OnceLock<Node>,
     on_commands: OnceLock<OnCommands>,
@@ -365,6 +370,8 @@ impl System {
             chronicle,
             files,
             keep: keep::Keep::new(),
+            supervise: supervise::Supervise::new(),
+            going_down: AtomicBool::new(false),
             watch: Mutex::default(),
             node: OnceLock::new(),
             on_commands: OnceLock::new(),
@@ -382,6 +389,9 @@ impl System {
         spawn("una-health", health::run)?;
         spawn("una-keeper", keeper::run)?;
         spawn("una-keep", keep::run)?;
+        spawn("una-lease", supervise::run_lease)?;
+        spawn("una-again", supervise::run)?;
+        spawn("una-lost", supervise::run_lost)?;
         system.0.tell_own_addresses(own);
         Ok(system)
     }
@@ -393,6 +403,7 @@ impl System {
             let Some(inner) = weak.upgrade() else { return };
             if let Fate::Ended(_) = fate {
                 inner.keep.over(process.into());
+                inner.supervise.over(process.into());
             }
             inner.chronicle.record(match fate {
                 Fate::Started(program) => Kind::ProcessStarted { process, program },
@@ -564,8 +575,14 @@ impl System {
         self.0.facts.range(drivers::coordinator::Range::key(member::NEXT), deadline).is_ok()
     }
 
+    /// This node is about to end its processes: those that somebody looks after go on elsewhere, or here when it starts again.
+    pub fn going_down(&self) {
+        self.0.going_down.store(true, Ordering::Release);
+    }
+
     /// Says goodbye, and ends what this node does for others. The tree goes to another node first, if one can have it.
     pub fn shutdown(&self) {
+        self.0.let_go_of_processes();
         self.0.files.let_go();
         self.0.health.leave();
         let until = Instant::now() + GOODBYE_TIMEOUT;
@@ -658,6 +675,10 @@ fn own_processes(node: &Node, ended: bool) -> Vec<ProcessView> {
 impl Inner {
     fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn is_going_down(&self) -> bool {
+        self.going_down.load(Ordering::Acquire)
     }
 
     fn is_stopping(&self) -> bool {

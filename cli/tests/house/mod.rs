@@ -1,6 +1,7 @@
 //! A house for tests: directories of its own for everything that una keeps, so that no test sees another or the user's.
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
 
+pub mod computer;
 pub mod programs;
 mod terminal;
 

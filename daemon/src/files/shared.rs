@@ -243,6 +243,11 @@ impl Shared {
         self.owner.inner.hold.tree().map_or(Ok(()), |tree| tree.flush())
     }
 
+    /// Does this node decide about the tree now?
+    pub fn is_holder(&self) -> bool {
+        self.owner.inner.hold.here().is_some()
+    }
+
     /// Leaves the tree to another node, if there is one that can have it.
     pub fn let_go(&self) {
         self.owner.inner.call(|errands| errands.let_go = true);

@@ -66,6 +66,42 @@ pub struct Claim {
     /// How often it began; the first time is zero.
     pub incarnation: u32,
     pub place: Place,
+    /// What is to become of it when it ends or its node is lost; nothing if nobody looks after it.
+    #[serde(default)]
+    pub supervision: Option<Supervision>,
+}
+
+/// How a process is looked after.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Supervision {
+    pub restart: Restart,
+    /// It goes on from its last checkpoint, of which one is made so often.
+    pub durable_every_ms: Option<u64>,
+    /// How it begins.
+    pub begin: Begin,
+    /// How often it was begun again since it last ran steadily.
+    pub in_a_row: u32,
+    /// The incarnation that began from the beginning: checkpoints of earlier ones are not gone on from.
+    pub since: u32,
+}
+
+/// When a process is begun again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    #[default]
+    No,
+    /// Unless it exits with 0, or is killed by hand.
+    OnFailure,
+    /// Unless it is killed by hand.
+    Always,
+}
+
+/// What a program begins with.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Begin {
+    pub env: Vec<(String, String)>,
+    pub process: Kept,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -180,7 +216,7 @@ mod tests {
         let value = checkpoint.write(root);
         assert_eq!(Checkpoint::read(&key, &value), Some((root, checkpoint.clone())));
         assert_eq!(Checkpoint::read(&checkpoint_key(Pid::new(7), 4), &value), None);
-        let claim = Claim { incarnation: 2, place: Place::At { node: 1, life: 4 } };
+        let claim = Claim { incarnation: 2, place: Place::At { node: 1, life: 4 }, supervision: None };
         let (claim_key, claimed) = (claim_key(Pid::new(7)), claim.write(Pid::new(7)));
         assert_eq!(Claim::read(&claim_key, &claimed), Some((Pid::new(7), claim)));
         for bit in 0..value.len() * 8 {

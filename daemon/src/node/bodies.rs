@@ -156,6 +156,7 @@ impl Bodies {
             mounts: vec![],
             limits: super::ProcessLimits::default(),
             stdio: super::Stdio::default(),
+            incarnation: 0,
             key,
             stopper: None,
             began: self.machine.began(),

@@ -74,6 +74,8 @@ struct Log {
     closed: bool,
     /// Nobody held a place yet, and the first who will must not miss anything.
     kept_for_first: bool,
+    /// What lies behind this position is shown to nobody yet, nor overwritten.
+    released: Option<u64>,
 }
 
 struct Input {
@@ -101,6 +103,7 @@ impl Console {
             awaited: vec![],
             closed: false,
             kept_for_first: lossless,
+            released: None,
         };
         let input = Input { bytes: VecDeque::new(), closed: !has_input, awaited: vec![] };
         Console(Arc::new(Shared {
@@ -188,7 +191,7 @@ impl Console {
             if let Some(piece) = log.piece(from, bytes_max) {
                 return piece;
             }
-            if log.closed {
+            if log.closed && log.shown() == log.end {
                 return Piece::End;
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -207,6 +210,44 @@ impl Console {
         log.holds.push((id, at));
         log.kept_for_first = false;
         Hold { console: self.clone(), id }
+    }
+
+    /// From now on what is written is shown only when it is released.
+    pub(crate) fn hold_back(&self) {
+        let mut log = self.log();
+        log.released = Some(log.end);
+    }
+
+    /// What lies before this position may be shown.
+    pub(crate) fn release(&self, to: u64) {
+        let mut log = self.log();
+        if let Some(released) = log.released {
+            log.released = Some(to.clamp(released, log.end));
+        }
+        self.after_move(log);
+        self.0.news.notify_all();
+    }
+
+    /// All may be shown, from now on as it is written.
+    pub(crate) fn release_all(&self) {
+        let mut log = self.log();
+        log.released = None;
+        self.after_move(log);
+        self.0.news.notify_all();
+    }
+
+    /// Waits for this time, or until half of the room for what is held back is used up, or the process has ended.
+    pub(crate) fn wait_full_or_closed(&self, timeout: Duration) {
+        let until = Instant::now() + timeout;
+        let mut log = self.log();
+        loop {
+            let held = log.released.map_or(0, |released| log.end - released);
+            let left = until.saturating_duration_since(Instant::now());
+            if log.closed || held > LOG_BYTES_MAX as u64 / 2 || left.is_zero() {
+                return;
+            }
+            (log, _) = self.0.news.wait_timeout(log, left).expect("no code panics while it holds this lock");
+        }
     }
 
     /// Nobody comes to read all of the output after all.
@@ -330,16 +371,22 @@ impl Log {
         self.end - self.ring.len() as u64
     }
 
+    /// The position up to which anybody may read.
+    fn shown(&self) -> u64 {
+        self.released.unwrap_or(self.end)
+    }
+
     fn piece(&self, from: u64, bytes_max: usize) -> Option<Piece> {
-        if from >= self.end {
+        if from >= self.shown() {
             return None;
         }
         let at = from.max(self.start());
+        let bytes_max = bytes_max.max(1).min((self.shown() - at) as usize);
         let mut skip = (at - self.start()) as usize;
         let first = skip;
         for (stream, length) in &self.runs {
             if skip < *length {
-                let count = (length - skip).min(bytes_max.max(1));
+                let count = (length - skip).min(bytes_max);
                 let bytes: Vec<u8> = self.ring.range(first..first + count).copied().collect();
                 return Some(Piece::Bytes { stream: *stream, at, next: at + count as u64, bytes, lost: at - from });
             }
@@ -354,6 +401,7 @@ impl Log {
             true => Some(self.start()),
             false => self.holds.iter().map(|(_, at)| *at).min(),
         };
+        let oldest = oldest.into_iter().chain(self.released).min();
         match oldest {
             Some(oldest) => LOG_BYTES_MAX - (self.end - oldest) as usize,
             None => LOG_BYTES_MAX,
@@ -653,6 +701,51 @@ mod tests {
         assert_eq!(stdin.read(&mut rest), Ok(INPUT_BYTES_MAX));
         assert_eq!(stdin.read(&mut rest), Ok(0));
         assert_eq!(console.write(b"late", SOON), 0);
+    }
+
+    #[test]
+    fn what_is_held_back_is_shown_when_it_is_released() {
+        let console = Console::new(false, false, u64::MAX);
+        assert_eq!(written(&console, b"before"), Ok(6));
+        console.hold_back();
+        assert_eq!(written(&console, b"after"), Ok(5));
+        let shown = |from: u64| match console.read(from, 100, SOON) {
+            Piece::Bytes { bytes, .. } => String::from_utf8(bytes).unwrap(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!((shown(0).as_str(), shown(6).as_str()), ("before", "Nothing"));
+        console.release(8);
+        assert_eq!(shown(6), "af");
+        console.close();
+        assert_eq!(shown(8), "Nothing", "the end is behind what is held back");
+        console.release_all();
+        assert_eq!((shown(8).as_str(), shown(11).as_str()), ("ter", "End"));
+        // It takes up room until it is released.
+        let console = Console::new(false, false, u64::MAX);
+        console.hold_back();
+        assert_eq!(written(&console, &vec![1; LOG_BYTES_MAX + 1]), Ok(LOG_BYTES_MAX));
+        assert_eq!(written(&console, b"x"), Err(Errno::Again));
+        console.release(10);
+        assert_eq!(written(&console, &[2; 20]), Ok(10));
+    }
+
+    #[test]
+    fn a_console_goes_on_where_it_was_saved() {
+        let console = Console::new(true, false, u64::MAX);
+        assert_eq!(written(&console, &vec![7; LOG_BYTES_MAX + 5]), Ok(LOG_BYTES_MAX));
+        assert_eq!(written(&console, b"more"), Ok(4));
+        console.stream(Side::Out(Output::Err), StreamKind::Pipe).write(b"err").unwrap();
+        assert_eq!(console.write(b"typed", SOON), 5);
+        let saved = console.save();
+        let restored = Console::restored(&saved, u64::MAX).unwrap();
+        assert_eq!((restored.start(), restored.end()), (console.start(), console.end()));
+        assert_eq!(restored.read(console.end() - 5, 9, SOON), console.read(console.end() - 5, 9, SOON));
+        let mut buffer = [0; 9];
+        assert_eq!(restored.stream(Side::In, StreamKind::Pipe).read(&mut buffer), Ok(5));
+        assert_eq!((&buffer[..5], restored.takes_input()), (&b"typed"[..], true));
+        for length in 0..saved.len() {
+            assert!(Console::restored(&saved[..length], u64::MAX).is_err(), "{length}");
+        }
     }
 
     #[test]

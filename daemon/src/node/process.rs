@@ -32,6 +32,7 @@ pub(crate) struct Info {
     pub mounts: Vec<MountOrder>,
     pub limits: ProcessLimits,
     pub stdio: Stdio,
+    pub incarnation: u32,
     pub key: Arc<OnceLock<Key<Process>>>,
     /// By which the node's own process holds it.
     pub handle: OnceLock<HandleId>,
@@ -67,6 +68,7 @@ pub(crate) struct Facts {
     pub mounts: Vec<MountOrder>,
     pub limits: ProcessLimits,
     pub stdio: Stdio,
+    pub incarnation: u32,
     pub key: Arc<OnceLock<Key<Process>>>,
     pub stopper: Option<Stopper>,
     pub began: Instant,
@@ -75,7 +77,7 @@ pub(crate) struct Facts {
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
         let Facts { name, args, program, kind, console, is_console_shared, usage, time, .. } = facts;
-        let Facts { mounts, limits, stdio, key, stopper, began, .. } = facts;
+        let Facts { mounts, limits, stdio, incarnation, key, stopper, began, .. } = facts;
         Arc::new(Info {
             pid: OnceLock::new(),
             name,
@@ -90,6 +92,7 @@ impl Info {
             mounts,
             limits,
             stdio,
+            incarnation,
             key,
             handle: OnceLock::new(),
             stopper: Mutex::new(stopper),

@@ -124,6 +124,9 @@ pub struct ProcessView {
     /// Written to its standard output and error.
     pub output_bytes: u64,
     pub mounts: Vec<MountOrder>,
+    /// How often it was begun, the first time not counted.
+    #[serde(default)]
+    pub incarnation: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -240,6 +243,9 @@ pub struct Stdio {
     pub output_is_terminal: bool,
     /// Output is not forgotten before the first reader has it: the process waits when nobody reads.
     pub lossless: bool,
+    /// Output is shown when what led to it is safe, as somebody says; and the process has no other effects.
+    #[serde(default)]
+    pub held: bool,
 }
 
 /// The node as a whole.
@@ -290,6 +296,8 @@ pub enum RunRefused {
     Alive(Pid),
     #[error("what its streams held cannot be read")]
     Streams,
+    #[error("the program cannot be durable: {0}")]
+    NotDurable(String),
     #[error("the node is stopping")]
     Stopping,
 }

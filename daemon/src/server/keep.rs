@@ -1,9 +1,12 @@
 //! Requests about checkpoints. Knows the protocol and what a system can be asked of them.
 
 use super::{Done, LOOK_INTERVAL, Session, Undone};
+use crate::keep::record::{Begin, Kept, Supervision};
 use crate::node::{ControlRefused, FreezeRefused, SnapshotRefused, UndoRefused};
-use crate::protocol::{self, Reason, Reply};
+use crate::node::{MountOrder, ProcessLimits, Stdio};
+use crate::protocol::{self, Lasting, Reason, Reply};
 use crate::system::keep::{KeepRefused, Restored, Which};
+use crate::system::supervise::{EVERY_MAX, EVERY_MIN};
 use crate::system::view::{CheckpointState, CheckpointView};
 use abi::ids::NodeId;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -83,7 +86,32 @@ impl Session<'_> {
     }
 }
 
-fn undone(refused: KeepRefused) -> Undone {
+/// How a process is looked after that begins so.
+pub(super) fn supervision(
+    lasting: Lasting, (name, args, env): (&str, &[String], &[(String, String)]), program: &str,
+    (mounts, limits, stdio): (&[MountOrder], &ProcessLimits, Stdio),
+) -> Supervision {
+    let bounds = |every: u64| every.clamp(EVERY_MIN.as_millis() as u64, EVERY_MAX.as_millis() as u64);
+    let process = Kept {
+        name: name.into(),
+        args: args.to_vec(),
+        program: program.into(),
+        mounts: mounts.to_vec(),
+        limits: limits.clone(),
+        stdio,
+        cpu_ns: 0,
+        output_bytes: 0,
+    };
+    Supervision {
+        restart: lasting.restart,
+        durable_every_ms: lasting.durable_every_ms.map(bounds),
+        begin: Begin { env: env.to_vec(), process },
+        in_a_row: 0,
+        since: 0,
+    }
+}
+
+pub(super) fn undone(refused: KeepRefused) -> Undone {
     let refused = match refused {
         KeepRefused::System(error) => return super::system::undone(error),
         KeepRefused::Snapshot(SnapshotRefused::Freeze(refused)) => return super::frozen(refused),

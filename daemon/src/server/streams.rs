@@ -68,7 +68,9 @@ impl Session<'_> {
             (Shown::All, Until::End) => loop {
                 // All output has been seen, so this is a matter of moments.
                 let end = shared.node.wait(pid, LOOK_INTERVAL);
-                if let Some(end) = end.map_err(super::control)? {
+                if let Some(end) = end.map_err(super::control)?
+                    && self.is_settled(pid)
+                {
                     return Ok(self.reply(&Reply::Ended { end })?);
                 }
                 self.still_working()?;

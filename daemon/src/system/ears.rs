@@ -31,6 +31,8 @@ pub enum Question {
     HasPort { name: String },
     /// Answer: JSON of whether that process lives there, if it is in that life of it.
     Lives { pid: crate::node::Pid, life: u64 },
+    /// A process has lost its node: let it go on there. Answered at once.
+    TakeUp { pid: crate::node::Pid },
     /// This node's events from there on. Answer: a batch of `services::events`.
     Events { life: u64, serial: u64 },
 }
@@ -103,6 +105,10 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
             serde_json::to_vec(&has).map_err(|error| error.to_string())
         }
         Question::Lives { pid, life } => serde_json::to_vec(&inner.lives(pid, life)).map_err(|error| error.to_string()),
+        Question::TakeUp { pid } => {
+            inner.take_up_soon(pid)?;
+            Ok(vec![])
+        }
         Question::Events { life, serial } => Ok(inner.chronicle.batch(Position { life, serial }).encode()),
     }
 }

@@ -170,11 +170,11 @@ impl Store for Draft<'_> {
 }
 
 /// A checkpoint as the coordinator has it.
-struct Found {
+pub(super) struct Found {
     key: Vec<u8>,
     sequence: u32,
     /// Nothing if the record is damaged.
-    checkpoint: Option<(ChunkName, Checkpoint)>,
+    pub(super) checkpoint: Option<(ChunkName, Checkpoint)>,
 }
 
 impl System {
@@ -283,7 +283,8 @@ impl System {
             let (claim, revision) = self.0.free_claim(node, pid)?;
             let incarnation = claim.map_or(0, |claim| claim.incarnation) + 1;
             let here = Place::At { node: self.0.me.0, life: self.life() };
-            let mine = Claim { incarnation, place: here };
+            // Who goes on by hand is not looked after any more.
+            let mine = Claim { incarnation, place: here, supervision: None };
             let revision = self.0.write_claim(pid, revision, &mine)?;
             let again = Again { id: pid.id(), incarnation };
             self.go_on(node, pid, &candidates, Some(again)).inspect_err(|_| {
@@ -337,12 +338,12 @@ impl System {
         Ok(count)
     }
 
-    fn node(&self) -> Result<&Node, KeepRefused> {
+    pub(super) fn node(&self) -> Result<&Node, KeepRefused> {
         self.0.node.get().ok_or(KeepRefused::NoNode)
     }
 
     /// Makes a process of the newest of these that can be used.
-    fn go_on(
+    pub(super) fn go_on(
         &self, node: &Node, pid: Pid, candidates: &[Found], again: Option<Again>,
     ) -> Result<Restored, KeepRefused> {
         let (restored, cut) = self.use_one(pid, candidates, |found, whole, program| {
@@ -350,7 +351,9 @@ impl System {
             let streams = whole.streams().map_err(Unusable::broken)?;
             with_image(whole, |image| {
                 let image = image.map_err(|error| Unusable::Damaged(error.to_string()))?;
-                let outward = Outward::from(checkpoint.process.clone());
+                let mut outward = Outward::from(checkpoint.process.clone());
+                // Without anybody who says when it is safe, what it prints is shown at once.
+                outward.stdio.held &= again.is_some() && self.0.supervise.has(pid);
                 let order = GoOn { program: program.clone(), outward, streams, again };
                 match node.go_on(image, order) {
                     Ok(Started { pid, console }) => {
@@ -404,6 +407,32 @@ impl System {
             }
         }
         Err(KeepRefused::AllDamaged { pid, whys: passed_over })
+    }
+
+    /// A program that somebody once ran as this process: from here, from another node, or from a checkpoint of it.
+    pub(super) fn program_anywhere(&self, pid: Pid, hash: &str) -> Result<engine::Program, KeepRefused> {
+        let refused = |why: String| KeepRefused::Program(why);
+        let node = self.node()?;
+        if let Some(program) = node.known_program(hash) {
+            return Ok(program);
+        }
+        let known = blake3::Hash::from_hex(hash).map_err(|error| refused(error.to_string()))?;
+        let found = self.0.library.find(&known).ok().flatten().or_else(|| self.program(&known));
+        if let Some(wasm) = found {
+            return node.load(wasm, &mut |_| {}).map_err(|error| refused(error.to_string()));
+        }
+        let candidates = self.0.candidates(pid, &Which::Latest)?;
+        let store = Draft { files: &self.0.files, draft: 0, deadline: Instant::now() + KEEP_TIMEOUT };
+        let mut why = "no node has it".to_string();
+        for (root, checkpoint) in candidates.iter().filter_map(|found| found.checkpoint.as_ref()) {
+            let used = Whole::open(&store, *root).map_err(Unusable::broken);
+            match used.and_then(|whole| self.program_of(checkpoint, &whole)) {
+                Ok(program) => return Ok(program),
+                Err(Unusable::Refused(refused)) => return Err(refused),
+                Err(Unusable::Damaged(damage)) => why = damage,
+            }
+        }
+        Err(refused(why))
     }
 
     /// The program of a checkpoint, from here, from another node, or from the checkpoint.
@@ -585,7 +614,7 @@ impl Inner {
     }
 
     /// What is said of a process, and since when.
-    fn claim(&self, pid: Pid) -> Result<Option<(Claim, Revision)>, KeepRefused> {
+    pub(super) fn claim(&self, pid: Pid) -> Result<Option<(Claim, Revision)>, KeepRefused> {
         let key = record::claim_key(pid);
         let found = self.facts.range(Range::key(&key), Instant::now() + FACT_TIMEOUT).map_err(SystemError::from)?;
         let Some(record) = found.records.first() else { return Ok(None) };
@@ -596,7 +625,9 @@ impl Inner {
     }
 
     /// Says something of a process if nobody else has meanwhile. `before`: since when the last is true.
-    fn write_claim(&self, pid: Pid, before: Option<Revision>, claim: &Claim) -> Result<Revision, KeepRefused> {
+    pub(super) fn write_claim(
+        &self, pid: Pid, before: Option<Revision>, claim: &Claim,
+    ) -> Result<Revision, KeepRefused> {
         let (key, value) = (record::claim_key(pid), claim.write(pid));
         let transaction = Transaction::new()
             .when(match before {
@@ -635,7 +666,7 @@ impl Inner {
                 if !node.is_alive(pid) {
                     return Err(not_alive(node, pid));
                 }
-                let claim = Claim { incarnation: 0, place: here };
+                let claim = Claim { incarnation: 0, place: here, supervision: None };
                 let revision = self.write_claim(pid, None, &claim)?;
                 Ok((claim, revision))
             }
@@ -703,7 +734,7 @@ impl Inner {
     }
 
     /// Those that may be used, the one that is meant first, then those that are older.
-    fn candidates(&self, pid: Pid, which: &Which) -> Result<Vec<Found>, KeepRefused> {
+    pub(super) fn candidates(&self, pid: Pid, which: &Which) -> Result<Vec<Found>, KeepRefused> {
         choose(pid, self.history(Some(pid))?, which)
     }
 
@@ -779,6 +810,7 @@ pub(super) fn run(inner: &Arc<Inner>) {
         // What is not written now is found out by whoever asks.
         if let Ok(Some((claim, revision))) = inner.claim(pid)
             && claim.place == here
+            && claim.supervision.is_none()
             && !node.is_alive(pid)
             && !inner.keep.starting().contains(&pid)
         {

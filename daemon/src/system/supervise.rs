@@ -76,10 +76,22 @@ struct Charge {
     claim: Claim,
     revision: Revision,
     began: Instant,
-    /// It ended, and is begun again then.
-    again: Option<(Instant, u32)>,
+    phase: Phase,
     /// What it printed, until its end is written down.
     console: Option<Console>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It is being begun: what the node says of it is of an earlier incarnation.
+    Beginning,
+    Living,
+    /// It is begun again then. `from_start`: it ended, and so begins from its beginning; else it could not be begun.
+    Again {
+        at: Instant,
+        in_a_row: u32,
+        from_start: bool,
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -112,7 +124,7 @@ impl Supervise {
         self.state().charges.contains_key(&pid)
     }
 
-    fn has(&self, pid: Pid) -> bool {
+    pub fn has(&self, pid: Pid) -> bool {
         self.state().charges.contains_key(&pid)
     }
 }
@@ -149,15 +161,13 @@ impl System {
             claim: claim.clone(),
             revision: Revision(0),
             began: Instant::now(),
-            again: None,
+            phase: Phase::Beginning,
             console: is_durable.then(|| console.clone()),
         };
         inner.supervise.state().charges.insert(pid, charge);
         let written = inner.write_claim(pid, None, &claim);
         let kept = written.and_then(|revision| {
-            if let Some(charge) = inner.supervise.state().charges.get_mut(&pid) {
-                charge.revision = revision;
-            }
+            inner.begun(pid, revision)?;
             // So that its program is on another node too, and a durable one has something to go on from.
             match self.checkpoint(pid, None) {
                 Ok(_) => Ok(()),
@@ -170,11 +180,19 @@ impl System {
             inner.supervise.state().charges.remove(&pid);
             return Err(refused);
         }
+        if inner.node.get().is_some_and(|node| !node.is_alive(pid)) {
+            inner.supervise.changed.notify_all();
+        }
         if is_durable {
             self.keep_durable(pid);
         }
         inner.supervise.changed.notify_all();
         Ok(())
+    }
+
+    /// Has this process ended without anybody being told of it yet? Its end is written down first, or it is begun again.
+    pub fn is_unsettled(&self, pid: Pid) -> bool {
+        self.0.supervise.is_unsettled(pid)
     }
 
     /// Waits until this node's lease runs.
@@ -241,6 +259,14 @@ impl System {
             if life == inner.record().life && inner.supervise.has(pid) {
                 return Err(KeepRefused::Living { pid, node: inner.name_of(at) });
             }
+            // It was killed when the lease was lost, and may still be on its way out.
+            let until = Instant::now() + FACT_TIMEOUT;
+            while self.node()?.is_alive(pid) {
+                if Instant::now() >= until {
+                    return Err(KeepRefused::Living { pid, node: inner.name_of(at) });
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
             None
         } else {
             // In the transaction too: it must not have come back meanwhile.
@@ -269,9 +295,11 @@ impl Inner {
         &self, system: &System, pid: Pid, (claim, revision): (Claim, Revision), before: Option<Compare>, in_a_row: u32,
         why: &str, console: Option<Console>,
     ) -> Result<(), KeepRefused> {
-        let supervision = claim.supervision.clone().map(|supervision| Supervision { in_a_row, ..supervision });
-        let Some(supervision) = supervision else { return Err(KeepRefused::Superseded(pid)) };
+        let Some(supervision) = claim.supervision.clone() else { return Err(KeepRefused::Superseded(pid)) };
         let incarnation = claim.incarnation + 1;
+        // A process that ended and begins from its beginning has no past: it never goes on from what was kept before.
+        let since = if console.is_some() { incarnation } else { supervision.since };
+        let supervision = Supervision { in_a_row, since, ..supervision };
         let place = Place::At { node: self.me.0, life: self.record().life };
         let claim = Claim { incarnation, place, supervision: Some(supervision.clone()) };
         let revision = self.replace_claim(pid, revision, &claim, before)?;
@@ -279,11 +307,12 @@ impl Inner {
             // Its end is written down by that.
             console.release_all();
         }
-        let charge = Charge { claim: claim.clone(), revision, began: Instant::now(), again: None, console: None };
+        let phase = Phase::Beginning;
+        let charge = Charge { claim: claim.clone(), revision, began: Instant::now(), phase, console: None };
         self.supervise.state().charges.insert(pid, charge);
         let again = Again { id: pid.id(), incarnation };
         let begun = match supervision.durable_every_ms.is_some() && console.is_none() {
-            true => match system.go_on_again(pid, again) {
+            true => match system.go_on_again(pid, again, since) {
                 // Nothing of it was ever safe, so nobody has seen anything of it.
                 Err(KeepRefused::None(_)) => system.begin_anew(pid, &supervision.begin, again, None),
                 begun => begun,
@@ -292,6 +321,7 @@ impl Inner {
         };
         match begun {
             Ok(new) => {
+                self.begun(pid, revision)?;
                 let on = self.me;
                 let (process, incarnation) = (pid.id(), u64::from(incarnation));
                 self.chronicle.record(Kind::ProcessRestarted { process, on, incarnation, why: why.into() });
@@ -305,10 +335,43 @@ impl Inner {
                 Ok(())
             }
             Err(refused) => {
-                // As if it had ended at once: the policy says what becomes of it.
-                let why = refused.to_string();
-                self.ended(pid, &End::NotStarted(why));
+                self.not_begun(pid, in_a_row);
                 Err(refused)
+            }
+        }
+    }
+
+    /// A process that is looked after runs. If the lease was lost meanwhile it must not.
+    fn begun(&self, pid: Pid, revision: Revision) -> Result<(), KeepRefused> {
+        let mut state = self.supervise.state();
+        match state.charges.get_mut(&pid) {
+            Some(charge) => {
+                charge.phase = Phase::Living;
+                charge.revision = revision;
+                Ok(())
+            }
+            None => {
+                drop(state);
+                if let Some(node) = self.node.get() {
+                    // It may have ended by itself.
+                    let _ = node.kill(pid);
+                }
+                Err(KeepRefused::Superseded(pid))
+            }
+        }
+    }
+
+    /// It could not be begun: that is tried again, more and more seldom, and not for ever.
+    fn not_begun(&self, pid: Pid, in_a_row: u32) {
+        match restarts::after(Policy::OnFailure, Ending::Failed, 0, in_a_row.max(1)) {
+            Verdict::Again { after_ms, in_a_row } => {
+                if let Some(charge) = self.supervise.state().charges.get_mut(&pid) {
+                    let at = Instant::now() + Duration::from_millis(after_ms);
+                    charge.phase = Phase::Again { at, in_a_row, from_start: false };
+                }
+            }
+            Verdict::Over | Verdict::GivenUp => {
+                self.is_over(pid, &End::NotStarted("it could not be begun".into()), true)
             }
         }
     }
@@ -331,10 +394,10 @@ impl Inner {
 
     /// A process that is looked after here has ended: says what becomes of it.
     fn ended(&self, pid: Pid, end: &End) {
-        let (claim, revision, ran, console) = {
+        let (claim, ran) = {
             let state = self.supervise.state();
-            let Some(charge) = state.charges.get(&pid).filter(|charge| charge.again.is_none()) else { return };
-            (charge.claim.clone(), charge.revision, charge.began.elapsed(), charge.console.clone())
+            let Some(charge) = state.charges.get(&pid).filter(|charge| charge.phase == Phase::Living) else { return };
+            (charge.claim.clone(), charge.began.elapsed())
         };
         let Some(supervision) = &claim.supervision else { return };
         let verdict =
@@ -342,27 +405,37 @@ impl Inner {
         match verdict {
             Verdict::Again { after_ms, in_a_row } => {
                 if let Some(charge) = self.supervise.state().charges.get_mut(&pid) {
-                    charge.again = Some((Instant::now() + Duration::from_millis(after_ms), in_a_row));
+                    let at = Instant::now() + Duration::from_millis(after_ms);
+                    charge.phase = Phase::Again { at, in_a_row, from_start: true };
                 }
                 self.supervise.changed.notify_all();
             }
-            Verdict::Over | Verdict::GivenUp => {
-                let over = Claim { place: Place::Ended { node: self.me.0, end: Some(end.clone()) }, ..claim };
-                // If it cannot be written now it is tried again; if somebody else has taken it up, nobody is told of this end.
-                match self.write_claim(pid, Some(revision), &over) {
-                    Ok(_) => {
-                        if let Some(console) = console {
-                            console.release_all();
-                        }
-                        if verdict == Verdict::GivenUp {
-                            self.chronicle.record(Kind::ProcessGivenUp { process: pid.id() });
-                        }
-                        self.supervise.state().charges.remove(&pid);
-                    }
-                    Err(KeepRefused::System(SystemError::NoQuorum(_))) => {}
-                    Err(_) => drop(self.supervise.state().charges.remove(&pid)),
+            Verdict::Over => self.is_over(pid, end, false),
+            Verdict::GivenUp => self.is_over(pid, end, true),
+        }
+    }
+
+    /// It is not begun again. That is written down, and then told.
+    fn is_over(&self, pid: Pid, end: &End, is_given_up: bool) {
+        let (claim, revision, console) = {
+            let state = self.supervise.state();
+            let Some(charge) = state.charges.get(&pid) else { return };
+            (charge.claim.clone(), charge.revision, charge.console.clone())
+        };
+        let over = Claim { place: Place::Ended { node: self.me.0, end: Some(end.clone()) }, ..claim };
+        // If it cannot be written now it is tried again; if somebody else has taken it up, nobody is told of this end.
+        match self.write_claim(pid, Some(revision), &over) {
+            Ok(_) => {
+                if let Some(console) = console {
+                    console.release_all();
                 }
+                if is_given_up {
+                    self.chronicle.record(Kind::ProcessGivenUp { process: pid.id() });
+                }
+                self.supervise.state().charges.remove(&pid);
             }
+            Err(KeepRefused::System(SystemError::NoQuorum(_))) => {}
+            Err(_) => drop(self.supervise.state().charges.remove(&pid)),
         }
     }
 
@@ -413,6 +486,18 @@ impl Inner {
         }
     }
 
+    /// Others need not wait for the end of the lease.
+    pub(super) fn let_go_of_processes(&self) {
+        let lease = {
+            let mut state = self.supervise.state();
+            state.charges.clear();
+            state.lease.take()
+        };
+        if let Some(lease) = lease {
+            let _ = self.facts.revoke(lease.id, Instant::now() + LEASE / 3);
+        }
+    }
+
     fn grant(&self, asked_at: Instant) -> Result<LeaseId, Failure> {
         let deadline = asked_at + LEASE / 3;
         let id = self.facts.grant(LEASE, deadline)?;
@@ -456,6 +541,15 @@ impl Inner {
     }
 }
 
+fn said(end: &End) -> String {
+    match end {
+        End::Exited(code) => format!("exit {code}"),
+        End::Failed { reason, .. } => reason.clone(),
+        End::NotStarted(why) => why.clone(),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}
+
 fn life_of(record: &Record) -> Option<u64> {
     Some(u64::from_be_bytes((*record.value).try_into().ok()?))
 }
@@ -491,10 +585,14 @@ pub(super) fn run(inner: &Arc<Inner>) {
         let now = Instant::now();
         let (over, due, look_own) = {
             let mut state = inner.supervise.state();
-            let waits = |charge: &&Charge| charge.again.is_none();
-            let over: Vec<Pid> = state.charges.iter().filter(|(_, one)| waits(one)).map(|(pid, _)| *pid).collect();
-            let is_due = |charge: &Charge| charge.again.is_some_and(|(at, _)| at <= now);
-            let due: Vec<Pid> = state.charges.iter().filter(|(_, one)| is_due(one)).map(|(pid, _)| *pid).collect();
+            let (mut over, mut due) = (vec![], vec![]);
+            for (pid, charge) in &state.charges {
+                match charge.phase {
+                    Phase::Living => over.push(*pid),
+                    Phase::Again { at, .. } if at <= now => due.push(*pid),
+                    Phase::Beginning | Phase::Again { .. } => {}
+                }
+            }
             (over, due, std::mem::take(&mut state.look_own))
         };
         if look_own {
@@ -511,16 +609,23 @@ pub(super) fn run(inner: &Arc<Inner>) {
             let last = {
                 let state = inner.supervise.state();
                 let Some(charge) = state.charges.get(&pid) else { continue };
-                let Some((_, in_a_row)) = charge.again else { continue };
-                (charge.claim.clone(), charge.revision, in_a_row)
+                let Phase::Again { in_a_row, from_start, .. } = charge.phase else { continue };
+                (charge.claim.clone(), charge.revision, in_a_row, from_start)
             };
-            let (claim, revision, in_a_row) = last;
-            let why = node.end_of(pid).map_or_else(|| "it had ended".into(), |end| format!("it had ended: {end:?}"));
-            let console = node.console(pid);
+            let (claim, revision, in_a_row, from_start) = last;
+            let why = match node.end_of(pid).filter(|_| from_start) {
+                Some(end) => format!("it had ended: {}", said(&end)),
+                None => "it could not be begun before".into(),
+            };
+            let console = node.console(pid).filter(|_| from_start);
             let _ = inner.begin(&System(inner.clone()), pid, (claim, revision), None, in_a_row, &why, console);
         }
         let state = inner.supervise.state();
-        let next = state.charges.values().filter_map(|charge| charge.again.map(|(at, _)| at)).min();
+        let at = |charge: &Charge| match charge.phase {
+            Phase::Again { at, .. } => Some(at),
+            Phase::Beginning | Phase::Living => None,
+        };
+        let next = state.charges.values().filter_map(at).min();
         let pause = next.map_or(RENEW_EVERY, |at| at.saturating_duration_since(Instant::now()).min(RENEW_EVERY));
         let waited = inner.supervise.changed.wait_timeout(state, pause);
         drop(waited.expect("nothing panics while it holds what is looked after"));
@@ -571,6 +676,19 @@ pub(super) fn run_lost(inner: &Arc<Inner>) {
 }
 
 impl Inner {
+    /// On a thread of its own, since its program may have to be compiled.
+    pub(super) fn take_up_soon(self: &Arc<Inner>, pid: Pid) -> Result<(), String> {
+        let system = System(self.clone());
+        let take = move || {
+            if let Err(refused) = system.take_up(pid) {
+                let (process, by, why) = (pid.id(), system.0.me, refused.to_string());
+                system.0.chronicle.record(Kind::ProcessNotTakenUp { process, by, why: why.into() });
+            }
+        };
+        let begun = std::thread::Builder::new().name("una-take-up".into()).spawn(take);
+        begun.map(drop).map_err(|error| error.to_string())
+    }
+
     /// Asks a node that is heard to take a process up. `attempts`: how often others were asked.
     fn have_taken_up(self: &Arc<Inner>, pid: Pid, claim: &Claim, lost: NodeId, attempts: usize) {
         let Some(supervision) = &claim.supervision else { return };
@@ -590,29 +708,27 @@ impl Inner {
         let Some(first) = others.iter().position(|node| *node == self.me) else { return };
         // Others first, in turn; whoever holds the files has enough to do.
         let to = others[(first + 1 + attempts + pid.serial() as usize % others.len().max(1)) % others.len()];
-        let system = System(self.clone());
-        let take = move || {
-            let inner = &system.0;
-            let taken = match to == inner.me {
-                true => system.take_up(pid).map_err(|refused| refused.to_string()),
-                false => inner.ask(to, &ears::Question::TakeUp { pid }).map(drop),
-            };
-            // Another one is asked if it does not live there in a while.
-            if let Err(why) = taken {
-                let process = pid.id();
-                inner.chronicle.record(Kind::ProcessNotTakenUp { process, by: to, why: why.as_str().into() });
-            }
+        let asked = match to == self.me {
+            true => self.take_up_soon(pid),
+            false => self.ask(to, &ears::Question::TakeUp { pid }).map(drop),
         };
-        // Without a thread it is tried again.
-        let _ = std::thread::Builder::new().name("una-take-up".into()).spawn(take);
+        // Another one is asked if it does not live there in a while.
+        if let Err(why) = asked {
+            let process = pid.id();
+            self.chronicle.record(Kind::ProcessNotTakenUp { process, by: to, why: why.as_str().into() });
+        }
     }
 }
 
 /// Making processes of what is known of them.
 impl System {
-    fn go_on_again(&self, pid: Pid, again: Again) -> Result<Console, KeepRefused> {
+    fn go_on_again(&self, pid: Pid, again: Again, since: u32) -> Result<Console, KeepRefused> {
         let node = self.node()?;
-        let candidates = self.0.candidates(pid, &Which::Latest)?;
+        let mut candidates = self.0.candidates(pid, &Which::Latest)?;
+        candidates.retain(|found| found.checkpoint.as_ref().is_none_or(|(_, one)| one.incarnation >= since));
+        if candidates.iter().all(|found| found.checkpoint.is_none()) {
+            return Err(KeepRefused::None(pid));
+        }
         self.go_on(node, pid, &candidates, Some(again))?;
         node.console(pid).ok_or(KeepRefused::NoNode)
     }
