@@ -44,6 +44,11 @@ impl Again {
     pub fn calls_made(self) -> u64 {
         u64::from(self.incarnation) << 32
     }
+
+    /// As how many moves it counts where it is now: more than any that it made before.
+    pub fn moves(self) -> u32 {
+        self.incarnation << 16
+    }
 }
 
 /// What becomes of a process whose parent ends.

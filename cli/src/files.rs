@@ -4,7 +4,7 @@
 //! every other path is on this machine, as `scp` and `docker cp` have it. The others take `una:` too.
 
 use crate::failure::{Failure, Result, printable, quoted, status};
-use crate::{node, print};
+use crate::{moving, node, print};
 use clap::Args;
 use daemon::protocol::client::{AskError, Connection};
 use daemon::protocol::{Entry, FileKind, Reason, Reply, Request};
@@ -286,7 +286,7 @@ impl Mkdir {
     }
 }
 
-/// Rename or move a file or directory of una's tree
+/// Rename or move a file or directory of una's tree, or a process to another node: una mv PID NODE
 #[derive(Args)]
 pub struct Mv {
     #[arg(value_name = "FROM")]
@@ -299,8 +299,13 @@ pub struct Mv {
 
 impl Mv {
     pub fn execute(self) -> Result<u8> {
-        let request = Request::Rename { from: inside(&self.from), to: inside(&self.to) };
-        order(&mut node::connect()?, &request)?;
+        let mut connection = node::connect()?;
+        if let Ok(pid) = self.from.parse()
+            && is_absent(&mut connection, &inside(&self.from))?
+        {
+            return moving::Move::new(pid, self.to).execute();
+        }
+        order(&mut connection, &Request::Rename { from: inside(&self.from), to: inside(&self.to) })?;
         Ok(0)
     }
 }
@@ -316,6 +321,15 @@ fn order(connection: &mut Connection, request: &Request) -> Result<()> {
     match connection.ask(request).map_err(node::failed)? {
         Reply::Done => Ok(()),
         other => Err(node::unexpected(&other)),
+    }
+}
+
+fn is_absent(connection: &mut Connection, path: &str) -> Result<bool> {
+    match connection.ask(&Request::Look { path: path.into() }) {
+        Ok(Reply::Entry(_)) => Ok(false),
+        Ok(other) => Err(node::unexpected(&other)),
+        Err(AskError::Refused(refusal)) if refusal.reason == Reason::NotFound => Ok(true),
+        Err(error) => Err(node::failed(error)),
     }
 }
 

@@ -16,6 +16,7 @@ mod job;
 mod limits;
 mod man;
 mod mounts;
+mod moving;
 mod node;
 mod nodes;
 mod ports;
@@ -66,7 +67,7 @@ enum Command {
     Join(nodes::Join),
     Nodes(nodes::Nodes),
     Status(nodes::Status),
-    Drain(nodes::Drain),
+    Drain(moving::Drain),
     Remove(nodes::Remove),
     Leave(nodes::Leave),
     Run(run::Run),
@@ -81,6 +82,7 @@ enum Command {
     Cont(processes::Cont),
     Wait(processes::Wait),
     Freeze(freeze::Freeze),
+    Move(moving::Move),
     Thaw(thaw::Thaw),
     Checkpoint(checkpoint::Checkpoint),
     Checkpoints(checkpoint::Checkpoints),
@@ -130,6 +132,7 @@ fn main() -> ExitCode {
         Command::Cont(command) => command.execute(),
         Command::Wait(command) => command.execute(),
         Command::Freeze(command) => command.execute(),
+        Command::Move(command) => command.execute(),
         Command::Thaw(command) => command.execute(),
         Command::Checkpoint(command) => command.execute(),
         Command::Checkpoints(command) => command.execute(),

@@ -322,25 +322,6 @@ impl Leave {
     }
 }
 
-/// Put nothing new on a node
-#[derive(Args)]
-pub struct Drain {
-    /// Its name or number
-    #[arg(value_name = "NODE")]
-    node: String,
-
-    /// Put processes on it again
-    #[arg(long)]
-    undo: bool,
-}
-
-impl Drain {
-    pub fn execute(self) -> Result<u8> {
-        node::order(&Request::Drain { node: self.node, drain: !self.undo })?;
-        Ok(0)
-    }
-}
-
 /// Take a node out of the system that will not come back
 #[derive(Args)]
 pub struct Remove {

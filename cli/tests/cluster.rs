@@ -3,89 +3,10 @@
 
 mod house;
 
+use house::computer::Computer;
 use house::{Done, House, programs, until};
 use serde_json::Value;
 use std::time::SystemTime;
-
-/// Nodes of one system. All end with it.
-struct Computer {
-    nodes: Vec<House>,
-}
-
-impl Computer {
-    /// The first node is `n1`, called `a`; others are called `b`, `c`...
-    fn of(count: usize) -> Computer {
-        let first = House::new();
-        let up = first.done(&["up", "-d", "--listen", "127.0.0.1", "--name", "a"]);
-        assert_eq!((up.status, up.err.as_str()), (0, ""), "{}", up.out);
-        let mut computer = Computer { nodes: vec![first] };
-        for number in 1..count {
-            let name = String::from(char::from(b'a' + number as u8));
-            let house = House::new();
-            let ticket = computer.ticket();
-            let joined = house.done(&["join", &ticket, "--listen", "127.0.0.1", "--name", &name]);
-            assert_eq!((joined.status, joined.err.as_str()), (0, ""), "{}", joined.out);
-            assert!(joined.out.contains(&format!("this is {name} (n{})", number + 1)), "{}", joined.out);
-            computer.nodes.push(house);
-        }
-        for node in 0..count {
-            until("all nodes to hear one another", || computer.is_whole(node, count).then_some(()));
-        }
-        computer
-    }
-
-    fn ticket(&self) -> String {
-        let done = self.on(0, &["ticket", "-q"]);
-        assert_eq!((done.status, done.err.as_str()), (0, ""));
-        done.out.trim().to_string()
-    }
-
-    #[track_caller]
-    fn on(&self, node: usize, arguments: &[&str]) -> Done {
-        self.nodes[node].done(arguments)
-    }
-
-    fn status(&self, node: usize) -> Value {
-        serde_json::from_str(&self.on(node, &["status", "--json"]).out).unwrap_or_default()
-    }
-
-    fn is_whole(&self, node: usize, count: usize) -> bool {
-        let status = self.status(node);
-        let up = |line: &&Value| line["state"] == "up";
-        let voters = if count < 3 { 1 } else { 3 };
-        status["nodes"].as_array().is_some_and(|nodes| nodes.iter().filter(up).count() == count)
-            && status["coordinator"]["voters"].as_array().is_some_and(|all| all.len() == voters)
-            && status["files"]["holder"].is_number()
-    }
-
-    fn state_of(&self, from: usize, name: &str) -> String {
-        let status = self.status(from);
-        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
-        let line = nodes.iter().find(|line| line["name"] == name).cloned().unwrap_or_default();
-        line["state"].as_str().unwrap_or("gone").to_string()
-    }
-
-    /// As if the machine had lost its power, but for its disk.
-    fn kill(&self, node: usize) {
-        let lock: Value = serde_json::from_str(&self.nodes[node].read("home/.local/share/una/node/node.lock")).unwrap();
-        let pid = rustix::process::Pid::from_raw(lock["pid"].as_i64().unwrap() as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        until("the daemon's end", || rustix::process::test_kill_process(pid).is_err().then_some(()));
-    }
-
-    /// What a node says as soon as the system can say it.
-    fn in_the_end(&self, node: usize, arguments: &[&str]) -> Done {
-        until(&format!("{arguments:?}"), || Some(self.on(node, arguments)).filter(|done| done.status == 0))
-    }
-}
-
-impl Drop for Computer {
-    fn drop(&mut self) {
-        for node in &self.nodes {
-            let _ = node.done(&["down"]);
-        }
-    }
-}
 
 #[test]
 fn three_machines_are_one_computer() {

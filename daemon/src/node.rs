@@ -15,6 +15,7 @@ mod console;
 mod guest;
 mod keep;
 mod machine;
+mod moving;
 mod process;
 mod puppet;
 mod read_only;
@@ -23,9 +24,10 @@ mod view;
 
 pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
 pub use keep::{GoOn, Outward, Snapshot, SnapshotRefused, UndoRefused, is_damage};
+pub use moving::{Arrival, ArriveRefused, Baggage, Stopped};
 pub use view::{
-    ControlRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, NotPid, Order, Pid,
-    PortError, ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
+    ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, NotPid,
+    Order, Pid, PortError, ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
 };
 
 use crate::files::{Shared, Tree};
@@ -41,6 +43,7 @@ use abi::process::{Again, Orphan, Program, Spawn};
 use abi::rights::Rights;
 use bodies::Bodies;
 use console::{ConsoleWaiter, Rouse, Side};
+use drivers::clock::now_ms;
 use drivers::{FileJournal, HostDirectory, HostEntropy};
 use engine::una::Child;
 use engine::{Fiber, Image, Usage, wasi};
@@ -122,6 +125,8 @@ pub const PACKET_BYTES_MAX: usize = 64 << 10;
 pub enum Fate {
     Started(ProgramId),
     Ended(abi::process::Exit),
+    /// It had ended, and nothing is known of it here any more.
+    Forgotten,
 }
 
 /// Who is told of it, on the thread on which it happened: it must not take long, nor ask the node anything.
@@ -307,7 +312,7 @@ impl Node {
     pub fn run_again(&self, order: Order, again: Again, console: Option<&[u8]>) -> Result<Started, RunRefused> {
         let limit = order.limits.output_bytes.unwrap_or(u64::MAX);
         let console = match console {
-            Some(saved) => Console::restored(saved, limit).map_err(|_| RunRefused::Streams)?,
+            Some(saved) => Console::restored(saved).map_err(|_| RunRefused::Streams)?,
             None => Console::new(order.stdio.input, order.stdio.lossless, limit),
         };
         self.begin(order, console, Some(again))
@@ -320,10 +325,11 @@ impl Node {
         {
             return Err(RunRefused::Alive(again.id.into()));
         }
+        let started_ms = now_ms();
         let world = self.0.world_at(&program, &mounts, &limits, stdio, console.clone(), console)?;
         let (setup, fiber, rest) = world.for_new(args.clone(), env);
         let process = at_once(self.0.engine.start_on_fiber(&program, &name, setup, fiber))?;
-        let common = Common { name, args, mounts, limits, stdio, again };
+        let common = Common { name, args, mounts, limits, stdio, started_ms, moves: moves(again), again };
         self.launch(&program, process, common, rest)
     }
 
@@ -334,7 +340,7 @@ impl Node {
         let (resume, fiber, rest) = world.for_old();
         let process = at_once(self.0.engine.thaw_on_fiber(&program, image, resume, fiber))?;
         let args = process.system().args().to_vec();
-        let common = Common { name, args, mounts, limits, stdio, again: None };
+        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms(), moves: 0, again: None };
         self.launch(&program, process, common, rest)
     }
 
@@ -396,8 +402,9 @@ impl Node {
         views
     }
 
-    pub fn process(&self, pid: Pid) -> Option<ProcessView> {
-        self.processes().into_iter().find(|view| view.pid == pid)
+    pub fn process(&self, pid: Pid) -> Result<ProcessView, ControlRefused> {
+        let found = self.processes().into_iter().find(|view| view.pid == pid);
+        found.ok_or_else(|| absent(pid, &self.0.bodies.processes()))
     }
 
     fn view(&self, info: &Info, kernel: Option<&(Activity, u32, Option<Pid>)>) -> ProcessView {
@@ -442,7 +449,7 @@ impl Node {
 
     fn find(&self, pid: Pid) -> Result<Arc<Info>, ControlRefused> {
         let processes = self.0.bodies.processes();
-        let info = processes.find(pid).ok_or(ControlRefused::NoSuchProcess(pid))?;
+        let info = processes.find(pid).ok_or_else(|| absent(pid, &processes))?;
         match info.kind {
             Kind::Program => Ok(info.clone()),
             Kind::Service => Err(ControlRefused::Service(pid)),
@@ -496,26 +503,32 @@ impl Node {
 
     /// How a process ended, if it does within the time.
     pub fn wait(&self, pid: Pid, timeout: Duration) -> Result<Option<End>, ControlRefused> {
-        Ok(self.find(pid)?.wait(timeout))
+        let info = self.find(pid)?;
+        let end = info.wait(timeout);
+        match info.moved() {
+            Some(to) => Err(ControlRefused::Moved { pid, to }),
+            None => Ok(end),
+        }
     }
 
-    pub fn console(&self, pid: Pid) -> Option<Console> {
-        self.find(pid).ok()?.console.clone()
+    pub fn console(&self, pid: Pid) -> Result<Console, ControlRefused> {
+        self.find(pid)?.console.clone().ok_or(ControlRefused::NoSuchProcess(pid))
     }
 
     /// Stops a process and writes it as an image; `out` is flushed at the end. Whatever fails, it runs on.
     pub fn freeze(&self, pid: Pid, how: Freeze, out: &mut dyn Write) -> Result<(), FreezeRefused> {
-        let saved = self.borrow(pid, |mut process| {
-            let saved = process.save(&mut *out, how.with_program);
-            // The process ends only when the image is safe.
-            let saved = saved.and_then(|()| out.flush().map_err(engine::SaveError::Write));
-            let returned = match (&saved, how.afterwards) {
-                (Ok(()), Afterwards::End) => None,
-                _ => Some(process),
-            };
-            (returned, saved)
-        })?;
-        Ok(saved?)
+        // Each is born with one, to the names.
+        if self.process(pid).is_ok_and(|view| view.handles > 1) {
+            return Err(FreezeRefused::Holds { pid, what: "ports, pipes or processes in its hands".into() });
+        }
+        let mut stopped = self.stop_still(pid)?;
+        stopped.save(out, how.with_program)?;
+        // The process ends only when the image is safe.
+        out.flush().map_err(engine::SaveError::Write)?;
+        if how.afterwards == Afterwards::End {
+            stopped.end();
+        }
+        Ok(())
     }
 
     /// The tree `/`.
@@ -701,6 +714,14 @@ impl Node {
     }
 }
 
+/// Why a process is not here.
+fn absent(pid: Pid, processes: &process::Processes) -> ControlRefused {
+    match processes.moved(pid) {
+        Some(to) => ControlRefused::Moved { pid, to },
+        None => ControlRefused::NoSuchProcess(pid),
+    }
+}
+
 impl Inner {
     /// What a process gets of this machine. `console` is where it writes, a new one if it has none to share.
     fn world(
@@ -787,7 +808,7 @@ impl Inner {
 
     fn info(&self, program: &engine::Program, process: &engine::Process, common: Common, rest: Rest) -> Arc<Info> {
         self.remember(program);
-        let Common { name, args, mounts, limits, stdio, again } = common;
+        let Common { name, args, mounts, limits, stdio, started_ms, moves, again } = common;
         let Rest { output, is_shared, usage, time, key, known } = rest;
         let info = Info::new(Facts {
             name,
@@ -801,6 +822,8 @@ impl Inner {
             mounts,
             limits,
             stdio,
+            started_ms,
+            moves,
             incarnation: again.map_or(0, |again| again.incarnation),
             key,
             stopper: Some(process.stopper()),
@@ -844,7 +867,7 @@ impl Children for Inner {
         let process = at_once(self.engine.start_on_fiber(program, &name, setup, fiber));
         let process = process.map_err(|error| error.to_string())?;
         let (mounts, stdio) = (parent.mounts.clone(), Stdio::default());
-        let common = Common { name, args, mounts, limits, stdio, again: None };
+        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms(), moves: 0, again: None };
         let info = self.info(program, &process, common, rest);
         Ok(self.bodies.expect(guest::Program::new(process, info.clone()), info))
     }
@@ -891,6 +914,8 @@ struct Common {
     mounts: Vec<MountOrder>,
     limits: ProcessLimits,
     stdio: Stdio,
+    started_ms: u64,
+    moves: u32,
     /// It goes on under the number that it had.
     again: Option<Again>,
 }
@@ -941,6 +966,11 @@ impl Drop for Agent {
             desk.post(call, |key| machine.stir(key), |_| {});
         }
     }
+}
+
+/// Of a process that goes on under its number: more than whatever it moved before.
+fn moves(again: Option<Again>) -> u32 {
+    again.map_or(0, |again| again.moves())
 }
 
 /// Every process is born with a way to the names.

@@ -376,6 +376,11 @@ pub enum Request {
         pid: Pid,
         which: Option<String>,
     },
+    /// A running process goes on on that node. Answer: moving now and then, then moved.
+    Move {
+        pid: Pid,
+        node: String,
+    },
     /// The message's bytes follow. Answer: done.
     Send {
         port: String,
@@ -428,6 +433,10 @@ pub enum Request {
         node: String,
         drain: bool,
     },
+    /// Waits until no process is left on a node that is drained which could go. Answer: emptying now and then, then emptied.
+    Emptied {
+        node: String,
+    },
     /// A node that will not come back is no member any more. Answer: done.
     RemoveNode {
         node: String,
@@ -464,6 +473,7 @@ impl Request {
             | Request::Freeze { pid, .. }
             | Request::Checkpoint { pid, .. }
             | Request::Undo { pid, .. }
+            | Request::Move { pid, .. }
             | Request::Why { pid } => Some(*pid),
             _ => None,
         }
@@ -575,6 +585,8 @@ pub enum Origin {
     Start,
     /// So many lines before the end.
     Lines(u64),
+    /// This position: where somebody who looked before had come to.
+    At(u64),
     Now,
 }
 
@@ -659,6 +671,19 @@ pub enum Reply {
         passed_over: Vec<String>,
     },
     Why(WhyView),
+    /// How far a move is.
+    Moving(Stage),
+    Moved(MoveView),
+    /// So many processes have left a node, and so many are still there.
+    Emptying {
+        moved: u64,
+        left: u64,
+    },
+    /// Those that are stuck stay, and why.
+    Emptied {
+        moved: u64,
+        stuck: Vec<(Pid, String)>,
+    },
     /// It still goes on.
     Working,
 }
@@ -678,6 +703,34 @@ pub enum Phase {
     Waiting,
     Rewriting,
     Compiling,
+}
+
+/// What is done to move a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "stage", rename_all = "kebab-case")]
+pub enum Stage {
+    /// The other node gets the program ready.
+    Preparing,
+    /// The process runs on while its memory is copied: in which round, and how much of it is sent.
+    Copying { round: u32, bytes: u64, total: u64 },
+    /// The process stands still.
+    Stopped { bytes: u64 },
+}
+
+/// A move that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveView {
+    pub pid: Pid,
+    pub from: u16,
+    pub to: u16,
+    /// Rounds in which memory was copied while the process ran.
+    pub rounds: u32,
+    /// Sent in all.
+    pub bytes: u64,
+    /// From the moment at which it was asked to stop to that at which the other node said that it may run, in microseconds.
+    pub pause_us: u64,
+    /// From the beginning to the end, in microseconds.
+    pub total_us: u64,
 }
 
 /// Something in the node's tree.
@@ -726,6 +779,8 @@ pub enum Reason {
     Living,
     /// Nobody knows whether it lives: its node is not heard.
     NotCertain,
+    /// It runs on where it was.
+    NotMoved,
     /// A file, directory or port.
     NotFound,
     /// The time is up.

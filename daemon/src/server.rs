@@ -12,11 +12,13 @@ mod streams;
 mod system;
 
 use crate::node::{
-    self, ControlRefused, Freeze, FreezeRefused, Node, Order, Output, Pid, PortError, RunRefused, Started, ThawOrder,
+    self, ControlRefused, DepartRefused, Freeze, FreezeRefused, Node, Order, Output, Pid, PortError, RunRefused,
+    Started, ThawOrder,
 };
 use crate::protocol::{self, Afterwards, Follow, More, ProtocolError, Reason, Refusal, Reply, Request, Status};
-use crate::system::System;
 use crate::system::view::WhyView;
+use crate::system::{MoveRefused, System};
+use abi::ids::NodeId;
 use programs::Programs;
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Write};
@@ -71,10 +73,10 @@ impl Server {
             wants_down: Mutex::new(None),
         });
         let weak = Arc::downgrade(&shared);
-        shared.system.on_commands(Box::new(move |stream| {
+        shared.system.on_commands(Box::new(move |head, stream| {
             if let Some(shared) = weak.upgrade() {
                 // Without threads or descriptors the stream is dropped, which tells the other side.
-                let _ = relay::adopt(&shared, stream);
+                let _ = relay::adopt(&shared, head, stream);
             }
         }));
         Server { shared }
@@ -123,13 +125,13 @@ fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
             continue;
         };
         if is_same_user(&stream) {
-            welcome(shared, stream);
+            welcome(shared, stream, 0);
         }
     }
 }
 
-/// Serves a connection on a thread of its own.
-fn welcome(shared: &Arc<Shared>, stream: UnixStream) {
+/// Serves a connection, which came over so many nodes, on a thread of its own.
+fn welcome(shared: &Arc<Shared>, stream: UnixStream, hops: u8) {
     let number = shared.numbers.fetch_add(1, Ordering::Relaxed);
     let enough = shared.connections().len() >= CONNECTIONS_MAX;
     match stream.try_clone() {
@@ -140,7 +142,7 @@ fn welcome(shared: &Arc<Shared>, stream: UnixStream) {
     let (of_thread, of_failure) = (shared.clone(), shared.clone());
     let served = serving.spawn(move || {
         // What went wrong is told to the client; nobody else can do anything about it.
-        let _ = Session::run(&of_thread, stream);
+        let _ = Session::run(&of_thread, stream, hops);
         of_thread.connections().remove(&number);
     });
     if served.is_err() {
@@ -165,6 +167,8 @@ struct Session<'a> {
     shared: &'a Shared,
     from: BufReader<UnixStream>,
     to: UnixStream,
+    /// Over how many nodes it came.
+    hops: u8,
     /// The node's tree, once it has been asked for.
     files: Option<Box<dyn abi::file::FileSystem>>,
 }
@@ -177,6 +181,8 @@ enum Undone {
     Last(Refusal),
     /// All has been said, by another node.
     Over,
+    /// It is for another node: the process has moved there.
+    Elsewhere(NodeId),
 }
 
 impl Undone {
@@ -194,10 +200,11 @@ impl<E: Into<ProtocolError>> From<E> for Undone {
 type Done<T = ()> = Result<T, Undone>;
 
 impl<'a> Session<'a> {
-    fn run(shared: &'a Shared, stream: UnixStream) -> Result<(), ProtocolError> {
+    fn run(shared: &'a Shared, stream: UnixStream, hops: u8) -> Result<(), ProtocolError> {
         stream.set_read_timeout(Some(HELLO_TIMEOUT))?;
         let to = stream.try_clone()?;
-        let mut session = Session { shared, from: BufReader::with_capacity(64 << 10, stream), to, files: None };
+        let from = BufReader::with_capacity(64 << 10, stream);
+        let mut session = Session { shared, from, to, hops, files: None };
         protocol::write_hello(&mut session.to)?;
         protocol::read_hello(&mut session.from)?;
         session.from.get_ref().set_read_timeout(None)?;
@@ -213,6 +220,7 @@ impl<'a> Session<'a> {
                 Err(Undone::Refused(refusal)) => session.reply(&Reply::Refused(refusal))?,
                 Err(Undone::Last(refusal)) => return session.reply(&Reply::Refused(refusal)),
                 Err(Undone::Over) => return Ok(()),
+                Err(Undone::Elsewhere(_)) => unreachable!("such a request is handed on"),
                 Err(Undone::Broken(error)) => {
                     // It may be the client's end, of which there is nobody to tell.
                     let why = error.to_string();
@@ -235,6 +243,21 @@ impl<'a> Session<'a> {
         if let Some(node) = self.elsewhere(&mut request)? {
             return self.hand_on(node, &request);
         }
+        let pid = request.pid();
+        match self.answer_here(request.clone()) {
+            // It moved away meanwhile.
+            Err(Undone::Elsewhere(node)) => self.hand_on(node, &request),
+            Err(Undone::Refused(refusal)) if refusal.reason == Reason::NoProcess => {
+                match pid.map_or(Ok(None), |pid| self.elsewhere_now(pid))? {
+                    Some(node) => self.hand_on(node, &request),
+                    None => Err(Undone::Refused(refusal)),
+                }
+            }
+            done => done,
+        }
+    }
+
+    fn answer_here(&mut self, request: Request) -> Done {
         let node = &self.shared.node;
         match request {
             Request::Status => {
@@ -244,13 +267,13 @@ impl<'a> Session<'a> {
             }
             Request::Processes { ended } => self.all_processes(ended),
             Request::Process { pid } => {
-                let view = node.process(pid).ok_or(ControlRefused::NoSuchProcess(pid)).map_err(control)?;
+                let view = node.process(pid).map_err(control)?;
                 Ok(self.reply(&Reply::Process(view))?)
             }
             Request::Run(run) => self.run_program(run),
             Request::Thaw(thaw) => self.thaw(thaw),
             Request::Attach { pid, follow } => {
-                let console = node.console(pid).ok_or(ControlRefused::NoSuchProcess(pid)).map_err(control)?;
+                let console = node.console(pid).map_err(control)?;
                 self.reply(&Reply::Started { pid })?;
                 self.stream(pid, console, follow)
             }
@@ -271,6 +294,7 @@ impl<'a> Session<'a> {
             Request::Restore(restore) => self.restore(restore),
             Request::Undo { pid, which } => self.undo(pid, which),
             Request::RemoveCheckpoints { pid, which } => self.remove_checkpoints(pid, which),
+            Request::Move { pid, node } => self.move_process(pid, &node),
             Request::Send { port, timeout_ms } => {
                 let mut message = vec![];
                 self.content().take(protocol::MESSAGE_BYTES_MAX as u64 + 1).read_to_end(&mut message)?;
@@ -368,6 +392,18 @@ impl<'a> Session<'a> {
         self.started(started, decided, follow)
     }
 
+    fn move_process(&mut self, pid: Pid, to: &str) -> Done {
+        let system = self.shared.system.clone();
+        let moved = system.move_process(pid, to, &mut |stage| self.reply(&Reply::Moving(stage)).is_ok());
+        match moved {
+            Ok(moved) => Ok(self.reply(&Reply::Moved(moved))?),
+            Err(MoveRefused::Depart(DepartRefused::Stop(refused))) => Err(frozen(refused)),
+            Err(refused @ MoveRefused::NoNode(_)) => Err(Undone::new(Reason::NoNode, refused)),
+            Err(refused @ MoveRefused::NotHeard { .. }) => Err(Undone::new(Reason::Unreachable, refused)),
+            Err(refused) => Err(Undone::new(Reason::NotMoved, refused)),
+        }
+    }
+
     fn spool(&mut self) -> Done<std::fs::File> {
         use rustix::fs::{MemfdFlags, memfd_create};
         let full = |error: io::Error| Undone::new(Reason::NotRun, format!("no room for the image: {error}"));
@@ -380,7 +416,7 @@ impl<'a> Session<'a> {
 
     fn freeze(&mut self, pid: Pid, with_program: bool, afterwards: Afterwards) -> Done {
         let this = &self.shared.node;
-        let view = this.process(pid).ok_or(ControlRefused::NoSuchProcess(pid)).map_err(control)?;
+        let view = this.process(pid).map_err(control)?;
         self.reply(&Reply::Process(view))?;
         let afterwards = match afterwards {
             Afterwards::End => node::Afterwards::End,
@@ -502,6 +538,7 @@ fn control(refused: ControlRefused) -> Undone {
         ControlRefused::Ended(_) => Reason::Ended,
         ControlRefused::Service(_) => Reason::NoProcess,
         ControlRefused::Stopping => Reason::Stopping,
+        ControlRefused::Moved { to, .. } => return Undone::Elsewhere(to),
     };
     Undone::new(reason, refused)
 }

@@ -5,19 +5,24 @@
 //!   record   who this node is            join     tickets, and how they are spent
 //!   member   what is kept of each node   keeper   who votes
 //!   health   who is heard                ears     what arrives from other nodes
-//!   place    where processes go          programs what one node has compiled, others need not compile
-//!   view     what people see               keep      checkpoints
-//!   supervise   processes that are begun again, here or elsewhere
+//!   place    where processes go          location where each of them is
+//!   moving   processes on their way      drain    a node that empties itself
+//!   programs what one node has compiled, others need not compile
+//!   keep     checkpoints                 supervise  processes that are begun again, here or elsewhere
+//!   view     what people see
 //! ```
 //! A node alone is a system of one: the same parts, with nobody to speak to.
 
+mod drain;
 mod ears;
 mod events;
 mod health;
 mod join;
 pub mod keep;
 mod keeper;
+mod location;
 pub mod member;
+mod moving;
 mod place;
 mod programs;
 mod record;
@@ -25,6 +30,7 @@ pub mod supervise;
 pub mod view;
 
 pub use join::{JoinError, join};
+pub use moving::MoveRefused;
 pub use record::{Record, RecordError};
 
 use crate::files::{self, FilesNetwork, Shared, TreeError};
@@ -65,8 +71,12 @@ pub mod service {
     /// Questions of one node to another: its processes, its events.
     pub const SYSTEM: Service = Service(5);
     pub const PROGRAMS: Service = Service(6);
+    /// Where processes are.
+    pub const LOCATION: Service = Service(7);
+    /// Processes on their way.
+    pub const MOVES: Service = Service(8);
     /// What is kept of processes, asked of whoever holds the files.
-    pub const KEPT: Service = Service(8);
+    pub const KEPT: Service = Service(9);
 }
 
 /// Where nodes listen, if nothing else is said. Another one is taken if it is in use.
@@ -147,7 +157,8 @@ pub enum Reach {
 #[derive(Clone)]
 pub struct System(Arc<Inner>);
 
-type OnCommands = Box<dyn Fn(Stream) + Send + Sync>;
+/// The head of a stream, and the stream.
+type OnCommands = Box<dyn Fn(&[u8], Stream) + Send + Sync>;
 
 struct Inner {
     data: PathBuf,
@@ -162,6 +173,8 @@ struct Inner {
     facts: Current,
     directory: Arc<Directory>,
     health: Health,
+    drainer: drain::Drainer,
+    location: location::Whereabouts,
     chronicle: Chronicle,
     files: Shared,
     keep: keep::Keep,
@@ -354,6 +367,7 @@ impl System {
         let health = Health::new(me, record.life, u64::from_le_bytes(entropy));
         let here_only = listen.is_none_or(|listen| listen.ip().is_loopback());
         let discovery = if here_only { None } else { Discovery::start(&wire, record.system_bytes()).ok() };
+        let location = location::Whereabouts::new(me, record.life);
         let chronicle = Chronicle::new(me, record.life);
         chronicle.record(Kind::SystemStarted { life: record.life });
         let system = System(Arc::new(Inner {
@@ -367,6 +381,8 @@ impl System {
             facts,
             directory,
             health,
+            drainer: drain::Drainer::default(),
+            location,
             chronicle,
             files,
             keep: keep::Keep::new(),
@@ -381,6 +397,7 @@ impl System {
             stopping: AtomicBool::new(false),
         }));
         ears.listen_for(&system.0);
+        system.0.tell_living();
         Inner::follow_members(&system.0);
         let spawn = |name: &str, act: fn(&Arc<Inner>)| {
             let inner = system.0.clone();
@@ -388,6 +405,7 @@ impl System {
         };
         spawn("una-health", health::run)?;
         spawn("una-keeper", keeper::run)?;
+        spawn("una-where", location::run)?;
         spawn("una-keep", keep::run)?;
         spawn("una-lease", supervise::run_lease)?;
         spawn("una-again", supervise::run)?;
@@ -401,14 +419,16 @@ impl System {
         let weak = Arc::downgrade(&self.0);
         node.watch(Box::new(move |process, fate| {
             let Some(inner) = weak.upgrade() else { return };
-            if let Fate::Ended(_) = fate {
-                inner.keep.over(process.into());
-                inner.supervise.over(process.into());
+            match fate {
+                Fate::Started(program) => inner.chronicle.record(Kind::ProcessStarted { process, program }),
+                Fate::Ended(exit) => {
+                    inner.keep.over(process.into());
+                    inner.supervise.over(process.into());
+                    inner.chronicle.record(Kind::ProcessEnded { process, ending: Ending(exit) });
+                }
+                Fate::Forgotten => {}
             }
-            inner.chronicle.record(match fate {
-                Fate::Started(program) => Kind::ProcessStarted { process, program },
-                Fate::Ended(exit) => Kind::ProcessEnded { process, ending: Ending(exit) },
-            });
+            inner.tell_fate(process, fate);
         }));
         node.engine().look_elsewhere(Box::new(programs::Others(Arc::downgrade(&self.0))));
         node.join(Arc::new(KernelWire(Arc::downgrade(&self.0))));
@@ -440,19 +460,10 @@ impl System {
         self.0.name_of(node)
     }
 
-    /// The node that a process is on.
-    pub fn locate(&self, pid: Pid) -> NodeId {
-        // One that went on from a checkpoint is where it goes on.
-        match self.0.node.get() {
-            Some(node) if node.is_alive(pid) => self.0.me,
-            _ => pid.node(),
-        }
-    }
-
-    /// A connection to another node's server.
-    pub fn commands(&self, node: NodeId) -> Result<Stream, Reach> {
+    /// A connection to another node's server, which `head` says something about.
+    pub fn commands(&self, node: NodeId, head: &[u8]) -> Result<Stream, Reach> {
         let key = self.0.directory.key_of(node).ok_or(Reach::NoSuchNode(node))?;
-        let opened = self.0.wire.open(key, service::COMMANDS, &[], Instant::now() + ANSWER_TIMEOUT);
+        let opened = self.0.wire.open(key, service::COMMANDS, head, Instant::now() + ANSWER_TIMEOUT);
         opened.map_err(|error| self.0.not_heard(node, &error.to_string()))
     }
 
@@ -784,6 +795,7 @@ impl Inner {
             }
         }
         self.health.belong(&self.directory.members());
+        self.tell_living();
         self.remember_peers();
     }
 
@@ -792,10 +804,23 @@ impl Inner {
         if let (Change::Over { node, life }, Some(kernel)) = (change, self.node.get()) {
             kernel.heard(node, Heard::Lost { life });
         }
-        let members: Vec<NodeId> = self.directory.members().keys().copied().collect();
-        let living: Vec<NodeId> =
-            members.into_iter().filter(|node| *node == self.me || self.health.is_up(*node)).collect();
+        let living = self.tell_living();
         self.files.members(&living);
+    }
+
+    /// Whoever looks for processes is told who lives.
+    fn tell_living(&self) -> Vec<NodeId> {
+        let members: Vec<NodeId> = self.directory.members().keys().copied().collect();
+        let own_life = self.record().life;
+        let life = |node: NodeId| if node == self.me { Some(own_life) } else { self.health.life_if_up(node) };
+        let mut living: Vec<(NodeId, u64)> = members.into_iter().filter_map(|node| Some((node, life(node)?))).collect();
+        let nodes = living.iter().map(|(node, _)| *node).collect();
+        if living.is_empty() {
+            // Before the facts are there.
+            living.push((self.me, own_life));
+        }
+        self.tell_whereabouts(&living);
+        nodes
     }
 
     /// Tells the kernel of all links that are there.
@@ -809,6 +834,14 @@ impl Inner {
         }
     }
 
+    /// There is a link to another member.
+    fn linked(&self, number: NodeId, life: u64) {
+        self.health.linked(number, life);
+        if let Some(node) = self.node.get() {
+            node.heard(number, Heard::Linked { life });
+        }
+    }
+
     fn member_put(&self, number: NodeId, member: Member) {
         if let Some(key) = member.node_key() {
             self.directory.know(number, key);
@@ -817,6 +850,14 @@ impl Inner {
             }
         }
         let known = self.directory.members().insert(number, member.clone());
+        if known.is_none() {
+            // The link may have come first.
+            let links = self.wire.links();
+            let link = links.iter().find(|link| member.node_key() == Some(link.peer));
+            if let Some(LinkState::Linked { hello, .. }) = link.map(|link| &link.state) {
+                self.linked(number, hello.life);
+            }
+        }
         match known {
             None => self.chronicle.record(Kind::NodeJoined { node: number, name: member.name.as_str().into() }),
             Some(before) if member.draining && !before.draining => {
@@ -830,6 +871,7 @@ impl Inner {
         let was_member = self.directory.members().remove(&number).is_some();
         let key = self.directory.forget(number);
         self.chronicle.record(Kind::NodeRemoved { node: number });
+        self.whereabouts(services::location::Input::Removed { node: number });
         if number == self.me {
             self.refused("this node was removed from the system".into());
         } else if let Some(key) = key.filter(|_| was_member) {

@@ -131,10 +131,11 @@ impl Engine {
         &self, program: &Program, mut image: Image<R>, resume: wasi::Resume, fiber: Fiber,
     ) -> Result<Process, ThawError> {
         let Code::Freezable(code) = &program.code else { return Err(ThawError::NotFreezable) };
-        let facts = image.facts()?;
+        let (facts, kept) = (image.facts()?, image.kept()?);
         let interrupt = resume.waiter.interrupt();
         let system = wasi::System::restore(image.system()?, resume)?;
         let mut store = self.store(system, Some(fiber));
+        store.data_mut().kept = kept;
         let thawed = code.thaw_reader_async(&mut store, &self.fibers, &mut image.reader).await;
         let thawed = thawed.map_err(crate::process::thaw_error)?;
         thawed.process.listen(&mut store);

@@ -1,6 +1,7 @@
 //! What una puts into an image beside the frozen program, and how it is found there. Knows no running process.
 
 use crate::error::ThawError;
+use crate::kept::Kept;
 use crate::process::Stage;
 use freeze::ImageError;
 use freeze::image::{Reader, State};
@@ -11,6 +12,8 @@ use std::io::Read;
 /// What [`crate::wasi::System`] saved.
 pub(crate) const SYSTEM: &str = "wasi";
 pub(crate) const FACTS: &str = "una";
+/// What functions of the import module `una` remember, if they do.
+pub(crate) const KEPT: &str = "kept";
 /// The program itself, if the image carries it.
 pub(crate) const PROGRAM: &str = "program";
 
@@ -78,6 +81,12 @@ impl<R: Read> Image<R> {
     pub fn facts(&self) -> Result<Facts, ThawError> {
         let facts = Facts::from_bytes(self.attachment(FACTS)?);
         facts.ok_or_else(|| ImageError::Inconsistent { what: "its facts are in an unknown form".into() }.into())
+    }
+
+    pub(crate) fn kept(&self) -> Result<Kept, ThawError> {
+        let Some(bytes) = self.state().attachments.get(KEPT) else { return Ok(Kept::default()) };
+        let malformed = |_| ImageError::Inconsistent { what: "what it kept between two calls is malformed".into() };
+        Ok(Kept::restore(bytes).map_err(malformed)?)
     }
 
     /// What [`crate::wasi::System::restore`] takes.

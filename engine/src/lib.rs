@@ -16,6 +16,7 @@ pub mod engine;
 pub mod error;
 pub mod fiber;
 pub mod image;
+mod kept;
 pub mod library;
 pub mod parts;
 pub mod process;

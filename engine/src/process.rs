@@ -12,8 +12,9 @@ use crate::engine::{Engine, HOST_STACK_BYTES, WASM_STACK_BYTES};
 use crate::error::{RunError, SaveError, StartError, ThawError, TraceFrame};
 use crate::fiber::{Fiber, Meter, SystemCalls};
 use crate::image::{self, Facts, Image};
+use crate::kept::Kept;
 use crate::program::{Code, Program};
-use crate::{una, wasi};
+use crate::wasi;
 use abi::file::Interrupt;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -26,7 +27,7 @@ pub struct State {
     /// For a process on a fiber: its kernel.
     pub(crate) calls: Option<Box<dyn SystemCalls>>,
     meter: Option<Meter>,
-    pub(crate) kept: una::Kept,
+    pub(crate) kept: Kept,
     pub(crate) memory: Option<wasmtime::Memory>,
 }
 
@@ -109,8 +110,7 @@ impl Engine {
             Some(Fiber { calls, usage }) => (Some(calls), Some(Meter(usage))),
             None => (None, None),
         };
-        let mut store =
-            Store::new(&self.wasmtime, State { system, calls, meter, kept: una::Kept::default(), memory: None });
+        let mut store = Store::new(&self.wasmtime, State { system, calls, meter, kept: Kept::default(), memory: None });
         if store.data().meter.is_some() {
             store.limiter(|state| state.meter.as_mut().expect("it was there just now, and nobody takes it"));
         }
@@ -251,6 +251,9 @@ impl Process {
         let facts = Facts { stage: self.stage, ..self.facts.clone() };
         let mut attachments =
             BTreeMap::from([(image::SYSTEM.to_string(), system), (image::FACTS.to_string(), facts.to_bytes())]);
+        if let Some(kept) = self.store.data().kept.save() {
+            attachments.insert(image::KEPT.to_string(), kept);
+        }
         if with_program {
             attachments.insert(image::PROGRAM.to_string(), self.program.wasm().to_vec());
         }

@@ -5,8 +5,10 @@
 //! are checked before the call has an effect. What does not fit into the program's buffer is kept until it is asked for with a larger one.
 //!
 //! Deadlines are moments of the process's own monotonic clock, so that one call keeps its deadline through a freeze: 0 is "do not
-//! wait", all ones "for ever".
+//! wait", all ones "for ever". A call that waits while its process is to be frozen is unwound with the rest of the stack and issued again
+//! when the process is continued; what it had done by then is remembered (`kept`), so that nothing is done twice.
 
+use crate::kept;
 use crate::process::State;
 use crate::wasi::{Memory, memory_of};
 use abi::call::{
@@ -24,7 +26,6 @@ use abi::message::{
 };
 use abi::process::{Exit, Orphan, Spawn};
 use abi::rights::Rights;
-use std::collections::BTreeMap;
 use wasmtime::{Caller, Error, Linker};
 
 pub const MODULE: &str = "una";
@@ -33,9 +34,6 @@ pub const MODULE: &str = "una";
 const NAMES: HandleId = HandleId(1);
 /// How long the service `names` may take.
 const NAMES_TIMEOUT_NS: u64 = 30_000_000_000;
-/// The most messages that are kept because they did not fit.
-const KEPT_MAX: usize = 64;
-
 /// Why a call failed, as programs see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
@@ -86,14 +84,6 @@ pub struct Child {
     pub wasm: Option<Vec<u8>>,
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
-}
-
-/// What the functions remember between calls.
-#[derive(Default)]
-pub struct Kept {
-    /// Messages that did not fit, by the port that they came from.
-    messages: BTreeMap<u32, Received>,
-    answer: Option<Answer>,
 }
 
 impl From<Errno> for Code {
@@ -161,7 +151,7 @@ impl From<CallError> for Code {
             CallError::Full => Code::Full,
             CallError::Abandoned { .. } => Code::Abandoned,
             CallError::Expired(_) => Code::Expired,
-            CallError::Interrupted(_) => Code::Interrupted,
+            CallError::Interrupted(_) | CallError::Detached { .. } => Code::Interrupted,
             CallError::NeverCalled => Code::Options,
             CallError::Limit(_) => Code::Limit,
         }
@@ -412,7 +402,7 @@ impl<'a, 'b> Program<'a, 'b> {
         if needed > room {
             self.with(|memory| memory.write_u32(result + message::LENGTH, needed))?;
             let kept = &mut self.caller.data_mut().kept.messages;
-            if kept.len() < KEPT_MAX || kept.contains_key(&port) {
+            if kept.len() < kept::MESSAGES_MAX || kept.contains_key(&port) {
                 kept.insert(port, received);
             }
             return Err(Code::Buffer);
@@ -473,19 +463,42 @@ impl<'a, 'b> Program<'a, 'b> {
         })
     }
 
+    /// Makes a call and waits for the answer. If the process was stopped while a server had the request, it goes on waiting for that answer.
+    async fn call(&mut self, call: SystemCall, wait: Wait) -> Result<Answer> {
+        let made = match self.caller.data_mut().kept.call.take() {
+            Some(call) => Err(call),
+            None => match self.ask(call).await {
+                Outcome::Called(Err(CallError::Detached { call, .. })) => Err(call),
+                Outcome::Called(answer) => Ok(answer?),
+                _ => return Err(Code::Service),
+            },
+        };
+        let call = match made {
+            Ok(answer) => return Ok(answer),
+            Err(call) => call,
+        };
+        match self.ask(SystemCall::EndCall { call, wait }).await {
+            Outcome::CallEnded(Err(EndCallError::Interrupted)) => {
+                self.caller.data_mut().kept.call = Some(call);
+                Err(Code::Interrupted)
+            }
+            Outcome::CallEnded(Err(EndCallError::NotYet)) => {
+                let _ = self.ask(SystemCall::Close { handle: call }).await;
+                Err(Code::Expired)
+            }
+            Outcome::CallEnded(answer) => Ok(answer?),
+            _ => Err(Code::Service),
+        }
+    }
+
     async fn names(&mut self, request: names::Request, transfers: Box<[Transfer]>) -> Result<(names::Answer, Answer)> {
         let message = Message { bytes: request.encode(), handles: transfers };
         let at = self.caller.data_mut().now().after(NAMES_TIMEOUT_NS);
-        match self.ask(SystemCall::Call { port: NAMES, message, deadline: Deadline::at(at) }).await {
-            Outcome::Called(answer) => {
-                let answer = answer?;
-                let decoded = names::Answer::decode(&answer.bytes).map_err(|_| Code::Service)?;
-                match decoded {
-                    names::Answer::Failed(failure) => Err(failure.into()),
-                    decoded => Ok((decoded, answer)),
-                }
-            }
-            _ => Err(Code::Service),
+        let call = SystemCall::Call { port: NAMES, message, deadline: Deadline::at(at) };
+        let answer = self.call(call, Wait::Until(at)).await?;
+        match names::Answer::decode(&answer.bytes).map_err(|_| Code::Service)? {
+            names::Answer::Failed(failure) => Err(failure.into()),
+            decoded => Ok((decoded, answer)),
         }
     }
 }
@@ -514,7 +527,17 @@ macro_rules! functions {
                 async fn $name($program: &mut Program<'_, '_>, $($argument: $ty),*) -> Result<()> $body
                 linker.func_wrap_async(MODULE, stringify!($name),
                     |mut caller: Caller<'_, State>, ($($argument,)*): ($($ty,)*)| Box::new(async move {
-                        number($name(&mut Program::new(&mut caller), $($argument),*).await)
+                        loop {
+                            let done = $name(&mut Program::new(&mut caller), $($argument),*).await;
+                            if done != Err(Code::Interrupted) {
+                                return number(done);
+                            }
+                            // Only who wants the process stopped interrupts it. If it was stopped already, it just goes on.
+                            if caller.data_mut().system.is_interrupted() {
+                                freeze::interrupt(&mut caller)?;
+                                return Ok(0);
+                            }
+                        }
                     }))?;
             )*
             Ok(())
@@ -628,15 +651,21 @@ functions! {
         deadline_ns: u64) {
         program.check(buffer, room as usize)?;
         program.check(result, 40)?;
-        let message = program.content(bytes, length, handles, count).await?;
-        let deadline = match deadline_ns {
-            u64::MAX => Deadline::NONE,
-            _ => Deadline::at(program.time(deadline_ns)),
+        // A call that goes on has taken its message already, and the handles that were moved with it.
+        let message = match program.caller.data().kept.call {
+            None => program.content(bytes, length, handles, count).await?,
+            Some(_) => Message::default(),
         };
-        match program.ask(SystemCall::Call { port: HandleId(port), message, deadline }).await {
-            Outcome::Called(answer) => program.answer(answer?, buffer, room, result),
-            _ => Err(Code::Service),
-        }
+        let (deadline, wait) = match deadline_ns {
+            u64::MAX => (Deadline::NONE, Wait::Forever),
+            _ => {
+                let at = program.time(deadline_ns);
+                (Deadline::at(at), Wait::Until(at))
+            }
+        };
+        let call = SystemCall::Call { port: HandleId(port), message, deadline };
+        let answer = program.call(call, wait).await?;
+        program.answer(answer, buffer, room, result)
     }
 
     last_answer(program, buffer: u32, room: u32, result: u32) {
@@ -680,10 +709,16 @@ functions! {
 
     pipe_write(program, pipe: u32, bytes: u32, length: u32, result: u32, deadline_ns: u64) {
         program.check(result, 4)?;
-        let (bytes, wait) = (program.bytes(bytes, length)?, program.wait(deadline_ns));
+        // So many were in it when the process was stopped in the middle of this call.
+        let before = std::mem::take(&mut program.caller.data_mut().kept.written).min(length);
+        let (bytes, wait) = (program.bytes(bytes + before, length - before)?, program.wait(deadline_ns));
         match program.ask(SystemCall::Write { pipe: HandleId(pipe), bytes, wait }).await {
             Outcome::Written(Ok(())) => program.give(result, length),
             Outcome::Written(Err(WriteError { written, cause })) => {
+                let written = before + written;
+                if cause == WriteCause::Interrupted {
+                    program.caller.data_mut().kept.written = written;
+                }
                 program.give(result, written)?;
                 Err(cause.into())
             }

@@ -75,6 +75,10 @@ impl<T: Copy> Agenda<T> {
         Some((first.number, self.take(Ticket(first.place))))
     }
 
+    pub fn number_of(&self, ticket: Ticket) -> u64 {
+        self.heap[self.places[ticket.0 as usize].position as usize].number
+    }
+
     pub fn take(&mut self, ticket: Ticket) -> T {
         let place = &mut self.places[ticket.0 as usize];
         let thing = place.thing.take().expect("whoever holds a ticket has the entry");

@@ -39,7 +39,7 @@ pub struct Call {
     pub(crate) caller: Key<Process>,
     pub(crate) server_side: ServerSide,
     pub(crate) caller_side: CallerSide,
-    alarm: Option<Ticket>,
+    pub(crate) alarm: Option<Ticket>,
     pub(crate) watch: Option<Key<Watch>>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) enum CallerSide {
 
 /// An answer that the caller has not collected yet.
 pub(crate) struct Answering {
-    bytes: Bytes,
+    pub bytes: Bytes,
     pub rights: Box<[Right]>,
 }
 
@@ -352,7 +352,7 @@ impl Kernel {
         })
     }
 
-    fn free_call_if_over(&mut self, key: Key<Call>) {
+    pub(crate) fn free_call_if_over(&mut self, key: Key<Call>) {
         let call = &self.calls[key];
         if call.server_side == ServerSide::Done && matches!(call.caller_side, CallerSide::Gone) {
             let call = self.calls.remove(key).expect("it was just seen");
@@ -394,6 +394,28 @@ impl Kernel {
             }
             ServerSide::Done => self.free_call_if_over(key),
         }
+    }
+
+    /// A blocked caller is roused while a server has its request, or may have it: the call goes on as one that was begun.
+    pub(crate) fn detach_call(&mut self, key: Key<Call>) {
+        let caller = self.calls[key].caller;
+        if let ServerSide::Away(errand) = self.calls[key].server_side {
+            self.drop_moved(caller, errand);
+        }
+        let State::Waiting { alarm, .. } = &mut self.processes[caller].state else {
+            unreachable!("a blocked caller waits")
+        };
+        if let Some(ticket) = alarm.take() {
+            let at = self.alarms.time_of(ticket);
+            self.alarms.take(ticket);
+            self.calls[key].alarm = Some(self.alarms.add(at, Due::Call(key)));
+        }
+        let call = &mut self.calls[key];
+        call.caller_side = CallerSide::Begun;
+        let sequence = call.id.sequence;
+        // There was room for an answer's handles, and a process that waits gets none.
+        let call = self.processes[caller].handles.insert(Right::all(Object::Call(key)));
+        self.wake(caller, Outcome::Called(Err(CallError::Detached { call, sequence })));
     }
 
     /// The deadline of a call that was begun has come; its alarm is spent.

@@ -89,6 +89,7 @@ impl Kernel {
             session.delayed.iter().flat_map(|delayed| delayed.rights.iter().chain(&delayed.lent)).for_each(&mut count);
         }
         self.grants.values().for_each(|grant| count(&grant.right));
+        self.expected.values().flat_map(|expected| &expected.grants).for_each(|(_, right)| count(right));
         self.door.iter().for_each(&mut count);
         assert_eq!(receivers, self.receivers_in_transit, "receiving ends in transit are miscounted");
         let none = Counts::default();
@@ -294,7 +295,9 @@ impl Kernel {
             Waiting::Write { pipe, .. } => self.pipes[*pipe].writing.contains(&key),
             Waiting::Away { errand } => self.errands.get(*errand).is_some(),
             Waiting::Notice { watch } => self.watches.get(*watch).is_some(),
-            Waiting::Post => process.abroad.is_some() && process.used.children > 0,
+            Waiting::Post => {
+                process.abroad.is_some() && (process.used.children > 0 || self.outposts.contains_key(&key))
+            }
         };
         assert!(stands, "{:?} waits in nobody's queue", process.id);
         let for_nothing = match waiting {
@@ -394,8 +397,10 @@ impl Kernel {
             let parked = self.parked.iter().filter(|worker| usize::from(worker.0) == index).count();
             assert_eq!(parked, usize::from(*worker == Worker::Parked), "a worker is parked and running");
             if let Worker::Running(key) = worker {
+                // It may have left for another node.
+                let state = self.processes.get(*key).map(|process| &process.state);
                 assert!(
-                    matches!(self.processes[*key].state, State::Running { .. } | State::Doomed { .. }),
+                    matches!(state, None | Some(State::Running { .. } | State::Doomed { .. })),
                     "a worker runs what does not run"
                 );
             }

@@ -25,10 +25,11 @@
 use crate::Kernel;
 use crate::call::{Call, CallerSide, ServerSide};
 use crate::handles::{Handles, Object, Refusal, Right};
-use crate::limits::{ERRANDS_MAX, FOREIGN_MAX, VERDICT_NS};
+use crate::limits::{ERRANDS_MAX, FOREIGN_MAX, TRANSFER_BYTES_MAX, VERDICT_NS};
+use crate::luggage::{ADOPTED_MIN, Luggage};
 use crate::packet::{Act, Content, Passed, Patience, Place, SpawnAct, Verdict};
 use crate::planted::{Bug, planted};
-use crate::process::{Cause, Process, State, Used, Waiting};
+use crate::process::{Cause, Process, State, Waiting};
 use crate::schedule::Next;
 use crate::session::{Breach, Session};
 use crate::table::Key;
@@ -57,9 +58,9 @@ pub struct Import {
     /// Its home, in the life that it had, is over, or the session with it.
     pub(crate) lost: bool,
     /// Bytes that were read from it for a process that had given up by then.
-    kept: Bytes,
+    pub(crate) kept: Bytes,
     /// A read whose process gave up, and of which nobody knows yet whether it took bytes.
-    reading: Option<Key<Errand>>,
+    pub(crate) reading: Option<Key<Errand>>,
 }
 
 /// An act under way at another node.
@@ -68,11 +69,13 @@ pub struct Import {
 /// import's `reading` is it; in `Child` it stands in the list of that process's children elsewhere.
 pub struct Errand {
     pub(crate) node: NodeId,
+    /// By which it is known there.
+    pub(crate) number: u64,
     pub(crate) purpose: Purpose,
     what: What,
     import: Option<Key<Import>>,
     /// Handles that leave the asker's table if the act is done.
-    moved: Box<[HandleId]>,
+    pub(crate) moved: Box<[HandleId]>,
     /// Why the home was told that nobody wants it any more, if it was.
     withdrawn: Option<Cause>,
     /// The read that a process wants which came while this one, given up, was still under way.
@@ -134,6 +137,10 @@ pub(crate) struct Delayed {
     pub lent: Option<Right>,
     pub rights: Vec<Right>,
     waits: BTreeSet<(NodeId, u64)>,
+    /// What a process takes along that comes.
+    pub luggage: Option<Box<Luggage>>,
+    /// Counts all that was delayed, from whichever node.
+    order: u64,
 }
 
 /// Whom a stand-in stands in for.
@@ -145,10 +152,17 @@ pub(crate) struct Abroad {
 /// No worker runs a stand-in; while it acts it is as if one did.
 const NO_WORKER: WorkerId = WorkerId(u16::MAX);
 
+impl Import {
+    pub(crate) fn new(home: NodeId, number: u64, object: ObjectId) -> Import {
+        Import { home, number, object, lost: false, kept: Bytes::EMPTY, reading: None }
+    }
+}
+
 impl Errand {
-    fn new(node: NodeId, purpose: Purpose, what: What) -> Errand {
+    pub(crate) fn new(node: NodeId, purpose: Purpose, what: What) -> Errand {
         Errand {
             node,
+            number: 0,
             purpose,
             what,
             import: None,
@@ -185,7 +199,8 @@ fn patience(wait: Wait) -> Patience {
     if wait == Wait::No { Patience::None } else { Patience::Endless }
 }
 
-fn moved(transfers: &[Transfer]) -> Box<[HandleId]> {
+/// Which handles leave the table of who gives these.
+pub(crate) fn moved_of(transfers: &[Transfer]) -> Box<[HandleId]> {
     let moves = transfers.iter().filter(|transfer| transfer.mode == TransferMode::Move);
     moves.map(|transfer| transfer.handle).collect()
 }
@@ -342,7 +357,7 @@ impl Kernel {
     }
 
     /// Has something said to another node, if there is a session with it.
-    fn tell(&mut self, node: NodeId, content: Content) {
+    pub(crate) fn tell(&mut self, node: NodeId, content: Content) {
         if let Some(session) = self.open_session(node) {
             session.push(content, None);
             self.stir_session(node);
@@ -386,7 +401,7 @@ impl Kernel {
     }
 
     /// A copy of a right on its way to another node, with which there is a session.
-    fn pass(&mut self, right: &Right, rights: Rights, to: NodeId) -> Passed {
+    pub(crate) fn pass(&mut self, right: &Right, rights: Rights, to: NodeId) -> Passed {
         let badge = right.badge;
         let Object::Foreign(_, import) = right.object else {
             let Some(object) = self.object_id(right.object) else {
@@ -525,13 +540,29 @@ impl Kernel {
     /// Sends an errand on its way. Whoever calls this has seen that there is a session and room.
     fn send_errand(&mut self, node: NodeId, purpose: Purpose, actor: ProcessId, asked: Asked) -> Key<Errand> {
         let Asked { what, act, rights, moved } = asked;
-        let errand = Errand { moved, ..Errand::new(node, purpose, what) };
-        let key = self.errands.insert(errand).expect("there is room, as the caller has seen");
-        let content = Content::Act { errand: key.to_bits() + 1, actor, act, rights };
+        let key = self.add_errand(Errand { moved, ..Errand::new(node, purpose, what) });
+        let content = Content::Act { errand: self.errands[key].number, actor, act, rights };
         let session = self.open_session(node).expect("there is a session, as the caller has seen");
         session.push(content, Some(key));
         self.stir_session(node);
         key
+    }
+
+    /// An errand with a number of this node's. Whoever calls this has seen that there is room.
+    pub(crate) fn add_errand(&mut self, errand: Errand) -> Key<Errand> {
+        let key = self.errands.insert(errand).expect("there is room, as the caller has seen");
+        self.errands[key].number = key.to_bits() + 1;
+        key
+    }
+
+    fn remove_errand(&mut self, key: Key<Errand>) -> Errand {
+        let errand = self.errands.remove(key).expect("an errand ends once");
+        if errand.number >= ADOPTED_MIN
+            && let Some(session) = self.sessions.get_mut(&errand.node)
+        {
+            session.adopted.remove(&errand.number);
+        }
+        errand
     }
 
     /// A process waits for an errand of its own.
@@ -566,7 +597,7 @@ impl Kernel {
         let has_room = self.sessions[&home].has_room() && !self.errands.is_full();
         let wait = match mode {
             SendMode::Unreliable => {
-                let gone = moved(&message.handles);
+                let gone = moved_of(&message.handles);
                 if has_room {
                     let rights = self.pass_all(me, &message.handles, home);
                     let act = Act::Send { port, bytes: message.bytes, patience: Patience::Careless };
@@ -586,7 +617,7 @@ impl Kernel {
         }
         let rights = self.pass_all(me, &message.handles, home);
         let act = Act::Send { port, bytes: message.bytes, patience: patience(wait) };
-        let asked = Asked { what: What::Send, act, rights, moved: moved(&message.handles) };
+        let asked = Asked { what: What::Send, act, rights, moved: moved_of(&message.handles) };
         self.wait_abroad(me, home, Some(import), asked, wait)
     }
 
@@ -632,7 +663,7 @@ impl Kernel {
             Err(error) => return refuse(error),
         };
         let rights = self.pass_all(me, &message.handles, home);
-        let gone = moved(&message.handles);
+        let gone = moved_of(&message.handles);
         let act = Act::Call { port, bytes: message.bytes, sequence: id.sequence };
         let asked = Asked { what: What::Call, act, rights, moved: if blocks { gone.clone() } else { Box::default() } };
         let errand = self.send_errand(home, Purpose::Nobody, id.caller, asked);
@@ -765,6 +796,8 @@ impl Kernel {
         let door = self.door.clone().ok_or(DoorError::Closed)?;
         match door.object {
             Object::Port(port) if self.ports.get(port).is_some() => {}
+            // Who receives at it moved.
+            Object::Foreign(_, import) if !self.imports[import].lost => {}
             _ => return Err(DoorError::Closed),
         }
         if self.processes[me].handles.room() == 0 {
@@ -833,7 +866,7 @@ impl Kernel {
             Err(error) => return refuse(error),
         };
         let rights = self.pass_all(me, &spawn.handles, node);
-        let moved = moved(&spawn.handles);
+        let moved = moved_of(&spawn.handles);
         let Spawn { program, arguments, limits, weight, orphan, .. } = spawn;
         let act = Act::Spawn(Box::new(SpawnAct { program, arguments, limits, weight, orphan }));
         let asked = Asked { what: What::Spawn, act, rights, moved };
@@ -901,7 +934,7 @@ impl Kernel {
         }
         let taken_back = self.open_session(node).is_some_and(|session| session.take_back(key));
         if taken_back {
-            self.errands.remove(key);
+            self.remove_errand(key);
             return true;
         }
         self.errands[key].purpose = Purpose::Nobody;
@@ -914,12 +947,9 @@ impl Kernel {
 
     fn withdraw_errand(&mut self, key: Key<Errand>, cause: Cause) {
         self.errands[key].withdrawn = Some(cause);
-        let node = self.errands[key].node;
+        let Errand { node, number: errand, .. } = self.errands[key];
         if !planted(Bug::WithdrawLost) {
-            self.tell(
-                node,
-                Content::Withdraw { errand: key.to_bits() + 1, expired: u8::from(cause == Cause::Expired) },
-            );
+            self.tell(node, Content::Withdraw { errand, expired: u8::from(cause == Cause::Expired) });
         }
     }
 
@@ -942,7 +972,12 @@ impl Kernel {
         if only_looks {
             return Some(cause);
         }
+        let stands_in = self.processes[key].abroad.is_some();
         if let Some(first) = self.errands[errand].withdrawn {
+            // The one for whom it stands in has a patience of its own.
+            if stands_in {
+                return None;
+            }
             return Some(if self.errands[errand].then.is_some() { cause } else { first });
         }
         let node = self.errands[errand].node;
@@ -957,6 +992,9 @@ impl Kernel {
             What::Spawn => self.errands[errand].withdrawn = Some(cause),
             _ => self.withdraw_errand(errand, cause),
         }
+        if stands_in {
+            return None;
+        }
         let at = self.now.after(VERDICT_NS);
         let new = self.alarms.add(at, crate::schedule::Due::Process(key));
         let State::Waiting { alarm, .. } = &mut self.processes[key].state else {
@@ -966,6 +1004,29 @@ impl Kernel {
             self.alarms.take(old);
         }
         None
+    }
+
+    /// A process is roused that waits for another node: if something may happen there, word of it is awaited.
+    pub(crate) fn rouse_abroad(&mut self, key: Key<Process>, errand: Key<Errand>) {
+        let Errand { what, withdrawn, ref then, node, .. } = self.errands[errand];
+        let unsent = |kernel: &Kernel| {
+            let session = kernel.sessions.get(&node);
+            session.is_some_and(|session| session.pending.iter().any(|pending| pending.errand == Some(errand)))
+        };
+        match what {
+            // It is over when the child is there, or not.
+            What::Spawn => {}
+            What::Wait | What::Status | What::Door => self.give_up(key, Cause::Interrupted),
+            _ if then.is_some() || unsent(self) => self.give_up(key, Cause::Interrupted),
+            _ if withdrawn.is_none() => self.withdraw_errand(errand, Cause::Interrupted),
+            _ => {}
+        }
+    }
+
+    /// The handles that go with a call to another node are gone.
+    pub(crate) fn drop_moved(&mut self, caller: Key<Process>, errand: Key<Errand>) {
+        let moved = core::mem::take(&mut self.errands[errand].moved);
+        self.drop_handles(caller, &moved);
     }
 
     /// A process does not wait for its errand any more, and nothing is known of that: what it is told.
@@ -1035,7 +1096,39 @@ impl Kernel {
 impl Kernel {
     /// Does what another kernel says.
     pub(crate) fn heed(&mut self, from: NodeId, content: Content, effects: &mut Vec<Effect>) -> Result<(), Breach> {
+        let session = self.sessions.get_mut(&from).expect("who says something has a session");
+        let process_waits = session.delayed.iter().any(|delayed| delayed.luggage.is_some());
+        // Claims are between three nodes, of which each would wait for another.
+        let of_claims = matches!(
+            content,
+            Content::Claim { .. } | Content::Claimed { .. } | Content::Dead { .. } | Content::Settled { .. }
+        );
+        if !process_waits || of_claims {
+            return self.heed_now(from, content, effects);
+        }
+        // It may be about what the process brings.
+        if session.behind.len() >= ERRANDS_MAX as usize {
+            return Err(Breach::Limit);
+        }
+        session.behind.push_back(content);
+        Ok(())
+    }
+
+    fn heed_now(&mut self, from: NodeId, content: Content, effects: &mut Vec<Effect>) -> Result<(), Breach> {
         match content {
+            Content::Luggage { bytes } => {
+                let session = self.sessions.get_mut(&from).expect("who says something has a session");
+                session.luggage.extend_from_slice(&bytes);
+                if session.luggage.len() > 2 * TRANSFER_BYTES_MAX { Err(Breach::Limit) } else { Ok(()) }
+            }
+            Content::Transfer { ticket, bytes } => self.heed_transfer(from, ticket, &bytes, effects),
+            Content::Forgo { ticket } => {
+                if self.unexpect(from, ticket) {
+                    effects.push(Effect::Missed { from, ticket });
+                }
+                Ok(())
+            }
+            Content::Act { errand, .. } if errand >= ADOPTED_MIN => Err(Breach::Errand),
             Content::Act { errand, actor, act, rights } => {
                 let mut waits = BTreeSet::new();
                 let rights = self.unpack(from, rights, &mut waits)?;
@@ -1048,17 +1141,16 @@ impl Kernel {
                         return Err(breach);
                     }
                 };
-                let session = self.sessions.get_mut(&from).expect("who says something has a session");
-                let behind = session.delayed.iter().any(|delayed| delayed.is_of(actor));
+                let behind = self.is_delayed(actor);
                 if waits.is_empty() && !behind {
                     return self.perform(from, errand, actor, act, lent, rights, effects);
                 }
-                if session.delayed.len() >= ERRANDS_MAX as usize {
+                if self.sessions[&from].delayed.len() >= ERRANDS_MAX as usize {
                     self.dropped.extend(rights.into_iter().chain(lent));
                     return Err(Breach::Limit);
                 }
                 let content = Content::Act { errand, actor, act, rights: Vec::new() };
-                session.delayed.push(Delayed { content, lent, rights, waits });
+                self.delay(from, Delayed { content, lent, rights, waits, luggage: None, order: 0 });
                 Ok(())
             }
             Content::Done { errand, verdict, rights } => {
@@ -1068,8 +1160,7 @@ impl Kernel {
                     return self.done(from, errand, verdict, rights);
                 }
                 let content = Content::Done { errand, verdict, rights: Vec::new() };
-                let session = self.sessions.get_mut(&from).expect("who says something has a session");
-                session.delayed.push(Delayed { content, lent: None, rights, waits });
+                self.delay(from, Delayed { content, lent: None, rights, waits, luggage: None, order: 0 });
                 Ok(())
             }
             Content::Void { rights } => {
@@ -1136,6 +1227,35 @@ impl Kernel {
                 Ok(())
             }
         }
+    }
+
+    /// A process comes.
+    fn heed_transfer(
+        &mut self, from: NodeId, ticket: u64, bytes: &[u8], effects: &mut Vec<Effect>,
+    ) -> Result<(), Breach> {
+        let session = self.sessions.get_mut(&from).expect("who says something has a session");
+        let mut all = core::mem::take(&mut session.luggage);
+        all.extend_from_slice(bytes);
+        let mut luggage = Luggage::decode(&all).map_err(|_| Breach::Malformed)?;
+        let mut waits = BTreeSet::new();
+        let rights = self.unpack(from, core::mem::take(&mut luggage.passed.0), &mut waits)?;
+        if waits.is_empty() && !self.is_delayed(luggage.process.id) {
+            return self.arrive(from, ticket, *luggage, rights, effects);
+        }
+        let content = Content::Transfer { ticket, bytes: Bytes::EMPTY };
+        self.delay(from, Delayed { content, lent: None, rights, waits, luggage: Some(luggage), order: 0 });
+        Ok(())
+    }
+
+    fn delay(&mut self, from: NodeId, delayed: Delayed) {
+        self.delays += 1;
+        let session = self.sessions.get_mut(&from).expect("who says something has a session");
+        session.delayed.push(Delayed { order: self.delays, ..delayed });
+    }
+
+    /// Whether something that this process did waits, from whichever node: it may have moved meanwhile.
+    fn is_delayed(&self, actor: ProcessId) -> bool {
+        self.sessions.values().flat_map(|session| &session.delayed).any(|delayed| delayed.actor() == Some(actor))
     }
 
     fn export(&self, node: NodeId, number: u64) -> Result<&Right, Breach> {
@@ -1247,26 +1367,44 @@ impl Kernel {
     /// Heeds what was delayed and does not wait any more.
     fn go_on(&mut self, effects: &mut Vec<Effect>) {
         loop {
+            let all = || self.sessions.values().flat_map(|session| &session.delayed);
             let found = self.sessions.iter().find_map(|(node, session)| {
-                let ready = |(index, delayed): &(usize, &Delayed)| {
-                    let earlier = &session.delayed[..*index];
-                    delayed.waits.is_empty() && !earlier.iter().any(|other| other.is_before(delayed))
+                let ready = |(_, delayed): &(usize, &Delayed)| {
+                    delayed.waits.is_empty() && !all().any(|other| other.is_before(delayed))
                 };
                 session.delayed.iter().enumerate().find(ready).map(|(index, _)| (*node, index))
             });
             let Some((node, index)) = found else { return };
             let session = self.sessions.get_mut(&node).expect("it was just seen");
-            let Delayed { content, lent, rights, .. } = session.delayed.remove(index);
+            let Delayed { content, lent, rights, luggage, .. } = session.delayed.remove(index);
             let result = match content {
                 Content::Act { errand, actor, act, .. } => {
                     self.perform(node, errand, actor, act, lent, rights, effects)
                 }
                 Content::Done { errand, verdict, .. } => self.done(node, errand, verdict, rights),
+                Content::Transfer { ticket, .. } => {
+                    let luggage = luggage.expect("what a process takes along is with it");
+                    let arrived = self.arrive(node, ticket, *luggage, rights, effects);
+                    arrived.and_then(|()| self.heed_behind(node, effects))
+                }
                 _ => unreachable!("nothing else is delayed"),
             };
             if let Err(breach) = result {
                 self.end_session(node, Some(breach), effects);
             }
+        }
+    }
+
+    /// A process came: what waited behind it is heeded.
+    fn heed_behind(&mut self, node: NodeId, effects: &mut Vec<Effect>) -> Result<(), Breach> {
+        loop {
+            self.settle_abroad(effects);
+            let Some(session) = self.sessions.get_mut(&node) else { return Ok(()) };
+            if session.delayed.iter().any(|delayed| delayed.luggage.is_some()) {
+                return Ok(());
+            }
+            let Some(content) = session.behind.pop_front() else { return Ok(()) };
+            self.heed_now(node, content, effects)?;
         }
     }
 
@@ -1411,6 +1549,7 @@ impl Kernel {
             },
             Object::Port(key) if self.ports.get(key).is_none() => Some(NoticeEvent::PortClosed),
             Object::Port(_) => None,
+            Object::Foreign(Kind::Process | Kind::Port, _) => None,
             _ => return Next::Fault(abi::process::Fault::MalformedCall),
         };
         if let Some(event) = ended {
@@ -1432,36 +1571,28 @@ impl Kernel {
                 self.ports[key].watches.push(watch);
                 watch
             }
+            Object::Foreign(_, import) => {
+                // It moved on: somebody else is asked, who stands in for this one there.
+                let object = self.imports[import].object;
+                let unset = Subject::Abroad { errand: Key::nothing(), object };
+                let watch = self.create_watch(me, unset, None, 0);
+                let next = self.block(me, Waiting::Notice { watch }, Wait::Forever);
+                self.watch_abroad(me, import, watch);
+                return next;
+            }
             _ => unreachable!("it was just seen to be one of these"),
         };
         self.block(me, Waiting::Notice { watch }, Wait::Forever)
     }
 
-    fn send_stand_in(&mut self, node: NodeId, errand: u64, actor: ProcessId) -> Key<Process> {
+    pub(crate) fn send_stand_in(&mut self, node: NodeId, errand: u64, actor: ProcessId) -> Key<Process> {
+        // What the asker's own limits allow was checked where it lives.
+        let program = Program::Service(u32::MAX);
         let process = Process {
-            id: actor,
             state: State::Running { worker: NO_WORKER, since: self.now },
-            outcome: Outcome::Begun,
-            held: false,
-            stirred: false,
             handles: Handles::new(4 * MESSAGE_HANDLES_MAX as u32),
-            references: 0,
-            // What the asker's own limits allow was checked where it lives.
-            limits: Limits { handles_max: u32::MAX, children_max: u32::MAX, ..UNLIMITED },
-            used: Used::default(),
-            calls_made: 0,
-            tag: 0,
-            weight: WEIGHT_NORMAL,
-            used_ns: 0,
-            program: Program::Service(u32::MAX),
-            orphan: Orphan::Dies,
-            parent: None,
-            first_child: None,
-            next_sibling: None,
-            previous_sibling: None,
-            waiters: Vec::new(),
-            watches: Vec::new(),
             abroad: Some(Box::new(Abroad { node, errand })),
+            ..Process::new(actor, program, UNLIMITED, WEIGHT_NORMAL, Orphan::Dies)
         };
         let key = self.processes.insert(process).expect("there is room, as was just seen");
         let session = self.sessions.get_mut(&node).expect("who says something has a session");
@@ -1551,11 +1682,17 @@ impl Kernel {
                 _ => self.end_other(child, Exit::Orphaned, effects),
             }
         }
+        // And those that are elsewhere by now.
+        if self.outposts.contains_key(&key) {
+            self.leave_outposts(key);
+            self.leave_if_childless(key);
+        }
     }
 
     /// What became of an errand of ours.
     fn done(&mut self, from: NodeId, errand: u64, verdict: Verdict, rights: Vec<Right>) -> Result<(), Breach> {
-        let key = errand.checked_sub(1).map(Key::<Errand>::from_bits);
+        let adopted = self.sessions[&from].adopted.get(&errand).copied();
+        let key = adopted.or(errand.checked_sub(1).map(Key::<Errand>::from_bits));
         let found = key.filter(|key| self.errands.get(*key).is_some_and(|errand| errand.node == from));
         let Some(key) = found else {
             self.dropped.extend(rights);
@@ -1568,8 +1705,11 @@ impl Kernel {
             _ => 0..=0,
         };
         let fits = match &verdict {
+            Verdict::Outcome(Outcome::Called(Err(CallError::Detached { .. }))) => false,
             Verdict::Outcome(outcome) => what.fits(outcome) && self.errands[key].purpose_allows(),
-            Verdict::Fired(_) => what == What::Watch,
+            Verdict::Fired(event) => {
+                what == What::Watch && matches!(event, NoticeEvent::Exited { .. } | NoticeEvent::PortClosed)
+            }
             // A child is over only after it has begun.
             Verdict::Over => match self.errands[key].purpose {
                 Purpose::Process(_) => false,
@@ -1598,8 +1738,7 @@ impl Kernel {
             }
             return Ok(());
         }
-        let Errand { purpose, moved, then, import, supervisor, at_once, .. } =
-            self.errands.remove(key).expect("it was just seen");
+        let Errand { purpose, moved, then, import, supervisor, at_once, .. } = self.remove_errand(key);
         let verdict = if at_once { in_no_time(verdict) } else { verdict };
         if let Some(watch) = supervisor {
             self.forget_watch(watch);
@@ -1645,17 +1784,20 @@ impl Kernel {
                     self.imports[import].kept = bytes;
                 }
             }
-            (Purpose::Child(me), _) => {
-                if let Some(errands) = self.outposts.get_mut(&me) {
-                    errands.retain(|errand| *errand != key);
-                    if errands.is_empty() {
-                        self.outposts.remove(&me);
-                    }
-                }
-            }
+            (Purpose::Child(me), _) => self.outpost_over(me, key),
             _ => self.dropped.extend(rights),
         }
         Ok(())
+    }
+
+    /// A child on another node is over.
+    fn outpost_over(&mut self, parent: Key<Process>, errand: Key<Errand>) {
+        let Some(errands) = self.outposts.get_mut(&parent) else { return };
+        errands.retain(|other| *other != errand);
+        if errands.is_empty() {
+            self.outposts.remove(&parent);
+            self.leave_if_childless(parent);
+        }
     }
 
     /// A process's errand is done.
@@ -1695,13 +1837,18 @@ impl Errand {
 }
 
 impl Delayed {
-    fn is_of(&self, process: ProcessId) -> bool {
-        matches!(self.content, Content::Act { actor, .. } if actor == process)
+    /// Whose act it is, or who comes.
+    fn actor(&self) -> Option<ProcessId> {
+        match (&self.content, &self.luggage) {
+            (Content::Act { actor, .. }, _) => Some(*actor),
+            (_, Some(luggage)) => Some(luggage.process.id),
+            _ => None,
+        }
     }
 
-    /// Whether the other one has to wait for this one: acts of one process keep their order.
+    /// Whether the other one has to wait for this one: acts of one process keep their order, also if it moved between them.
     fn is_before(&self, other: &Delayed) -> bool {
-        matches!(other.content, Content::Act { actor, .. } if self.is_of(actor))
+        self.order < other.order && self.actor().is_some() && self.actor() == other.actor()
     }
 }
 
@@ -1780,6 +1927,7 @@ impl Kernel {
         for key in over {
             self.lose_errand(key, !unsent.contains(&key));
         }
+        self.miss_expected(node, effects);
         // Grants to that life are void; those that it made stand until their receivers have settled.
         let gone: Vec<Right> = self
             .grants
@@ -1806,8 +1954,7 @@ impl Kernel {
     }
 
     fn lose_errand(&mut self, key: Key<Errand>, was_sent: bool) {
-        let Errand { purpose, what, moved, supervisor, import, .. } =
-            self.errands.remove(key).expect("an errand ends once");
+        let Errand { purpose, what, moved, supervisor, import, .. } = self.remove_errand(key);
         if let Some(watch) = supervisor {
             self.forget_watch(watch);
         }
@@ -1838,14 +1985,7 @@ impl Kernel {
                 self.fire(watch, lost_event(object.expect("what is watched elsewhere is known")));
             }
             Purpose::Kept(import) => self.imports[import].reading = None,
-            Purpose::Child(me) => {
-                if let Some(errands) = self.outposts.get_mut(&me) {
-                    errands.retain(|errand| *errand != key);
-                    if errands.is_empty() {
-                        self.outposts.remove(&me);
-                    }
-                }
-            }
+            Purpose::Child(me) => self.outpost_over(me, key),
             Purpose::Nobody => {}
         }
     }
@@ -1944,7 +2084,10 @@ impl Kernel {
 
     /// Whether nothing is on its way to or from other nodes, as far as this one knows.
     pub fn is_quiet(&self) -> bool {
-        self.sessions.values().all(Session::is_quiet) && self.grants.is_empty() && self.claims.is_empty()
+        self.sessions.values().all(Session::is_quiet)
+            && self.grants.is_empty()
+            && self.claims.is_empty()
+            && self.expected.is_empty()
     }
 
     /// Errands that are not over.

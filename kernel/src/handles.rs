@@ -143,6 +143,42 @@ impl Handles {
         Ok(right)
     }
 
+    /// All places, each with how often it was used and what it holds; the table is empty then.
+    pub fn take_places(&mut self) -> Vec<(u16, Option<Right>)> {
+        let places = core::mem::take(&mut self.places);
+        (self.free, self.used) = (NOWHERE, 0);
+        let open = |place| match place {
+            Place::Used { generation, right } => (generation, Some(right)),
+            Place::Free { generation, .. } => (generation, None),
+        };
+        places.into_iter().map(open).collect()
+    }
+
+    /// A table with these places, of which no more are used than may be.
+    pub fn from_places(max: u32, places: Vec<(u16, Option<Right>)>) -> Handles {
+        let mut handles = Handles::new(max);
+        for (index, (generation, right)) in places.into_iter().enumerate() {
+            handles.places.push(match right {
+                Some(right) => {
+                    handles.used += 1;
+                    Place::Used { generation, right }
+                }
+                None => {
+                    let next = core::mem::replace(&mut handles.free, index as u16);
+                    Place::Free { generation, next }
+                }
+            });
+        }
+        handles
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Right> {
+        self.places.iter_mut().filter_map(|place| match place {
+            Place::Used { right, .. } => Some(right),
+            Place::Free { .. } => None,
+        })
+    }
+
     /// All of them, in the order of places; the table is empty then.
     pub fn drain(&mut self) -> impl Iterator<Item = Right> + use<> {
         let places = core::mem::take(&mut self.places);

@@ -12,7 +12,8 @@
 //!   watch      notices, timers, device work        pipe      streams of bytes
 //!   table, agenda   what all of them are kept in   reach     ports nobody can reach
 //!   session    exactly once, in order, between nodes    foreign   objects of other nodes
-//!   packet     what kernels say to one another
+//!   packet     what kernels say to one another       transfer   a process moves
+//!   luggage    what it takes along
 //!   limits     every bound                          check     what must hold between steps
 //! ```
 #![no_std]
@@ -26,6 +27,7 @@ pub mod foreign;
 mod handles;
 pub mod inspect;
 pub mod limits;
+mod luggage;
 mod packet;
 mod pipe;
 pub mod planted;
@@ -35,6 +37,7 @@ mod reach;
 mod schedule;
 pub mod session;
 mod table;
+mod transfer;
 mod watch;
 pub mod world;
 
@@ -106,6 +109,10 @@ pub struct Kernel {
     /// By giver and ticket.
     grants: BTreeMap<(NodeId, u64), foreign::Grant>,
     claims: BTreeMap<(NodeId, u64), foreign::Claim>,
+    /// By the node from which they come and the ticket.
+    expected: BTreeMap<(NodeId, u64), transfer::Expected>,
+    /// Counts what was delayed, in the order in which it came.
+    delays: u64,
     /// Children on other nodes, by their parents.
     outposts: BTreeMap<Key<Process>, Vec<Key<foreign::Errand>>>,
     /// Stand-ins whose act is over, and what became of it if that is no outcome. Empty between steps.
@@ -142,6 +149,8 @@ impl Kernel {
             errands: Table::new(limits::ERRANDS_MAX),
             grants: BTreeMap::new(),
             claims: BTreeMap::new(),
+            expected: BTreeMap::new(),
+            delays: 0,
             outposts: BTreeMap::new(),
             homeward: VecDeque::new(),
             door: None,
@@ -196,6 +205,15 @@ impl Kernel {
             Event::Linked { node, life } => self.linked(node, life, effects),
             Event::Unlinked { node } => self.unlinked(node),
             Event::Lost { node, life } => self.lost(node, life, effects),
+            Event::Rouse { process } => self.rouse(process),
+            Event::Expect { from, ticket, adopter, grants } => self.expect(from, ticket, adopter, &grants, effects),
+            Event::Unexpect { from, ticket } => {
+                self.unexpect(from, ticket);
+            }
+            Event::Forgo { to, ticket } => self.forgo(to, ticket),
+            Event::Depart { process, to, ticket, left, keeps_parent } => {
+                self.depart(process, to, ticket, &left, keeps_parent, effects);
+            }
         }
     }
 

@@ -31,6 +31,8 @@ pub const ERRANDS_MAX: u32 = 1 << 18;
 /// Bytes that wait to be sent to another node. Then what cannot wait is refused as by a full queue; who can wait adds to them at most the
 /// one message that it waits for.
 pub const SESSION_BYTES_MAX: usize = 8 << 20;
+/// The most bytes that a process takes along when it moves, beside its memory. Then: `DepartError::TooMuch`.
+pub const TRANSFER_BYTES_MAX: usize = 64 << 20;
 /// Packets on their way to another node and not acknowledged. Then the next ones wait.
 pub const WINDOW_PACKETS: usize = 256;
 /// The most bytes of one packet: every class of the wire takes it.

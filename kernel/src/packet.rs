@@ -13,7 +13,7 @@ use abi::call::{
     TransferCause, TransferError, WaitError, WriteCause, WriteError,
 };
 use abi::encoding::{Malformed, Reader, Writer};
-use abi::ids::{HandleId, NodeId, ObjectId, PipeId, PortId, ProcessId, ProgramId};
+use abi::ids::{CallId, HandleId, NodeId, ObjectId, PipeId, PortId, ProcessId, ProgramId, WatchId};
 use abi::limits::{Limit, Limits};
 use abi::message::{Answer, Badge, Bytes, MESSAGE_BYTES_MAX, MESSAGE_HANDLES_MAX, NoticeEvent};
 use abi::process::{Exit, Fault, Orphan, Program, Spawned, StartFailure};
@@ -112,6 +112,12 @@ pub(crate) enum Content {
     Settled { node: NodeId, life: u64 },
     /// These rights went with something that was taken back.
     Void { rights: Vec<Passed> },
+    /// The next part of what a process takes along that moves to you.
+    Luggage { bytes: Bytes },
+    /// The last part of it: the process is yours from here on. You expect it under this ticket.
+    Transfer { ticket: u64, bytes: Bytes },
+    /// What you expect under this ticket will not come.
+    Forgo { ticket: u64 },
 }
 
 /// What a process wants done with an object of another node. Numbers are those of the asker's rights there.
@@ -194,6 +200,7 @@ impl Content {
             Content::Act { act: Act::Spawn(spawn), .. } => spawn.arguments.len(),
             Content::Done { verdict: Verdict::Outcome(Outcome::Called(Ok(answer))), .. } => answer.bytes.len(),
             Content::Done { verdict: Verdict::Outcome(Outcome::Read(Ok(bytes))), .. } => bytes.len(),
+            Content::Luggage { bytes } | Content::Transfer { bytes, .. } => bytes.len(),
             _ => 0,
         };
         bytes + 64
@@ -214,7 +221,7 @@ impl Content {
 }
 
 /// What can be written and read.
-trait Wire: Sized {
+pub(crate) trait Wire: Sized {
     fn put(&self, to: &mut Writer);
     fn get(from: &mut Reader) -> Result<Self, Malformed>;
 }
@@ -244,6 +251,7 @@ macro_rules! numbered {
         }
     )* };
 }
+pub(crate) use numbered;
 
 macro_rules! structs {
     ($($type:ident { $($field:ident),* })*) => { $(
@@ -258,13 +266,15 @@ macro_rules! structs {
         }
     )* };
 }
+pub(crate) use structs;
 
 numbered! {
     Content {
         1 = Act { errand, actor, act, rights }, 2 = Withdraw { errand, expired }, 3 = Done { errand, verdict, rights },
         4 = Release { number }, 5 = Duplicate { number, new, rights }, 6 = Narrow { number, rights },
         7 = Grant { number, ticket, to, life, rights }, 8 = Claim { giver, life, ticket, number }, 9 = Claimed { number },
-        10 = Dead { number }, 11 = Settled { node, life }, 12 = Void { rights },
+        10 = Dead { number }, 11 = Settled { node, life }, 12 = Void { rights }, 13 = Luggage { bytes },
+        14 = Transfer { ticket, bytes }, 15 = Forgo { ticket },
     }
     Act {
         1 = Send { port, bytes, patience }, 2 = Call { port, bytes, sequence }, 3 = Status { port },
@@ -292,6 +302,7 @@ numbered! {
     CallError {
         1 = Handle(error), 2 = Transfer(error), 3 = TooLong, 4 = PortClosed, 5 = Full, 6 = Abandoned { sequence },
         7 = Expired(reached), 8 = Interrupted(reached), 9 = NeverCalled, 10 = Limit(limit),
+        11 = Detached { call, sequence },
     }
     WaitError { 1 = Handle(error), 2 = Expired, 3 = Interrupted, 4 = Itself }
     ControlError { 1 = Handle(error), 2 = Ended, 3 = Unknown }
@@ -309,6 +320,7 @@ numbered! {
 }
 
 structs! {
+    CallId { caller, sequence }
     SpawnAct { program, arguments, limits, weight, orphan }
     Passed { object, rights, badge, place }
     TransferError { index, cause }
@@ -396,13 +408,51 @@ impl Wire for NodeId {
     }
 }
 
-impl Wire for ProcessId {
+/// Numbers that are unique in the system.
+macro_rules! global {
+    ($($type:ident),*) => { $(
+        impl Wire for $type {
+            fn put(&self, to: &mut Writer) {
+                to.u64(self.to_bits());
+            }
+
+            fn get(from: &mut Reader) -> Result<$type, Malformed> {
+                Ok($type::from_bits(from.u64()?))
+            }
+        }
+    )* };
+}
+global!(ProcessId, PortId, PipeId, WatchId);
+
+impl Wire for bool {
     fn put(&self, to: &mut Writer) {
-        to.u64(self.to_bits());
+        to.u8(u8::from(*self));
     }
 
-    fn get(from: &mut Reader) -> Result<ProcessId, Malformed> {
-        Ok(ProcessId::from_bits(from.u64()?))
+    fn get(from: &mut Reader) -> Result<bool, Malformed> {
+        match from.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(from.malformed()),
+        }
+    }
+}
+
+impl<T: Wire> Wire for Option<T> {
+    fn put(&self, to: &mut Writer) {
+        match self {
+            None => {
+                to.u8(0);
+            }
+            Some(value) => {
+                to.u8(1);
+                value.put(to);
+            }
+        }
+    }
+
+    fn get(from: &mut Reader) -> Result<Option<T>, Malformed> {
+        Ok(if bool::get(from)? { Some(T::get(from)?) } else { None })
     }
 }
 
@@ -554,7 +604,7 @@ impl Wire for Outcome {
     }
 }
 
-/// Those that can be watched for at another node.
+/// Those that are told beyond the node on which they happen.
 impl Wire for NoticeEvent {
     fn put(&self, to: &mut Writer) {
         match self {
@@ -565,7 +615,11 @@ impl Wire for NoticeEvent {
             NoticeEvent::PortClosed => {
                 to.u8(2);
             }
-            _ => unreachable!("nothing else is watched at another node"),
+            NoticeEvent::CallerGone(call) => call.put(to.u8(3)),
+            NoticeEvent::Timer => {
+                to.u8(4);
+            }
+            NoticeEvent::Journal(_) => unreachable!("a device stays home, and what waits for it"),
         }
     }
 
@@ -573,6 +627,8 @@ impl Wire for NoticeEvent {
         Ok(match from.u8()? {
             1 => NoticeEvent::Exited { process: Wire::get(from)?, exit: Wire::get(from)? },
             2 => NoticeEvent::PortClosed,
+            3 => NoticeEvent::CallerGone(Wire::get(from)?),
+            4 => NoticeEvent::Timer,
             _ => return Err(from.malformed()),
         })
     }

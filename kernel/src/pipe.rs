@@ -38,6 +38,33 @@ pub struct Pipe {
 }
 
 impl Pipe {
+    pub fn new(id: PipeId, maker: Key<Process>, bytes_max: u32) -> Pipe {
+        Pipe {
+            id,
+            maker,
+            bytes_max,
+            pieces: VecDeque::new(),
+            bytes: 0,
+            handles: 0,
+            readers: 0,
+            writers: 0,
+            reading: VecDeque::new(),
+            writing: VecDeque::new(),
+        }
+    }
+
+    /// All that lies in it.
+    pub fn take_pieces(&mut self) -> Vec<Bytes> {
+        self.bytes = 0;
+        core::mem::take(&mut self.pieces).into()
+    }
+
+    /// Pieces that fit, none of which is empty.
+    pub fn put_pieces(&mut self, pieces: &[Bytes]) {
+        self.bytes += pieces.iter().map(|piece| piece.len() as u32).sum::<u32>();
+        self.pieces.extend(pieces.iter().cloned());
+    }
+
     pub fn retain(&mut self, rights: Rights) {
         self.handles += 1;
         self.readers += u32::from(rights.contains(Rights::READ));
@@ -134,18 +161,7 @@ impl Kernel {
         }
         process.used.pipes += 1;
         process.used.buffer_bytes = buffer_bytes;
-        let pipe = Pipe {
-            id: PipeId::new(self.node, self.serial()),
-            maker: me,
-            bytes_max,
-            pieces: VecDeque::new(),
-            bytes: 0,
-            handles: 0,
-            readers: 0,
-            writers: 0,
-            reading: VecDeque::new(),
-            writing: VecDeque::new(),
-        };
+        let pipe = Pipe::new(PipeId::new(self.node, self.serial()), me, bytes_max);
         let key = self.pipes.insert(pipe).expect("there is room, as was just seen");
         let right = Right::all(Object::Pipe(key));
         self.retain(&right);

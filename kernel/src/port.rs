@@ -117,6 +117,24 @@ pub(crate) fn count_receivers(rights: &[Right]) -> u32 {
 }
 
 impl Port {
+    pub fn new(id: PortId, maker: Key<Process>, options: PortOptions) -> Port {
+        Port {
+            id,
+            maker,
+            options,
+            queue: VecDeque::new(),
+            messages: 0,
+            bytes: 0,
+            notices: 0,
+            senders_waiting: VecDeque::new(),
+            receivers_waiting: VecDeque::new(),
+            send_rights: 0,
+            receive_rights: 0,
+            watches: Vec::new(),
+            dropped: 0,
+        }
+    }
+
     fn has_room(&self, bytes: usize) -> bool {
         let allowed = self.options.messages_max + u32::from(planted(Bug::QueueOverBound) && self.messages > 0);
         self.messages < allowed && self.bytes as usize + bytes <= self.options.bytes_max as usize
@@ -183,21 +201,7 @@ impl Kernel {
         }
         process.used.ports += 1;
         process.used.buffer_bytes = buffer_bytes;
-        let port = Port {
-            id: PortId::new(self.node, self.serial()),
-            maker: me,
-            options,
-            queue: VecDeque::new(),
-            messages: 0,
-            bytes: 0,
-            notices: 0,
-            senders_waiting: VecDeque::new(),
-            receivers_waiting: VecDeque::new(),
-            send_rights: 0,
-            receive_rights: 0,
-            watches: Vec::new(),
-            dropped: 0,
-        };
+        let port = Port::new(PortId::new(self.node, self.serial()), me, options);
         let key = self.ports.insert(port).expect("there is room, as was just seen");
         let right = Right::all(Object::Port(key));
         self.retain(&right);
@@ -470,7 +474,7 @@ impl Kernel {
         }
     }
 
-    fn pending(&self, sender: Key<Process>) -> &Pending {
+    pub(crate) fn pending(&self, sender: Key<Process>) -> &Pending {
         match &self.processes[sender].state {
             State::Waiting { waiting: Waiting::Send { pending, .. }, .. } => pending,
             _ => unreachable!("who stands in a queue of senders waits for room"),

@@ -13,7 +13,7 @@
 
 use crate::Kernel;
 use crate::agenda::Ticket;
-use crate::call::Call;
+use crate::call::{Call, ServerSide};
 use crate::foreign::{Abroad, Errand, What};
 use crate::handles::{Handles, Object, Refusal, Right};
 use crate::packet::Verdict;
@@ -165,6 +165,35 @@ pub(crate) enum Cause {
     Interrupted,
 }
 
+impl Process {
+    pub(crate) fn new(id: ProcessId, program: Program, limits: Limits, weight: u32, orphan: Orphan) -> Process {
+        Process {
+            id,
+            state: State::Starting,
+            outcome: Outcome::Begun,
+            held: false,
+            stirred: false,
+            handles: Handles::new(limits.handles_max),
+            references: 0,
+            limits,
+            used: Used::default(),
+            calls_made: 0,
+            tag: 0,
+            weight,
+            used_ns: 0,
+            program,
+            orphan,
+            parent: None,
+            first_child: None,
+            next_sibling: None,
+            previous_sibling: None,
+            waiters: Vec::new(),
+            watches: Vec::new(),
+            abroad: None,
+        }
+    }
+}
+
 /// Birth.
 impl Kernel {
     pub(crate) fn boot(&mut self, program: Program, arguments: Bytes, limits: Limits, effects: &mut Vec<Effect>) {
@@ -243,31 +272,7 @@ impl Kernel {
     fn create_process(
         &mut self, program: Program, limits: Limits, weight: u32, orphan: Orphan, parent: Option<Key<Process>>,
     ) -> Key<Process> {
-        let id = ProcessId::new(self.node, self.serial());
-        let process = Process {
-            id,
-            state: State::Starting,
-            outcome: Outcome::Begun,
-            held: false,
-            stirred: false,
-            handles: Handles::new(limits.handles_max),
-            references: 0,
-            limits,
-            used: Used::default(),
-            calls_made: 0,
-            tag: 0,
-            weight,
-            used_ns: 0,
-            program,
-            orphan,
-            parent: None,
-            first_child: None,
-            next_sibling: None,
-            previous_sibling: None,
-            waiters: Vec::new(),
-            watches: Vec::new(),
-            abroad: None,
-        };
+        let process = Process::new(ProcessId::new(self.node, self.serial()), program, limits, weight, orphan);
         let key = self.processes.insert(process).expect("the caller has seen that there is room");
         if let Some(parent) = parent {
             self.link(key, parent);
@@ -322,9 +327,7 @@ impl Kernel {
             self.processes[next].previous_sibling = previous_sibling;
         }
         self.processes[parent].used.children -= 1;
-        if self.processes[parent].abroad.is_some() && self.processes[parent].used.children == 0 {
-            self.homeward.push_back((parent, Some(Verdict::Over)));
-        }
+        self.leave_if_childless(parent);
         let process = &mut self.processes[child];
         (process.parent, process.next_sibling, process.previous_sibling) = (None, None, None);
     }
@@ -332,6 +335,14 @@ impl Kernel {
 
 /// The end.
 impl Kernel {
+    /// A stand-in that was somebody's parent has nothing to stand for any more.
+    pub(crate) fn leave_if_childless(&mut self, key: Key<Process>) {
+        let process = &self.processes[key];
+        if process.abroad.is_some() && process.used.children == 0 && !self.outposts.contains_key(&key) {
+            self.homeward.push_back((key, Some(Verdict::Over)));
+        }
+    }
+
     pub(crate) fn kill(&mut self, me: Key<Process>, handle: HandleId, effects: &mut Vec<Effect>) -> Next {
         let target = match self.find_process(me, handle, Rights::KILL) {
             Ok(target) => target,
@@ -502,6 +513,21 @@ impl Kernel {
         }
     }
 
+    /// Ends what a process waits for, so that it can be asked again or goes on by itself: nothing is given up whose end is not known.
+    pub(crate) fn rouse(&mut self, key: Key<Process>) {
+        let Some(Process { state: State::Waiting { waiting, .. }, .. }) = self.processes.get(key) else {
+            return;
+        };
+        match waiting {
+            Waiting::Call { call } => match self.calls[*call].server_side {
+                ServerSide::Queued(_) => self.give_up(key, Cause::Interrupted),
+                _ => self.detach_call(*call),
+            },
+            Waiting::Away { errand } => self.rouse_abroad(key, *errand),
+            _ => self.give_up(key, Cause::Interrupted),
+        }
+    }
+
     /// The deadline of a wait has come; its alarm is spent.
     pub(crate) fn expire(&mut self, key: Key<Process>) {
         let State::Waiting { alarm, .. } = &mut self.processes[key].state else {
@@ -669,7 +695,9 @@ impl Kernel {
     pub(crate) fn yielded(&mut self, worker: WorkerId, key: Key<Process>, effects: &mut Vec<Effect>) {
         match self.back_from(worker, key) {
             Some(exit) => self.end(key, exit, effects),
-            None => self.set_aside(key),
+            None if self.processes.get(key).is_some() => self.set_aside(key),
+            // It left for another node while this worker had it.
+            None => {}
         }
         self.dispatch(worker, effects);
     }
@@ -678,7 +706,9 @@ impl Kernel {
         &mut self, worker: WorkerId, key: Key<Process>, fault: abi::process::Fault, effects: &mut Vec<Effect>,
     ) {
         let exit = self.back_from(worker, key).unwrap_or(Exit::Faulted(fault));
-        self.end(key, exit, effects);
+        if self.processes.get(key).is_some() {
+            self.end(key, exit, effects);
+        }
         self.dispatch(worker, effects);
     }
 
@@ -689,10 +719,10 @@ impl Kernel {
             Some(&Worker::Running(key)),
             "the world brought a process from a worker that does not run it"
         );
-        match self.processes[key].state {
-            State::Running { .. } => None,
-            State::Doomed { exit, .. } => Some(exit),
-            _ => unreachable!("a worker runs a process that does not run"),
+        match self.processes.get(key).map(|process| &process.state) {
+            None | Some(State::Running { .. }) => None,
+            Some(State::Doomed { exit, .. }) => Some(*exit),
+            Some(_) => unreachable!("a worker runs a process that does not run"),
         }
     }
 }

@@ -105,6 +105,10 @@ impl Alarms {
         self.agenda.add(at, due)
     }
 
+    pub fn time_of(&self, ticket: Ticket) -> Time {
+        Time(self.agenda.number_of(ticket))
+    }
+
     pub fn take(&mut self, ticket: Ticket) -> Due {
         self.agenda.take(ticket)
     }

@@ -20,6 +20,7 @@ use crate::limits::{
     ACKNOWLEDGE_NS, ACKNOWLEDGE_PACKETS, PACKET_BYTES_MAX, RESEND_NS_MAX, RESEND_NS_MIN, RESEND_PACKETS,
     SESSION_BYTES_MAX, WINDOW_PACKETS,
 };
+use crate::luggage::ADOPTED_MIN;
 use crate::packet::{CONTENT_BYTES_MAX, Content, Header, PacketKind};
 use crate::planted::{Bug, planted};
 use crate::process::Process;
@@ -79,6 +80,14 @@ pub(crate) struct Session {
     pub exports: BTreeMap<u64, Right>,
     pub next_export: u64,
     pub next_import: u64,
+    /// Numbers, chosen by the node where they are under way, of errands of processes that moved to the other one.
+    pub next_adopted: u64,
+    /// Those of processes that came from there.
+    pub adopted: BTreeMap<u64, Key<Errand>>,
+    /// What came so far of what a process takes along.
+    pub luggage: Vec<u8>,
+    /// What came behind a process that waits for its claims.
+    pub behind: VecDeque<Content>,
     /// Whoever stands here for processes there, by their errands.
     pub stand_ins: BTreeMap<u64, Key<Process>>,
     /// Contents whose rights of third nodes are not claimed yet, in the order of arrival.
@@ -116,6 +125,10 @@ impl Session {
             exports: BTreeMap::new(),
             next_export: 2,
             next_import: 1,
+            next_adopted: ADOPTED_MIN,
+            adopted: BTreeMap::new(),
+            luggage: Vec::new(),
+            behind: VecDeque::new(),
             stand_ins: BTreeMap::new(),
             delayed: Vec::new(),
             settled: BTreeMap::new(),
@@ -288,7 +301,12 @@ impl Session {
 
     /// Nothing of it is under way, on this side.
     pub fn is_quiet(&self) -> bool {
-        self.pending.is_empty() && self.flight.is_empty() && self.delayed.is_empty() && self.stand_ins.is_empty()
+        self.pending.is_empty()
+            && self.flight.is_empty()
+            && self.delayed.is_empty()
+            && self.stand_ins.is_empty()
+            && self.adopted.is_empty()
+            && self.luggage.is_empty()
     }
 
     pub fn check(&self) {
@@ -298,6 +316,8 @@ impl Session {
         if self.breach.is_some() {
             assert!(self.exports.is_empty() && self.stand_ins.is_empty(), "a session that is over holds something");
         }
+        let waits = self.delayed.iter().any(|delayed| delayed.luggage.is_some());
+        assert!(waits || self.behind.is_empty(), "contents wait behind nobody");
         let parts = CONTENT_BYTES_MAX / PACKET_BYTES_MAX + 2;
         assert!(self.flight.len() < WINDOW_PACKETS + parts, "more packets are under way than may be");
         assert!(self.ahead.len() <= 2 * WINDOW_PACKETS, "more packets wait than may");

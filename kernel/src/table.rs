@@ -44,6 +44,11 @@ const NOWHERE: u32 = u32::MAX;
 pub(crate) struct TableFull;
 
 impl<T> Key<T> {
+    /// Of a place that no table has.
+    pub(crate) fn nothing() -> Key<T> {
+        Key { place: u32::MAX, generation: u32::MAX, kind: PhantomData }
+    }
+
     /// As a number, for other nodes: it means nothing to them.
     pub(crate) fn to_bits(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.place)
@@ -61,6 +66,11 @@ impl<T> Table<T> {
 
     pub fn len(&self) -> u32 {
         self.used
+    }
+
+    /// How many more fit.
+    pub fn room(&self) -> u32 {
+        self.max - self.used
     }
 
     pub fn is_full(&self) -> bool {

@@ -33,7 +33,7 @@ pub struct Watch {
     pub(crate) owner: Key<Process>,
     /// Where the notice goes. A stand-in has no port: its wait ends instead.
     pub(crate) port: Option<Key<Port>>,
-    token: u64,
+    pub(crate) token: u64,
 }
 
 /// What a notice will be about.

@@ -22,6 +22,10 @@
 //!   -                        Arrived                            such bytes from another node's kernel
 //!   -                        Linked | Unlinked                  the other node can be reached, or not for now
 //!   -                        Lost                               that life of the other node is over, for certain
+//!   -                        Rouse                              end a wait so that it can be asked again: before a process is stopped to move
+//!   Departed                 Depart comes before it             the process is at the other node from now on, or why it stays
+//!   Missed                   Expect comes before it; Forgo there a process that was expected will not come
+//!   Settled                  Started | NotStarted               it came: run what was made ready for it
 //! ```
 //!
 //! The world calls [`crate::Kernel::step`] with one input at a time, in the order in which things happened, and carries out
@@ -33,10 +37,11 @@ use crate::table::Key;
 use crate::watch::Watch;
 use abi::call::SystemCall;
 use abi::device::{JournalResult, JournalWork};
-use abi::ids::{DeviceId, NodeId, ProcessId, Time};
-use abi::limits::Limits;
-use abi::message::Bytes;
+use abi::ids::{DeviceId, HandleId, NodeId, PortId, ProcessId, Time};
+use abi::limits::{Limit, Limits};
+use abi::message::{Bytes, Transfer};
 use abi::process::{Exit, Fault, Program, StartFailure};
+use alloc::boxed::Box;
 
 /// A thread that runs processes, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -119,6 +124,68 @@ pub enum Event {
         node: NodeId,
         life: u64,
     },
+    /// Ends what the process waits for, so that it can be asked again with the same deadline: `Interrupted`, and nothing has happened
+    /// but what the outcome says. A call that a server may have taken goes on: [`abi::call::CallError::Detached`]. What an act at another
+    /// node came to is awaited. Does nothing to a process that does not wait.
+    Rouse {
+        process: Key<Process>,
+    },
+    /// A process will come from that node under this ticket, and all is ready for it. It finds what these transfers give of its adopter's
+    /// handles in place of those that it left there; unless its parent stays behind, the adopter becomes its parent.
+    Expect {
+        from: NodeId,
+        ticket: u64,
+        adopter: Key<Process>,
+        grants: Box<[(HandleId, Transfer)]>,
+    },
+    /// It will not come, or is not wanted.
+    Unexpect {
+        from: NodeId,
+        ticket: u64,
+    },
+    /// Nothing departs to that node under this ticket: it is told, so that it need not expect it for ever.
+    Forgo {
+        to: NodeId,
+        ticket: u64,
+    },
+    /// The process goes to that node, where it is expected under this ticket. It is ready or held, or on a worker that will not let it run
+    /// on, and does not have its last outcome before it. These handles stay behind. If its parent is kept, that has a child elsewhere
+    /// from now on; else the process has an adopter there.
+    Depart {
+        process: Key<Process>,
+        to: NodeId,
+        ticket: u64,
+        left: Box<[HandleId]>,
+        keeps_parent: bool,
+    },
+}
+
+/// Why a process cannot leave now. Nothing was changed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum DepartError {
+    /// It has ended, or left before.
+    Ended,
+    /// It waits, was not started yet, or was not told yet what its last system call gave: rouse it, stop it, ask again.
+    Busy,
+    /// It is the first of its node.
+    First,
+    /// There is no session with that node.
+    Unreachable,
+    /// It holds a device, or waits for its work. No handle is named if it lies in a message.
+    Device(HandleId),
+    /// Another process may receive from this port too, or make badges for it.
+    Shared(PortId),
+    /// It may make badges for a port that another process receives from.
+    StaysHome(HandleId),
+    /// A notice that it waits for goes to a port that stays, or one of somebody who stays to its own.
+    Watches,
+    /// A read of a pipe of another node was given up, and it is not known yet what it brought: ask again.
+    Undecided(HandleId),
+    Limit(Limit),
+    /// What lies in its queues is more than may go along.
+    TooMuch {
+        bytes: u64,
+    },
 }
 
 /// What shall happen.
@@ -164,6 +231,26 @@ pub enum Effect {
     },
     Halt {
         exit: Exit,
+    },
+    /// What came of [`Event::Depart`]. If it went well the process is at the other node: its instance here is to be forgotten, without
+    /// [`Effect::Destroy`], and whatever worker had it comes back as ever.
+    Departed {
+        process: Key<Process>,
+        result: Result<(), DepartError>,
+    },
+    /// A process that was expected is here, under this key. The world answers when what it made ready can run, or that it cannot. The
+    /// adopter has this handle to it, if there was room.
+    Settled {
+        from: NodeId,
+        ticket: u64,
+        process: Key<Process>,
+        id: ProcessId,
+        handle: HandleId,
+    },
+    /// What was expected will not come: that node said so, or is lost in the life that it had, or there is no session with it.
+    Missed {
+        from: NodeId,
+        ticket: u64,
     },
     /// Nobody waits for this: what must arrive is transmitted again. At most [`crate::limits::PACKET_BYTES_MAX`] and a header of 64 bytes.
     Transmit {

@@ -45,8 +45,12 @@ pub struct Ticket(pub u64);
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input<'a> {
     Tick,
-    /// The living members and their lives, this node among them.
+    /// The living members and their lives, this node among them. Who is not among them may come again, with all that runs there.
     Members(&'a [(NodeId, u64)]),
+    /// It is no member any more, for good.
+    Removed {
+        node: NodeId,
+    },
     /// The process runs here from now on; born here (no moves), or moved here.
     Here {
         process: ProcessId,
@@ -87,10 +91,11 @@ pub enum Effect {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Message {
-    /// The process is at the sender. Answered by `Kept`.
+    /// The process is at the sender, in that life of it. Answered by `Kept`.
     Tell {
         process: ProcessId,
         moves: u32,
+        life: u64,
     },
     Kept {
         process: ProcessId,
@@ -115,11 +120,12 @@ enum Message {
 /// Invariants: every table has a bound; a process that runs here has no hint and no forward here.
 pub struct Location {
     me: NodeId,
+    life: u64,
     members: Vec<(NodeId, u64)>,
     /// What runs here: how often it has moved, and the keeper that has confirmed it.
     here: BTreeMap<ProcessId, Here>,
-    /// What this node keeps for others.
-    entries: BTreeMap<ProcessId, Place>,
+    /// What this node keeps for others, and in which life of its node each was told.
+    entries: BTreeMap<ProcessId, (Place, u64)>,
     forwards: Recent,
     hints: Recent,
     /// Places where somebody here has looked in vain: what is not later than that is not believed.
@@ -208,9 +214,10 @@ pub fn keeper(process: ProcessId, members: impl IntoIterator<Item = NodeId>) -> 
 }
 
 impl Location {
-    pub fn new(me: NodeId) -> Location {
+    pub fn new(me: NodeId, life: u64) -> Location {
         Location {
             me,
+            life,
             members: Vec::new(),
             here: BTreeMap::new(),
             entries: BTreeMap::new(),
@@ -228,7 +235,15 @@ impl Location {
         match input {
             Input::Tick => self.tick(now, effects),
             Input::Members(members) => self.change_members(now, members, effects),
+            Input::Removed { node } => {
+                self.entries.retain(|_, (place, _)| place.node != node);
+                for places in [&mut self.hints, &mut self.forwards] {
+                    places.places.retain(|_, (place, _)| place.node != node);
+                }
+            }
             Input::Here { process, moves } => {
+                // Of what came here both its coming and its start may be told, in any order.
+                let moves = self.here.get(&process).map_or(moves, |here| here.moves.max(moves));
                 for places in [&mut self.hints, &mut self.forwards, &mut self.refuted] {
                     places.remove(process);
                 }
@@ -287,7 +302,7 @@ impl Location {
             return;
         }
         if here.confirmed != Some((keeper, life)) {
-            effects.push(send(keeper, Message::Tell { process, moves: here.moves }));
+            effects.push(send(keeper, Message::Tell { process, moves: here.moves, life: self.life }));
             self.retell_at.get_or_insert(now.after(RETELL_NS));
         }
     }
@@ -296,14 +311,13 @@ impl Location {
         self.members = members.to_vec();
         self.members.sort_unstable();
         let alive = |node: NodeId| members.iter().any(|(member, _)| *member == node);
-        // What was on a node that is gone is not there any more; what another keeps now is told to it by whoever runs it.
+        // What ran in an earlier life of a node has ended; what another keeps now is told to it by whoever runs it. Of a node that is not
+        // heard the places are kept: it may come again, and until then it is said who is not heard.
         let me = self.me;
-        self.entries.retain(|process, place| {
-            alive(place.node) && keeper(*process, members.iter().map(|(node, _)| *node)) == Some(me)
+        self.entries.retain(|process, (place, life)| match members.iter().find(|(node, _)| *node == place.node) {
+            Some((_, now)) => *life >= *now && keeper(*process, members.iter().map(|(node, _)| *node)) == Some(me),
+            None => true,
         });
-        for places in [&mut self.hints, &mut self.forwards] {
-            places.places.retain(|_, (place, _)| alive(place.node));
-        }
         let unsure: Vec<ProcessId> =
             self.here.keys().copied().filter(|process| self.is_unconfirmed(*process)).collect();
         unsure.iter().take(RETELL_MAX).for_each(|process| self.tell(now, *process, effects));
@@ -352,8 +366,12 @@ impl Location {
         if let Some(here) = self.here.get(&process) {
             return Some(Place { moves: here.moves, node: self.me });
         }
-        let places = [self.hints.get(process), self.forwards.get(process), self.entries.get(&process).copied()];
+        let places = [self.hints.get(process), self.forwards.get(process), self.entry(process)];
         places.into_iter().flatten().max().filter(|place| self.is_news(process, *place))
+    }
+
+    fn entry(&self, process: ProcessId) -> Option<Place> {
+        self.entries.get(&process).map(|(place, _)| *place)
     }
 
     fn is_news(&self, process: ProcessId, place: Place) -> bool {
@@ -431,7 +449,7 @@ impl Location {
 
     fn receive(&mut self, now: Time, from: NodeId, message: Message, effects: &mut Vec<Effect>) {
         match message {
-            Message::Tell { process, moves } => {
+            Message::Tell { process, moves, life } => {
                 let place = Place { moves, node: from };
                 let known = self.entries.get(&process).copied();
                 if known.is_none() && self.entries.len() >= ENTRIES_MAX {
@@ -439,8 +457,8 @@ impl Location {
                 }
                 // It runs here, or has been somewhere later: what arrived is old.
                 let is_here = self.here.get(&process).is_some_and(|here| here.moves >= moves);
-                if !is_here && known.is_none_or(|known| known < place) {
-                    self.entries.insert(process, place);
+                if !is_here && known.is_none_or(|known| known < (place, life)) {
+                    self.entries.insert(process, (place, life));
                 }
                 effects.push(send(from, Message::Kept { process, moves }));
             }
@@ -453,14 +471,14 @@ impl Location {
                 }
             }
             Message::Forget { process, moves } => {
-                if self.entries.get(&process) == Some(&Place { moves, node: from }) {
+                if self.entry(process) == Some(Place { moves, node: from }) {
                     self.entries.remove(&process);
                 }
             }
             Message::Ask { process } => {
                 // Hints are hearsay: they are not passed on.
                 let here = self.here.get(&process).map(|here| Place { moves: here.moves, node: self.me });
-                let places = [here, self.forwards.get(process), self.entries.get(&process).copied()];
+                let places = [here, self.forwards.get(process), self.entry(process)];
                 let place = places.into_iter().flatten().max();
                 effects.push(send(from, Message::Answer { process, place }));
             }
@@ -499,7 +517,7 @@ impl Message {
     fn encode(self) -> Vec<u8> {
         let mut writer = Writer::default();
         match self {
-            Message::Tell { process, moves } => writer.u8(1).u64(process.to_bits()).u32(moves),
+            Message::Tell { process, moves, life } => writer.u8(1).u64(process.to_bits()).u32(moves).u64(life),
             Message::Kept { process, moves } => writer.u8(2).u64(process.to_bits()).u32(moves),
             Message::Forget { process, moves } => writer.u8(3).u64(process.to_bits()).u32(moves),
             Message::Ask { process } => writer.u8(4).u64(process.to_bits()),
@@ -516,7 +534,7 @@ impl Message {
         let kind = reader.u8()?;
         let process = ProcessId::from_bits(reader.u64()?);
         let message = match kind {
-            1 => Message::Tell { process, moves: reader.u32()? },
+            1 => Message::Tell { process, moves: reader.u32()?, life: reader.u64()? },
             2 => Message::Kept { process, moves: reader.u32()? },
             3 => Message::Forget { process, moves: reader.u32()? },
             4 => Message::Ask { process },

@@ -10,13 +10,14 @@ use crate::checkers::model::Model;
 use crate::checkers::watcher::Watcher;
 use crate::checkers::{Violation, ensure};
 use crate::history::HistoryHash;
-use crate::machine::{Body, Faults, Machine, Options};
+use crate::machine::{Body, Faults, Machine, Moved, Options, Traveller};
 use crate::random::Random;
 use crate::runs::{Failure, HISTORY_SHOWN, Report, Run, caught};
-use abi::ids::{NodeId, Time};
+use abi::ids::{HandleId, NodeId, ProcessId, Time};
 use abi::limits::Limits;
 use abi::message::Bytes;
-use kernel::world::Event;
+use kernel::world::{DepartError, Event};
+use kernel::{Key, Process};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Steps with faults, and how many more everything may take to end.
@@ -31,6 +32,7 @@ struct Weather {
     delay_ns_max: u64,
     cut_once_in: Option<u64>,
     crash_once_in: Option<u64>,
+    move_once_in: Option<u64>,
 }
 
 impl Weather {
@@ -40,7 +42,27 @@ impl Weather {
         delay_ns_max: 100_000,
         cut_once_in: None,
         crash_once_in: None,
+        move_once_in: None,
     };
+}
+
+/// A process that is to move, and is expected where it is to go.
+#[derive(Clone, Copy, Debug)]
+struct Planned {
+    from: usize,
+    to: usize,
+    ticket: u64,
+    process: Key<Process>,
+    keeps_parent: bool,
+    adopter: ProcessId,
+}
+
+/// What is between two nodes: the kernel's part of it is on its way.
+struct Between {
+    to: usize,
+    adopter: ProcessId,
+    left_at: Time,
+    traveller: Traveller,
 }
 
 /// Something on its way to a node.
@@ -72,6 +94,12 @@ struct Cluster {
     /// One packet in so many comes a second time with bytes that no kernel wrote; then only the kernels' own invariants are asked for.
     forged_once_in: Option<u64>,
     pub breaches: u64,
+    planned: Vec<Planned>,
+    /// By the node that they left and the ticket.
+    between: BTreeMap<(usize, u64), Between>,
+    tickets: u64,
+    /// How often a process moved, and how often it could not.
+    pub moves: [u64; 2],
 }
 
 pub fn play(seed: u64) -> Result<Report, Box<Failure>> {
@@ -100,6 +128,7 @@ pub fn play_forged(seed: u64) -> Result<u64, Violation> {
     caught(|| {
         while cluster.step < STEPS_FAULTY {
             cluster.disturb();
+            cluster.move_processes()?;
             if !cluster.happen()? {
                 break;
             }
@@ -137,6 +166,7 @@ impl Cluster {
             delay_ns_max: [50_000, 2_000_000, 30_000_000][random.below(3) as usize],
             cut_once_in: [None, Some(400), Some(100)][random.below(3) as usize],
             crash_once_in: [None, None, Some(1500), Some(500)][random.below(4) as usize],
+            move_once_in: [None, Some(100), Some(20)][random.below(3) as usize],
         };
         let machine = |node: &NodeId| {
             let options = Options {
@@ -177,6 +207,10 @@ impl Cluster {
             records: 0,
             forged_once_in: None,
             breaches: 0,
+            planned: Vec::new(),
+            between: BTreeMap::new(),
+            tickets: 0,
+            moves: [0; 2],
             machines,
             random,
         };
@@ -219,11 +253,12 @@ impl Cluster {
     fn go(&mut self) -> Result<(), Violation> {
         while self.step < STEPS_FAULTY {
             self.disturb();
+            self.move_processes()?;
             if !self.happen()? {
                 break;
             }
         }
-        self.heal();
+        self.heal()?;
         while self.step < STEPS_MAX && self.happen()? {}
         self.finish()
     }
@@ -278,6 +313,9 @@ impl Cluster {
     /// Looks at what a node did, and carries out what it wants of the network.
     fn after(&mut self, node: usize) -> Result<(), Violation> {
         let life = self.machines[node].life();
+        for moved in std::mem::take(&mut self.machines[node].moves) {
+            self.moved(node, moved)?;
+        }
         for (to, packet) in std::mem::take(&mut self.machines[node].outbox) {
             let to = usize::from(to.0) - 1;
             let copies = 1 + u64::from(self.random.once_in(self.weather.doubles_once_in));
@@ -368,6 +406,96 @@ impl Cluster {
         }
     }
 
+    /// Some process is to move, or one that was to does.
+    fn move_processes(&mut self) -> Result<(), Violation> {
+        if self.weather.move_once_in.is_some_and(|times| self.random.once_in(times)) {
+            self.plan_move()?;
+        }
+        if self.planned.is_empty() || !self.random.once_in(3) {
+            return Ok(());
+        }
+        let index = self.random.below(self.planned.len() as u64) as usize;
+        let planned = self.planned.swap_remove(index);
+        let Planned { from, to, ticket, process, keeps_parent, adopter } = planned;
+        let machine = &mut self.machines[from];
+        machine.now = machine.now.max(Time(self.now * self.speeds[from] / 1000 + 1));
+        match machine.depart(process, NodeId(to as u16 + 1), ticket, keeps_parent) {
+            Ok(traveller) => {
+                self.moves[0] += 1;
+                self.model.departed(traveller.instance.id, NodeId(to as u16 + 1));
+                let left_at = self.machines[from].now;
+                self.between.insert((from, ticket), Between { to, adopter, left_at, traveller });
+            }
+            Err(DepartError::Busy) if !self.random.once_in(10) => {
+                if self.random.once_in(2) {
+                    self.machines[from].rouse(process);
+                }
+                self.planned.push(planned);
+            }
+            Err(DepartError::Undecided(_)) if !self.random.once_in(10) => self.planned.push(planned),
+            Err(_) => {
+                self.moves[1] += 1;
+                self.forgo(planned)?;
+            }
+        }
+        self.after(from)
+    }
+
+    fn plan_move(&mut self) -> Result<(), Violation> {
+        let up: Vec<usize> = (0..self.machines.len()).filter(|node| self.up[*node]).collect();
+        let (Some(&from), Some(&to)) = (self.random.pick(&up), self.random.pick(&up)) else { return Ok(()) };
+        let movable: Vec<Key<Process>> =
+            self.machines[from].settled_processes().into_iter().map(|(process, _)| process).collect();
+        let adopters: Vec<(Key<Process>, ProcessId)> = self.machines[to].settled_processes();
+        let (Some(&process), Some(&(key, adopter))) = (self.random.pick(&movable), self.random.pick(&adopters)) else {
+            return Ok(());
+        };
+        if from == to {
+            return Ok(());
+        }
+        self.tickets += 1;
+        let (ticket, keeps_parent) = (self.tickets, self.random.once_in(2));
+        self.planned.push(Planned { from, to, ticket, process, keeps_parent, adopter });
+        let from = NodeId(from as u16 + 1);
+        self.machines[to].tell(Event::Expect { from, ticket, adopter: key, grants: Box::default() });
+        self.after(to)
+    }
+
+    /// A process that is expected will not come after all.
+    fn forgo(&mut self, planned: Planned) -> Result<(), Violation> {
+        let Planned { from, to, ticket, .. } = planned;
+        self.machines[from].tell(Event::Forgo { to: NodeId(to as u16 + 1), ticket });
+        self.after(from)
+    }
+
+    /// A kernel says what came of a move to its node.
+    fn moved(&mut self, node: usize, moved: Moved) -> Result<(), Violation> {
+        match moved {
+            Moved::Settled { from, ticket, process, handle } => {
+                let between = self.between.remove(&(usize::from(from.0) - 1, ticket));
+                let Some(Between { left_at, traveller, adopter, .. }) = between else {
+                    assert!(self.forged_once_in.is_some(), "a process settled that did not leave");
+                    return Ok(());
+                };
+                let id = traveller.instance.id;
+                self.model.settled(id, left_at, self.machines[node].now);
+                if handle != HandleId::NONE {
+                    self.model.adopted(adopter, handle, id)?;
+                }
+                self.machines[node].settle(process, traveller);
+            }
+            Moved::Missed { from, ticket } => {
+                let from = usize::from(from.0) - 1;
+                self.planned.retain(|planned| planned.from != from || planned.ticket != ticket);
+                if let Some(between) = self.between.remove(&(from, ticket)) {
+                    // It was lost with the node that it left.
+                    self.model.lost_between(between.traveller.instance.id);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn mend(&mut self, one: usize, other: usize) {
         self.cut.remove(&(one, other));
         self.cut.remove(&(other, one));
@@ -383,6 +511,8 @@ impl Cluster {
         self.model.node_lost(NodeId(node as u16 + 1));
         self.watchers[node] = Watcher::default();
         self.coming.retain(|coming| coming.to != node);
+        self.planned.retain(|planned| planned.from != node && planned.to != node);
+        self.between.retain(|_, between| between.to != node);
         let life = self.machines[node].life();
         for to in (0..self.machines.len()).filter(|to| *to != node) {
             // The others learn of it some time, or of its next life first.
@@ -401,7 +531,7 @@ impl Cluster {
     }
 
     /// No more faults: all links are there and all nodes up.
-    fn heal(&mut self) {
+    fn heal(&mut self) -> Result<(), Violation> {
         self.weather = Weather::CALM;
         for node in 0..self.machines.len() {
             if !self.up[node] {
@@ -412,11 +542,16 @@ impl Cluster {
         for node in 0..self.machines.len() {
             self.link_up(node);
         }
+        for planned in std::mem::take(&mut self.planned) {
+            self.forgo(planned)?;
+        }
+        Ok(())
     }
 
     /// Everybody has ended and everything was heard of.
     fn finish(&mut self) -> Result<(), Violation> {
         ensure!(self.step < STEPS_MAX, "it does not come to an end");
+        ensure!(self.between.is_empty(), "{} processes are nowhere", self.between.len());
         for (node, machine) in self.machines.iter().enumerate() {
             self.model.finish(&machine.kernel)?;
             let left: Vec<_> = machine.kernel.processes().map(|view| (view.id, view.activity)).collect();

@@ -9,13 +9,13 @@ use crate::disk::Disk;
 use crate::history::{HistoryHash, Record, Seen};
 use crate::random::Random;
 use abi::call::{Outcome, SystemCall};
-use abi::ids::{DeviceId, NodeId, ProcessId, Time};
+use abi::ids::{DeviceId, HandleId, NodeId, ProcessId, Time};
 use abi::limits::Limits;
 use abi::message::Bytes;
 use abi::process::{Exit, Fault, Program, StartFailure};
 use kernel::inspect::Activity;
 use kernel::limits::SLICE_NS;
-use kernel::world::{Effect, Event, Input, WorkerId};
+use kernel::world::{DepartError, Effect, Event, Input, WorkerId};
 use kernel::{Config, Kernel, Key, Process, Watch};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,10 +103,36 @@ pub struct Machine {
     ready_since: BTreeMap<Key<Process>, Time>,
     /// Stirred while they did something else: their next sleep ends at once.
     stirred: BTreeSet<Key<Process>>,
+    /// What came of moves, until somebody looks.
+    pub moves: Vec<Moved>,
+    departed: Option<Result<(), DepartError>>,
+    /// What came from other nodes and has no instance yet.
+    unbound: BTreeMap<Key<Process>, ProcessId>,
 }
 
-struct Instance {
-    id: ProcessId,
+/// What came of a move.
+pub enum Moved {
+    /// This one is to go on under this ticket of the sender, at this node from now on.
+    Settled {
+        from: NodeId,
+        ticket: u64,
+        process: Key<Process>,
+        handle: HandleId,
+    },
+    Missed {
+        from: NodeId,
+        ticket: u64,
+    },
+}
+
+/// A process on its way from one machine to another: what the world carries over.
+pub struct Traveller {
+    pub instance: Instance,
+    stirred: bool,
+}
+
+pub struct Instance {
+    pub id: ProcessId,
     program: Program,
     body: Box<dyn Body>,
     /// What it is about to do; nothing if it waits for an outcome.
@@ -117,7 +143,16 @@ struct Instance {
 enum Worker {
     Parked,
     Waking,
-    Running { process: Key<Process>, since: Time, computes_until: Time, interrupted: bool },
+    Running {
+        process: Key<Process>,
+        since: Time,
+        computes_until: Time,
+        interrupted: bool,
+    },
+    /// What it ran has left, and it did not come back yet.
+    Returning {
+        process: Key<Process>,
+    },
 }
 
 /// One thing that could happen now.
@@ -126,6 +161,7 @@ enum Choice {
     Wake(usize),
     Run(usize),
     Preempt(usize),
+    Return(usize),
     Start(usize),
     Alarm,
     Disk(usize),
@@ -153,6 +189,9 @@ impl Machine {
             waited_longest_ns: BTreeMap::new(),
             ready_since: BTreeMap::new(),
             stirred: BTreeSet::new(),
+            moves: Vec::new(),
+            departed: None,
+            unbound: BTreeMap::new(),
             options,
         };
         machine.boot();
@@ -174,6 +213,8 @@ impl Machine {
         self.starting.clear();
         self.ready_since.clear();
         self.stirred.clear();
+        self.moves.clear();
+        self.unbound.clear();
         self.alarm = None;
         self.halted = None;
         self.outbox.clear();
@@ -244,6 +285,7 @@ impl Machine {
             match *worker {
                 Worker::Parked => {}
                 Worker::Waking => choices.push(Choice::Wake(index)),
+                Worker::Returning { .. } => choices.push(Choice::Return(index)),
                 Worker::Running { since, computes_until, interrupted, .. } => {
                     if self.now >= computes_until {
                         choices.push(Choice::Run(index));
@@ -286,6 +328,14 @@ impl Machine {
                 self.input(Input::Event(Event::Awake { worker: WorkerId(index as u16) }), None);
             }
             Choice::Run(index) => self.run(index),
+            Choice::Return(index) => {
+                let Worker::Returning { process } = self.workers[index] else {
+                    unreachable!("only what left is returned from")
+                };
+                let worker = WorkerId(index as u16);
+                self.workers[index] = Worker::Waking;
+                self.input(Input::Event(Event::Yielded { worker, process }), None);
+            }
             Choice::Preempt(index) => {
                 let Worker::Running { process, computes_until, .. } = self.workers[index] else {
                     unreachable!("only a running worker is preempted")
@@ -434,6 +484,8 @@ impl Machine {
                 let gone = self.instances.remove(&process).map(|instance| instance.id);
                 let starting = self.starting.iter().position(|(key, ..)| *key == process);
                 let id = gone.or_else(|| starting.map(|index| self.starting.remove(index).3));
+                // What came from another node may end before it is bound.
+                let id = id.or_else(|| self.unbound.remove(&process));
                 self.record(id.expect("what ends was started"), Seen::Ended);
             }
             Effect::Alarm { at } => self.alarm = Some(at),
@@ -442,7 +494,62 @@ impl Machine {
             }
             Effect::Halt { exit } => self.halted = Some(exit),
             Effect::Transmit { to, packet } => self.outbox.push((to, packet)),
+            Effect::Departed { result, .. } => self.departed = Some(result),
+            Effect::Settled { from, ticket, process, id, handle } => {
+                self.unbound.insert(process, id);
+                self.moves.push(Moved::Settled { from, ticket, process, handle })
+            }
+            Effect::Missed { from, ticket } => self.moves.push(Moved::Missed { from, ticket }),
         }
+    }
+
+    /// The processes that have an instance.
+    pub fn settled_processes(&self) -> Vec<(Key<Process>, ProcessId)> {
+        self.instances.iter().map(|(key, instance)| (*key, instance.id)).collect()
+    }
+
+    /// Makes a process come back from what it waits for.
+    pub fn rouse(&mut self, process: Key<Process>) {
+        self.hash.add(&("rouse", process));
+        self.input(Input::Event(Event::Rouse { process }), None);
+    }
+
+    /// Lets a process go to another node, if it can now: what is to be carried there.
+    pub fn depart(
+        &mut self, process: Key<Process>, to: NodeId, ticket: u64, keeps_parent: bool,
+    ) -> Result<Traveller, DepartError> {
+        let event = Event::Depart { process, to, ticket, left: Box::default(), keeps_parent };
+        self.hash.add(&event);
+        self.input(Input::Event(event), None);
+        self.departed.take().expect("a kernel says what came of a departure")?;
+        self.ready_since.remove(&process);
+        let stirred = self.stirred.remove(&process);
+        for worker in &mut self.workers {
+            if let Worker::Running { process: running, computes_until, .. } = *worker
+                && running == process
+            {
+                if let Some(Instance { doing: Some(Doing::Compute(left)), .. }) = self.instances.get_mut(&process) {
+                    *left = computes_until.since(self.now);
+                }
+                *worker = Worker::Returning { process };
+            }
+        }
+        let instance = self.instances.remove(&process).expect("it was just seen");
+        Ok(Traveller { instance, stirred })
+    }
+
+    /// What came from another node can run.
+    pub fn settle(&mut self, process: Key<Process>, traveller: Traveller) {
+        // It may have ended before.
+        if self.unbound.remove(&process).is_none() {
+            return;
+        }
+        let Traveller { instance, stirred } = traveller;
+        self.instances.insert(process, instance);
+        if stirred {
+            self.stirred.insert(process);
+        }
+        self.input(Input::Event(Event::Started { process }), None);
     }
 
     /// Notes since when processes have been ready.

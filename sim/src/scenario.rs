@@ -141,7 +141,13 @@ impl Stage {
                 self.trace.push(format!("{name} ends"));
             }
             Effect::Halt { exit } => self.trace.push(format!("the node stops: {exit:?}")),
-            Effect::Park { .. } | Effect::Alarm { .. } | Effect::Journal { .. } | Effect::Transmit { .. } => {}
+            Effect::Park { .. }
+            | Effect::Alarm { .. }
+            | Effect::Journal { .. }
+            | Effect::Transmit { .. }
+            | Effect::Departed { .. }
+            | Effect::Settled { .. }
+            | Effect::Missed { .. } => {}
         }
         None
     }

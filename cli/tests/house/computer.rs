@@ -1,14 +1,15 @@
-//! Some daemons on this machine as one computer.
+//! Several daemons on one machine as one computer, by the real binary: each node has a house of its own.
 
 use super::{Done, House, until};
 use serde_json::Value;
 
-/// Nodes of one system, called `a`, `b`, `c`... All end with it.
+/// Nodes of one system. All end with it.
 pub struct Computer {
     pub nodes: Vec<House>,
 }
 
 impl Computer {
+    /// The first node is `n1`, called `a`; others are called `b`, `c`...
     pub fn of(count: usize) -> Computer {
         let first = House::new();
         let up = first.done(&["up", "-d", "--listen", "127.0.0.1", "--name", "a"]);
@@ -17,9 +18,10 @@ impl Computer {
         for number in 1..count {
             let name = String::from(char::from(b'a' + number as u8));
             let house = House::new();
-            let ticket = computer.on(0, &["ticket", "-q"]).out.trim().to_string();
+            let ticket = computer.ticket();
             let joined = house.done(&["join", &ticket, "--listen", "127.0.0.1", "--name", &name]);
             assert_eq!((joined.status, joined.err.as_str()), (0, ""), "{}", joined.out);
+            assert!(joined.out.contains(&format!("this is {name} (n{})", number + 1)), "{}", joined.out);
             computer.nodes.push(house);
         }
         for node in 0..count {
@@ -28,6 +30,13 @@ impl Computer {
         computer
     }
 
+    pub fn ticket(&self) -> String {
+        let done = self.on(0, &["ticket", "-q"]);
+        assert_eq!((done.status, done.err.as_str()), (0, ""));
+        done.out.trim().to_string()
+    }
+
+    #[track_caller]
     pub fn on(&self, node: usize, arguments: &[&str]) -> Done {
         self.nodes[node].done(arguments)
     }
@@ -36,7 +45,7 @@ impl Computer {
         serde_json::from_str(&self.on(node, &["status", "--json"]).out).unwrap_or_default()
     }
 
-    fn is_whole(&self, node: usize, count: usize) -> bool {
+    pub fn is_whole(&self, node: usize, count: usize) -> bool {
         let status = self.status(node);
         let up = |line: &&Value| line["state"] == "up";
         let voters = if count < 3 { 1 } else { 3 };
@@ -45,16 +54,16 @@ impl Computer {
             && status["files"]["holder"].is_number()
     }
 
+    pub fn state_of(&self, from: usize, name: &str) -> String {
+        let status = self.status(from);
+        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+        let line = nodes.iter().find(|line| line["name"] == name).cloned().unwrap_or_default();
+        line["state"].as_str().unwrap_or("gone").to_string()
+    }
+
     fn daemon(&self, node: usize) -> rustix::process::Pid {
         let lock: Value = serde_json::from_str(&self.nodes[node].read("home/.local/share/una/node/node.lock")).unwrap();
         rustix::process::Pid::from_raw(lock["pid"].as_i64().unwrap() as i32).unwrap()
-    }
-
-    /// As if the machine had lost its power, but for its disk.
-    pub fn kill(&self, node: usize) {
-        let pid = self.daemon(node);
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        until("the daemon's end", || rustix::process::test_kill_process(pid).is_err().then_some(()));
     }
 
     /// As if it slept.
@@ -87,7 +96,14 @@ impl Computer {
         }
     }
 
-    /// What a node says as soon as it can say it.
+    /// As if the machine had lost its power, but for its disk.
+    pub fn kill(&self, node: usize) {
+        let pid = self.daemon(node);
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        until("the daemon's end", || rustix::process::test_kill_process(pid).is_err().then_some(()));
+    }
+
+    /// What a node says as soon as the system can say it.
     pub fn in_the_end(&self, node: usize, arguments: &[&str]) -> Done {
         until(&format!("{arguments:?}"), || Some(self.on(node, arguments)).filter(|done| done.status == 0))
     }
@@ -95,12 +111,13 @@ impl Computer {
 
 impl Drop for Computer {
     fn drop(&mut self) {
-        for node in 0..self.nodes.len() {
-            if self.nodes[node].path("home/.local/share/una/node/node.lock").exists() {
-                // One that sleeps cannot be asked.
-                let _ = rustix::process::kill_process(self.daemon(node), rustix::process::Signal::CONT);
-            }
-            let _ = self.on(node, &["down"]);
+        for node in &self.nodes {
+            let lock = std::fs::read(node.path("home/.local/share/una/node/node.lock")).unwrap_or_default();
+            let lock: Value = serde_json::from_slice(&lock).unwrap_or_default();
+            // One that sleeps cannot be asked.
+            let pid = rustix::process::Pid::from_raw(lock["pid"].as_i64().unwrap_or(0) as i32);
+            let _ = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::CONT));
+            let _ = node.done(&["down"]);
         }
     }
 }

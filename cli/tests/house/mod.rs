@@ -111,6 +111,15 @@ impl Done {
         assert_eq!((self.status, self.out.as_str()), (status, out), "stderr: {}", self.err);
     }
 
+    /// Its output has all of these in it.
+    #[track_caller]
+    pub fn expect_out(&self, status: i32, parts: &[&str]) {
+        assert_eq!(self.status, status, "stdout: {}\nstderr: {}", self.out, self.err);
+        for part in parts {
+            assert!(self.out.contains(part), "no {part:?} in:\n{}", self.out);
+        }
+    }
+
     /// An error with this status, whose text has all of these in it. It must be one for people: never a panic.
     #[track_caller]
     pub fn expect_error(&self, status: i32, parts: &[&str]) {
@@ -162,6 +171,11 @@ impl Running {
                 panic!("no further line ({error}); stderr: {}", self.errors.take().unwrap().join().unwrap());
             }
         }
+    }
+
+    /// The next line, if it comes within the time.
+    pub fn line_within(&mut self, timeout: Duration) -> Option<String> {
+        Some(self.lines.recv_timeout(timeout).ok()?.trim_end_matches('\n').to_string())
     }
 
     #[track_caller]

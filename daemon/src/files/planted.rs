@@ -16,6 +16,6 @@ planted::bugs! {
     NoGrace,
     /// A checkpoint is recorded though not all of it is there.
     HalfACheckpoint,
-    /// A holder removes what only checkpoints need, of which it does not know all yet.
+    /// A new holder takes what only checkpoints need for what nobody needs.
     RemovesWhatIsKept,
 }

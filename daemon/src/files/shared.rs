@@ -59,7 +59,7 @@ impl SharedOptions {
     pub const NORMAL: SharedOptions = SharedOptions {
         tree: TreeOptions::NORMAL,
         copies: 2,
-        lease: Duration::from_millis(1500),
+        lease: Duration::from_millis(1000),
         patience: Duration::from_secs(15),
         grace: Duration::from_secs(20),
         scan_every: Duration::from_secs(60),
@@ -417,7 +417,7 @@ impl Inner {
                 self.give_up(&own, "it was asked to let go");
             }
             let pause = match (&lease, missing_since, &watch) {
-                (Some(_), ..) => self.options.lease / 5,
+                (Some(_), ..) => self.options.lease * 3 / 10,
                 (None, Some(_), _) | (None, None, None) => self.options.lease / 10,
                 // The watch tells; this is for the case that it has stopped without a word.
                 (None, None, Some(_)) => self.options.lease * 2,

@@ -2,27 +2,32 @@
 //! list of processes. Knows the services by name and number, and nobody else does.
 
 use super::guest;
-use super::machine::{self, Body, Machine, Made, Native, Start, Used};
+use super::machine::{self, Body, Machine, Made, Native, Settle, Start, Used};
 use super::process::{Facts, Info, Processes};
 use super::puppet::{Puppet, Strings};
-use super::view::{Kind, Pid};
+use super::view::{Kind, Pid, ProcessLimits, Stdio};
 use super::{Fate, Watcher};
 use abi::call::{Outcome, PortOptions, SystemCall};
-use abi::ids::{DeviceId, HandleId, ProcessId, ProgramId, Time};
+use abi::ids::{DeviceId, HandleId, NodeId, ProcessId, ProgramId, Time};
 use abi::limits::{Limits, WEIGHT_NORMAL};
 use abi::message::Bytes;
 use abi::process::{Exit, Program, StartFailure};
+use drivers::clock::now_ms;
 use services::boot::{Boot, Manifest, Part, Plan, Restart};
 use services::host::Host;
 use services::names::Names;
 use services::{FIRST_GRANT, Service};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 pub(crate) const BOOT: Program = Program::Service(0);
 const NAMES: Program = Program::Service(1);
 pub(crate) const PUPPET: Program = Program::Service(2);
+
+/// By which a program sends to the service `names` of the node that it is on.
+pub(crate) const NAMES_HANDLE: HandleId = HandleId(1);
 
 /// By which the node's own process, the desk, sends to the service `names`.
 pub(crate) const DESK_NAMES: HandleId = FIRST_GRANT;
@@ -58,9 +63,18 @@ pub(crate) struct Bodies {
     /// What processes that are about to start will be.
     expected: Mutex<BTreeMap<u64, Expected>>,
     next_expected: AtomicU64,
+    /// Processes on their way here, by their tickets.
+    arriving: Mutex<BTreeMap<(NodeId, u64), Arriving>>,
     processes: Mutex<Processes>,
     ended_cpu_ns: AtomicU64,
     watcher: OnceLock<Watcher>,
+}
+
+/// A process that is expected from another node: all but its place in the kernel.
+struct Arriving {
+    program: guest::Program,
+    info: Arc<Info>,
+    settled: SyncSender<Pid>,
 }
 
 enum Expected {
@@ -89,6 +103,7 @@ impl Bodies {
             desk: Strings::new(),
             expected: Mutex::default(),
             next_expected: AtomicU64::new(DESK + 1),
+            arriving: Mutex::default(),
             processes: Mutex::default(),
             ended_cpu_ns: AtomicU64::new(0),
             watcher: OnceLock::new(),
@@ -130,6 +145,17 @@ impl Bodies {
         }
     }
 
+    /// A process will come under this ticket; then its pid is given. If it does not come, the other end is dropped.
+    pub fn await_arrival(&self, from: NodeId, ticket: u64, program: guest::Program, info: Arc<Info>) -> Receiver<Pid> {
+        let (settled, get) = sync_channel(1);
+        self.arriving().insert((from, ticket), Arriving { program, info, settled });
+        get
+    }
+
+    fn arriving(&self) -> MutexGuard<'_, BTreeMap<(NodeId, u64), Arriving>> {
+        self.arriving.lock().expect("no code panics while it holds this lock")
+    }
+
     fn expected(&self) -> MutexGuard<'_, BTreeMap<u64, Expected>> {
         self.expected.lock().expect("no code panics while it holds this lock")
     }
@@ -154,8 +180,10 @@ impl Bodies {
             usage: None,
             time: time.clone(),
             mounts: vec![],
-            limits: super::ProcessLimits::default(),
-            stdio: super::Stdio::default(),
+            limits: ProcessLimits::default(),
+            stdio: Stdio::default(),
+            started_ms: now_ms(),
+            moves: 0,
             incarnation: 0,
             key,
             stopper: None,
@@ -219,18 +247,46 @@ impl machine::Bodies for Bodies {
         let retired = {
             let mut processes = self.processes();
             match processes.find_live(pid).map(|info| info.kind) {
-                Some(Kind::Service) => processes.remove(pid),
+                Some(Kind::Service) => processes.remove(pid).map(|info| (info, None)),
                 Some(Kind::Program) => processes.retire(pid),
                 None => None,
             }
         };
-        let Some(info) = retired else { return };
+        let Some((info, forgotten)) = retired else { return };
         self.ended_cpu_ns.fetch_add(info.time.total_ns(self.machine.now()), Ordering::Relaxed);
         self.machine.look_no_more(&info.time);
         if info.kind == Kind::Program {
             self.tell(id, || Some(Fate::Ended(exit)));
         }
+        if let Some(forgotten) = forgotten {
+            self.tell(forgotten.id(), || Some(Fate::Forgotten));
+        }
         info.end(exit);
+        self.forget(&info);
+    }
+
+    fn settle(&self, settle: Settle) -> Result<Made, StartFailure> {
+        let Settle { from, ticket, process, id, handle } = settle;
+        let arriving = self.arriving().remove(&(from, ticket));
+        let Some(Arriving { program, info, settled }) = arriving else { return Err(StartFailure::UnknownProgram) };
+        let set = info.key.set(process).is_ok() && info.handle.set(handle).is_ok();
+        assert!(set, "a process arrives once");
+        let time = info.time.clone();
+        self.processes().add(Pid::from(id), info);
+        // Who waits for it may have gone.
+        let _ = settled.send(Pid::from(id));
+        Ok(Made { body: Body::Guest(Box::new(program)), time })
+    }
+
+    fn missed(&self, from: NodeId, ticket: u64) {
+        self.arriving().remove(&(from, ticket));
+    }
+
+    fn departed(&self, id: ProcessId) {
+        let info = self.processes().remove(Pid::from(id));
+        let Some(info) = info else { return };
+        self.ended_cpu_ns.fetch_add(info.time.total_ns(self.machine.now()), Ordering::Relaxed);
+        self.machine.look_no_more(&info.time);
         self.forget(&info);
     }
 

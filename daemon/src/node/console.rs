@@ -8,10 +8,13 @@
 //!   process --write--> log (ring, LOG_BYTES_MAX) --read from any position--> readers, holds
 //!   process <--read--- input (queue, INPUT_BYTES_MAX) <--write--- whoever is attached
 //! ```
+//! When the process moves to another node, its console goes with it as a [`Snapshot`]: positions stay what they are, what was typed and not
+//! read yet is read there, and each reader here is told where to go on.
 
 use abi::encoding::{Malformed, Reader, Writer};
 use abi::errno::Errno;
 use abi::file::{Direction, Interest, Interrupt, Readiness, Source, Stat, Stream, StreamKind, Waiter, Wake, Watcher};
+use abi::ids::NodeId;
 use abi::wasi::Filetype;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,8 +25,6 @@ use std::time::{Duration, Instant};
 pub const LOG_BYTES_MAX: usize = 256 << 10;
 /// How much may wait to be read by a process.
 pub const INPUT_BYTES_MAX: usize = 64 << 10;
-
-const SAVED_FORM: u8 = 1;
 
 /// Where output came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -42,6 +43,8 @@ pub enum Piece {
     Nothing,
     /// The process has ended, and this is after all that it wrote.
     End,
+    /// The process has moved, and this is after all that it wrote here: it is read on there from the same position.
+    Moved(NodeId),
 }
 
 /// One process's streams. All copies are the same console.
@@ -72,16 +75,33 @@ struct Log {
     /// Processes that sleep until there is room.
     awaited: Vec<Rouse>,
     closed: bool,
+    moved: Option<NodeId>,
     /// Nobody held a place yet, and the first who will must not miss anything.
     kept_for_first: bool,
     /// What lies behind this position is shown to nobody yet, nor overwritten.
     released: Option<u64>,
 }
 
+/// Invariant: while it is `leaving` nothing is put in, and nothing taken out.
 struct Input {
     bytes: VecDeque<u8>,
     closed: bool,
     awaited: Vec<Rouse>,
+    /// A snapshot was taken, and it is not known yet whether the process goes on here.
+    leaving: bool,
+}
+
+/// A console's whole content, on its way to where its process moves.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    log: Vec<u8>,
+    runs: Vec<(Output, u32)>,
+    end: u64,
+    bytes_max: u64,
+    /// Somebody must not miss anything: the process waits for them to come.
+    lossless: bool,
+    input: Vec<u8>,
+    input_closed: bool,
 }
 
 /// A place in the log that is not overwritten.
@@ -102,10 +122,14 @@ impl Console {
             bytes_max: output_bytes_max,
             awaited: vec![],
             closed: false,
+            moved: None,
             kept_for_first: lossless,
             released: None,
         };
-        let input = Input { bytes: VecDeque::new(), closed: !has_input, awaited: vec![] };
+        Console::of(log, Input { bytes: VecDeque::new(), closed: !has_input, awaited: vec![], leaving: false })
+    }
+
+    fn of(log: Log, input: Input) -> Console {
         Console(Arc::new(Shared {
             log: Mutex::new(log),
             news: Condvar::new(),
@@ -114,55 +138,77 @@ impl Console {
         }))
     }
 
-    /// All that it holds, with its positions, as bytes.
-    pub fn save(&self) -> Vec<u8> {
-        let mut to = Writer::default();
-        {
-            let log = self.log();
-            to.u8(SAVED_FORM).u64(log.end).u32(log.runs.len() as u32);
-            for (stream, length) in &log.runs {
-                to.u8(u8::from(*stream == Output::Err)).u32(*length as u32);
-            }
-            let (first, second) = log.ring.as_slices();
-            to.raw(first).raw(second);
-        }
-        let input = self.input();
-        let (first, second) = input.bytes.as_slices();
-        to.u8(u8::from(input.closed)).u32(input.bytes.len() as u32).raw(first).raw(second);
-        to.finish()
+    /// The console of a process that comes from another node.
+    pub(crate) fn restore(snapshot: Snapshot) -> Console {
+        let Snapshot { log, runs, end, bytes_max, lossless, input, input_closed } = snapshot;
+        let log = Log {
+            ring: log.into(),
+            runs: runs.into_iter().map(|(stream, length)| (stream, length as usize)).collect(),
+            end,
+            holds: vec![],
+            next_hold: 0,
+            bytes_max,
+            awaited: vec![],
+            closed: false,
+            moved: None,
+            kept_for_first: lossless,
+            released: None,
+        };
+        Console::of(log, Input { bytes: input.into(), closed: input_closed, awaited: vec![], leaving: false })
     }
 
-    /// A console that goes on where another one was saved: positions are the same, and what waited to be read waits.
-    pub fn restored(saved: &[u8], output_bytes_max: u64) -> Result<Console, Malformed> {
-        let mut from = Reader::new(saved);
-        if from.u8()? != SAVED_FORM {
-            return Err(from.malformed());
+    /// For the node that the process, which does not run now, shall move to. Nothing changes any more until [`Console::stay`] or
+    /// [`Console::moved`].
+    pub(crate) fn leave(&self) -> Snapshot {
+        let mut input = self.input();
+        input.leaving = true;
+        self.snapshot(&input)
+    }
+
+    /// All that it holds, as bytes, for a process that is to go on from here some day. It changes on.
+    pub(crate) fn save(&self) -> Vec<u8> {
+        let input = self.input();
+        self.snapshot(&input).to_bytes()
+    }
+
+    /// A console that goes on where another one was saved: positions are the same, and what waited to be read waits. Nobody waits for it.
+    pub(crate) fn restored(saved: &[u8]) -> Result<Console, Malformed> {
+        let snapshot = Snapshot::from_bytes(saved)?;
+        Ok(Console::restore(Snapshot { lossless: false, ..snapshot }))
+    }
+
+    fn snapshot(&self, input: &Input) -> Snapshot {
+        let log = self.log();
+        Snapshot {
+            log: log.ring.iter().copied().collect(),
+            runs: log.runs.iter().map(|(stream, length)| (*stream, *length as u32)).collect(),
+            end: log.end,
+            bytes_max: log.bytes_max,
+            lossless: log.kept_for_first || !log.holds.is_empty(),
+            input: input.bytes.iter().copied().collect(),
+            input_closed: input.closed,
         }
-        let (end, count) = (from.u64()?, from.u32()?);
-        let (mut runs, mut bytes) = (VecDeque::new(), 0);
-        for _ in 0..count {
-            let stream = if from.u8()? == 0 { Output::Out } else { Output::Err };
-            let length = from.u32()? as usize;
-            bytes += length;
-            if length == 0 || bytes > LOG_BYTES_MAX {
-                return Err(from.malformed());
-            }
-            runs.push_back((stream, length));
-        }
-        let ring: VecDeque<u8> = from.raw(bytes)?.iter().copied().collect();
-        let closed = from.u8()? != 0;
-        let waiting = from.bytes()?.iter().copied().collect::<VecDeque<u8>>();
-        if (bytes as u64) > end || waiting.len() > INPUT_BYTES_MAX {
-            return Err(from.malformed());
-        }
-        from.finish()?;
-        let console = Console::new(!closed, false, output_bytes_max);
-        {
-            let mut log = console.log();
-            (log.end, log.runs, log.ring) = (end, runs, ring);
-        }
-        console.input().bytes = waiting;
-        Ok(console)
+    }
+
+    /// The process goes on here after all.
+    pub(crate) fn stay(&self) {
+        self.input().leaving = false;
+        self.0.room.notify_all();
+    }
+
+    /// The process goes on there.
+    pub(crate) fn moved(&self, to: NodeId) {
+        self.log().moved = Some(to);
+        self.0.news.notify_all();
+        let mut input = self.input();
+        (input.leaving, input.closed) = (false, true);
+        drop(input);
+        self.0.room.notify_all();
+    }
+
+    /// Where the process has moved to, if it has.
+    pub fn moved_to(&self) -> Option<NodeId> {
+        self.log().moved
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -191,6 +237,9 @@ impl Console {
             if let Some(piece) = log.piece(from, bytes_max) {
                 return piece;
             }
+            if let Some(to) = log.moved {
+                return Piece::Moved(to);
+            }
             if log.closed && log.shown() == log.end {
                 return Piece::End;
             }
@@ -209,6 +258,7 @@ impl Console {
         log.next_hold += 1;
         log.holds.push((id, at));
         log.kept_for_first = false;
+        self.0.news.notify_all();
         Hold { console: self.clone(), id }
     }
 
@@ -250,6 +300,13 @@ impl Console {
         }
     }
 
+    /// Waits for the first who must not miss anything; false if nobody came within the time.
+    pub(crate) fn wait_first(&self, timeout: Duration) -> bool {
+        let waits = |log: &mut Log| log.kept_for_first && !log.closed && log.moved.is_none();
+        let waited = self.0.news.wait_timeout_while(self.log(), timeout, waits);
+        !waited.expect("no code panics while it holds this lock").1.timed_out()
+    }
+
     /// Nobody comes to read all of the output after all.
     pub fn give_up_first(&self) {
         let mut log = self.log();
@@ -282,7 +339,10 @@ impl Console {
             if input.closed || bytes.is_empty() {
                 return 0;
             }
-            let room = (INPUT_BYTES_MAX - input.bytes.len()).min(bytes.len());
+            let room = match input.leaving {
+                true => 0,
+                false => (INPUT_BYTES_MAX - input.bytes.len()).min(bytes.len()),
+            };
             if room > 0 {
                 input.bytes.extend(&bytes[..room]);
                 let awaited = std::mem::take(&mut input.awaited);
@@ -322,14 +382,21 @@ impl Console {
         !self.input().closed
     }
 
-    /// The standard input ends after what was written.
-    pub fn close_input(&self) {
+    /// The standard input ends after what was written. False: the process moved away before it heard of it.
+    pub fn close_input(&self) -> bool {
         let mut input = self.input();
+        while input.leaving {
+            input = self.0.room.wait(input).expect("no code panics while it holds this lock");
+        }
+        if self.moved_to().is_some() {
+            return false;
+        }
         input.closed = true;
         let awaited = std::mem::take(&mut input.awaited);
         drop(input);
         self.0.room.notify_all();
         awaited.iter().for_each(|rouse| rouse());
+        true
     }
 
     /// The process has ended: nothing more will be written or read.
@@ -343,6 +410,58 @@ impl Console {
     /// The process's end of one stream.
     pub(crate) fn stream(&self, side: Side, kind: StreamKind) -> ConsoleStream {
         ConsoleStream { console: self.clone(), side, kind }
+    }
+}
+
+const FORM: u8 = 1;
+
+impl Snapshot {
+    pub fn is_lossless(&self) -> bool {
+        self.lossless
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut to = Writer::default();
+        to.u8(FORM).u64(self.end).u64(self.bytes_max).u8(self.lossless.into()).u8(self.input_closed.into());
+        to.bytes(&self.log).bytes(&self.input).u32(self.runs.len() as u32);
+        for (stream, length) in &self.runs {
+            to.u8(matches!(stream, Output::Err).into()).u32(*length);
+        }
+        to.finish()
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Result<Snapshot, Malformed> {
+        let mut from = Reader::new(bytes);
+        if from.u8()? != FORM {
+            return Err(from.malformed());
+        }
+        let flag = |from: &mut Reader| match from.u8()? {
+            value @ (0 | 1) => Ok(value == 1),
+            _ => Err(from.malformed()),
+        };
+        let (end, bytes_max) = (from.u64()?, from.u64()?);
+        let (lossless, input_closed) = (flag(&mut from)?, flag(&mut from)?);
+        let (log, input) = (from.bytes()?.to_vec(), from.bytes()?.to_vec());
+        let mut runs = vec![];
+        let mut covered = 0;
+        for _ in 0..from.u32()? {
+            let stream = if flag(&mut from)? { Output::Err } else { Output::Out };
+            let length = from.u32()?;
+            covered += u64::from(length);
+            if length == 0 || covered > log.len() as u64 {
+                return Err(from.malformed());
+            }
+            runs.push((stream, length));
+        }
+        let is_sound = covered == log.len() as u64
+            && log.len() <= LOG_BYTES_MAX
+            && log.len() as u64 <= end
+            && input.len() <= INPUT_BYTES_MAX;
+        if !is_sound {
+            return Err(from.malformed());
+        }
+        from.finish()?;
+        Ok(Snapshot { log, runs, end, bytes_max, lossless, input, input_closed })
     }
 }
 
@@ -730,22 +849,39 @@ mod tests {
     }
 
     #[test]
-    fn a_console_goes_on_where_it_was_saved() {
-        let console = Console::new(true, false, u64::MAX);
-        assert_eq!(written(&console, &vec![7; LOG_BYTES_MAX + 5]), Ok(LOG_BYTES_MAX));
-        assert_eq!(written(&console, b"more"), Ok(4));
-        console.stream(Side::Out(Output::Err), StreamKind::Pipe).write(b"err").unwrap();
-        assert_eq!(console.write(b"typed", SOON), 5);
-        let saved = console.save();
-        let restored = Console::restored(&saved, u64::MAX).unwrap();
-        assert_eq!((restored.start(), restored.end()), (console.start(), console.end()));
-        assert_eq!(restored.read(console.end() - 5, 9, SOON), console.read(console.end() - 5, 9, SOON));
-        let mut buffer = [0; 9];
-        assert_eq!(restored.stream(Side::In, StreamKind::Pipe).read(&mut buffer), Ok(5));
-        assert_eq!((&buffer[..5], restored.takes_input()), (&b"typed"[..], true));
-        for length in 0..saved.len() {
-            assert!(Console::restored(&saved[..length], u64::MAX).is_err(), "{length}");
+    fn a_console_moves_with_all_that_it_holds() {
+        let here = Console::new(true, false, 1 << 20);
+        assert_eq!(written(&here, &vec![1; LOG_BYTES_MAX]), Ok(LOG_BYTES_MAX));
+        assert_eq!(here.stream(Side::Out(Output::Err), StreamKind::Pipe).write(b"err"), Ok(3));
+        assert_eq!(here.write(b"typed", SOON), 5);
+        let snapshot = here.leave();
+        assert_eq!(here.write(b"more", SOON), 0, "what is typed now would be typed twice, or lost");
+        let bytes = snapshot.to_bytes();
+        let there = Console::restore(Snapshot::from_bytes(&bytes).expect("it was just written"));
+        here.moved(NodeId(2));
+        assert_eq!(here.read(here.end(), 10, SOON), Piece::Moved(NodeId(2)));
+        assert_eq!((here.write(b"more", SOON), here.close_input()), (0, false));
+        assert_eq!((there.start(), there.end()), (here.start(), here.end()));
+        match there.read(there.end() - 3, 10, SOON) {
+            Piece::Bytes { stream: Output::Err, bytes, .. } => assert_eq!(bytes, b"err"),
+            other => panic!("{other:?}"),
         }
+        assert_eq!(there.write(b" more", SOON), 5);
+        let mut typed = [0; 20];
+        assert_eq!(there.stream(Side::In, StreamKind::Pipe).read(&mut typed), Ok(10));
+        assert_eq!(&typed[..10], b"typed more");
+        for end in 0..bytes.len() {
+            assert!(Snapshot::from_bytes(&bytes[..end]).is_err(), "cut at {end} it was believed");
+        }
+    }
+
+    #[test]
+    fn a_console_that_stays_after_all_goes_on() {
+        let console = Console::new(true, false, 1 << 20);
+        console.leave();
+        console.stay();
+        assert_eq!(console.write(b"typed", SOON), 5);
+        assert_eq!(console.read(0, 10, SOON), Piece::Nothing);
     }
 
     #[test]

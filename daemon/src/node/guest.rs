@@ -36,10 +36,20 @@ enum State {
     Ended,
 }
 
-/// Somebody wants a process frozen: it is lent to them, stopped, and they give it back or keep it.
+/// Somebody wants a process frozen: it is lent to them, stopped, and they say what becomes of it.
 pub(crate) struct Loan {
     pub lend: SyncSender<Box<engine::Process>>,
-    pub back: Receiver<Option<Box<engine::Process>>>,
+    pub back: Receiver<Back>,
+}
+
+/// What becomes of a process that was lent.
+pub(crate) enum Back {
+    /// It goes on.
+    Resumes(Box<engine::Process>),
+    /// It is in an image now.
+    Ends,
+    /// It goes on on another node: for the kernel here it is no more.
+    Departed,
 }
 
 impl Program {
@@ -59,17 +69,28 @@ impl Program {
             match lend.send(process) {
                 // Who takes it may have given up waiting.
                 Err(error) => process = error.0,
-                Ok(()) => match back.recv() {
-                    Ok(Some(returned)) => process = returned,
-                    Ok(None) | Err(_) => {
-                        self.state = State::Ended;
-                        return self.failed(End::Frozen);
-                    }
-                },
+                Ok(()) => return self.came_back(&back),
             }
         }
         self.state = State::Idle(process);
         Ran::Stopped
+    }
+
+    fn came_back(&mut self, back: &Receiver<Back>) -> Ran {
+        match back.recv() {
+            Ok(Back::Resumes(process)) => {
+                self.state = State::Idle(process);
+                Ran::Stopped
+            }
+            Ok(Back::Departed) => {
+                self.state = State::Ended;
+                Ran::Stopped
+            }
+            Ok(Back::Ends) | Err(_) => {
+                self.state = State::Ended;
+                self.failed(End::Frozen)
+            }
+        }
     }
 
     fn failed(&self, end: End) -> Ran {
@@ -80,14 +101,16 @@ impl Program {
 
 impl Guest for Program {
     fn run(&mut self) -> Ran {
-        if let State::Idle(_) = self.state {
-            let State::Idle(process) = std::mem::replace(&mut self.state, State::Ended) else { unreachable!() };
-            let mut process = *process;
-            self.state = State::Running(Box::pin(async move {
-                let stop = process.run_on_fiber().await;
-                (process, stop)
-            }));
-        }
+        self.state = match std::mem::replace(&mut self.state, State::Ended) {
+            State::Idle(process) => {
+                let mut process = *process;
+                State::Running(Box::pin(async move {
+                    let stop = process.run_on_fiber().await;
+                    (process, stop)
+                }))
+            }
+            state => state,
+        };
         let State::Running(future) = &mut self.state else { unreachable!("the kernel does not run what has ended") };
         let Poll::Ready((process, stop)) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
             return Ran::Left;

@@ -1,21 +1,16 @@
 //! A process stopped for a moment, so that somebody can look at all of it or put an earlier state in its place; and a process that goes on
 //! under the number that it had. Knows the engine and the kernel; not where what is kept lies.
 //!
-//! The one idea: whoever wants a process borrows it from the worker that runs it, stopped between two instructions, and gives it back, or
-//! another one in its place. For the kernel nothing happens: it is the same process, which came back from its processor and goes on.
+//! The one idea: a process that was stopped (`moving`) can be looked at, and another body can be put in the place of its own. For the kernel
+//! nothing happens: it is the same process, which came back from its processor and goes on.
 
-use super::guest::Loan;
 use super::view::{ControlRefused, End, FreezeRefused, Kind, Pid, RunRefused, State};
-use super::{
-    Common, Console, HostEntropy, MountOrder, Node, ProcessLimits, STOP_INTERVAL, STOP_TIMEOUT, Started, Stdio, at_once,
-};
-use abi::call::SystemCall;
+use super::{Common, Console, HostEntropy, MountOrder, Node, ProcessLimits, Started, Stdio, at_once};
 use abi::process::Again;
+use drivers::clock::now_ms;
 use engine::{Image, SaveError, ThawError, wasi};
 use std::io::Read;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
-use std::time::Instant;
 
 /// What is known of a process beside what its image says, so that another node can make it go on.
 #[derive(Clone, PartialEq, Debug)]
@@ -69,97 +64,41 @@ pub enum UndoRefused {
 }
 
 impl Node {
-    /// Stops a process and lends it. Whoever has it gives it back, to run on, or nothing, which ends it as [`End::Frozen`].
-    pub(super) fn borrow<T>(
-        &self, pid: Pid, act: impl FnOnce(Box<engine::Process>) -> (Option<Box<engine::Process>>, T),
-    ) -> Result<T, FreezeRefused> {
-        let info = self.find(pid)?;
-        // Each is born with one, to the names.
-        if self.process(pid).is_some_and(|view| view.handles > 1) {
-            return Err(FreezeRefused::Holds { pid, what: "ports, pipes or processes in its hands".into() });
-        }
-        let (lend, lent) = sync_channel(1);
-        let (give_back, back) = sync_channel(1);
-        {
-            let mut fate = info.fate();
-            if fate.end.is_some() {
-                return Err(ControlRefused::Ended(pid).into());
-            }
-            if fate.loan.is_some() {
-                return Err(FreezeRefused::Twice(pid));
-            }
-            fate.loan = Some(Loan { lend, back });
-        }
-        let was_stopped = info.is_stopped();
-        if was_stopped {
-            self.cont(pid)?;
-        }
-        let until = Instant::now() + STOP_TIMEOUT;
-        let process = loop {
-            // A program that waits is roused; one that computes sees the flag.
-            info.stop_soon();
-            if let Err(refused) = self.control(pid, |process| SystemCall::Interrupt { process }) {
-                info.fate().loan = None;
-                return Err(refused.into());
-            }
-            if let Some(key) = info.key.get() {
-                self.0.machine.stir(*key);
-            }
-            match lent.recv_timeout(STOP_INTERVAL) {
-                Ok(process) => break process,
-                Err(_) if Instant::now() < until => {}
-                Err(_) => {
-                    if info.fate().loan.take().is_some() {
-                        return Err(FreezeRefused::Late(pid));
-                    }
-                    // It has been taken up at the last moment.
-                    match lent.recv_timeout(STOP_TIMEOUT) {
-                        Ok(process) => break process,
-                        Err(_) => return Err(FreezeRefused::Late(pid)),
-                    }
-                }
-            }
-        };
-        let (returned, result) = act(process);
-        let runs_on = returned.is_some();
-        // Whoever waits for it is a worker, which does nothing else meanwhile.
-        let _ = give_back.send(returned);
-        if was_stopped && runs_on {
-            self.stop(pid)?;
-        }
-        Ok(result)
-    }
-
     /// Stops a process, shows its memories, and lets it run on. `memory` is called while it is stopped.
     pub fn snapshot(
         &self, pid: Pid, mut memory: impl FnMut(u32, &[u8]) -> Result<(), String>,
     ) -> Result<Snapshot, SnapshotRefused> {
         let info = self.find(pid).map_err(FreezeRefused::from)?;
-        let taken = self.borrow(pid, |mut process| {
-            let taken = (|| {
-                let mut state = vec![];
-                process.save_state(&mut state).map_err(FreezeRefused::from)?;
-                process.each_memory(&mut memory).map_err(SnapshotRefused::Sink)?;
-                let console = info.console.as_ref();
-                let streams = match console.filter(|_| !info.is_console_shared) {
-                    Some(console) => console.save(),
-                    None => vec![],
-                };
-                let outward = Outward {
-                    name: info.name.clone(),
-                    args: info.args.clone(),
-                    program: info.program.clone(),
-                    mounts: info.mounts.clone(),
-                    limits: info.limits.clone(),
-                    stdio: info.stdio,
-                    cpu_ns: info.time.total_ns(self.0.machine.now()),
-                    output_bytes: console.map_or(0, Console::end),
-                };
-                Ok::<_, SnapshotRefused>(Snapshot { outward, state, streams })
-            })();
-            (Some(process), taken)
-        })?;
-        taken
+        self.has_nothing_in_hand(pid)?;
+        let mut stopped = self.stop_still(pid)?;
+        let process = stopped.process();
+        let mut state = vec![];
+        process.save_state(&mut state).map_err(FreezeRefused::from)?;
+        process.each_memory(&mut memory).map_err(SnapshotRefused::Sink)?;
+        let console = info.console.as_ref();
+        let streams = match console.filter(|_| !info.is_console_shared) {
+            Some(console) => console.save(),
+            None => vec![],
+        };
+        let outward = Outward {
+            name: info.name.clone(),
+            args: info.args.clone(),
+            program: info.program.clone(),
+            mounts: info.mounts.clone(),
+            limits: info.limits.clone(),
+            stdio: info.stdio,
+            cpu_ns: info.time.total_ns(self.0.machine.now()),
+            output_bytes: console.map_or(0, Console::end),
+        };
+        Ok(Snapshot { outward, state, streams })
+    }
+
+    fn has_nothing_in_hand(&self, pid: Pid) -> Result<(), FreezeRefused> {
+        // Each is born with one, to the names.
+        match self.process(pid)?.handles > 1 {
+            true => Err(FreezeRefused::Holds { pid, what: "ports, pipes or processes in its hands".into() }),
+            false => Ok(()),
+        }
     }
 
     /// Makes a process of an image, which goes on where it was, with what its streams held.
@@ -174,13 +113,14 @@ impl Node {
         let bytes_max = limits.output_bytes.unwrap_or(u64::MAX);
         let console = match streams.is_empty() {
             true => Console::new(stdio.input, false, bytes_max),
-            false => Console::restored(&streams, bytes_max).map_err(|_| RunRefused::Streams)?,
+            false => Console::restored(&streams).map_err(|_| RunRefused::Streams)?,
         };
         let world = self.0.world_at(&program, &mounts, &limits, stdio, console.clone(), console)?;
         world.rest.time.carry_over(cpu_ns);
         let (resume, fiber, rest) = world.for_old();
         let process = at_once(self.0.engine.thaw_on_fiber(&program, image, resume, fiber))?;
-        self.launch(&program, process, Common { name, args, mounts, limits, stdio, again }, rest)
+        let (started_ms, moves) = (now_ms(), super::moves(again));
+        self.launch(&program, process, Common { name, args, mounts, limits, stdio, started_ms, moves, again }, rest)
     }
 
     /// Puts an earlier state of a living process in the place of what it is. What it wrote since then stays written.
@@ -199,18 +139,22 @@ impl Node {
         let resume = wasi::Resume { clock: info.clock(), ..resume };
         let usage = fiber.usage.clone();
         let new = at_once(self.0.engine.thaw_on_fiber(program, image, resume, fiber)).map_err(RunRefused::from)?;
-        self.borrow(pid, |old| {
-            info.set_body(new.stopper(), usage);
-            console.note(note);
-            drop(old);
-            (Some(Box::new(new)), ())
-        })?;
+        self.has_nothing_in_hand(pid)?;
+        let mut stopped = self.stop_still(pid)?;
+        info.set_body(new.stopper(), usage);
+        console.note(note);
+        stopped.replace(new);
         Ok(())
     }
 
     /// Does a program run here under this number?
     pub fn is_alive(&self, pid: Pid) -> bool {
-        self.process(pid).is_some_and(|view| view.kind == Kind::Program && !matches!(view.state, State::Ended(_)))
+        self.process(pid).is_ok_and(|view| view.kind == Kind::Program && !matches!(view.state, State::Ended(_)))
+    }
+
+    /// Does somebody keep it from running?
+    pub fn is_stopped(&self, pid: Pid) -> bool {
+        self.find(pid).is_ok_and(|info| info.is_stopped())
     }
 
     /// How a program ended that ran here under this number, if it did.

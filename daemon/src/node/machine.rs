@@ -20,12 +20,12 @@
 use super::view::NodeError;
 use abi::call::{Outcome, SystemCall};
 use abi::device::JournalWork;
-use abi::ids::{DeviceId, NodeId, ProcessId, Time};
+use abi::ids::{DeviceId, HandleId, NodeId, ProcessId, Time};
 use abi::limits::WEIGHT_NORMAL;
 use abi::message::Bytes;
 use abi::process::{Exit, Fault, Program, StartFailure};
 use drivers::FileJournal;
-use kernel::world::{Effect, Event, Input, WorkerId};
+use kernel::world::{DepartError, Effect, Event, Input, WorkerId};
 use kernel::{Config, Kernel, Key, Process, Watch};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -84,6 +84,15 @@ pub(crate) trait Bodies: Send + Sync {
 
     /// The process shall come back from where it runs, soon.
     fn interrupt(&self, id: ProcessId);
+
+    /// The body of a process that has come from another node.
+    fn settle(&self, settle: Settle) -> Result<Made, StartFailure>;
+
+    /// The process under this ticket of that node does not come.
+    fn missed(&self, from: NodeId, ticket: u64);
+
+    /// A process is on its way to another node.
+    fn departed(&self, id: ProcessId);
 }
 
 pub(crate) struct Start {
@@ -105,6 +114,16 @@ pub(crate) struct Place {
     pub node: NodeId,
     /// Zero: it has no other nodes, ever.
     pub life: u64,
+}
+
+/// The kernel has a process that came from another node.
+pub(crate) struct Settle {
+    pub from: NodeId,
+    pub ticket: u64,
+    pub process: Key<Process>,
+    pub id: ProcessId,
+    /// By which its adopter holds it.
+    pub handle: HandleId,
 }
 
 /// A body, and where to count the time that it uses.
@@ -139,8 +158,13 @@ fn nice_of(weight: u32, heaviest: u32) -> i32 {
 impl Used {
     /// Zero nanoseconds: without a bound.
     pub fn new(max_ns: u64, weight: u32) -> Used {
+        Used::from(0, max_ns, weight)
+    }
+
+    /// Of a process that has used so much before it came here.
+    pub fn from(ns: u64, max_ns: u64, weight: u32) -> Used {
         let zero = || AtomicU64::new(0);
-        Used { ns: zero(), since: zero(), clock: AtomicI32::new(0), clock_ns: zero(), max_ns, weight }
+        Used { ns: AtomicU64::new(ns), since: zero(), clock: AtomicI32::new(0), clock_ns: zero(), max_ns, weight }
     }
 
     /// What it used before it began here counts too.
@@ -240,6 +264,9 @@ struct Post {
 #[derive(Default)]
 struct After {
     starts: Vec<Start>,
+    settles: Vec<Settle>,
+    missed: Vec<(NodeId, u64)>,
+    departed: Option<(ProcessId, Result<(), DepartError>)>,
     dropped: Vec<Arc<Slot>>,
     ended: Vec<(ProcessId, Exit)>,
     interrupts: Vec<ProcessId>,
@@ -440,7 +467,26 @@ impl Machine {
         self.step(Some(me), input)
     }
 
+    /// Sends a process to another node whose body does not run and will not. What it has is there as soon as the other node hears of it.
+    pub fn depart(
+        &self, process: Key<Process>, to: NodeId, ticket: u64, left: Box<[HandleId]>, keeps_parent: bool,
+    ) -> Result<(), DepartError> {
+        let input = Input::Event(Event::Depart { process, to, ticket, left, keeps_parent });
+        let (_, departed) = self.step_and_depart(None, input);
+        let (id, departed) = departed.expect("the kernel answers in the same step");
+        if departed.is_ok() {
+            self.bodies().departed(id);
+        }
+        departed
+    }
+
     fn step(&self, me: Option<WorkerId>, input: Input) -> Option<Next> {
+        self.step_and_depart(me, input).0
+    }
+
+    fn step_and_depart(
+        &self, me: Option<WorkerId>, input: Input,
+    ) -> (Option<Next>, Option<(ProcessId, Result<(), DepartError>)>) {
         let mut after = After::default();
         let mut core = self.core();
         // Under the lock: the kernel hears of things in the order of their times.
@@ -457,10 +503,11 @@ impl Machine {
             self.serials.reserve(core.kernel.next_serial());
         }
         drop(core);
+        let departed = after.departed.take();
         if !after.is_empty() {
             self.do_after(after);
         }
-        next
+        (next, departed)
     }
 
     fn do_after(&self, after: After) {
@@ -489,6 +536,14 @@ impl Machine {
         for start in after.starts {
             self.start(start);
         }
+        for settle in after.settles {
+            let (process, id) = (settle.process, settle.id);
+            let made = self.bodies().settle(settle);
+            self.made(process, id, made);
+        }
+        for (from, ticket) in after.missed {
+            self.bodies().missed(from, ticket);
+        }
         drop(after.dropped);
         for (id, exit) in after.ended {
             self.bodies().ended(id, exit);
@@ -501,7 +556,13 @@ impl Machine {
 
     fn start(&self, start: Start) {
         let (process, id) = (start.process, start.id);
-        let event = match self.bodies().start(start) {
+        let made = self.bodies().start(start);
+        self.made(process, id, made);
+    }
+
+    /// A process has its body, or has none.
+    fn made(&self, process: Key<Process>, id: ProcessId, made: Result<Made, StartFailure>) {
+        let event = match made {
             Ok(Made { body, time }) => {
                 if time.is_watched() {
                     self.bounded.fetch_add(1, Ordering::Relaxed);
@@ -742,6 +803,18 @@ impl Core {
                         after.interrupts.push(slot.id);
                     }
                 }
+                Effect::Settled { from, ticket, process, id, handle } => {
+                    self.starting.insert(process, id);
+                    after.settles.push(Settle { from, ticket, process, id, handle });
+                }
+                Effect::Missed { from, ticket } => after.missed.push((from, ticket)),
+                Effect::Departed { process, result } => {
+                    let id = self.slots.get(&process).expect("what departs has run").id;
+                    if result.is_ok() {
+                        after.dropped.extend(self.slots.remove(&process));
+                    }
+                    after.departed = Some((id, result));
+                }
                 Effect::Alarm { at } => after.alarm = Some(at),
                 Effect::Journal { request, device: DeviceId(device), work } => {
                     let journal = &self.journals[usize::from(device)];
@@ -769,6 +842,8 @@ impl Core {
 impl After {
     fn is_empty(&self) -> bool {
         self.starts.is_empty()
+            && self.settles.is_empty()
+            && self.missed.is_empty()
             && self.dropped.is_empty()
             && self.ended.is_empty()
             && self.interrupts.is_empty()

@@ -4,9 +4,8 @@ use super::console::Console;
 use super::guest::{Loan, ProcessClock};
 use super::machine::{Used, time_since};
 use super::view::{End, Kind, MountOrder, Pid, ProcessLimits, Stdio};
-use abi::ids::{HandleId, Time};
+use abi::ids::{HandleId, NodeId, Time};
 use abi::process::Exit;
-use drivers::clock::now_ms;
 use engine::{Stopper, Usage};
 use kernel::{Key, Process};
 use std::collections::{BTreeMap, VecDeque};
@@ -24,14 +23,16 @@ pub(crate) struct Info {
     pub program: String,
     pub kind: Kind,
     pub started_ms: u64,
+    /// How often it has moved.
+    pub moves: u32,
+    pub limits: ProcessLimits,
+    pub stdio: Stdio,
     pub console: Option<Console>,
     /// The console is the parent's.
     pub is_console_shared: bool,
     usage: Mutex<Option<Arc<Usage>>>,
     pub time: Arc<Used>,
     pub mounts: Vec<MountOrder>,
-    pub limits: ProcessLimits,
-    pub stdio: Stdio,
     pub incarnation: u32,
     pub key: Arc<OnceLock<Key<Process>>>,
     /// By which the node's own process holds it.
@@ -52,6 +53,7 @@ pub(crate) struct Fate {
     pub end: Option<End>,
     /// It is to be stopped, and given to somebody.
     pub loan: Option<Loan>,
+    moved: Option<NodeId>,
 }
 
 /// What a new [`Info`] is made of.
@@ -68,6 +70,8 @@ pub(crate) struct Facts {
     pub mounts: Vec<MountOrder>,
     pub limits: ProcessLimits,
     pub stdio: Stdio,
+    pub started_ms: u64,
+    pub moves: u32,
     pub incarnation: u32,
     pub key: Arc<OnceLock<Key<Process>>>,
     pub stopper: Option<Stopper>,
@@ -76,22 +80,23 @@ pub(crate) struct Facts {
 
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
-        let Facts { name, args, program, kind, console, is_console_shared, usage, time, .. } = facts;
-        let Facts { mounts, limits, stdio, incarnation, key, stopper, began, .. } = facts;
+        let Facts { name, args, program, kind, console, is_console_shared, usage, time, mounts, .. } = facts;
+        let Facts { limits, stdio, started_ms, moves, incarnation, key, stopper, began, .. } = facts;
         Arc::new(Info {
             pid: OnceLock::new(),
             name,
             args,
             program,
             kind,
-            started_ms: now_ms(),
+            started_ms,
+            moves,
+            limits,
+            stdio,
             console,
             is_console_shared,
             usage: Mutex::new(usage),
             time,
             mounts,
-            limits,
-            stdio,
             incarnation,
             key,
             handle: OnceLock::new(),
@@ -176,10 +181,26 @@ impl Info {
         self.ended.notify_all();
     }
 
-    /// How it ended, if it does within the time.
+    /// How it ended, if it does within the time and here.
     pub fn wait(&self, timeout: Duration) -> Option<End> {
-        let waited = self.ended.wait_timeout_while(self.fate(), timeout, |fate| fate.end.is_none());
+        let is_open = |fate: &mut Fate| fate.end.is_none() && fate.moved.is_none();
+        let waited = self.ended.wait_timeout_while(self.fate(), timeout, is_open);
         waited.expect("no code panics while it holds this lock").0.end.clone()
+    }
+
+    /// Where it has moved to, if it has.
+    pub fn moved(&self) -> Option<NodeId> {
+        self.fate().moved
+    }
+
+    /// It goes on there.
+    pub fn set_moved(&self, to: NodeId) {
+        self.stopper.lock().expect("no code panics while it holds this lock").take();
+        self.fate().moved = Some(to);
+        if let Some(console) = &self.console {
+            console.moved(to);
+        }
+        self.ended.notify_all();
     }
 }
 
@@ -188,6 +209,8 @@ impl Info {
 pub(crate) struct Processes {
     live: BTreeMap<Pid, Arc<Info>>,
     ended: VecDeque<Arc<Info>>,
+    /// Those that moved from here last.
+    moved: VecDeque<(Pid, NodeId)>,
 }
 
 impl Processes {
@@ -207,6 +230,18 @@ impl Processes {
         self.live.get(&pid)
     }
 
+    /// Where a process went that was here.
+    pub fn moved(&self, pid: Pid) -> Option<NodeId> {
+        self.moved.iter().rev().find(|(moved, _)| *moved == pid).map(|(_, to)| *to)
+    }
+
+    pub fn add_moved(&mut self, pid: Pid, to: NodeId) {
+        if self.moved.len() == ENDED_MAX {
+            self.moved.pop_front();
+        }
+        self.moved.push_back((pid, to));
+    }
+
     pub fn live(&self) -> impl Iterator<Item = &Arc<Info>> {
         self.live.values()
     }
@@ -219,13 +254,11 @@ impl Processes {
         self.live.remove(&pid)
     }
 
-    /// Keeps it among those that ended.
-    pub fn retire(&mut self, pid: Pid) -> Option<Arc<Info>> {
+    /// Keeps it among those that ended, and says which is forgotten for it.
+    pub fn retire(&mut self, pid: Pid) -> Option<(Arc<Info>, Option<Pid>)> {
         let info = self.live.remove(&pid)?;
-        if self.ended.len() == ENDED_MAX {
-            self.ended.pop_front();
-        }
+        let oldest = if self.ended.len() == ENDED_MAX { self.ended.pop_front() } else { None };
         self.ended.push_back(info.clone());
-        Some(info)
+        Some((info, oldest.and_then(|info| info.pid.get().copied())))
     }
 }

@@ -56,6 +56,11 @@ impl Strings {
         assert!(attached.is_ok(), "strings belong to one puppet");
     }
 
+    /// The process that makes them, once it is there.
+    pub fn key(&self) -> Option<Key<Process>> {
+        self.key.get().copied()
+    }
+
     /// Has a call made and waits for its outcome. `stir` rouses the puppet.
     pub fn call(&self, call: SystemCall, stir: impl Fn(Key<Process>), timeout: Duration) -> Result<Outcome, Refused> {
         let (sender, outcome) = sync_channel(1);

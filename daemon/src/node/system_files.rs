@@ -16,7 +16,7 @@
 
 use super::console::{Piece, Rouse};
 use super::process::Info;
-use super::view::{Pid, ProcessLimits, State, Stdio};
+use super::view::{ControlRefused, Pid, ProcessLimits, State, Stdio};
 use super::{Agent, Node, Order, PORTS};
 use abi::call::{Outcome, PortOptions, ReceiveError, SendError, SendMode, SystemCall, Wait};
 use abi::errno::Errno;
@@ -164,7 +164,7 @@ impl SystemFiles {
             (Root::Processes, "new") => Ok(Item::New),
             (Root::Processes, number) => {
                 let pid: Pid = number.parse().map_err(|_| Errno::NoEnt)?;
-                self.node.process(pid).map(|_| Item::Process(pid)).ok_or(Errno::NoEnt)
+                self.node.process(pid).map(|_| Item::Process(pid)).map_err(|_| Errno::NoEnt)
             }
             (Root::Ports, name) => {
                 super::port_path(name).map_err(|_| Errno::Inval)?;
@@ -192,7 +192,7 @@ impl SystemFiles {
             Item::Control(_) | Item::New => Content::Text(vec![]),
             Item::Status(pid) => Content::Text(self.status(*pid)?.into_bytes()),
             Item::Args(pid) => {
-                let view = self.node.process(*pid).ok_or(Errno::Srch)?;
+                let view = self.node.process(*pid).map_err(|_| Errno::Srch)?;
                 Content::Text(view.args.iter().flat_map(|arg| arg.bytes().chain([0])).collect())
             }
             Item::NodeStatus => {
@@ -219,7 +219,7 @@ impl SystemFiles {
     }
 
     fn status(&self, pid: Pid) -> Result<String, Errno> {
-        let view = self.node.process(pid).ok_or(Errno::Srch)?;
+        let view = self.node.process(pid).map_err(|_| Errno::Srch)?;
         let (state, end) = match &view.state {
             State::Starting => ("starting", String::new()),
             State::Ready => ("ready", String::new()),
@@ -271,9 +271,9 @@ impl SystemFiles {
             _ => return Err(Errno::Inval),
         };
         done.map_err(|refused| match refused {
-            super::ControlRefused::NoSuchProcess(_) | super::ControlRefused::Ended(_) => Errno::Srch,
-            super::ControlRefused::Service(_) => Errno::Perm,
-            super::ControlRefused::Stopping => Errno::Io,
+            ControlRefused::NoSuchProcess(_) | ControlRefused::Ended(_) | ControlRefused::Moved { .. } => Errno::Srch,
+            ControlRefused::Service(_) => Errno::Perm,
+            ControlRefused::Stopping => Errno::Io,
         })
     }
 
@@ -470,13 +470,13 @@ impl FileSystem for SystemFiles {
                 Ok(count)
             }
             (Content::Log, Item::Log(pid)) => {
-                let console = self.node.console(*pid).ok_or(Errno::Srch)?;
+                let console = self.node.console(*pid).map_err(|_| Errno::Srch)?;
                 match console.read(offset, buffer.len(), Duration::ZERO) {
                     Piece::Bytes { bytes, .. } => {
                         buffer[..bytes.len()].copy_from_slice(&bytes);
                         Ok(bytes.len())
                     }
-                    Piece::Nothing | Piece::End => Ok(0),
+                    Piece::Nothing | Piece::End | Piece::Moved(_) => Ok(0),
                 }
             }
             (Content::Log, _) => unreachable!("only a log is a log"),

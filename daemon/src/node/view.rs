@@ -311,6 +311,9 @@ pub enum ControlRefused {
     Ended(Pid),
     #[error("process {0} is a part of the system")]
     Service(Pid),
+    /// It is there, and can be asked for there.
+    #[error("process {pid} has moved to {to}")]
+    Moved { pid: Pid, to: NodeId },
     #[error("the node is stopping")]
     Stopping,
 }
@@ -328,6 +331,23 @@ pub enum FreezeRefused {
     Late(Pid),
     #[error(transparent)]
     Save(#[from] engine::SaveError),
+}
+
+/// Why a process was not moved. It runs on where it is.
+#[derive(Debug, thiserror::Error)]
+pub enum DepartRefused {
+    #[error(transparent)]
+    Stop(#[from] FreezeRefused),
+    #[error("process {pid} uses {} of this machine: without --mount it could move", host.display())]
+    Bound { pid: Pid, host: PathBuf },
+    #[error("process {0} writes where its parent writes, and can only be where that is")]
+    Shared(Pid),
+    #[error(
+        "process {0} is looked after by its node (--restart, --durable), and stays there until that is lost or ends it"
+    )]
+    LookedAfter(Pid),
+    #[error("the kernel cannot let process {pid} go: {why}")]
+    Kernel { pid: Pid, why: String },
 }
 
 /// Why nothing was sent or received.

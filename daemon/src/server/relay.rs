@@ -6,12 +6,14 @@
 //!                          hello, the request, and all that follows, both ways, until one side ends
 //! ```
 //! So a terminal, an exit status, an image or an upload passes as if the client were there. The next request of the client goes to that
-//! node too, which hands it on in turn if it is for a third: one hop more, and no state anywhere. What comes back is passed on in
-//! whole frames, so that if the other node is lost the client can be told so.
+//! node too, which hands it on in turn if it is for a third: one hop more, and no state anywhere but how many hops there were, which
+//! ends what would go round between nodes that are wrong about where a process is. What comes back is passed on in whole frames, so that
+//! if the other node is lost the client can be told so.
 
+use super::streams::Typed;
 use super::{Done, Session, Shared, Undone};
-use crate::node::Output;
-use crate::protocol::{self, ProtocolError, Reason, Refusal, Reply, Request};
+use crate::node::{Output, Pid};
+use crate::protocol::{self, Follow, ProtocolError, Reason, Refusal, Reply, Request};
 use crate::system::Reach;
 use crate::system::view::{WhyNode, WhyView};
 use abi::ids::NodeId;
@@ -23,6 +25,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// A process is looked for behind at most so many others that said where it is.
+const HOPS_MAX: u8 = 4;
+
 impl Session<'_> {
     /// The node that a request is for, if it is another one than this.
     pub(super) fn elsewhere(&self, request: &mut Request) -> Done<Option<NodeId>> {
@@ -32,11 +37,27 @@ impl Session<'_> {
             Request::Thaw(thaw) => self.place(&thaw.name, &thaw.program.hash, &mut thaw.place)?,
             Request::Restore(restore) => self.place_restored(restore)?,
             request => match request.pid() {
-                Some(pid) => system.locate(pid),
+                Some(pid) => match self.elsewhere_now(pid)? {
+                    // Nobody knows of it: where it was born it is known why, if anywhere.
+                    None if self.hops == 0 && self.shared.node.process(pid).is_err() => pid.node(),
+                    found => return Ok(found),
+                },
                 None => return Ok(None),
             },
         };
         Ok((target != system.me()).then_some(target))
+    }
+
+    /// The other node that a process is on now, if it is known to be on one.
+    pub(super) fn elsewhere_now(&self, pid: Pid) -> Done<Option<NodeId>> {
+        let system = &self.shared.system;
+        match system.locate(pid).filter(|node| *node != system.me()) {
+            Some(_) if self.hops >= HOPS_MAX => Err(Undone::new(
+                Reason::NoProcess,
+                format!("process {pid} is not where it is said to be, perhaps for this moment only"),
+            )),
+            found => Ok(found),
+        }
     }
 
     /// Decides where a new process is to be, unless that was decided already.
@@ -52,14 +73,52 @@ impl Session<'_> {
 
     /// Hands the connection on.
     pub(super) fn hand_on(&mut self, to: NodeId, request: &Request) -> Done {
-        let system = &self.shared.system;
-        let there = system.commands(to).map_err(unreachable)?;
-        let lost = |error: &dyn std::fmt::Display| Refusal {
-            reason: Reason::Unreachable,
-            why: format!("{} was lost meanwhile: {error}", system.name_of(to)),
+        let there = self.shared.system.commands(to, &self.next_hop()).map_err(unreachable)?;
+        let back = begin(&there, request).map_err(|error| Undone::Refused(self.lost(to, &error)))?;
+        self.pass(to, there, back, false)
+    }
+
+    /// Hands the connection on to where its process has moved. What the client sent and the process did not get goes first.
+    pub(super) fn go_after(&mut self, to: NodeId, pid: Pid, follow: Follow, typed: Typed) -> Done {
+        let attach = || {
+            let there = self.shared.system.commands(to, &self.next_hop()).map_err(unreachable)?;
+            let talk = || {
+                let mut back = begin(&there, &Request::Attach { pid, follow })?;
+                let first = protocol::read_frame(&mut back)?.ok_or(ProtocolError::Truncated)?;
+                if let Reply::Refused(refusal) = first.message()? {
+                    return Ok(Err(refusal));
+                }
+                let mut forth = there.try_clone()?;
+                protocol::write_bytes(&mut forth, Output::Out, &typed.left)?;
+                if typed.end_left {
+                    protocol::write_end(&mut forth)?;
+                }
+                Ok(Ok(back))
+            };
+            let talked = talk().map_err(|error: ProtocolError| Undone::Refused(self.lost(to, &error)))?;
+            Ok((there, talked.map_err(Undone::Refused)?))
         };
-        let begun = begin(&there, request).and_then(|back| Ok((back, there.try_clone()?)));
-        let (mut back, mut forth) = begun.map_err(|error| Undone::Refused(lost(&error)))?;
+        // No further request can come on this connection: its bytes are the process's input.
+        let (there, back) = attach().map_err(|undone| match undone {
+            Undone::Refused(refusal) => Undone::Last(refusal),
+            other => other,
+        })?;
+        self.pass(to, there, back, typed.wanted && follow.input)
+    }
+
+    /// What the next node is told: how many this request has passed.
+    fn next_hop(&self) -> [u8; 1] {
+        [self.hops.saturating_add(1)]
+    }
+
+    fn lost(&self, node: NodeId, error: &dyn std::fmt::Display) -> Refusal {
+        let why = format!("{} was lost meanwhile: {error}", self.shared.system.name_of(node));
+        Refusal { reason: Reason::Unreachable, why }
+    }
+
+    /// Passes on what both sides say, until one of them ends. `was_wanted`: the client has been told to send its input.
+    fn pass(&mut self, to: NodeId, there: Stream, mut back: BufReader<Stream>, was_wanted: bool) -> Done {
+        let mut forth = there.try_clone().map_err(|error| Undone::Refused(self.lost(to, &error)))?;
         let over = AtomicBool::new(false);
         let client = self.to.try_clone()?;
         let passed = std::thread::scope(|scope| {
@@ -72,7 +131,7 @@ impl Session<'_> {
                     let _ = forth.shutdown(Shutdown::Write);
                 }
             })?;
-            let passed = pass_back(&mut back, &mut self.to);
+            let passed = pass_back(&mut back, &mut self.to, was_wanted);
             over.store(true, Ordering::Release);
             let _ = there.shutdown(Shutdown::Both);
             let _ = client.shutdown(Shutdown::Read);
@@ -81,14 +140,14 @@ impl Session<'_> {
         match passed {
             Ok(()) => Err(Undone::Over),
             Err(Passing::Client(error)) => Err(error.into()),
-            Err(Passing::Node(error)) => Err(Undone::Last(lost(&error))),
+            Err(Passing::Node(error)) => Err(Undone::Last(self.lost(to, &error))),
         }
     }
 
     /// Sends a message to a port on another node.
     pub(super) fn send_at(&self, node: NodeId, port: &str, message: &[u8], timeout: Duration) -> Done {
         let system = &self.shared.system;
-        let mut there = system.commands(node).map_err(unreachable)?;
+        let mut there = system.commands(node, &self.next_hop()).map_err(unreachable)?;
         there.set_deadline(Some(Instant::now() + timeout + Duration::from_secs(2)));
         let request = Request::Send { port: port.into(), timeout_ms: timeout.as_millis() as u64 };
         let mut talk = || -> Result<Reply, ProtocolError> {
@@ -144,8 +203,13 @@ enum Passing {
     Node(ProtocolError),
 }
 
-fn pass_back(from: &mut impl Read, to: &mut UnixStream) -> Result<(), Passing> {
+fn pass_back(from: &mut impl Read, to: &mut UnixStream, mut was_wanted: bool) -> Result<(), Passing> {
     while let Some(frame) = protocol::read_frame(from).map_err(Passing::Node)? {
+        // A client is told once.
+        if was_wanted && matches!(frame.clone().message(), Ok(Reply::InputWanted)) {
+            was_wanted = false;
+            continue;
+        }
         protocol::pass_on(to, &frame).map_err(Passing::Client)?;
     }
     Ok(())
@@ -181,9 +245,9 @@ pub(super) fn not_placed(why: WhyView) -> Undone {
 }
 
 /// A connection from another node becomes one of this node's own clients.
-pub(super) fn adopt(shared: &Arc<Shared>, stream: Stream) -> io::Result<()> {
+pub(super) fn adopt(shared: &Arc<Shared>, head: &[u8], stream: Stream) -> io::Result<()> {
     let (near, far) = UnixStream::pair()?;
-    super::welcome(shared, near);
+    super::welcome(shared, near, head.first().copied().unwrap_or(1));
     let (mut from, mut to) = (stream.try_clone()?, stream);
     let (mut into, out) = (far.try_clone()?, far);
     let named = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(256 << 10);

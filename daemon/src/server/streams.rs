@@ -6,13 +6,15 @@
 //!                    console  <-  bytes, end     <-  client        only if the client has the input
 //! ```
 //! While the process takes no input, the second thread reads no more from the client, whose own pipe then fills: that is the whole
-//! of back-pressure. When the client has gone, the second thread says so and the first one stops.
+//! of back-pressure. When the client has gone, the second thread says so and the first one stops. When the process moves to another node,
+//! both threads stop where they are, and the connection is handed on to there, with what the client sent and the process did not get.
 
 use super::{Done, LOOK_INTERVAL, Session, Undone};
 use crate::node::{Console, Pid, Piece};
-use crate::protocol::{self, Content, Follow, Origin, PIECE_BYTES_MAX, Reason, Reply, Until, WhenGone};
+use crate::protocol::{self, Follow, Frame, Origin, PIECE_BYTES_MAX, Reason, Reply, Until, WhenGone};
+use abi::ids::NodeId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io::{BufReader, Read};
+use std::io::BufReader;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,28 +35,37 @@ impl Session<'_> {
         let gone = AtomicBool::new(false);
         let (from, to) = (&mut self.from, &Mutex::new(&mut self.to));
         let shared = self.shared;
-        let shown = std::thread::scope(|scope| {
+        let (shown, typed) = std::thread::scope(|scope| {
+            let mut reading = None;
             if follow.input {
                 let reader = std::thread::Builder::new().name(format!("input of {pid}")).stack_size(256 << 10);
                 let (console, ended, gone) = (&console, &ended, &gone);
-                reader.spawn_scoped(scope, move || {
-                    if wait_wanted(console, ended, from.get_ref(), to) {
-                        take_input(from, console, ended);
+                reading = Some(reader.spawn_scoped(scope, move || {
+                    let mut typed =
+                        Typed { wanted: wait_wanted(console, ended, from.get_ref(), to), ..Typed::default() };
+                    if typed.wanted {
+                        take_input(from, console, ended, &mut typed);
                     }
                     // The client says nothing more in this request: what comes now is its end, or its next request.
                     gone.store(!ended.load(Ordering::Acquire) && wait_gone(from.get_ref(), ended), Ordering::Release);
-                })?;
+                    typed
+                })?);
             }
             let shown = show(to, &console, &follow, || shared.is_stopping() || gone.load(Ordering::Acquire));
             ended.store(true, Ordering::Release);
-            if follow.input {
+            if follow.input && !matches!(shown, Ok(Shown::Moved { .. })) {
                 // Ends the second thread's read. No further request can come on this connection.
                 let _ = locked(to).shutdown(Shutdown::Read);
             }
-            shown
-        });
+            let typed = reading.map(|thread| thread.join().expect("nothing panics in it")).unwrap_or_default();
+            Ok::<_, std::io::Error>((shown, typed))
+        })?;
+        if let Ok(Shown::Moved { to, at }) = shown {
+            let input = follow.input && !typed.ended;
+            return self.go_after(to, pid, Follow { from: Origin::At(at), input, ..follow }, typed);
+        }
         let is_gone = match &shown {
-            Ok(Shown::All) => false,
+            Ok(Shown::All | Shown::Moved { .. }) => false,
             Ok(Shown::Gone) => !shared.is_stopping(),
             Err(_) => true,
         };
@@ -63,6 +74,7 @@ impl Session<'_> {
             let _ = shared.node.kill(pid);
         }
         match (shown?, follow.until) {
+            (Shown::Moved { .. }, _) => unreachable!("it was gone after"),
             (Shown::Gone, _) => Err(Undone::new(Reason::Stopping, "the node is stopping")),
             (Shown::All, Until::Now) => self.done(),
             (Shown::All, Until::End) => loop {
@@ -83,6 +95,24 @@ enum Shown {
     All,
     /// The client has gone, or the node goes.
     Gone,
+    /// The process has: all before this position was shown.
+    Moved {
+        to: NodeId,
+        at: u64,
+    },
+}
+
+/// What became of the client's input.
+#[derive(Default)]
+pub(super) struct Typed {
+    /// The client was told to send it.
+    pub wanted: bool,
+    /// It sent these, and the process did not get them here.
+    pub left: Vec<u8>,
+    /// It sent its end, and the process knows.
+    pub ended: bool,
+    /// It sent its end, and the process does not know.
+    pub end_left: bool,
 }
 
 /// Both threads speak to the client, each in whole frames.
@@ -103,6 +133,7 @@ fn wait_wanted(console: &Console, ended: &AtomicBool, stream: &UnixStream, to: &
 fn show(to: &Mutex<&mut UnixStream>, console: &Console, follow: &Follow, stop: impl Fn() -> bool) -> Done<Shown> {
     let mut at = match follow.from {
         Origin::Start => console.start(),
+        Origin::At(at) => at,
         Origin::Now => console.end(),
         Origin::Lines(lines) => start_of_last(console, lines),
     };
@@ -129,6 +160,7 @@ fn show(to: &Mutex<&mut UnixStream>, console: &Console, follow: &Follow, stop: i
                 return Ok(Shown::Gone);
             }
             Piece::Nothing => {}
+            Piece::Moved(to) => return Ok(Shown::Moved { to, at }),
             Piece::End => break,
         }
     }
@@ -162,27 +194,43 @@ fn start_of_last(console: &Console, lines: u64) -> u64 {
     }
 }
 
-/// Hands the client's bytes to the process, as it takes them. Ends with the client's input, with the process, or with a mistake,
-/// which is an end of input too: the process cannot get what the client failed to say.
-fn take_input(from: &mut BufReader<UnixStream>, console: &Console, ended: &AtomicBool) {
-    let mut content = Content::new(from);
-    let mut buffer = vec![0; 16 << 10];
+/// Hands the client's bytes to the process, as it takes them. Ends with the client's input, with the process, or with a mistake: then
+/// whoever attaches later may have more.
+fn take_input(from: &mut BufReader<UnixStream>, console: &Console, ended: &AtomicBool, typed: &mut Typed) {
+    let is_over = || ended.load(Ordering::Acquire) || !console.takes_input();
     loop {
-        let length = match content.read(&mut buffer) {
-            Ok(0) => return console.close_input(),
-            Ok(length) => length,
-            // The client has gone: who attaches later may have more.
-            Err(_) => return,
-        };
-        let mut rest = &buffer[..length];
-        while !rest.is_empty() {
-            if ended.load(Ordering::Acquire) || !console.takes_input() {
+        while from.buffer().is_empty() && !is_readable(from.get_ref(), GONE_INTERVAL) {
+            if is_over() {
                 return;
             }
-            let taken = console.write(rest, LOOK_INTERVAL);
-            rest = &rest[taken..];
+        }
+        match protocol::read_frame(from) {
+            Ok(Some(Frame::Bytes(piece))) => {
+                let mut rest = piece.as_slice();
+                while !rest.is_empty() {
+                    if is_over() {
+                        typed.left = rest.to_vec();
+                        return;
+                    }
+                    let taken = console.write(rest, LOOK_INTERVAL);
+                    rest = &rest[taken..];
+                }
+            }
+            Ok(Some(Frame::End)) => {
+                typed.ended = console.close_input();
+                typed.end_left = !typed.ended;
+                return;
+            }
+            _ => return,
         }
     }
+}
+
+/// Whether something has come, or the other side's end, within the time.
+fn is_readable(stream: &UnixStream, timeout: Duration) -> bool {
+    let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+    let mut entry = [PollFd::new(stream, PollFlags::IN | PollFlags::RDHUP)];
+    poll(&mut entry, Some(&timeout)).is_ok_and(|ready| ready > 0)
 }
 
 /// Waits until the client closes the connection: true. False: the process ended first.

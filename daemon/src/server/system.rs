@@ -5,8 +5,12 @@ use crate::protocol::{Reason, Reply, Request};
 use crate::system::SystemError;
 use std::time::Duration;
 
-/// A ticket that lasts longer is a key under the door mat.
-const TICKET_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A ticket is a lease, and a ticket that lasts longer would be a key under the door mat.
+const TICKET_MAX: Duration = drivers::coordinator::TTL_MAX;
+
+/// How often a node that empties itself is asked how far it is, and how often it must have said that nothing is left.
+const EMPTYING_INTERVAL: Duration = Duration::from_millis(150);
+const SETTLED_LOOKS: u32 = 3;
 
 impl Session<'_> {
     pub(super) fn answer_of_system(&mut self, request: Request) -> Done {
@@ -19,6 +23,7 @@ impl Session<'_> {
                 Ok(self.reply(&Reply::Ticket { ticket, expires_ms })?)
             }
             Request::Drain { node, drain } => system.drain(&node, drain).map_err(undone).and_then(|()| self.done()),
+            Request::Emptied { node } => self.emptied(&node),
             Request::RemoveNode { node } => system.remove(&node).map_err(undone).and_then(|()| self.done()),
             Request::Leave => {
                 system.leave().map_err(undone)?;
@@ -37,6 +42,22 @@ impl Session<'_> {
                 self.done()
             }
             other => Err(Undone::new(Reason::Protocol, format!("{other:?} is answered elsewhere"))),
+        }
+    }
+
+    fn emptied(&mut self, node: &str) -> Done {
+        let mut settled = 0;
+        loop {
+            let emptying = self.shared.system.emptying(node).map_err(undone)?;
+            // Between two rounds of the node's own nothing is left for a moment.
+            settled = if emptying.left == 0 { settled + 1 } else { 0 };
+            if settled > SETTLED_LOOKS {
+                let (moved, stuck) = (emptying.moved, emptying.stuck.into_iter().collect());
+                return Ok(self.reply(&Reply::Emptied { moved, stuck })?);
+            }
+            self.still_working()?;
+            self.reply(&Reply::Emptying { moved: emptying.moved, left: emptying.left })?;
+            std::thread::sleep(EMPTYING_INTERVAL);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What arrives from other nodes, handed to whom it is for. Knows who is meant by what; does nothing itself that takes long, since
 //! it is called on the wire's threads: what may take long is done by a few threads of its own, whose queue is bounded.
 
-use super::{Inner, join, own_processes, programs, service};
+use super::{Inner, System, join, moving, own_processes, programs, service};
 use crate::files;
 use crate::node::Heard;
 use abi::ids::NodeKey;
@@ -33,6 +33,8 @@ pub enum Question {
     Lives { pid: crate::node::Pid, life: u64 },
     /// A process has lost its node: let it go on there. Answered at once.
     TakeUp { pid: crate::node::Pid },
+    /// Answer: JSON of how far the node is that empties itself.
+    Emptying,
     /// This node's events from there on. Answer: a batch of `services::events`.
     Events { life: u64, serial: u64 },
 }
@@ -109,6 +111,10 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
             inner.take_up_soon(pid)?;
             Ok(vec![])
         }
+        Question::Emptying => {
+            let emptying = System(inner.clone()).emptying(&inner.me.to_string()).map_err(|error| error.to_string())?;
+            serde_json::to_vec(&emptying).map_err(|error| error.to_string())
+        }
         Question::Events { life, serial } => Ok(inner.chronicle.batch(Position { life, serial }).encode()),
     }
 }
@@ -119,13 +125,11 @@ fn reply_of(answer: Answer) -> files::Reply {
 
 impl Receiver for Ears {
     fn linked(&self, peer: NodeKey, hello: &Hello) {
+        self.lives().insert(peer, hello.life);
         let Some(inner) = self.inner() else { return };
+        // Of whom nothing is known yet, it is told when it is.
         if let Some(number) = inner.directory.number_of(peer) {
-            inner.health.linked(number, hello.life);
-            self.lives().insert(peer, hello.life);
-            if let Some(node) = inner.node.get() {
-                node.heard(number, Heard::Linked { life: hello.life });
-            }
+            inner.linked(number, hello.life);
         }
     }
 
@@ -144,7 +148,7 @@ impl Receiver for Ears {
         let Some(number) = inner.directory.number_of(peer) else { return };
         let Some(message) = inner.chronicle.unstamped(number, message) else { return };
         match class {
-            Class::Control => inner.health.arrived(number, message),
+            Class::Control => inner.health.arrived(&inner, number, message),
             Class::Call => {
                 let life = self.lives().get(&peer).copied();
                 if let (Some(node), Some(life)) = (inner.node.get(), life) {
@@ -164,6 +168,10 @@ impl Receiver for Ears {
         match to {
             service::COORDINATOR => inner.raft.asked(number, body, Box::new(move |reply| answer.give(Ok(reply)))),
             service::SYSTEM => self.question(body, answer),
+            service::LOCATION => {
+                inner.whereabouts(services::location::Input::Packet { from: number, bytes: &body });
+                answer.give(Ok(vec![]));
+            }
             service::FILES => inner.files.asked(number, files::Service::Files, body, reply_of(answer)),
             service::CHUNKS => inner.files.asked(number, files::Service::Chunks, body, reply_of(answer)),
             service::KEPT => inner.files.asked(number, files::Service::Kept, body, reply_of(answer)),
@@ -171,15 +179,21 @@ impl Receiver for Ears {
         }
     }
 
-    fn opened(&self, _peer: NodeKey, purpose: Service, head: Vec<u8>, stream: Stream) {
+    fn opened(&self, peer: NodeKey, purpose: Service, head: Vec<u8>, stream: Stream) {
         let Some(inner) = self.inner() else { return };
         if purpose == service::PROGRAMS {
             return programs::lend(&inner, &head, stream);
         }
+        if purpose == service::MOVES {
+            if let Some(from) = inner.directory.number_of(peer) {
+                moving::arrived(&inner, from, &head, stream);
+            }
+            return;
+        }
         if purpose == service::COMMANDS
             && let Some(act) = inner.on_commands.get()
         {
-            act(stream);
+            act(&head, stream);
         }
     }
 

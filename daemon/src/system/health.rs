@@ -1,8 +1,9 @@
 //! Who is heard, and what they say of themselves. Drives the detector of failures (`services::members`) with the clock and the wire;
 //! knows nothing of how it judges.
 //!
-//! One thread takes what has arrived, then the time: a node that was paused reads its letters before it judges others by their
-//! silence. What changed is told to whoever must act on it, on that thread.
+//! What arrives is looked at on the thread that brings it, which answers at once and without waking another; time passes on a thread of its
+//! own, and there whoever must act on a change is told of it. A node that was paused gives itself a moment to read what came in meanwhile
+//! before it judges others by their silence: `services::members` sees to that.
 
 use super::Inner;
 use super::member::Members as Records;
@@ -16,12 +17,10 @@ use services::members::{
     self, Architecture, Belonging, Change, Effect, EngineHash, Input, Intake, Members, Profile, Standing,
 };
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// Letters that were not looked at yet. They may be lost: the protocol expects it.
-const LETTERS_MAX: usize = 1024;
 /// How often this node says how it is.
 const FACTS_INTERVAL: Duration = Duration::from_millis(500);
 /// The longest sleep.
@@ -31,6 +30,8 @@ pub struct Health {
     members: Mutex<Members>,
     letters: Mutex<VecDeque<Letter>>,
     came: Condvar,
+    /// Until then the thread sleeps, if nothing comes: as [`Health::now`].
+    sleeps_until: AtomicU64,
     began: Instant,
     /// Processes of the machine that want a processor, over about the last second.
     load_hundredths: AtomicU32,
@@ -38,10 +39,18 @@ pub struct Health {
 }
 
 enum Letter {
-    Packet { from: NodeId, bytes: Vec<u8> },
+    /// Something has changed that was found out by another thread.
+    Changed(Change),
+    /// There is something to do before the thread's time.
+    Look,
     Belong(Vec<Belonging>),
-    Linked { node: NodeId, life: u64 },
-    Unlinked { node: NodeId },
+    Linked {
+        node: NodeId,
+        life: u64,
+    },
+    Unlinked {
+        node: NodeId,
+    },
     Leave,
 }
 
@@ -52,6 +61,7 @@ impl Health {
             members: Mutex::new(members),
             letters: Mutex::default(),
             came: Condvar::new(),
+            sleeps_until: AtomicU64::new(0),
             began: Instant::now(),
             load_hundredths: AtomicU32::new(0),
             has_left: AtomicBool::new(false),
@@ -67,11 +77,7 @@ impl Health {
     }
 
     fn post(&self, letter: Letter) {
-        let mut letters = self.letters.lock().expect("nothing panics while it holds this lock");
-        let may_be_lost = matches!(letter, Letter::Packet { .. });
-        if letters.len() < LETTERS_MAX || !may_be_lost {
-            letters.push_back(letter);
-        }
+        self.letters.lock().expect("nothing panics while it holds this lock").push_back(letter);
         self.came.notify_one();
     }
 
@@ -92,8 +98,23 @@ impl Health {
         self.post(Letter::Unlinked { node });
     }
 
-    pub fn arrived(&self, from: NodeId, bytes: &[u8]) {
-        self.post(Letter::Packet { from, bytes: bytes.into() });
+    /// Looks at what has arrived, and answers.
+    pub fn arrived(&self, inner: &Inner, from: NodeId, bytes: &[u8]) {
+        let mut effects = vec![];
+        let wake = {
+            let mut members = self.members();
+            members.step(self.now(), Input::Packet { from, bytes }, &mut effects);
+            members.wake()
+        };
+        for effect in effects {
+            match effect {
+                Effect::Send { to, packet } => send(inner, to, &packet),
+                Effect::Tell(change) => self.post(Letter::Changed(change)),
+            }
+        }
+        if wake.is_some_and(|wake| wake.0 < self.sleeps_until.load(Ordering::Relaxed)) {
+            self.post(Letter::Look);
+        }
     }
 
     /// Tells the others that this node goes on purpose.
@@ -121,6 +142,11 @@ impl Health {
 
     pub fn is_up(&self, node: NodeId) -> bool {
         self.standing(node).is_up()
+    }
+
+    /// The life of another node that is heard.
+    pub fn life_if_up(&self, node: NodeId) -> Option<u64> {
+        self.members().get(node).filter(|view| view.standing.is_up()).and_then(|view| view.life)
     }
 
     /// Of another node: what it said last, with its life.
@@ -185,8 +211,15 @@ pub fn run(inner: &Arc<Inner>) {
     while !inner.is_stopping() {
         let letters: Vec<Letter> = {
             let letters = health.letters.lock().expect("nothing panics while it holds this lock");
-            let wake = health.members().wake();
-            let sleep = wake.map_or(PATIENCE, |wake| Duration::from_nanos(wake.since(health.now()))).min(PATIENCE);
+            let now = health.now();
+            let sleep = {
+                // Under the lock, so that whoever changes the time to wake sees for how long this thread sleeps.
+                let members = health.members();
+                let wake = members.wake();
+                let sleep = wake.map_or(PATIENCE, |wake| Duration::from_nanos(wake.since(now))).min(PATIENCE);
+                health.sleeps_until.store(now.0 + sleep.as_nanos() as u64, Ordering::Relaxed);
+                sleep
+            };
             let idle = |letters: &mut VecDeque<Letter>| letters.is_empty();
             let (mut letters, _) =
                 health.came.wait_timeout_while(letters, sleep, idle).expect("nothing panics while it holds this lock");
@@ -197,7 +230,11 @@ pub fn run(inner: &Arc<Inner>) {
             let now = health.now();
             for letter in &letters {
                 let input = match letter {
-                    Letter::Packet { from, bytes } => Input::Packet { from: *from, bytes },
+                    Letter::Changed(change) => {
+                        effects.push(Effect::Tell(*change));
+                        continue;
+                    }
+                    Letter::Look => continue,
                     Letter::Belong(belonging) => Input::Belong(belonging),
                     Letter::Linked { node, life } => Input::Linked { node: *node, life: *life },
                     Letter::Unlinked { node } => Input::Unlinked { node: *node },
@@ -217,18 +254,20 @@ pub fn run(inner: &Arc<Inner>) {
         }
         for effect in effects.drain(..) {
             match effect {
-                Effect::Send { to, packet } => {
-                    if let Some(key) = inner.directory.key_of(to) {
-                        // It may be lost.
-                        let _ = inner.wire.send(key, Class::Control, &inner.chronicle.stamped(&packet));
-                    }
-                }
+                Effect::Send { to, packet } => send(inner, to, &packet),
                 Effect::Tell(change) => changed(inner, change),
             }
         }
         if letters.iter().any(|letter| matches!(letter, Letter::Leave)) {
             health.has_left.store(true, Ordering::Release);
         }
+    }
+}
+
+/// It may be lost.
+fn send(inner: &Inner, to: NodeId, packet: &[u8]) {
+    if let Some(key) = inner.directory.key_of(to) {
+        let _ = inner.wire.send(key, Class::Control, &inner.chronicle.stamped(packet));
     }
 }
 

@@ -374,6 +374,9 @@ impl System {
         let sequence = u64::from(restored.from.sequence);
         let on = self.0.me;
         self.0.chronicle.record(Kind::ProcessRestored { process: restored.pid.id(), on, sequence, incarnation });
+        if let Some(again) = again {
+            self.moved_here(restored.pid, again.moves());
+        }
         if again.is_some() && !node.is_alive(restored.pid) {
             // It had ended before it was known here.
             self.0.keep.over(restored.pid);
@@ -459,16 +462,6 @@ impl System {
         };
         node.load(wasm, &mut |_| {}).map_err(|error| refused(error.to_string()))
     }
-
-    /// A process that lives here has come from another node, or is about to leave: from now on it has its effects there.
-    pub fn process_moved(&self, pid: Pid, to: NodeId, life: u64) -> Result<(), KeepRefused> {
-        let Some((claim, revision)) = self.0.claim(pid)? else { return Ok(()) };
-        let place = Place::At { node: to.0, life };
-        if claim.place != place {
-            self.0.write_claim(pid, Some(revision), &Claim { place, ..claim })?;
-        }
-        Ok(())
-    }
 }
 
 /// Why a checkpoint was not used.
@@ -523,6 +516,35 @@ impl<E: Into<KeepRefused>> From<E> for Failed {
 }
 
 impl Inner {
+    /// A process has come here from another node: from now on it may have its effects here. In the background; until that is written
+    /// it cannot be kept here, nor made to go on elsewhere.
+    pub(super) fn tell_moved(self: &Arc<Inner>, pid: Pid) {
+        let inner = self.clone();
+        let tell = move || {
+            let until = Instant::now() + KEEP_TIMEOUT;
+            let place = Place::At { node: inner.me.0, life: inner.record().life };
+            while Instant::now() < until
+                && !inner.is_stopping()
+                && inner.node.get().is_some_and(|node| node.is_alive(pid))
+            {
+                let told = inner.claim(pid).and_then(|claim| match claim {
+                    Some((claim, revision)) if claim.place != place => {
+                        let here = Claim { place: place.clone(), ..claim };
+                        inner.write_claim(pid, Some(revision), &here).map(drop)
+                    }
+                    _ => Ok(()),
+                });
+                if told.is_ok() {
+                    // Its end is to be written down as well.
+                    return drop(inner.keep.turn(pid));
+                }
+                std::thread::sleep(ANSWER_TIMEOUT / 4);
+            }
+        };
+        // Without a thread it cannot be kept here, and says so.
+        let _ = std::thread::Builder::new().name("una-moved".into()).spawn(tell);
+    }
+
     fn try_checkpoint(
         &self, node: &Node, pid: Pid, name: Option<&str>, last: Option<&Last>,
     ) -> Result<(Checkpoint, Cut), Failed> {
@@ -758,10 +780,7 @@ impl Inner {
 }
 
 fn not_alive(node: &Node, pid: Pid) -> KeepRefused {
-    let gone = match node.process(pid) {
-        Some(_) => crate::node::ControlRefused::Ended(pid),
-        None => crate::node::ControlRefused::NoSuchProcess(pid),
-    };
+    let gone = node.process(pid).map_or_else(|refused| refused, |_| crate::node::ControlRefused::Ended(pid));
     KeepRefused::Snapshot(SnapshotRefused::Freeze(gone.into()))
 }
 

@@ -11,7 +11,7 @@
 //! leaves, is removed or drained, or when one has been down for minutes while another could take its place: never because a machine
 //! slept for a moment.
 
-use super::{Inner, SystemError};
+use super::{Inner, SystemError, drain};
 use abi::ids::NodeId;
 use drivers::coordinator::{Coordinator, Member, Quorum, Status};
 use services::events::Kind;
@@ -70,6 +70,7 @@ pub fn run(inner: &Arc<Inner>) {
         if inner.watch.lock().expect("nothing panics while it holds this lock").is_none() {
             Inner::follow_members(inner);
         }
+        drain::see_to(inner);
         let status = inner.raft.status();
         told.tell(inner, &status);
         if status.leader.as_ref().map(|leader| leader.id) != Some(u64::from(inner.me.0)) {

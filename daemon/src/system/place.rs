@@ -30,7 +30,7 @@ impl System {
                 None => return Err(nowhere(&members, &format!("there is no node `{named}`"))),
             },
             (None, _) if bound => Hint::On(inner.me),
-            (None, Some(pid)) => Hint::Near { process: pid.id(), node: self.locate(pid) },
+            (None, Some(pid)) => Hint::Near { process: pid.id(), node: self.locate(pid).unwrap_or_else(|| pid.node()) },
             (None, None) if wish.spread => Hint::Spread(self.count_named(name)),
             (None, None) => Hint::Anywhere,
         };

@@ -1,7 +1,7 @@
 //! Processes that somebody wants to run whatever happens: begun again when they end, here, or elsewhere when their node is lost. Knows the
 //! coordinator, and what a checkpoint is for; the policy itself is `services::restarts`.
 //!
-//! The one idea: a node looks after its processes under a *lease*. If it cannot renew it, it ends them before the lease does; whoever sees
+//! The one idea: a node looks after its processes under a *lease*. If it cannot renew it, it stops them before the lease ends; whoever sees
 //! the lease gone may therefore begin them elsewhere. And whoever begins one, anywhere, first writes its next incarnation in the place of
 //! the last, in one transaction that fails if somebody else has: so at most one incarnation lives.
 //!
@@ -10,7 +10,7 @@
 //!   k/p/PID     incarnation, place, policy                                             (keep::record)
 //!
 //!   its node    ended ──► policy ──► k/p/PID: one incarnation on ──► begun again here, or over
-//!               no renewal within three quarters of the lease ──► all of them are killed
+//!               no renewal within three quarters of the lease ──► none of them runs until it is known whose they are
 //!   holder of   k/p/PID says NODE, and k/n/NODE is not there ──► another node is asked to take it up
 //!   the files
 //! ```
@@ -20,7 +20,7 @@
 use super::keep::{KeepRefused, Which};
 use super::{FACT_TIMEOUT, Inner, System, SystemError, ears};
 use crate::keep::record::{self, Begin, Claim, Place, Restart, Supervision};
-use crate::node::{Console, End, Node, Order, Pid};
+use crate::node::{Console, End, Node, Order, Pid, SnapshotRefused};
 use abi::ids::NodeId;
 use abi::process::Again;
 use drivers::coordinator::{
@@ -46,6 +46,7 @@ const CHARGES_MAX: usize = 1024;
 /// A durable process is kept at least so often.
 pub const EVERY_MAX: Duration = Duration::from_secs(60);
 pub const EVERY_MIN: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(20);
 /// After a checkpoint that failed.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
@@ -66,8 +67,10 @@ pub struct Supervise {
 struct State {
     charges: BTreeMap<Pid, Charge>,
     lease: Option<Lease>,
-    /// Somebody is about to begin a process that needs the lease.
-    wanted: bool,
+    /// So many are about to begin a process that needs the lease.
+    wanting: usize,
+    /// The lease could not be renewed in time: nothing that is looked after runs before it is known whose it is.
+    in_doubt: bool,
     /// There may be processes of this node that nobody looks after.
     look_own: bool,
 }
@@ -77,6 +80,8 @@ struct Charge {
     revision: Revision,
     began: Instant,
     phase: Phase,
+    /// It is kept from running because of the doubt, and by nobody else.
+    is_held: bool,
     /// What it printed, until its end is written down.
     console: Option<Console>,
 }
@@ -108,6 +113,12 @@ impl Supervise {
         Supervise { state: Mutex::new(state), changed: Condvar::new() }
     }
 
+    /// The lease is kept as long as this lives.
+    fn want(&self) -> Wanting<'_> {
+        self.state().wanting += 1;
+        Wanting(self)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics while it holds what is looked after")
     }
@@ -126,6 +137,14 @@ impl Supervise {
 
     pub fn has(&self, pid: Pid) -> bool {
         self.state().charges.contains_key(&pid)
+    }
+}
+
+struct Wanting<'a>(&'a Supervise);
+
+impl Drop for Wanting<'_> {
+    fn drop(&mut self) {
+        self.0.state().wanting -= 1;
     }
 }
 
@@ -155,6 +174,7 @@ impl System {
         if inner.supervise.state().charges.len() >= CHARGES_MAX {
             return Err(SystemError::Refused(format!("this node looks after {CHARGES_MAX} processes already")).into());
         }
+        let _wanting = inner.supervise.want();
         self.lease(Instant::now() + FACT_TIMEOUT)?;
         // Before it is written down, so that it ends with the lease from the first moment on.
         let charge = Charge {
@@ -162,6 +182,7 @@ impl System {
             revision: Revision(0),
             began: Instant::now(),
             phase: Phase::Beginning,
+            is_held: false,
             console: is_durable.then(|| console.clone()),
         };
         inner.supervise.state().charges.insert(pid, charge);
@@ -203,7 +224,6 @@ impl System {
             if state.lease.is_some_and(|lease| Instant::now() + LEASE / 4 < lease.until) {
                 return Ok(());
             }
-            state.wanted = true;
             supervise.changed.notify_all();
             let Some(rest) = deadline.checked_duration_since(Instant::now()) else {
                 let why = "the lease of this node's processes could not be had in time";
@@ -249,6 +269,7 @@ impl System {
     /// Makes a process of another node, whose lease is gone, go on here.
     pub fn take_up(&self, pid: Pid) -> Result<(), KeepRefused> {
         let inner = &self.0;
+        let _wanting = inner.supervise.want();
         self.lease(Instant::now() + FACT_TIMEOUT)?;
         let Some((claim, revision)) = inner.claim(pid)? else { return Err(KeepRefused::None(pid)) };
         let (Place::At { node, life }, Some(supervision)) = (claim.place.clone(), claim.supervision.clone()) else {
@@ -308,7 +329,8 @@ impl Inner {
             console.release_all();
         }
         let phase = Phase::Beginning;
-        let charge = Charge { claim: claim.clone(), revision, began: Instant::now(), phase, console: None };
+        let began = Instant::now();
+        let charge = Charge { claim: claim.clone(), revision, began, phase, is_held: false, console: None };
         self.supervise.state().charges.insert(pid, charge);
         let again = Again { id: pid.id(), incarnation };
         let begun = match supervision.durable_every_ms.is_some() && console.is_none() {
@@ -348,6 +370,10 @@ impl Inner {
             Some(charge) => {
                 charge.phase = Phase::Living;
                 charge.revision = revision;
+                if state.in_doubt {
+                    drop(state);
+                    let _ = self.node.get().map(|node| self.doubt(node));
+                }
                 Ok(())
             }
             None => {
@@ -439,25 +465,65 @@ impl Inner {
         }
     }
 
-    /// Ends all that is looked after here: the lease is about to be over.
-    fn fence(&self, node: &Node) {
+    /// Keeps all that is looked after here from running: the lease is about to be over, and others may take it up.
+    fn doubt(&self, node: &Node) {
         let all: Vec<Pid> = {
             let mut state = self.supervise.state();
-            state.look_own = true;
-            std::mem::take(&mut state.charges).into_keys().collect()
+            state.in_doubt = true;
+            let free = state.charges.iter().filter(|(_, charge)| !charge.is_held);
+            free.map(|(pid, _)| *pid).collect()
         };
         for pid in all {
-            // It may have ended by itself.
-            let _ = node.kill(pid);
-            self.chronicle.record(Kind::ProcessFenced { process: pid.id() });
+            // Who has stopped it by hand lets it go on by hand; who has ended has no effects.
+            if node.is_stopped(pid) || node.stop(pid).is_err() {
+                continue;
+            }
+            match self.supervise.state().charges.get_mut(&pid) {
+                Some(charge) => charge.is_held = true,
+                None => drop(node.cont(pid)),
+            }
         }
+    }
+
+    /// The lease runs again: what nobody has taken up meanwhile goes on, the rest is ended.
+    fn decide(&self, node: &Node) {
+        let all: Vec<(Pid, Revision)> = {
+            let state = self.supervise.state();
+            state.charges.iter().map(|(pid, charge)| (*pid, charge.revision)).collect()
+        };
+        for (pid, revision) in all {
+            match self.claim(pid) {
+                Ok(Some((_, now))) if now == revision => {
+                    let mut state = self.supervise.state();
+                    let is_held = state.charges.get_mut(&pid).is_some_and(|charge| std::mem::take(&mut charge.is_held));
+                    drop(state);
+                    if is_held {
+                        // It may have ended by itself.
+                        let _ = node.cont(pid);
+                    }
+                }
+                Ok(_) => {
+                    // Somebody who is beginning it here says its claim in a moment.
+                    let is_beginning = |charge: &Charge| charge.phase == Phase::Beginning;
+                    if self.supervise.state().charges.get(&pid).is_some_and(is_beginning) {
+                        continue;
+                    }
+                    self.supervise.state().charges.remove(&pid);
+                    let _ = node.kill(pid);
+                    self.chronicle.record(Kind::ProcessFenced { process: pid.id() });
+                }
+                // The doubt lasts.
+                Err(_) => return,
+            }
+        }
+        self.supervise.state().in_doubt = false;
     }
 
     /// Renews the lease, if there is anything to look after.
     fn renew(&self) {
         let (lease, wanted) = {
             let state = self.supervise.state();
-            (state.lease, state.wanted || !state.charges.is_empty())
+            (state.lease, state.wanting > 0 || !state.charges.is_empty())
         };
         let asked_at = Instant::now();
         let renewed = match lease {
@@ -468,11 +534,14 @@ impl Inner {
                 self.supervise.state().lease = None;
                 return;
             }
-            Some(lease) => match self.facts.keep_alive(lease.id, asked_at + LEASE / 3) {
-                Ok(_) => Ok(lease.id),
-                Err(Failure::NoLease { .. }) => self.grant(asked_at),
-                Err(error) => Err(error),
-            },
+            // So that what must stop if this fails stops in time.
+            Some(lease) => {
+                match self.facts.keep_alive(lease.id, (asked_at + LEASE / 3).min(lease.until.max(asked_at + PAUSE))) {
+                    Ok(_) => Ok(lease.id),
+                    Err(Failure::NoLease { .. }) => self.grant(asked_at),
+                    Err(error) => Err(error),
+                }
+            }
             None => self.grant(asked_at),
         };
         if let Ok(id) = renewed {
@@ -481,7 +550,6 @@ impl Inner {
                 state.look_own = true;
             }
             state.lease = Some(Lease { id, until: asked_at + LEASE / 4 * 3 });
-            state.wanted = false;
             self.supervise.changed.notify_all();
         }
     }
@@ -558,20 +626,23 @@ fn life_of(record: &Record) -> Option<u64> {
 pub(super) fn run_lease(inner: &Arc<Inner>) {
     while !inner.is_stopping() {
         inner.renew();
-        let is_late = {
+        let (is_late, in_doubt) = {
             let state = inner.supervise.state();
-            !state.charges.is_empty() && state.lease.is_none_or(|lease| Instant::now() >= lease.until)
+            let is_late = state.lease.is_none_or(|lease| Instant::now() >= lease.until);
+            (!state.charges.is_empty() && is_late, state.in_doubt)
         };
-        if is_late && let Some(node) = inner.node.get() {
-            inner.fence(node);
+        if let Some(node) = inner.node.get() {
+            if is_late {
+                inner.doubt(node);
+            } else if in_doubt {
+                inner.decide(node);
+            }
         }
         let state = inner.supervise.state();
-        if !state.wanted {
-            let waited = inner.supervise.changed.wait_timeout(state, RENEW_EVERY);
-            drop(waited.expect("nothing panics while it holds what is looked after"));
-        }
-        // Whoever rouses this thread often costs the coordinator nothing: a lease is renewed when it is due.
-        std::thread::sleep(Duration::from_millis(20));
+        // Whoever waits for the lease has it soon; else it is renewed when it is due, whoever rouses this thread.
+        let pause = if state.wanting > 0 && state.lease.is_none() { PAUSE } else { RENEW_EVERY };
+        drop(state);
+        std::thread::sleep(pause);
     }
 }
 
@@ -617,7 +688,7 @@ pub(super) fn run(inner: &Arc<Inner>) {
                 Some(end) => format!("it had ended: {}", said(&end)),
                 None => "it could not be begun before".into(),
             };
-            let console = node.console(pid).filter(|_| from_start);
+            let console = node.console(pid).ok().filter(|_| from_start);
             let _ = inner.begin(&System(inner.clone()), pid, (claim, revision), None, in_a_row, &why, console);
         }
         let state = inner.supervise.state();
@@ -730,7 +801,7 @@ impl System {
             return Err(KeepRefused::None(pid));
         }
         self.go_on(node, pid, &candidates, Some(again))?;
-        node.console(pid).ok_or(KeepRefused::NoNode)
+        node.console(pid).map_err(|refused| KeepRefused::Snapshot(SnapshotRefused::Freeze(refused.into())))
     }
 
     fn begin_anew(
@@ -742,6 +813,7 @@ impl System {
         let record::Kept { name, args, mounts, limits, stdio, .. } = process;
         let order = Order { program, name, args, env, mounts, limits, stdio };
         let started = node.run_again(order, again, before.map(Console::save).as_deref())?;
+        self.moved_here(pid, again.moves());
         started.console.give_up_first();
         Ok(started.console)
     }

@@ -129,6 +129,12 @@ impl Options {
         self.heartbeat * 22 / 5
     }
 
+    /// For so long after it heard from a leader, or began, a node chooses no other one. A little less than what openraft keeps to, which is
+    /// its longest election timeout, since clocks run at different speeds.
+    pub fn faith(&self) -> Duration {
+        self.heartbeat * 2
+    }
+
     fn config(&self) -> openraft::Config {
         let heartbeat = self.heartbeat.as_millis() as u64;
         openraft::Config {

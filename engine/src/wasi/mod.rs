@@ -285,6 +285,11 @@ impl System {
         if watcher.is_interrupted() { Wake::Interrupted } else { Wake::Perhaps }
     }
 
+    /// Whether the process is to be stopped.
+    pub fn is_interrupted(&mut self) -> bool {
+        self.waiter.watcher().is_some_and(|watcher| watcher.is_interrupted())
+    }
+
     /// Waits as a call asked for. After [`Wake::Perhaps`] the call is to be issued again.
     pub fn wait(&mut self, wait: &Wait) -> Result<Wake, Errno> {
         let timeout_ns = wait.until_ns.map(|until_ns| until_ns.saturating_sub(self.now_ns()));

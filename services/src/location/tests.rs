@@ -28,7 +28,7 @@ struct World {
 impl World {
     fn new(count: u16, seed: u64, lost_in: u64) -> World {
         let lives = (1..=count).map(|node| (NodeId(node), 1)).collect();
-        let nodes = (1..=count).map(|node| (NodeId(node), Location::new(NodeId(node)))).collect();
+        let nodes = (1..=count).map(|node| (NodeId(node), Location::new(NodeId(node), 1))).collect();
         let now = Time(0);
         let mut world = World {
             nodes,
@@ -201,14 +201,58 @@ fn a_keeper_that_starts_again_is_told_again() {
         .unwrap();
     world.born(process);
     world.moves(process, NodeId(2));
-    world.nodes.insert(NodeId(4), Location::new(NodeId(4)));
+    world.nodes.insert(NodeId(4), Location::new(NodeId(4), 2));
     world.lives.insert(NodeId(4), 2);
     world.members();
-    world.nodes.insert(NodeId(1), Location::new(NodeId(1)));
+    world.nodes.insert(NodeId(1), Location::new(NodeId(1), 2));
     world.lives.insert(NodeId(1), 2);
     world.members();
     world.pass(3);
     assert_eq!(world.finds(NodeId(3), process).0, Some(Place { moves: 1, node: NodeId(2) }));
+}
+
+/// A machine that stood still is not heard for a while, and notices nothing of it itself.
+#[test]
+fn what_runs_on_a_node_that_is_not_heard_is_found_again_when_it_is() {
+    for silent in [NodeId(2), NodeId(3)] {
+        let mut world = World::new(5, 3, 0);
+        let process = ProcessId::new(NodeId(1), 5);
+        world.born(process);
+        world.moves(process, NodeId(2));
+        world.pass(3);
+        let everyone: Vec<(NodeId, u64)> = world.lives.clone().into_iter().collect();
+        let heard: Vec<(NodeId, u64)> = everyone.iter().copied().filter(|(node, _)| *node != silent).collect();
+        let others = [1, 3, 4, 5].map(NodeId).into_iter().filter(|node| *node != silent);
+        for members in [&heard, &everyone] {
+            others.clone().for_each(|node| world.step(node, Input::Members(members)));
+            world.pass(3);
+            let place = Some(Place { moves: 1, node: NodeId(2) });
+            others.clone().for_each(|by| assert_eq!(world.finds(by, process).0, place, "{by} with {members:?}"));
+        }
+    }
+}
+
+/// What was told by an earlier life of a node is forgotten with it; what the later one told is not, in whichever order all that comes.
+#[test]
+fn what_ended_with_its_node_is_forgotten_and_what_came_later_is_not() {
+    let mut keeper = Location::new(NodeId(1), 1);
+    let mut effects = vec![];
+    let members = [(NodeId(1), 1), (NodeId(2), 7)];
+    let is_kept_here = |process: &ProcessId| super::keeper(*process, members.map(|(node, _)| node)) == Some(NodeId(1));
+    let mut processes = (0..).map(|serial| ProcessId::new(NodeId(9), serial)).filter(is_kept_here);
+    let (old, new) = (processes.next().unwrap(), processes.next().unwrap());
+    let tell = |process, life| Message::Tell { process, moves: 1, life }.encode();
+    let kept = |keeper: &Location, process| keeper.entries.contains_key(&process);
+    keeper.step(Time(1), Input::Members(&[(NodeId(1), 1)]), &mut effects);
+    keeper.step(Time(1), Input::Packet { from: NodeId(2), bytes: &tell(old, 6) }, &mut effects);
+    keeper.step(Time(1), Input::Packet { from: NodeId(2), bytes: &tell(new, 7) }, &mut effects);
+    assert!(kept(&keeper, old) && kept(&keeper, new));
+    keeper.step(Time(2), Input::Members(&members), &mut effects);
+    assert_eq!((kept(&keeper, old), kept(&keeper, new)), (false, true));
+    keeper.step(Time(3), Input::Members(&[(NodeId(1), 1)]), &mut effects);
+    keeper.step(Time(3), Input::Packet { from: NodeId(2), bytes: &tell(new, 7) }, &mut effects);
+    keeper.step(Time(3), Input::Removed { node: NodeId(2) }, &mut effects);
+    assert!(!kept(&keeper, new), "nothing is on what is no member");
 }
 
 #[test]
@@ -239,7 +283,7 @@ fn messages_survive_the_way_and_cut_ones_are_refused() {
     let process = ProcessId::new(NodeId(9), 77);
     let place = Some(Place { moves: 3, node: NodeId(2) });
     for message in [
-        Message::Tell { process, moves: 1 },
+        Message::Tell { process, moves: 1, life: 4 },
         Message::Kept { process, moves: 1 },
         Message::Forget { process, moves: 1 },
         Message::Ask { process },

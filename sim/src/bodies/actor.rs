@@ -126,6 +126,10 @@ impl Actor {
                     self.forget_moved(&message.handles);
                     self.unknown.extend(answer.handles);
                 }
+                Err(CallError::Detached { call, .. }) => {
+                    self.forget_moved(&message.handles);
+                    self.calls.push(call);
+                }
                 Err(
                     CallError::Abandoned { sequence }
                     | CallError::Expired(Reached::Server { sequence })

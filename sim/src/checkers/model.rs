@@ -35,6 +35,7 @@ struct Held {
 #[derive(Debug)]
 struct Offer {
     port: Thing,
+    through: HandleId,
     badge: Badge,
     /// Counts what one process offered.
     number: u64,
@@ -112,7 +113,9 @@ pub struct Model {
     current: BTreeMap<ProcessId, OfferKey>,
     begun: BTreeMap<Thing, OfferKey>,
     offered: BTreeMap<ProcessId, u64>,
-    last_from: BTreeMap<(ProcessId, Thing, ProcessId), u64>,
+    last_from: BTreeMap<(ProcessId, Thing, ProcessId, HandleId), u64>,
+    /// Where processes are that moved; the others are where they were born.
+    places: BTreeMap<ProcessId, NodeId>,
     /// By the right to answer that was used; a call that is asked again has several.
     answers: BTreeMap<Thing, (Bytes, Vec<Held>)>,
     promises: Vec<Promise>,
@@ -164,12 +167,44 @@ impl Model {
 
     /// All processes of a node are gone, and all that they had.
     pub fn node_lost(&mut self, node: NodeId) {
-        let gone: Vec<ProcessId> = self.tables.keys().copied().filter(|process| process.born() == node).collect();
+        let here = |process: &ProcessId| self.places.get(process).copied().unwrap_or(process.born()) == node;
+        let gone: Vec<ProcessId> = self.tables.keys().copied().filter(here).collect();
         gone.into_iter().for_each(|process| self.ended(process));
         self.begun_nodes.remove(&node);
         if self.doors.remove(&node).is_some() {
             self.doors_lost.insert(node);
         }
+    }
+
+    /// A process left for this node, and is lost with it from now on.
+    pub fn departed(&mut self, process: ProcessId, to: NodeId) {
+        self.places.insert(process, to);
+    }
+
+    /// It goes on there: what is left of its times is left by another clock.
+    pub fn settled(&mut self, process: ProcessId, left_at: Time, now: Time) {
+        for promise in self.promises.iter_mut().filter(|promise| promise.owner == process) {
+            if let Subject::Time(at) = &mut promise.subject {
+                *at = now.after(at.since(left_at));
+            }
+        }
+    }
+
+    /// Whoever it was that had it come has a handle to it.
+    pub fn adopted(&mut self, adopter: ProcessId, handle: HandleId, process: ProcessId) -> Checked {
+        if self.strangers.contains(&adopter) {
+            return Ok(());
+        }
+        let Some(thing) = self.processes.get(&process).copied() else {
+            return Err(Violation(format!("{process:?} moved and was never born")));
+        };
+        let rights = Rights::all_of(Kind::Process);
+        self.put(adopter, handle, Held { thing, kind: Kind::Process, rights, badge: Badge(0) })
+    }
+
+    /// It was lost with the node that it left, before all that it had was there.
+    pub fn lost_between(&mut self, process: ProcessId) {
+        self.ended(process);
     }
 
     fn thing(&mut self) -> Thing {
@@ -398,6 +433,8 @@ impl Model {
             transfers.iter().filter(|transfer| transfer.mode == TransferMode::Move).map(|transfer| transfer.handle);
         let offer = Offer {
             port: held.as_ref().map_or(Thing(0), |held| held.thing),
+            // What is begun through one handle may be overtaken through another, once either end has moved: the ways differ.
+            through: if self.places.is_empty() { HandleId::NONE } else { port },
             badge: held.map_or(Badge(0), |held| held.badge),
             number,
             cargo: if may { cargo } else { None },
@@ -745,11 +782,11 @@ impl Model {
         ensure!(offer.port == port, "{process:?} received at another port what was sent: {delivery:?}");
         ensure!(offer.badge == delivery.badge, "a message came with another badge: {delivery:?}");
         offer.taken = Some(None);
-        let (number, purpose) = (offer.number, offer.purpose);
+        let (number, purpose, through) = (offer.number, offer.purpose, offer.through);
         let Some(cargo) = offer.cargo.clone() else {
             return Err(Violation(format!("{process:?} received what could not be sent: {delivery:?}")));
         };
-        let last = self.last_from.insert((delivery.sender, port, process), number);
+        let last = self.last_from.insert((delivery.sender, port, process, through), number);
         ensure!(last.is_none_or(|last| last < number), "{process:?} received out of order: {delivery:?}");
         ensure!(cargo.len() == delivery.handles.len(), "handles of a message were lost or added: {delivery:?}");
         for (handle, held) in delivery.handles.iter().zip(cargo) {
@@ -809,6 +846,17 @@ impl Model {
             self.apply_moves(process, &key);
         }
         match result {
+            Err(CallError::Detached { call, .. }) => {
+                self.accepted(process, &key)?;
+                if let Some(offer) = self.offer_mut(&key)
+                    && let Purpose::Call { again } = offer.purpose
+                {
+                    offer.purpose = Purpose::BeginCall { again, deadline: true };
+                }
+                let held = self.new_held(Kind::Call);
+                self.begun.insert(held.thing, key);
+                self.put(process, *call, held)
+            }
             Ok(answer) => {
                 let Some(offer) = self.offer_mut(&key) else {
                     return Ok(());

@@ -1,8 +1,10 @@
 //! How long leases have left, as the leader counts it. It knows nothing of what they are for.
 //!
-//! The one idea: a leader only ever errs on the long side. It gives every lease its whole time anew when it begins to lead, and
-//! renews one only after a majority has confirmed, since it was asked, that it still leads; so whoever leads next begins to count
-//! later than any holder did. That a lease is over is then agreed on like everything else.
+//! The one idea: a leader only ever errs on the long side. It renews a lease only after a majority has confirmed, since it was asked, that
+//! it still leads. When it begins to lead it counts every lease anew, but for the time for which no earlier leader can have renewed one: of
+//! the majority that chose it, one at least was in the majority that confirmed the last renewal, and nobody votes for another leader within
+//! [`Options::faith`](super::Options::faith) of hearing from one, or of its own start. So whoever leads next begins to count later than any
+//! holder did. That a lease is over is then agreed on like everything else.
 
 use super::network::Answer;
 use super::node::{Locked, Node};
@@ -51,7 +53,11 @@ impl Node {
         }
         table.ends.retain(|lease, _| state.ttl(*lease).is_some());
         for (lease, ttl) in state.leases() {
-            let whole = if is_new && planted(Bug::NewLeaderEndsLeases) { Duration::ZERO } else { ttl };
+            let whole = match is_new {
+                true if planted(Bug::NewLeaderEndsLeases) => Duration::ZERO,
+                true => ttl.saturating_sub(self.options.faith().min(self.began.elapsed())),
+                false => ttl,
+            };
             table.ends.entry(lease).or_insert(End { at: now + whole, is_proposed: false });
         }
         table.ends.values().filter(|end| !end.is_proposed).map(|end| end.at).min()

@@ -239,6 +239,7 @@ pub fn run(
             client: Client::default(),
             leases: Leases::default(),
             options,
+            began: Instant::now(),
         });
         tokio::spawn(node.clone().batches(proposals));
         tokio::spawn(node.clone().confirmations(reads));
@@ -271,6 +272,7 @@ pub struct Node {
     pub client: Client,
     pub leases: Leases,
     pub options: Options,
+    pub began: Instant,
 }
 
 impl Node {
@@ -345,6 +347,10 @@ impl Node {
                     self.network.hear_leader();
                 }
                 Answer::Append(answer)
+            }
+            // It may have heard from a leader just before it was started anew, and promised that one not to choose another.
+            Ask::Vote(_) if self.began.elapsed() < self.options.faith() => {
+                Answer::NotNow("it has just begun, and does not know whether there is a leader".into())
             }
             Ask::Vote(request) => Answer::Vote(self.raft.vote(request).await),
             Ask::Install(request) => {

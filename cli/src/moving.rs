@@ -1,0 +1,227 @@
+//! `una move` (and `una mv PID NODE`), `una drain`: processes that go to other nodes. Knows what is asked and how it is shown; the daemon
+//! does it.
+
+use crate::failure::{Failure, Result, status};
+use crate::{freeze, node};
+use clap::Args;
+use daemon::node::Pid;
+use daemon::protocol::{MoveView, Reply, Request, Stage};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// Move a running process to another node
+///
+/// It goes on there where it was here, in the middle of a loop, with its memory, open files, ports and streams. Whoever waits for it or is
+/// attached to it stays so.
+#[derive(Args)]
+pub struct Move {
+    #[arg(value_name = "PID")]
+    pid: Pid,
+
+    /// Name or number of the node where it shall go on
+    #[arg(value_name = "NODE")]
+    to: String,
+
+    /// Print JSON for scripts
+    #[arg(long)]
+    json: bool,
+}
+
+impl Move {
+    pub fn new(pid: Pid, to: String) -> Move {
+        Move { pid, to, json: false }
+    }
+
+    pub fn execute(self) -> Result<u8> {
+        let Move { pid, to, json } = self;
+        let mut connection = node::connect()?;
+        let mut bar = Bar::new(format!("moving {pid} to {to}"));
+        connection.send(&Request::Move { pid, node: to.clone() }).map_err(node::failed)?;
+        connection.be_patient().map_err(|error| Failure::new(status::FAILED, "cannot wait").because(error))?;
+        let moved = loop {
+            match connection.reply().map_err(node::failed)? {
+                Reply::Moving(stage) => bar.tell(stage),
+                Reply::Moved(moved) => break moved,
+                other => return Err(node::unexpected(&other)),
+            }
+        };
+        drop(bar);
+        match json {
+            true => {
+                let text = serde_json::to_string_pretty(&serde_json::json!({ "schema": "una.move/1", "move": moved }));
+                crate::print(&(text.expect("a view is plain data") + "\n"))?;
+            }
+            false => crate::print(&(describe(&moved, &to) + "\n"))?,
+        }
+        Ok(0)
+    }
+}
+
+fn describe(moved: &MoveView, to: &str) -> String {
+    let MoveView { pid, rounds, bytes, pause_us, total_us, .. } = moved;
+    let rounds = match rounds {
+        0 => String::new(),
+        1 => ", one round of it while it ran".into(),
+        rounds => format!(", {rounds} rounds of it while it ran"),
+    };
+    format!(
+        "process {pid} runs on {to}: it stood still for {} of {}; {} went over{rounds}",
+        time(*pause_us),
+        time(*total_us),
+        freeze::size(*bytes)
+    )
+}
+
+fn time(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..10_000 => format!("{:.1} ms", us as f64 / 1e3),
+        10_000..1_000_000 => format!("{} ms", us / 1_000),
+        _ => format!("{:.1} s", us as f64 / 1e6),
+    }
+}
+
+/// To people only: on a terminal, and only if they have waited already.
+struct Bar {
+    name: String,
+    start: Instant,
+    bar: Option<ProgressBar>,
+}
+
+const PATIENCE: Duration = Duration::from_millis(200);
+
+impl Bar {
+    fn new(name: String) -> Bar {
+        Bar { name, start: Instant::now(), bar: None }
+    }
+
+    fn tell(&mut self, stage: Stage) {
+        match stage {
+            Stage::Preparing => self.show("getting its program ready there", 0, 0),
+            Stage::Copying { round, bytes, total } => {
+                self.show(&format!("copying its memory while it runs (round {round})"), bytes, total);
+            }
+            Stage::Stopped { bytes } => self.show("it stands still for a moment", bytes, bytes),
+        }
+    }
+
+    fn show(&mut self, doing: &str, done: u64, total: u64) {
+        if !std::io::stderr().is_terminal() || (self.bar.is_none() && self.start.elapsed() < PATIENCE) {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}  {elapsed}");
+            bar.set_style(style.expect("the template is right: a test draws it").progress_chars("━━ "));
+            bar
+        });
+        bar.set_message(format!("{}: {doing}", self.name));
+        bar.set_length(total);
+        bar.set_position(done);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Empty a node: its processes move to others, and nothing new is put on it
+#[derive(Args)]
+pub struct Drain {
+    /// Its name or number
+    #[arg(value_name = "NODE")]
+    node: String,
+
+    /// Put processes on it again
+    #[arg(long, conflicts_with = "no_wait")]
+    undo: bool,
+
+    /// Do not wait until it is empty
+    #[arg(long)]
+    no_wait: bool,
+}
+
+impl Drain {
+    pub fn execute(self) -> Result<u8> {
+        let Drain { node: name, undo, no_wait } = self;
+        node::order(&Request::Drain { node: name.clone(), drain: !undo })?;
+        if undo || no_wait {
+            return Ok(0);
+        }
+        let mut connection = node::connect()?;
+        connection.send(&Request::Emptied { node: name.clone() }).map_err(node::failed)?;
+        connection.be_patient().map_err(|error| Failure::new(status::FAILED, "cannot wait").because(error))?;
+        let mut bar = Bar::new(format!("emptying {name}"));
+        loop {
+            match connection.reply().map_err(node::failed)? {
+                Reply::Emptying { moved, left } => bar.count(moved, moved + left),
+                Reply::Emptied { moved, stuck } => {
+                    drop(bar);
+                    return tell_emptied(&name, moved, &stuck);
+                }
+                other => return Err(node::unexpected(&other)),
+            }
+        }
+    }
+}
+
+impl Bar {
+    fn count(&mut self, done: u64, total: u64) {
+        if !std::io::stderr().is_terminal() || (self.bar.is_none() && self.start.elapsed() < PATIENCE) {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{msg} {wide_bar} {pos} of {len} processes  {elapsed}");
+            bar.set_style(style.expect("the template is right: a test draws it").progress_chars("━━ "));
+            bar
+        });
+        bar.set_message(self.name.clone());
+        bar.set_length(total);
+        bar.set_position(done);
+    }
+}
+
+fn tell_emptied(name: &str, moved: u64, stuck: &[(Pid, String)]) -> Result<u8> {
+    if stuck.is_empty() {
+        crate::print(&format!("{name} is empty: {moved} processes moved\n"))?;
+        return Ok(0);
+    }
+    let lines: Vec<String> = stuck.iter().map(|(pid, why)| format!("{pid}: {why}")).collect();
+    let count = stuck.len();
+    let moved = if moved == 1 { "1 process".into() } else { format!("{moved} processes") };
+    Err(Failure::new(status::FAILED, format!("{moved} moved from {name}, and {count} cannot"))
+        .because(lines.join("\n"))
+        .help("wait for them, or end them: una wait PID, una kill PID"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_move_is_told_in_one_line() {
+        let moved =
+            MoveView { pid: Pid::new(7), from: 1, to: 2, rounds: 1, bytes: 5 << 20, pause_us: 840, total_us: 61_000 };
+        let line = describe(&moved, "box");
+        assert_eq!(
+            line,
+            "process 7 runs on box: it stood still for 840 µs of 61 ms; 5.0 MiB went over, one round of it while it ran"
+        );
+    }
+
+    #[test]
+    fn bars_can_be_drawn() {
+        for template in [
+            "{msg} {wide_bar} {bytes} of {total_bytes}  {elapsed}",
+            "{msg} {wide_bar} {pos} of {len} processes  {elapsed}",
+        ] {
+            assert!(ProgressStyle::with_template(template).is_ok());
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Processes that move between nodes while they run, by real daemons: whoever waits for one, reads what it prints or writes to it must not
+//! notice.
+
+mod house;
+
+use house::computer::Computer;
+use house::{Running, programs, until};
+use serde_json::Value;
+
+fn ps(computer: &Computer, from: usize, pid: &str) -> Value {
+    let listed: Value = serde_json::from_str(&computer.on(from, &["ps", "--json"]).out).unwrap();
+    let shown = |process: &&Value| process["pid"].to_string().trim_matches('"') == pid;
+    listed["processes"].as_array().unwrap().iter().find(shown).cloned().unwrap_or_default()
+}
+
+fn node_of(computer: &Computer, from: usize, pid: &str) -> u64 {
+    ps(computer, from, pid)["node"].as_u64().unwrap_or(0)
+}
+
+/// The number of the process of this name.
+fn pid_of(computer: &Computer, name: &str) -> String {
+    until("the process to be listed", || {
+        let listed: Value = serde_json::from_str(&computer.on(0, &["ps", "--json"]).out).ok()?;
+        let found = listed["processes"].as_array()?.iter().find(|process| process["name"] == name)?;
+        Some(found["pid"].to_string().trim_matches('"').to_string())
+    })
+}
+
+fn numbers(from: &str) -> Vec<u32> {
+    from.lines().map(|line| line.parse().unwrap_or_else(|_| panic!("{line:?} is no number"))).collect()
+}
+
+#[test]
+fn a_process_that_moves_again_and_again_prints_what_it_would_have_printed() {
+    let computer = Computer::of(3);
+    for node in &computer.nodes {
+        node.program("count.wasm", &programs::counting(3000, 200_000));
+    }
+    // Its terminal is on the first node, whose command reads all that it prints.
+    let running = computer.nodes[0].start(&["run", "--on", "a", "--name", "counter", "count.wasm"]);
+    let pid = pid_of(&computer, "counter");
+    let mut moves = 0;
+    for to in ["b", "c", "a", "c", "b", "a", "b", "a", "c"] {
+        let from = computer.nodes.len().min(moves % 3);
+        let moved = computer.on(from, &["mv", &pid, to]);
+        if moved.status != 0 {
+            // It may have come to its end.
+            assert!(moved.err.contains("has ended") || moved.err.contains("no process"), "{}", moved.err);
+            break;
+        }
+        assert!(moved.out.contains(&format!("process {pid} runs on {to}: it stood still for")), "{}", moved.out);
+        let number = u64::from(to.as_bytes()[0] - b'a') + 1;
+        assert_eq!(node_of(&computer, 1, &pid), number);
+        moves += 1;
+    }
+    assert!(moves >= 3, "it ended after {moves} moves: the test shows nothing");
+    let end = running.end();
+    assert_eq!((end.status, end.err.as_str()), (0, ""));
+    assert_eq!(numbers(&end.out), (0..3000).collect::<Vec<u32>>());
+}
+
+#[test]
+fn input_waits_and_ends_follow_a_process() {
+    let computer = Computer::of(2);
+    for node in &computer.nodes {
+        node.program("cat.wasm", &programs::cat());
+        node.program("exit7.wasm", &programs::counting(100_000_000, 10));
+    }
+    // A command on the other node writes to it and reads from it.
+    let mut running: Running = computer.nodes[1].start(&["run", "--on", "a", "--name", "echo", "cat.wasm"]);
+    let pid = pid_of(&computer, "echo");
+    let waiting = computer.nodes[0].start(&["wait", &pid]);
+    for (round, to) in ["b", "a", "b", "a"].iter().enumerate() {
+        running.say(&format!("before {round}\n"));
+        running.expect_line(&format!("before {round}"));
+        computer.on(round % 2, &["move", &pid, to]).expect_out(0, &["runs on"]);
+        running.say(&format!("after {round}\n"));
+        running.expect_line(&format!("after {round}"));
+    }
+    let end = running.end();
+    assert_eq!((end.status, end.err.as_str()), (0, ""));
+    assert_eq!(waiting.end().status, 0);
+
+    // One that is stopped arrives stopped, and can be killed from anywhere.
+    let started = computer.on(0, &["run", "-d", "--on", "a", "exit7.wasm"]);
+    let pid = started.out.trim().to_string();
+    computer.on(1, &["stop", &pid]).expect(0, "");
+    let waiting = computer.nodes[1].start(&["wait", &pid]);
+    computer.on(1, &["move", &pid, "b"]).expect_out(0, &["runs on b"]);
+    assert_eq!((node_of(&computer, 0, &pid), &ps(&computer, 0, &pid)["state"]), (2, &"stopped".into()));
+    computer.on(0, &["cont", &pid]).expect(0, "");
+    computer.on(0, &["kill", &pid]).expect(0, "");
+    assert_eq!(waiting.end().status, 137);
+}
+
+#[test]
+fn what_cannot_move_is_refused_with_the_reason_and_runs_on() {
+    let computer = Computer::of(2);
+    for node in &computer.nodes {
+        node.program("count.wasm", &programs::counting(100_000_000, 1000));
+    }
+    let started = computer.on(0, &["run", "-d", "--on", "a", "count.wasm"]);
+    let pid = started.out.trim().to_string();
+    computer.on(0, &["move", &pid, "nowhere"]).expect_error(1, &["no node `nowhere`", "una nodes"]);
+    computer.on(0, &["move", &pid, "a"]).expect_error(1, &["is on a already"]);
+    computer.on(0, &["move", "1.99999", "b"]).expect_error(1, &["no process 99999"]);
+    let mounted = computer.on(0, &["run", "-d", "--mount", ".=/host", "count.wasm"]);
+    computer.on(0, &["move", mounted.out.trim(), "b"]).expect_error(1, &["of this machine", "--mount"]);
+    assert_eq!(node_of(&computer, 1, &pid), 1);
+
+    // A node that is drained takes nothing, and gives what it has.
+    let drained = computer.on(1, &["drain", "a"]);
+    assert_eq!(drained.status, 1, "{}", drained.out);
+    assert!(drained.err.contains("cannot") && drained.err.contains("of this machine"), "{}", drained.err);
+    assert_eq!(node_of(&computer, 1, &pid), 2);
+    computer.on(0, &["move", &pid, "a"]).expect_error(1, &["a is being emptied", "una drain --undo a"]);
+    computer.on(0, &["kill", mounted.out.trim()]).expect(0, "");
+    computer.on(1, &["drain", "a"]).expect_out(0, &["a is empty"]);
+    computer.on(1, &["drain", "--undo", "a"]).expect(0, "");
+    computer.on(0, &["move", &pid, "a"]).expect_out(0, &["runs on a"]);
+    computer.on(1, &["kill", &pid]).expect(0, "");
+}

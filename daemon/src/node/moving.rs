@@ -1,0 +1,300 @@
+//! Processes that leave for another node, and those that come. Knows processes, consoles and images; not who carries them, nor where nodes are.
+//!
+//! ```text
+//!   here                                                there
+//!   baggage      what must be known to make ready        arrive    a process in every way but its place in the kernel
+//!   Stopped      the process stands still, lent to us
+//!     save, streams                      ── carried ──►
+//!     depart     the kernel lets it go   ── session ──►  Arrival   the kernel has it: it runs
+//! ```
+//! The kernel's word decides where a process is. Until [`Stopped::depart`] has given it, whatever fails lets the process go on here: that is
+//! what dropping a [`Stopped`] does.
+
+use super::console::{Console, Snapshot};
+use super::guest::{self, Back, Loan};
+use super::machine::Used;
+use super::process::Info;
+use super::view::*;
+use super::{Common, Node, STOP_INTERVAL, STOP_TIMEOUT, at_once, bodies, grant_names};
+use abi::ids::NodeId;
+use abi::limits::WEIGHT_NORMAL;
+use drivers::HostEntropy;
+use engine::{Image, wasi};
+use kernel::world::{DepartError, Event};
+use serde::{Deserialize, Serialize};
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+/// How long another node's word on a read that was given up is waited for.
+const UNDECIDED_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What another node must know of a process to make ready for it, beside its image and its streams.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Baggage {
+    pub pid: Pid,
+    pub name: String,
+    pub args: Vec<String>,
+    /// BLAKE3 in hexadecimal.
+    pub program: String,
+    pub limits: ProcessLimits,
+    pub stdio: Stdio,
+    /// Milliseconds since 1970.
+    pub started_ms: u64,
+    pub memory_bytes: u64,
+    /// How often it will have moved then.
+    pub moves: u32,
+}
+
+/// A process that was stopped and lent to us. Dropped, it goes on.
+pub struct Stopped {
+    node: Node,
+    info: Arc<Info>,
+    pid: Pid,
+    process: Option<Box<engine::Process>>,
+    back: SyncSender<Back>,
+    /// Somebody had stopped it before.
+    was_held: bool,
+    is_leaving: bool,
+}
+
+impl Node {
+    /// Has a program stop where it is.
+    pub fn stop_still(&self, pid: Pid) -> Result<Stopped, FreezeRefused> {
+        let info = self.find(pid)?;
+        let (lend, lent) = sync_channel(1);
+        let (back, get) = sync_channel(1);
+        {
+            let mut fate = info.fate();
+            if fate.end.is_some() {
+                return Err(ControlRefused::Ended(pid).into());
+            }
+            if fate.loan.is_some() {
+                return Err(FreezeRefused::Twice(pid));
+            }
+            fate.loan = Some(Loan { lend, back: get });
+        }
+        let was_held = info.is_stopped();
+        if was_held {
+            self.cont(pid)?;
+        }
+        let process = self.take_loan(pid, &info, &lent)?;
+        Ok(Stopped { node: self.clone(), info, pid, process: Some(process), back, was_held, is_leaving: false })
+    }
+
+    fn take_loan(
+        &self, pid: Pid, info: &Info, lent: &Receiver<Box<engine::Process>>,
+    ) -> Result<Box<engine::Process>, FreezeRefused> {
+        let until = Instant::now() + STOP_TIMEOUT;
+        loop {
+            // A program that waits is roused; one that computes sees the flag.
+            info.stop_soon();
+            if info.fate().end.is_some() {
+                info.fate().loan = None;
+                return Err(ControlRefused::Ended(pid).into());
+            }
+            if let Some(process) = info.key.get() {
+                self.0.machine.tell(Event::Rouse { process: *process });
+            }
+            match lent.recv_timeout(STOP_INTERVAL) {
+                Ok(process) => return Ok(process),
+                Err(_) if Instant::now() < until => {}
+                Err(_) => {
+                    if info.fate().loan.take().is_some() {
+                        return Err(FreezeRefused::Late(pid));
+                    }
+                    // It has been taken up at the last moment.
+                    return lent.recv_timeout(STOP_TIMEOUT).map_err(|_| FreezeRefused::Late(pid));
+                }
+            }
+        }
+    }
+
+    /// What another node must know of this process, if it can move at all.
+    pub fn baggage(&self, pid: Pid) -> Result<Baggage, DepartRefused> {
+        let info = self.find(pid).map_err(FreezeRefused::from)?;
+        if info.fate().end.is_some() {
+            return Err(FreezeRefused::from(ControlRefused::Ended(pid)).into());
+        }
+        if let Some(mount) = info.mounts.first() {
+            return Err(DepartRefused::Bound { pid, host: mount.host.clone() });
+        }
+        if info.is_console_shared {
+            return Err(DepartRefused::Shared(pid));
+        }
+        if info.stdio.held {
+            return Err(DepartRefused::LookedAfter(pid));
+        }
+        Ok(Baggage {
+            pid,
+            name: info.name.clone(),
+            args: info.args.clone(),
+            program: info.program.clone(),
+            limits: info.limits.clone(),
+            stdio: info.stdio,
+            started_ms: info.started_ms,
+            memory_bytes: info.memory_bytes(),
+            moves: info.moves + 1,
+        })
+    }
+}
+
+impl Stopped {
+    pub(super) fn process(&mut self) -> &mut engine::Process {
+        self.process.as_mut().expect("it is lent until it is given back")
+    }
+
+    /// Another body takes the place of its own, and goes on when this is dropped.
+    pub(super) fn replace(&mut self, body: engine::Process) {
+        self.process = Some(Box::new(body));
+    }
+
+    /// Writes its image, without flushing `out`.
+    pub fn save(&mut self, out: &mut dyn Write, with_program: bool) -> Result<(), FreezeRefused> {
+        Ok(self.process().save(out, with_program)?)
+    }
+
+    /// Its streams as they go with it, and the processor time that it used, in nanoseconds. Who writes to it waits from now on.
+    pub fn streams(&mut self) -> (Vec<u8>, u64) {
+        self.is_leaving = true;
+        let console = self.info.console.as_ref().expect("a program has streams");
+        (console.leave().to_bytes(), self.info.time.total_ns(self.info.node_now()))
+    }
+
+    /// It is in an image now, and ends.
+    pub fn end(mut self) {
+        self.process = None;
+        let _ = self.back.send(Back::Ends);
+    }
+
+    /// Has the kernel send it to where it is expected under this ticket. What was its memory here is given back, for what is still to be
+    /// sent of it.
+    pub fn depart(mut self, to: NodeId, ticket: u64) -> Result<Box<engine::Process>, DepartRefused> {
+        let pid = self.pid;
+        if self.was_held {
+            self.node.stop(pid).map_err(FreezeRefused::from)?;
+        }
+        let key = *self.info.key.get().expect("a process that ran is in the kernel");
+        let until = Instant::now() + UNDECIDED_TIMEOUT;
+        loop {
+            // The way to the names is each node's own.
+            let left = Box::new([bodies::NAMES_HANDLE]);
+            match self.node.0.machine.depart(key, to, ticket, left, false) {
+                Ok(()) => break,
+                Err(DepartError::Undecided(_)) if Instant::now() < until => std::thread::sleep(STOP_INTERVAL),
+                // It was killed meanwhile.
+                Err(DepartError::Ended) => return Err(FreezeRefused::from(ControlRefused::Ended(pid)).into()),
+                Err(error) => return Err(DepartRefused::Kernel { pid, why: why(error) }),
+            }
+        }
+        self.is_leaving = false;
+        self.node.0.bodies.processes().add_moved(pid, to);
+        self.info.set_moved(to);
+        let _ = self.back.send(Back::Departed);
+        Ok(self.process.take().expect("it is lent until it is given back"))
+    }
+}
+
+/// What people are told.
+fn why(error: DepartError) -> String {
+    match error {
+        DepartError::Ended => "it has ended".into(),
+        DepartError::Busy => "it waits for another node, which does not answer".into(),
+        DepartError::First => "it is a part of the system".into(),
+        DepartError::Unreachable => "that node cannot be reached".into(),
+        DepartError::Device(_) => "it holds a device of this machine".into(),
+        DepartError::Shared(port) => format!("another process may receive from its port {port} too"),
+        other => format!("{other:?}"),
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if self.is_leaving
+            && let Some(console) = &self.info.console
+        {
+            console.stay();
+        }
+        if let Some(process) = self.process.take() {
+            // If it was killed meanwhile nobody takes it.
+            let _ = self.back.send(Back::Resumes(process));
+            if self.was_held {
+                let _ = self.node.stop(self.pid);
+            }
+        }
+    }
+}
+
+/// A process that is ready here and that the kernel of its node has not sent yet. It is waited for until that kernel says that it does not
+/// come, or its node is lost.
+pub struct Arrival {
+    settled: Receiver<Pid>,
+    console: Console,
+    lossless: bool,
+}
+
+impl Node {
+    /// Makes ready for a process that comes from another node under this ticket: all but its place in the kernel.
+    pub fn arrive(
+        &self, from: NodeId, ticket: u64, program: &engine::Program, baggage: Baggage, streams: &[u8], cpu_ns: u64,
+        image: Image<impl Read>,
+    ) -> Result<Arrival, ArriveRefused> {
+        let Baggage { name, args, limits, stdio, started_ms, moves, .. } = baggage;
+        let snapshot = Snapshot::from_bytes(streams).map_err(|_| ArriveRefused::Malformed)?;
+        let lossless = snapshot.is_lossless();
+        let console = Console::restore(snapshot);
+        let mut world = self.0.world_at(program, &[], &limits, stdio, console.clone(), console.clone())?;
+        let max_ns = limits.cpu_total.map_or(0, |total| (total.as_nanos() as u64).max(1));
+        let time = Arc::new(Used::from(cpu_ns, max_ns, limits.cpu_weight.unwrap_or(WEIGHT_NORMAL)));
+        world.rest.time = time.clone();
+        let began = self.0.machine.began();
+        world.clock = Box::new(guest::ProcessClock { time, began });
+        let resume = wasi::Resume {
+            mounts: world.mounts,
+            stdin: world.stdin,
+            stdout: world.stdout,
+            stderr: world.stderr,
+            clock: world.clock,
+            entropy: Box::new(HostEntropy),
+            waiter: world.waiter,
+        };
+        let thawed = at_once(self.0.engine.thaw_on_fiber(program, image, resume, world.fiber));
+        let process = thawed.map_err(RunRefused::from)?;
+        let common = Common { name, args, mounts: vec![], limits, stdio, started_ms, moves, again: None };
+        let info = self.0.info(program, &process, common, world.rest);
+        let settled = self.0.bodies.await_arrival(from, ticket, guest::Program::new(process, info.clone()), info);
+        let adopter = self.0.desk.key().ok_or(RunRefused::Stopping)?;
+        let grants = Box::new([(bodies::NAMES_HANDLE, grant_names())]);
+        self.0.machine.tell(Event::Expect { ticket, from, adopter, grants });
+        Ok(Arrival { settled, console, lossless })
+    }
+
+    /// The process under this ticket, which the other node expects, stays here after all.
+    pub fn forgo(&self, to: NodeId, ticket: u64) {
+        self.0.machine.tell(Event::Forgo { to, ticket });
+    }
+}
+
+impl Arrival {
+    /// The process, as soon as it is here. None: it does not come, or not within the time.
+    pub fn wait(&self, timeout: Duration) -> Option<Pid> {
+        self.settled.recv_timeout(timeout).ok()
+    }
+
+    /// Whoever followed the process's streams where it was has so long to come here before it goes on without them.
+    pub fn wait_reader(self, timeout: Duration) {
+        if self.lossless && !self.console.wait_first(timeout) {
+            self.console.give_up_first();
+        }
+    }
+}
+
+/// Why there is no place for a process.
+#[derive(Debug, thiserror::Error)]
+pub enum ArriveRefused {
+    #[error(transparent)]
+    Run(#[from] RunRefused),
+    #[error("what was sent of its streams is malformed")]
+    Malformed,
+}
