@@ -328,7 +328,8 @@ impl System {
         let all = self.0.history(Some(pid))?;
         let chosen: Vec<Vec<u8>> = match which {
             None => all.into_iter().map(|found| found.key).collect(),
-            Some(which) => vec![choose(pid, all, which)?.pop().ok_or(KeepRefused::None(pid))?.key],
+            // The one that is meant comes first, and those that are older behind it.
+            Some(which) => choose(pid, all, which)?.into_iter().take(1).map(|found| found.key).collect(),
         };
         if chosen.is_empty() {
             return Err(KeepRefused::None(pid));
