@@ -9,7 +9,6 @@ use daemon::protocol::{Reply, Request};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -280,65 +279,24 @@ fn measure_fsync(path: &Path, rounds: usize) -> std::io::Result<Duration> {
 }
 
 fn userfaultfd() -> Finding {
-    const USER_MODE_ONLY: libc::c_long = 1;
-    // SAFETY: a system call with two flags and no pointers.
-    let found = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::c_long::from(libc::O_CLOEXEC) | USER_MODE_ONLY) };
-    if found >= 0 {
-        // SAFETY: the call gave this descriptor to nobody else.
-        drop(unsafe { OwnedFd::from_raw_fd(found as i32) });
-        return fine("available");
-    }
-    let error = std::io::Error::last_os_error();
-    warn(error.to_string(), "programs will not start on another machine before all their memory has come")
-}
-
-/// `struct pm_scan_arg` of linux/fs.h.
-#[repr(C)]
-#[derive(Default)]
-struct ScanArgument {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    regions: u64,
-    regions_max: u64,
-    pages_max: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
+    judge(
+        engine::pages::support().missing,
+        "a program that moves here starts only when all of its memory has come; in a container, allow the system call userfaultfd or pass \
+         /dev/userfaultfd in",
+    )
 }
 
 fn pagemap_scan() -> Finding {
-    /// `_IOWR('f', 16, struct pm_scan_arg)`.
-    const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
-    let scan = || -> std::io::Result<()> {
-        let pagemap = File::open("/proc/self/pagemap")?;
-        let page = rustix::param::page_size() as u64;
-        let here = (&raw const pagemap) as u64 / page * page;
-        let mut regions = [0u64; 3];
-        let argument = ScanArgument {
-            size: size_of::<ScanArgument>() as u64,
-            start: here,
-            end: here + page,
-            regions: regions.as_mut_ptr() as u64,
-            regions_max: 1,
-            category_anyof_mask: 0xff,
-            return_mask: 0xff,
-            ..ScanArgument::default()
-        };
-        // SAFETY: the structure is the kernel's, and the one region that it may write has room for one.
-        match unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &argument) } {
-            0.. => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    };
-    match scan() {
+    judge(
+        engine::pages::support().tracking,
+        "of a program that moves all memory is looked at again and again, not only what changed; it takes Linux 6.7, and userfaultfd",
+    )
+}
+
+fn judge(support: std::result::Result<(), String>, advice: &str) -> Finding {
+    match support {
         Ok(()) => fine("available"),
-        Err(error) => {
-            warn(error.to_string(), "checkpoints look at all of a program's memory, not only at what changed")
-        }
+        Err(why) => warn(why, advice),
     }
 }
 

@@ -312,7 +312,7 @@ fn freeze_on_signal(desk: &Arc<Desk>, image: &Path) -> Result<()> {
 
 fn run_failure(error: RunError) -> Failure {
     let status = match &error {
-        RunError::Continue(_) | RunError::Thread(_) | RunError::Ended => status::UNA,
+        RunError::Continue(_) | RunError::Lost { .. } | RunError::Thread(_) | RunError::Ended => status::UNA,
         _ => status::TRAPPED,
     };
     let mut failure = Failure::new(status, &error);

@@ -102,6 +102,7 @@ impl Bar {
             Stage::Copying { round, bytes, total } => {
                 self.show(&format!("copying its memory while it runs (round {round})"), bytes, total);
             }
+            Stage::Following { bytes, total } => self.show("it runs there, its memory follows", bytes, total),
             Stage::Stopped { bytes } => self.show("it stands still for a moment", bytes, bytes),
         }
     }
@@ -207,7 +208,7 @@ mod tests {
     #[test]
     fn a_move_is_told_in_one_line() {
         let moved =
-            MoveView { pid: Pid::new(7), from: 1, to: 2, rounds: 1, bytes: 5 << 20, pause_us: 840, total_us: 61_000 };
+            MoveView { pid: Pid::new(7), from: 1, to: 2, rounds: 1, bytes: 5 << 20, late_bytes: 0, pause_us: 840, total_us: 61_000 };
         let line = describe(&moved, "box");
         assert_eq!(
             line,

@@ -24,7 +24,7 @@ mod view;
 
 pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
 pub use keep::{GoOn, Outward, Snapshot, SnapshotRefused, UndoRefused, is_damage};
-pub use moving::{Arrival, ArriveRefused, Baggage, Stopped};
+pub use moving::{Arrival, ArriveRefused, Baggage, Brought, Pages, Stopped};
 pub use view::{
     ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, NotPid,
     Order, Pid, PortError, ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
@@ -345,10 +345,10 @@ impl Node {
     }
 
     fn launch(
-        &self, program: &engine::Program, process: engine::Process, common: Common, rest: Rest,
+        &self, program: &engine::Program, mut process: engine::Process, common: Common, rest: Rest,
     ) -> Result<Started, RunRefused> {
         let (console, limits, again) = (rest.output.clone(), common.limits.clone(), common.again);
-        let info = self.0.info(program, &process, common, rest);
+        let info = self.0.info(program, &mut process, common, rest);
         let arguments = self.0.bodies.expect(guest::Program::new(process, info.clone()), info.clone());
         let spawn = Spawn {
             program: Program::Module(ProgramId(*program.hash().as_bytes())),
@@ -806,7 +806,7 @@ impl Inner {
         })
     }
 
-    fn info(&self, program: &engine::Program, process: &engine::Process, common: Common, rest: Rest) -> Arc<Info> {
+    fn info(&self, program: &engine::Program, process: &mut engine::Process, common: Common, rest: Rest) -> Arc<Info> {
         self.remember(program);
         let Common { name, args, mounts, limits, stdio, started_ms, moves, again } = common;
         let Rest { output, is_shared, usage, time, key, known } = rest;
@@ -825,6 +825,7 @@ impl Inner {
             started_ms,
             moves,
             incarnation: again.map_or(0, |again| again.incarnation),
+            memories: Some(process.memories()),
             key,
             stopper: Some(process.stopper()),
             began: self.machine.began(),
@@ -865,10 +866,10 @@ impl Children for Inner {
             args.first().map_or_else(|| parent.name.clone(), |name| name.rsplit('/').next().unwrap_or(name).into());
         let (setup, fiber, rest) = world.for_new(args.clone(), env);
         let process = at_once(self.engine.start_on_fiber(program, &name, setup, fiber));
-        let process = process.map_err(|error| error.to_string())?;
+        let mut process = process.map_err(|error| error.to_string())?;
         let (mounts, stdio) = (parent.mounts.clone(), Stdio::default());
         let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms(), moves: 0, again: None };
-        let info = self.info(program, &process, common, rest);
+        let info = self.info(program, &mut process, common, rest);
         Ok(self.bodies.expect(guest::Program::new(process, info.clone()), info))
     }
 

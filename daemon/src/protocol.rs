@@ -674,6 +674,13 @@ pub enum Reply {
     /// How far a move is.
     Moving(Stage),
     Moved(MoveView),
+    /// From one node to another: the process is there now. The client's connection goes on there: the streams from where they were followed
+    /// to, of whose input the process has got so many bytes; or, without, the same request.
+    MovedOn {
+        node: u16,
+        follow: Option<(Pid, Follow)>,
+        taken: u64,
+    },
     /// So many processes have left a node, and so many are still there.
     Emptying {
         moved: u64,
@@ -715,6 +722,8 @@ pub enum Stage {
     Copying { round: u32, bytes: u64, total: u64 },
     /// The process stands still.
     Stopped { bytes: u64 },
+    /// It runs there already, and what it wrote last comes after it.
+    Following { bytes: u64, total: u64 },
 }
 
 /// A move that is over.
@@ -727,6 +736,8 @@ pub struct MoveView {
     pub rounds: u32,
     /// Sent in all.
     pub bytes: u64,
+    /// Of these, sent when the process ran there already.
+    pub late_bytes: u64,
     /// From the moment at which it was asked to stop to that at which the other node said that it may run, in microseconds.
     pub pause_us: u64,
     /// From the beginning to the end, in microseconds.

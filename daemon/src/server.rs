@@ -246,6 +246,10 @@ impl<'a> Session<'a> {
         let pid = request.pid();
         match self.answer_here(request.clone()) {
             // It moved away meanwhile.
+            Err(Undone::Elsewhere(node)) if self.hops > 0 => {
+                self.reply(&Reply::MovedOn { node: node.0, follow: None, taken: 0 })?;
+                Err(Undone::Over)
+            }
             Err(Undone::Elsewhere(node)) => self.hand_on(node, &request),
             Err(Undone::Refused(refusal)) if refusal.reason == Reason::NoProcess => {
                 match pid.map_or(Ok(None), |pid| self.elsewhere_now(pid))? {

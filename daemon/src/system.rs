@@ -6,7 +6,8 @@
 //!   member   what is kept of each node   keeper   who votes
 //!   health   who is heard                ears     what arrives from other nodes
 //!   place    where processes go          location where each of them is
-//!   moving   processes on their way      drain    a node that empties itself
+//!   moving   processes on their way      pages    what of their memory follows them
+//!   drain    a node that empties itself
 //!   programs what one node has compiled, others need not compile
 //!   keep     checkpoints                 supervise  processes that are begun again, here or elsewhere
 //!   view     what people see
@@ -23,6 +24,7 @@ mod keeper;
 mod location;
 pub mod member;
 mod moving;
+mod pages;
 mod place;
 mod programs;
 mod record;
@@ -89,6 +91,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a goodbye may take; whoever does not hear it finds out by itself.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long a node that ends goes on sending the memory of processes that have left it.
+const DEPARTURES_TIMEOUT: Duration = Duration::from_secs(30);
 /// Reasons for the places of processes that are kept; the oldest go.
 const WHYS_MAX: usize = 10_000;
 
@@ -174,6 +178,7 @@ struct Inner {
     directory: Arc<Directory>,
     health: Health,
     drainer: drain::Drainer,
+    departures: pages::Departures,
     location: location::Whereabouts,
     chronicle: Chronicle,
     files: Shared,
@@ -382,6 +387,7 @@ impl System {
             directory,
             health,
             drainer: drain::Drainer::default(),
+            departures: pages::Departures::default(),
             location,
             chronicle,
             files,
@@ -593,6 +599,7 @@ impl System {
 
     /// Says goodbye, and ends what this node does for others. The tree goes to another node first, if one can have it.
     pub fn shutdown(&self) {
+        self.0.finish_departures(DEPARTURES_TIMEOUT);
         self.0.let_go_of_processes();
         self.0.files.let_go();
         self.0.health.leave();
@@ -803,6 +810,7 @@ impl Inner {
     fn heard(&self, change: Change) {
         if let (Change::Over { node, life }, Some(kernel)) = (change, self.node.get()) {
             kernel.heard(node, Heard::Lost { life });
+            self.departures.forget(node);
         }
         let living = self.tell_living();
         self.files.members(&living);

@@ -2,6 +2,7 @@
 
 use crate::cache::Cache;
 use crate::error::{CacheError, EngineError};
+use crate::pages::Pages;
 use crate::process::State;
 use crate::{una, wasi};
 use std::fs::File;
@@ -47,6 +48,7 @@ pub struct Engine {
     pub(crate) fibers: Linker<State>,
     pub(crate) cache: Option<Cache>,
     pub(crate) canonical_nans: bool,
+    pub(crate) pages: Pages,
     cache_problem: Option<CacheError>,
     pub(crate) elsewhere: OnceLock<Box<dyn Elsewhere>>,
 }
@@ -73,6 +75,8 @@ impl Engine {
             // Offsets in the rewritten module would tell nobody anything; names of functions are there without them.
             .generate_address_map(false)
             .wasm_backtrace_details(WasmBacktraceDetails::Disable);
+        let pages = Pages::default();
+        pages.configure(config);
         let wasmtime = wasmtime::Engine::new(config).map_err(EngineError::Setup)?;
         let mut linker = Linker::new(&wasmtime);
         wasi::link(&mut linker).map_err(EngineError::Setup)?;
@@ -91,6 +95,7 @@ impl Engine {
             fibers,
             cache,
             canonical_nans: options.canonical_nans,
+            pages,
             cache_problem,
             elsewhere: OnceLock::new(),
         })

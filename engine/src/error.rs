@@ -112,6 +112,9 @@ pub enum RunError {
     /// The continuation of a frozen process could not be made.
     #[error("the process cannot go on: {0}")]
     Continue(#[source] freeze::ProgramError),
+    /// Pages that it needed will never come.
+    #[error("the process cannot go on: {reason}")]
+    Lost { reason: String },
     #[error("the process has ended; it cannot run again")]
     Ended,
     #[error("no thread for the program: {0}")]
@@ -126,7 +129,7 @@ impl RunError {
             | RunError::StackOverflow { backtrace }
             | RunError::Exception { backtrace }
             | RunError::Host { backtrace, .. } => backtrace,
-            RunError::Continue(_) | RunError::Ended | RunError::Thread(_) => &[],
+            RunError::Continue(_) | RunError::Lost { .. } | RunError::Ended | RunError::Thread(_) => &[],
         }
     }
 }
@@ -153,6 +156,8 @@ impl std::fmt::Display for TraceFrame {
 pub enum SaveError {
     #[error("the process is not stopped")]
     NotStopped,
+    #[error("pages of the process are still to come: they have to be waited for")]
+    PagesMissing,
     #[error("the process holds something that cannot be part of an image: {0}")]
     Foreign(String),
     #[error("{0}")]

@@ -123,7 +123,7 @@ impl Engine {
         let process = code.instantiate_async(&mut store, &self.fibers).await.map_err(StartError::Instantiate)?;
         process.listen(&mut store);
         let facts = Facts { name: name.into(), canonical_nans: self.canonical_nans, stage: Stage::Initializing };
-        Ok(Process::new(store, program.clone(), Body::Freezable(process), facts, interrupt))
+        Ok(self.process(store, program, Body::Freezable(process), facts, interrupt))
     }
 
     /// Makes a frozen process of an image, for [`Process::run_on_fiber`].
@@ -139,7 +139,7 @@ impl Engine {
         let thawed = code.thaw_reader_async(&mut store, &self.fibers, &mut image.reader).await;
         let thawed = thawed.map_err(crate::process::thaw_error)?;
         thawed.process.listen(&mut store);
-        Ok(Process::new(store, program.clone(), Body::Freezable(thawed.process), facts, interrupt))
+        Ok(self.process(store, program, Body::Freezable(thawed.process), facts, interrupt))
     }
 }
 

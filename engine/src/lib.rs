@@ -1,6 +1,6 @@
 //! The processor of una: runs programs as processes on wasmtime, until they exit, fail or are frozen.
 //!
-//! It knows nothing of Linux but files by name: what a process may touch comes to it behind the traits of `abi::file`.
+//! It knows nothing of Linux but files by name, and pages: what a process may touch comes to it behind the traits of `abi::file`.
 //!
 //! ```text
 //!   admission   which programs are taken           cache     compiled code on disk
@@ -8,6 +8,7 @@
 //!   program     loaded: rewritten and compiled     process   running, frozen, ended
 //!   image       a frozen process as bytes          wasi      what a program may call
 //!   fiber       processes that share threads       una      what only una has
+//!   pages       memories: followed, missing
 //!   parts       an image in parts
 //! ```
 mod admission;
@@ -18,6 +19,7 @@ pub mod fiber;
 pub mod image;
 mod kept;
 pub mod library;
+pub mod pages;
 pub mod parts;
 pub mod process;
 pub mod program;

@@ -13,7 +13,7 @@ use std::io::{self, Read, Write};
 impl Process {
     /// Writes the frozen process without its memories. The process stays as it is, whatever comes of this.
     pub fn save_state(&mut self, out: impl Write) -> Result<(), SaveError> {
-        self.save_with(out, false, Pages::LeftOut)
+        self.save_without_pages(out, false)
     }
 
     /// Shows each memory of the frozen process, the first one first.

@@ -13,6 +13,7 @@ use crate::error::{RunError, SaveError, StartError, ThawError, TraceFrame};
 use crate::fiber::{Fiber, Meter, SystemCalls};
 use crate::image::{self, Facts, Image};
 use crate::kept::Kept;
+use crate::pages::{Memories, Pages, PagesError, Presence, Staging};
 use crate::program::{Code, Program};
 use crate::wasi;
 use abi::file::Interrupt;
@@ -28,6 +29,7 @@ pub struct State {
     pub(crate) calls: Option<Box<dyn SystemCalls>>,
     meter: Option<Meter>,
     pub(crate) kept: Kept,
+    pub(crate) presence: Arc<Presence>,
     pub(crate) memory: Option<wasmtime::Memory>,
 }
 
@@ -39,6 +41,7 @@ pub struct Process {
     pub(crate) stage: Stage,
     facts: Facts,
     interrupt: Arc<dyn Interrupt>,
+    pages: Pages,
 }
 
 // There is one for each process, in a box or on a stack: nothing is gained by a box more.
@@ -102,7 +105,7 @@ impl Engine {
             process.listen(&mut store);
         }
         let facts = Facts { name: name.into(), canonical_nans: self.canonical_nans, stage: Stage::Initializing };
-        Ok(Process::new(store, program.clone(), body, facts, interrupt))
+        Ok(self.process(store, program, body, facts, interrupt))
     }
 
     pub(crate) fn store(&self, system: wasi::System, fiber: Option<Fiber>) -> Store<State> {
@@ -110,7 +113,8 @@ impl Engine {
             Some(Fiber { calls, usage }) => (Some(calls), Some(Meter(usage))),
             None => (None, None),
         };
-        let mut store = Store::new(&self.wasmtime, State { system, calls, meter, kept: Kept::default(), memory: None });
+        let (kept, presence) = (Kept::default(), Arc::new(Presence::default()));
+        let mut store = Store::new(&self.wasmtime, State { system, calls, meter, kept, presence, memory: None });
         if store.data().meter.is_some() {
             store.limiter(|state| state.meter.as_mut().expect("it was there just now, and nobody takes it"));
         }
@@ -135,7 +139,22 @@ impl Engine {
         let mut store = self.store(system, None);
         let thawed = freezable.thaw_reader(&mut store, &self.linker, &mut image.reader).map_err(thaw_error)?;
         thawed.process.listen(&mut store);
-        Ok(Process::new(store, program.clone(), Body::Freezable(thawed.process), facts, interrupt))
+        Ok(self.process(store, program, Body::Freezable(thawed.process), facts, interrupt))
+    }
+}
+
+impl Engine {
+    /// At the stage that the facts tell.
+    pub(crate) fn process(
+        &self, store: Store<State>, program: &Program, body: Body, facts: Facts, interrupt: Arc<dyn Interrupt>,
+    ) -> Process {
+        let (program, pages) = (program.clone(), self.pages.clone());
+        Process { store, program, body, stage: facts.stage, facts, interrupt, pages }
+    }
+
+    /// Room for the memory of a process that comes from elsewhere, before it is here.
+    pub fn stage(&self, bytes_max: u64) -> Staging {
+        self.pages.stage(bytes_max)
     }
 }
 
@@ -148,13 +167,6 @@ pub(crate) fn thaw_error(error: freeze::ProgramError) -> ThawError {
 }
 
 impl Process {
-    /// At the stage that the facts tell.
-    pub(crate) fn new(
-        store: Store<State>, program: Program, body: Body, facts: Facts, interrupt: Arc<dyn Interrupt>,
-    ) -> Process {
-        Process { store, program, body, stage: facts.stage, facts, interrupt }
-    }
-
     /// Runs until the program exits, fails or is frozen. It runs on a thread with a stack of its own size, so that how deep
     /// a program may recurse does not depend on who calls this.
     pub fn run(&mut self) -> Result<Stop, RunError> {
@@ -190,6 +202,10 @@ impl Process {
     pub(crate) fn came_back(
         &mut self, result: Result<freeze::Exit, wasmtime::Error>,
     ) -> Option<Result<Stop, RunError>> {
+        if let Err(lost) = self.store.data().presence.check() {
+            self.stage = Stage::Ended;
+            return Some(Err(RunError::Lost { reason: lost.to_string() }));
+        }
         match result {
             Ok(freeze::Exit::Returned) if self.stage == Stage::Initializing => {
                 self.stage = Stage::Main;
@@ -226,6 +242,30 @@ impl Process {
         &self.program
     }
 
+    /// Its memories, for whoever looks at them while it runs.
+    pub fn memories(&mut self) -> Memories {
+        let presence = self.store.data().presence.clone();
+        presence.stopped_by(self.stopper());
+        let mut bases = vec![];
+        if let Body::Freezable(process) = &self.body {
+            for index in 0..process.program().map().memories.len() as u32 {
+                let memory = process.memory(&mut self.store, index);
+                bases.extend(memory.map(|memory| memory.data_ptr(&self.store).cast_const()));
+            }
+        }
+        self.pages.memories(&bases, presence)
+    }
+
+    /// Gives a process that was thawed without its pages those that came before it: what it has of memory is these, and zeros.
+    pub fn adopt(&mut self, staging: Staging) -> Result<(), PagesError> {
+        self.memories().adopt(staging)
+    }
+
+    /// Its clock has stood still since it was saved: so much later it is for everybody else, who may have promised it something by then.
+    pub fn pass_time(&mut self, duration: std::time::Duration) {
+        self.store.data_mut().system.pass_time(duration.as_nanos().min(u128::from(u64::MAX)) as u64);
+    }
+
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
@@ -237,12 +277,18 @@ impl Process {
     /// Writes the frozen process as an image; with the program in it, if another machine is to continue it. The process stays
     /// as it is, whatever comes of this.
     pub fn save(&mut self, out: impl Write, with_program: bool) -> Result<(), SaveError> {
-        self.save_with(out, with_program, freeze::Pages::Included)
+        self.save_as(out, with_program, freeze::Pages::Included)
     }
 
-    pub(crate) fn save_with(
-        &mut self, out: impl Write, with_program: bool, pages: freeze::Pages,
-    ) -> Result<(), SaveError> {
+    /// The same without the contents of its memories, which go another way: see [`Memories`] and [`Process::adopt`].
+    pub fn save_without_pages(&mut self, out: impl Write, with_program: bool) -> Result<(), SaveError> {
+        self.save_as(out, with_program, freeze::Pages::LeftOut)
+    }
+
+    fn save_as(&mut self, out: impl Write, with_program: bool, pages: freeze::Pages) -> Result<(), SaveError> {
+        if self.store.data().presence.is_partial() {
+            return Err(SaveError::PagesMissing);
+        }
         let Body::Freezable(process) = &self.body else { return Err(SaveError::NotStopped) };
         if !process.is_frozen() {
             return Err(SaveError::NotStopped);

@@ -315,11 +315,14 @@ impl<'a, 'b> Program<'a, 'b> {
     }
 
     fn with<T>(&mut self, look: impl FnOnce(&mut Memory) -> std::result::Result<T, Errno>) -> Result<T> {
-        let bytes = match self.memory {
-            Some(memory) => memory.data_mut(&mut *self.caller),
-            None => &mut [],
+        let mut memory = match self.memory {
+            Some(memory) => {
+                let (bytes, state) = memory.data_and_store_mut(&mut *self.caller);
+                Memory::of(bytes, &state.presence)
+            }
+            None => Memory::new(&mut []),
         };
-        Ok(look(&mut Memory::new(bytes))?)
+        Ok(look(&mut memory)?)
     }
 
     async fn ask(&mut self, call: SystemCall) -> Outcome {
@@ -528,7 +531,9 @@ macro_rules! functions {
                 linker.func_wrap_async(MODULE, stringify!($name),
                     |mut caller: Caller<'_, State>, ($($argument,)*): ($($ty,)*)| Box::new(async move {
                         loop {
+                            caller.data().presence.check()?;
                             let done = $name(&mut Program::new(&mut caller), $($argument),*).await;
+                            caller.data().presence.check()?;
                             if done != Err(Code::Interrupted) {
                                 return number(done);
                             }

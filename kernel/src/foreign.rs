@@ -1185,7 +1185,8 @@ impl Kernel {
             }
             Content::Duplicate { number, new, rights } => {
                 let held = self.export(from, number)?.clone();
-                if !held.rights.contains(rights) || !held.rights.contains(Rights::COPY) {
+                // Whether it may be copied is asked where it is held: who stands in there for a third node has a right for each act.
+                if !held.rights.contains(rights) {
                     return Err(Breach::Right);
                 }
                 let copy = self.copy_right(&held, rights, held.badge);
@@ -2082,12 +2083,17 @@ impl Kernel {
         self.sessions.get(&node).into_iter().flat_map(|session| session.exports.keys().copied())
     }
 
-    /// Whether nothing is on its way to or from other nodes, as far as this one knows.
-    pub fn is_quiet(&self) -> bool {
-        self.sessions.values().all(Session::is_quiet)
-            && self.grants.is_empty()
-            && self.claims.is_empty()
-            && self.expected.is_empty()
+    /// What is on its way to or from other nodes, as far as this one knows, and how much of it.
+    pub fn under_way(&self) -> Vec<(NodeId, &'static str, usize)> {
+        let sessions = self.sessions.iter();
+        let mut all: Vec<_> = sessions
+            .flat_map(|(node, session)| session.under_way().map(|(what, count)| (*node, what, count)))
+            .collect();
+        all.extend(self.grants.values().map(|grant| (grant.to, "grants", 1)));
+        all.extend(self.claims.values().map(|claim| (claim.claimer, "claims", 1)));
+        all.extend(self.expected.keys().map(|(from, _)| (*from, "expected processes", 1)));
+        all.retain(|(_, _, count)| *count > 0);
+        all
     }
 
     /// Errands that are not over.

@@ -48,7 +48,7 @@ pub use watch::Watch;
 use abi::call::{Outcome, SystemCall};
 use abi::ids::{DeviceId, NodeId, Time};
 use abi::process::Exit;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use schedule::{Alarms, Due, Next, Ready, Worker};
 use table::Table;
@@ -111,6 +111,8 @@ pub struct Kernel {
     claims: BTreeMap<(NodeId, u64), foreign::Claim>,
     /// By the node from which they come and the ticket.
     expected: BTreeMap<(NodeId, u64), transfer::Expected>,
+    /// What will not depart, for nodes with which there is no session yet.
+    forgone: BTreeSet<(NodeId, u64)>,
     /// Counts what was delayed, in the order in which it came.
     delays: u64,
     /// Children on other nodes, by their parents.
@@ -150,6 +152,7 @@ impl Kernel {
             grants: BTreeMap::new(),
             claims: BTreeMap::new(),
             expected: BTreeMap::new(),
+            forgone: BTreeSet::new(),
             delays: 0,
             outposts: BTreeMap::new(),
             homeward: VecDeque::new(),

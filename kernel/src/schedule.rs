@@ -232,6 +232,8 @@ impl Kernel {
         let alarm = match wait {
             Wait::No => unreachable!("an act that may not wait was told to"),
             Wait::Until(_) if planted(Bug::DeadlineLost) && matches!(waiting, Waiting::Send { .. }) => None,
+            // The one for whom it stands in has a patience of its own.
+            Wait::Until(_) if self.processes[key].abroad.is_some() => None,
             Wait::Until(at) => Some(self.alarms.add(at, Due::Process(key))),
             Wait::Forever => None,
         };

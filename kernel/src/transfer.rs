@@ -952,6 +952,10 @@ impl Kernel {
 
     /// What was to depart under this ticket did not, and will not.
     pub(crate) fn forgo(&mut self, to: NodeId, ticket: u64) {
+        if !self.sessions.contains_key(&to) {
+            // The other one may have heard of this node before this one of the other.
+            self.forgone.insert((to, ticket));
+        }
         self.tell(to, Content::Forgo { ticket });
     }
 

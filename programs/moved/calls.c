@@ -29,6 +29,13 @@ static void empty(una_handle from) {
     MUST(una_receive(from, buffer, sizeof buffer, &message, UNA_NOW) == UNA_EMPTY);
 }
 
+// A handle by which a child may send to this port, and no more.
+static una_handle way_to(una_handle port) {
+    una_handle way;
+    OK(una_duplicate(port, UNA_RIGHT_SEND | UNA_RIGHT_COPY | UNA_RIGHT_MOVE, &way));
+    return way;
+}
+
 static una_handle child(const char *part, una_handle given) {
     char arguments[64];
     int length = snprintf(arguments, sizeof arguments, "moved%cas%c%s", 0, 0, part) + 1;
@@ -222,9 +229,8 @@ static void child_is_watched(void) {
 
 // The child sends "0" to "99" to the port that it was given.
 static void child_sends(void) {
-    una_handle box = port(3), sends;
-    OK(una_duplicate(box, UNA_RIGHT_SEND | UNA_RIGHT_COPY | UNA_RIGHT_MOVE, &sends));
-    una_handle process = child("counter", sends);
+    una_handle box = port(3);
+    una_handle process = child("counter", way_to(box));
     for (int i = 0; i < 100; i++) {
         char text[8];
         snprintf(text, sizeof text, "%d", i);
@@ -238,7 +244,7 @@ static void child_sends(void) {
 // It waits for a message while it moves; the child sends one a while later.
 static void waits_for_a_message(void) {
     una_handle box = port(3);
-    una_handle process = child("late-sender", box);
+    una_handle process = child("late-sender", way_to(box));
     begins_to_wait();
     take(box, "late");
     was_moved();
@@ -247,7 +253,7 @@ static void waits_for_a_message(void) {
 
 static void selects(void) {
     una_handle boxes[2] = {port(3), port(3)};
-    una_handle process = child("late-sender", boxes[1]);
+    una_handle process = child("late-sender", way_to(boxes[1]));
     begins_to_wait();
     char buffer[16];
     una_message message;
@@ -260,7 +266,7 @@ static void selects(void) {
 // The child takes the request, and answers a while later: it must see the request once.
 static void call_under_way(void) {
     una_handle way = port(4);
-    una_handle process = child("server", way);
+    una_handle process = child("server", way_to(way));
     take(way, "serving");
     una_message hello;
     char buffer[64];
@@ -279,9 +285,8 @@ static void call_under_way(void) {
 
 // The child calls this process, which moves between taking the request and answering it.
 static void answers_later(void) {
-    una_handle box = port(4), calls;
-    OK(una_duplicate(box, UNA_RIGHT_SEND | UNA_RIGHT_COPY | UNA_RIGHT_MOVE, &calls));
-    una_handle process = child("caller", calls);
+    una_handle box = port(4);
+    una_handle process = child("caller", way_to(box));
     char buffer[64];
     una_message request;
     OK(una_receive(box, buffer, sizeof buffer, &request, una_after_ms(30000)));
@@ -294,8 +299,7 @@ static void answers_later(void) {
 
 // Three callers wait in the queue while it moves.
 static void callers_in_the_queue(void) {
-    una_handle box = port(1), calls;
-    OK(una_duplicate(box, UNA_RIGHT_SEND | UNA_RIGHT_COPY | UNA_RIGHT_MOVE, &calls));
+    una_handle box = port(1), calls = way_to(box);
     una_handle children[3];
     for (int i = 0; i < 3; i++) children[i] = child("caller", calls);
     nap(300);
@@ -418,8 +422,7 @@ int part(const char *name) {
         return 0;
     }
     if (!strcmp(name, "server")) {
-        una_handle calls = port(4), sends;
-        OK(una_duplicate(calls, UNA_RIGHT_SEND | UNA_RIGHT_COPY | UNA_RIGHT_MOVE, &sends));
+        una_handle calls = port(4), sends = way_to(calls);
         put(given, "serving");
         una_transfer transfer = {.handle = sends, .moved = 1};
         OK(una_send(given, "here", 4, &transfer, 1, una_after_ms(30000)));

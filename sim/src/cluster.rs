@@ -446,8 +446,8 @@ impl Cluster {
         let (Some(&from), Some(&to)) = (self.random.pick(&up), self.random.pick(&up)) else { return Ok(()) };
         let movable: Vec<Key<Process>> =
             self.machines[from].settled_processes().into_iter().map(|(process, _)| process).collect();
-        let adopters: Vec<(Key<Process>, ProcessId)> = self.machines[to].settled_processes();
-        let (Some(&process), Some(&(key, adopter))) = (self.random.pick(&movable), self.random.pick(&adopters)) else {
+        let (Some(&process), Some((key, adopter))) = (self.random.pick(&movable), self.machines[to].first_process())
+        else {
             return Ok(());
         };
         if from == to {
@@ -559,7 +559,8 @@ impl Cluster {
             let imports: Vec<_> = machine.kernel.imports().collect();
             ensure!(imports.is_empty(), "n{} holds rights of other nodes for nobody: {imports:?}", node + 1);
             ensure!(machine.kernel.errands() == 0, "n{} waits for {} errands", node + 1, machine.kernel.errands());
-            ensure!(machine.kernel.is_quiet(), "n{} has something under way that never ends", node + 1);
+            let under_way = machine.kernel.under_way();
+            ensure!(under_way.is_empty(), "n{} has something under way that never ends: {under_way:?}", node + 1);
             for other in 0..self.machines.len() {
                 let exports: Vec<u64> = machine.kernel.exports(NodeId(other as u16 + 1)).collect();
                 ensure!(

@@ -503,6 +503,12 @@ impl Machine {
         }
     }
 
+    /// The first process, if it lives: all others are its descendants, or have parents on other nodes.
+    pub fn first_process(&self) -> Option<(Key<Process>, ProcessId)> {
+        let first = self.kernel.processes().find(|view| view.parent.is_none())?;
+        self.instances.contains_key(&first.key).then_some((first.key, first.id))
+    }
+
     /// The processes that have an instance.
     pub fn settled_processes(&self) -> Vec<(Key<Process>, ProcessId)> {
         self.instances.iter().map(|(key, instance)| (*key, instance.id)).collect()

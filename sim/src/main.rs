@@ -24,7 +24,11 @@ fn main() -> ExitCode {
         }
     };
     // A broken invariant is reported with its seed; the hook's own text would say it twice.
-    std::panic::set_hook(Box::new(|_| {}));
+    std::panic::set_hook(Box::new(|info| {
+        if std::env::var_os("RUST_BACKTRACE").is_some() {
+            eprintln!("{info}\n{}", std::backtrace::Backtrace::force_capture());
+        }
+    }));
     let (mut steps, mut records) = (0, 0);
     for seed in wanted.seeds.clone() {
         for run in &wanted.runs {

@@ -6,6 +6,7 @@ mod continuing;
 mod freeze;
 mod host;
 mod local;
+mod moving;
 mod programs;
 mod report;
 mod steady;
@@ -25,6 +26,8 @@ enum Benchmark {
     Local(local::Arguments),
     /// Several nodes: the wire between them, beside plain TCP and Erlang's
     Cluster(cluster::Arguments),
+    /// Pages of a process: followed, missing, moved
+    Move(moving::Arguments),
 }
 
 pub fn run(arguments: Arguments) -> crate::Outcome {
@@ -32,5 +35,6 @@ pub fn run(arguments: Arguments) -> crate::Outcome {
         Benchmark::Freeze(arguments) => freeze::run(&arguments),
         Benchmark::Local(arguments) => local::run(&arguments),
         Benchmark::Cluster(arguments) => cluster::run(&arguments),
+        Benchmark::Move(arguments) => moving::run(&arguments),
     }
 }

@@ -185,6 +185,7 @@ impl Bodies {
             started_ms: now_ms(),
             moves: 0,
             incarnation: 0,
+            memories: None,
             key,
             stopper: None,
             began: self.machine.began(),

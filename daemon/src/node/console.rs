@@ -87,6 +87,8 @@ struct Input {
     bytes: VecDeque<u8>,
     closed: bool,
     awaited: Vec<Rouse>,
+    /// The process looked for input, found none, and did not wait.
+    looked: bool,
     /// A snapshot was taken, and it is not known yet whether the process goes on here.
     leaving: bool,
 }
@@ -126,7 +128,10 @@ impl Console {
             kept_for_first: lossless,
             released: None,
         };
-        Console::of(log, Input { bytes: VecDeque::new(), closed: !has_input, awaited: vec![], leaving: false })
+        Console::of(
+            log,
+            Input { bytes: VecDeque::new(), closed: !has_input, awaited: vec![], looked: false, leaving: false },
+        )
     }
 
     fn of(log: Log, input: Input) -> Console {
@@ -154,7 +159,10 @@ impl Console {
             kept_for_first: lossless,
             released: None,
         };
-        Console::of(log, Input { bytes: input.into(), closed: input_closed, awaited: vec![], leaving: false })
+        Console::of(
+            log,
+            Input { bytes: input.into(), closed: input_closed, awaited: vec![], looked: false, leaving: false },
+        )
     }
 
     /// For the node that the process, which does not run now, shall move to. Nothing changes any more until [`Console::stay`] or
@@ -358,7 +366,7 @@ impl Console {
         }
     }
 
-    /// Waits until the process waits for input, within the time. False also if there is no room for more, or nobody will read it.
+    /// Waits until the process waits for input, or has looked for some, within the time. False also if there is no room for more, or nobody will read it.
     pub fn wants_input(&self, timeout: Duration) -> bool {
         let until = Instant::now() + timeout;
         let mut input = self.input();
@@ -366,7 +374,7 @@ impl Console {
             if input.closed {
                 return false;
             }
-            if !input.awaited.is_empty() && input.bytes.is_empty() {
+            if (!input.awaited.is_empty() || input.looked) && input.bytes.is_empty() {
                 return true;
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -374,6 +382,13 @@ impl Console {
                 return false;
             }
             (input, _) = self.0.room.wait_timeout(input, left).expect("no code panics while it holds this lock");
+        }
+    }
+
+    /// The process found no input: whoever has some may bring it.
+    fn look(&self, input: &mut Input) {
+        if !std::mem::replace(&mut input.looked, true) {
+            self.0.room.notify_all();
         }
     }
 
@@ -595,6 +610,9 @@ impl Stream for ConsoleStream {
         }
         let mut input = self.console.input();
         if input.bytes.is_empty() {
+            if !input.closed {
+                self.console.look(&mut input);
+            }
             return if input.closed { Ok(0) } else { Err(Errno::Again) };
         }
         let count = buffer.len().min(input.bytes.len());
@@ -629,9 +647,12 @@ impl Stream for ConsoleStream {
     fn readiness(&self, direction: Direction) -> Result<Readiness, Errno> {
         match (self.side, direction) {
             (Side::In, Direction::Read) => {
-                let input = self.console.input();
+                let mut input = self.console.input();
                 Ok(match input.bytes.len() {
-                    0 if !input.closed => Readiness::Blocked,
+                    0 if !input.closed => {
+                        self.console.look(&mut input);
+                        Readiness::Blocked
+                    }
                     bytes => Readiness::Ready { bytes: bytes as u64, hangup: input.closed },
                 })
             }

@@ -138,10 +138,10 @@ impl Node {
         let (resume, fiber, _) = world.for_old();
         let resume = wasi::Resume { clock: info.clock(), ..resume };
         let usage = fiber.usage.clone();
-        let new = at_once(self.0.engine.thaw_on_fiber(program, image, resume, fiber)).map_err(RunRefused::from)?;
+        let mut new = at_once(self.0.engine.thaw_on_fiber(program, image, resume, fiber)).map_err(RunRefused::from)?;
         self.has_nothing_in_hand(pid)?;
         let mut stopped = self.stop_still(pid)?;
-        info.set_body(new.stopper(), usage);
+        info.set_body(new.stopper(), usage, new.memories());
         console.note(note);
         stopped.replace(new);
         Ok(())

@@ -19,16 +19,22 @@ use super::{Common, Node, STOP_INTERVAL, STOP_TIMEOUT, at_once, bodies, grant_na
 use abi::ids::NodeId;
 use abi::limits::WEIGHT_NORMAL;
 use drivers::HostEntropy;
+use engine::pages::{Fetch, Memories, Missing, PagesError, Span, Staging};
 use engine::{Image, wasi};
 use kernel::world::{DepartError, Event};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 /// How long another node's word on a read that was given up is waited for.
 const UNDECIDED_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether a process is still waited for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the rest of a process's memory may take to come.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What another node must know of a process to make ready for it, beside its image and its streams.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -63,6 +69,7 @@ impl Node {
     /// Has a program stop where it is.
     pub fn stop_still(&self, pid: Pid) -> Result<Stopped, FreezeRefused> {
         let info = self.find(pid)?;
+        wait_whole(pid, &info)?;
         let (lend, lent) = sync_channel(1);
         let (back, get) = sync_channel(1);
         {
@@ -111,6 +118,13 @@ impl Node {
         }
     }
 
+    /// The memory of a process, to be followed while it runs. What of it is still on its way here is waited for.
+    pub fn memories(&self, pid: Pid) -> Result<Memories, FreezeRefused> {
+        let info = self.find(pid)?;
+        wait_whole(pid, &info)?;
+        Ok(info.memories().expect("a program has memories"))
+    }
+
     /// What another node must know of this process, if it can move at all.
     pub fn baggage(&self, pid: Pid) -> Result<Baggage, DepartRefused> {
         let info = self.find(pid).map_err(FreezeRefused::from)?;
@@ -140,6 +154,11 @@ impl Node {
     }
 }
 
+fn wait_whole(pid: Pid, info: &Info) -> Result<(), FreezeRefused> {
+    let Some(missing) = info.missing.get() else { return Ok(()) };
+    missing.wait(WHOLE_TIMEOUT).map_err(|error| FreezeRefused::Partial { pid, why: error.to_string() })
+}
+
 impl Stopped {
     pub(super) fn process(&mut self) -> &mut engine::Process {
         self.process.as_mut().expect("it is lent until it is given back")
@@ -153,6 +172,11 @@ impl Stopped {
     /// Writes its image, without flushing `out`.
     pub fn save(&mut self, out: &mut dyn Write, with_program: bool) -> Result<(), FreezeRefused> {
         Ok(self.process().save(out, with_program)?)
+    }
+
+    /// The same, without what is in its memories.
+    pub fn save_without_pages(&mut self, out: &mut dyn Write) -> Result<(), FreezeRefused> {
+        Ok(self.process().save_without_pages(out, false)?)
     }
 
     /// Its streams as they go with it, and the processor time that it used, in nanoseconds. Who writes to it waits from now on.
@@ -229,19 +253,41 @@ impl Drop for Stopped {
 /// A process that is ready here and that the kernel of its node has not sent yet. It is waited for until that kernel says that it does not
 /// come, or its node is lost.
 pub struct Arrival {
+    /// What of its memory is still to come.
+    pub missing: Option<Missing>,
     settled: Receiver<Pid>,
     console: Console,
     lossless: bool,
 }
 
+/// What was brought of a process.
+pub struct Brought<R> {
+    pub streams: Vec<u8>,
+    pub cpu_ns: u64,
+    pub image: Image<R>,
+    /// Its memory, if the image does not have it.
+    pub pages: Option<Pages>,
+    /// When it was stopped, as far as this node can tell.
+    pub stopped: Instant,
+}
+
+/// A process's memory beside its image.
+pub struct Pages {
+    /// What came before it.
+    pub staged: Staging,
+    /// What comes after it, and who is asked for it.
+    pub absent: Vec<Span>,
+    pub fetch: Arc<dyn Fetch>,
+}
+
 impl Node {
     /// Makes ready for a process that comes from another node under this ticket: all but its place in the kernel.
     pub fn arrive(
-        &self, from: NodeId, ticket: u64, program: &engine::Program, baggage: Baggage, streams: &[u8], cpu_ns: u64,
-        image: Image<impl Read>,
+        &self, from: NodeId, ticket: u64, program: &engine::Program, baggage: Baggage, state: Brought<impl Read>,
     ) -> Result<Arrival, ArriveRefused> {
+        let Brought { streams, cpu_ns, image, pages, stopped } = state;
         let Baggage { name, args, limits, stdio, started_ms, moves, .. } = baggage;
-        let snapshot = Snapshot::from_bytes(streams).map_err(|_| ArriveRefused::Malformed)?;
+        let snapshot = Snapshot::from_bytes(&streams).map_err(|_| ArriveRefused::Malformed)?;
         let lossless = snapshot.is_lossless();
         let console = Console::restore(snapshot);
         let mut world = self.0.world_at(program, &[], &limits, stdio, console.clone(), console.clone())?;
@@ -260,14 +306,25 @@ impl Node {
             waiter: world.waiter,
         };
         let thawed = at_once(self.0.engine.thaw_on_fiber(program, image, resume, world.fiber));
-        let process = thawed.map_err(RunRefused::from)?;
+        let mut process = thawed.map_err(RunRefused::from)?;
+        let mut missing = None;
+        if let Some(Pages { staged, absent, fetch }) = pages {
+            process.adopt(staged)?;
+            if !absent.is_empty() {
+                missing = Some(Missing::begin(&process.memories(), &absent, fetch)?);
+            }
+        }
+        process.pass_time(stopped.elapsed());
         let common = Common { name, args, mounts: vec![], limits, stdio, started_ms, moves, again: None };
-        let info = self.0.info(program, &process, common, world.rest);
+        let info = self.0.info(program, &mut process, common, world.rest);
+        if let Some(missing) = &missing {
+            assert!(info.missing.set(missing.clone()).is_ok(), "a process arrives once");
+        }
         let settled = self.0.bodies.await_arrival(from, ticket, guest::Program::new(process, info.clone()), info);
         let adopter = self.0.desk.key().ok_or(RunRefused::Stopping)?;
         let grants = Box::new([(bodies::NAMES_HANDLE, grant_names())]);
         self.0.machine.tell(Event::Expect { ticket, from, adopter, grants });
-        Ok(Arrival { settled, console, lossless })
+        Ok(Arrival { missing, settled, console, lossless })
     }
 
     /// The process under this ticket, which the other node expects, stays here after all.
@@ -277,9 +334,15 @@ impl Node {
 }
 
 impl Arrival {
-    /// The process, as soon as it is here. None: it does not come, or not within the time.
-    pub fn wait(&self, timeout: Duration) -> Option<Pid> {
-        self.settled.recv_timeout(timeout).ok()
+    /// The process, as soon as it is here. None: it does not come, or nobody waits any more.
+    pub fn wait(&self, goes_on: impl Fn() -> bool) -> Option<Pid> {
+        loop {
+            match self.settled.recv_timeout(LOOK_INTERVAL) {
+                Ok(pid) => return Some(pid),
+                Err(RecvTimeoutError::Timeout) if goes_on() => {}
+                Err(_) => return None,
+            }
+        }
     }
 
     /// Whoever followed the process's streams where it was has so long to come here before it goes on without them.
@@ -297,4 +360,6 @@ pub enum ArriveRefused {
     Run(#[from] RunRefused),
     #[error("what was sent of its streams is malformed")]
     Malformed,
+    #[error(transparent)]
+    Pages(#[from] PagesError),
 }

@@ -6,6 +6,7 @@ use super::machine::{Used, time_since};
 use super::view::{End, Kind, MountOrder, Pid, ProcessLimits, Stdio};
 use abi::ids::{HandleId, NodeId, Time};
 use abi::process::Exit;
+use engine::pages::{Memories, Missing};
 use engine::{Stopper, Usage};
 use kernel::{Key, Process};
 use std::collections::{BTreeMap, VecDeque};
@@ -34,6 +35,10 @@ pub(crate) struct Info {
     pub time: Arc<Used>,
     pub mounts: Vec<MountOrder>,
     pub incarnation: u32,
+    /// Of a program: for whoever follows its pages.
+    memories: Mutex<Option<Memories>>,
+    /// What of its memory is still where it came from.
+    pub missing: OnceLock<Missing>,
     pub key: Arc<OnceLock<Key<Process>>>,
     /// By which the node's own process holds it.
     pub handle: OnceLock<HandleId>,
@@ -73,6 +78,7 @@ pub(crate) struct Facts {
     pub started_ms: u64,
     pub moves: u32,
     pub incarnation: u32,
+    pub memories: Option<Memories>,
     pub key: Arc<OnceLock<Key<Process>>>,
     pub stopper: Option<Stopper>,
     pub began: Instant,
@@ -81,7 +87,7 @@ pub(crate) struct Facts {
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
         let Facts { name, args, program, kind, console, is_console_shared, usage, time, mounts, .. } = facts;
-        let Facts { limits, stdio, started_ms, moves, incarnation, key, stopper, began, .. } = facts;
+        let Facts { limits, stdio, started_ms, moves, incarnation, memories, key, stopper, began, .. } = facts;
         Arc::new(Info {
             pid: OnceLock::new(),
             name,
@@ -98,6 +104,8 @@ impl Info {
             time,
             mounts,
             incarnation,
+            memories: Mutex::new(memories),
+            missing: OnceLock::new(),
             key,
             handle: OnceLock::new(),
             stopper: Mutex::new(stopper),
@@ -125,6 +133,11 @@ impl Info {
         self.usage.lock().expect("no code panics while it holds this lock").clone()
     }
 
+    /// Of a program: for whoever follows its pages.
+    pub fn memories(&self) -> Option<Memories> {
+        self.memories.lock().expect("no code panics while it holds this lock").clone()
+    }
+
     /// All of its memories and tables.
     pub fn memory_bytes(&self) -> u64 {
         self.usage().map_or(0, |usage| usage.bytes())
@@ -135,7 +148,8 @@ impl Info {
     }
 
     /// Another program body takes the place of the one that it had.
-    pub fn set_body(&self, stopper: Stopper, usage: Arc<Usage>) {
+    pub fn set_body(&self, stopper: Stopper, usage: Arc<Usage>, memories: Memories) {
+        *self.memories.lock().expect("no code panics while it holds this lock") = Some(memories);
         *self.stopper.lock().expect("no code panics while it holds this lock") = Some(stopper);
         *self.usage.lock().expect("no code panics while it holds this lock") = Some(usage);
     }

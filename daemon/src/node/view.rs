@@ -329,6 +329,8 @@ pub enum FreezeRefused {
     Holds { pid: Pid, what: String },
     #[error("process {0} did not stop in time: it may be in a long call of the system")]
     Late(Pid),
+    #[error("the memory of process {pid} has not all come to this node: {why}")]
+    Partial { pid: Pid, why: String },
     #[error(transparent)]
     Save(#[from] engine::SaveError),
 }

@@ -9,15 +9,19 @@
 //! node too, which hands it on in turn if it is for a third: one hop more, and no state anywhere but how many hops there were, which
 //! ends what would go round between nodes that are wrong about where a process is. What comes back is passed on in whole frames, so that
 //! if the other node is lost the client can be told so.
+//!
+//! When the process moves, the node that it leaves says where to, and how much of the client's input the process has got; whoever handed the
+//! connection on goes after it, and sends the rest again. So there is one hop however often it moves.
 
-use super::streams::Typed;
+use super::streams::{Typed, is_readable};
 use super::{Done, Session, Shared, Undone};
-use crate::node::{Output, Pid};
-use crate::protocol::{self, Follow, ProtocolError, Reason, Refusal, Reply, Request};
+use crate::node::{ControlRefused, Output, Pid};
+use crate::protocol::{self, Follow, Frame, ProtocolError, Reason, Refusal, Reply, Request};
 use crate::system::Reach;
 use crate::system::view::{WhyNode, WhyView};
 use abi::ids::NodeId;
 use drivers::wire::Stream;
+use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -75,35 +79,93 @@ impl Session<'_> {
     pub(super) fn hand_on(&mut self, to: NodeId, request: &Request) -> Done {
         let there = self.shared.system.commands(to, &self.next_hop()).map_err(unreachable)?;
         let back = begin(&there, request).map_err(|error| Undone::Refused(self.lost(to, &error)))?;
-        self.pass(to, there, back, false)
+        let mut sent = Sent::default();
+        let moved = self.pass(to, there, back, &mut sent)?;
+        self.go_on(moved, request.clone(), sent)
     }
 
-    /// Hands the connection on to where its process has moved. What the client sent and the process did not get goes first.
-    pub(super) fn go_after(&mut self, to: NodeId, pid: Pid, follow: Follow, typed: Typed) -> Done {
-        let attach = || {
-            let there = self.shared.system.commands(to, &self.next_hop()).map_err(unreachable)?;
-            let talk = || {
-                let mut back = begin(&there, &Request::Attach { pid, follow })?;
-                let first = protocol::read_frame(&mut back)?.ok_or(ProtocolError::Truncated)?;
-                if let Reply::Refused(refusal) = first.message()? {
-                    return Ok(Err(refusal));
+    /// The process has moved there, from here: says so to whoever handed the connection on, if somebody did.
+    pub(super) fn moved_on(&mut self, to: NodeId, pid: Pid, follow: Follow, typed: Typed) -> Done<(MovedOn, Sent)> {
+        if self.hops > 0 {
+            // Whoever handed the connection on knows what the client sent, and the process did not get.
+            self.reply(&Reply::MovedOn { node: to.0, follow: Some((pid, follow)), taken: typed.taken })?;
+            return Err(Undone::Over);
+        }
+        let sent = Sent { counts: typed.wanted, bytes: typed.left.into(), forgotten: 0, ended: typed.end_left };
+        Ok((MovedOn { node: to, follow: Some((pid, follow)), taken: 0 }, sent))
+    }
+
+    /// Goes after a process from node to node, until it ends or the client goes.
+    pub(super) fn go_on(&mut self, mut moved: MovedOn, mut request: Request, mut sent: Sent) -> Done {
+        loop {
+            let to = moved.node;
+            if let Some((pid, follow)) = moved.follow {
+                request = Request::Attach { pid, follow };
+            }
+            if to == self.shared.system.me() {
+                match self.come_home(&request, &mut sent, moved.taken)? {
+                    None => return Ok(()),
+                    Some((again, rest)) => {
+                        (moved, sent) = (again, rest);
+                        continue;
+                    }
                 }
+            }
+            let attached = self.begin_again(to, &request, &mut sent, moved.taken);
+            // No further request can come on this connection, if its bytes are a process's input.
+            let (there, back) = attached.map_err(|undone| match undone {
+                Undone::Refused(refusal) => Undone::Last(refusal),
+                other => other,
+            })?;
+            moved = self.pass(to, there, back, &mut sent)?;
+        }
+    }
+
+    /// The process is here now.
+    fn come_home(&mut self, request: &Request, sent: &mut Sent, taken: u64) -> Done<Option<(MovedOn, Sent)>> {
+        let Request::Attach { pid, follow } = request else {
+            return match self.answer_here(request.clone()) {
+                Err(Undone::Elsewhere(node)) => Ok(Some((MovedOn { node, follow: None, taken: 0 }, Sent::default()))),
+                done => done.map(|()| None),
+            };
+        };
+        if sent.take(taken).is_none() {
+            let why = format!("process {pid} is here now, but its input was too much to send again");
+            return Err(Undone::Last(Refusal { reason: Reason::Unreachable, why }));
+        }
+        match self.shared.node.console(*pid) {
+            Ok(console) => self.stream_here(*pid, console, *follow, std::mem::take(sent)),
+            Err(ControlRefused::Moved { to, .. }) => {
+                let moved = MovedOn { node: to, follow: Some((*pid, *follow)), taken: 0 };
+                Ok(Some((moved, std::mem::take(sent))))
+            }
+            Err(refused) => Err(super::control(refused)),
+        }
+    }
+
+    fn begin_again(
+        &mut self, to: NodeId, request: &Request, sent: &mut Sent, taken: u64,
+    ) -> Done<(Stream, BufReader<Stream>)> {
+        let there = self.shared.system.commands(to, &self.next_hop()).map_err(unreachable)?;
+        let mut talk = || {
+            let mut back = begin(&there, request)?;
+            let Request::Attach { follow, .. } = request else { return Ok(Ok(back)) };
+            let first = protocol::read_frame(&mut back)?.ok_or(ProtocolError::Truncated)?;
+            if let Reply::Refused(refusal) = first.message()? {
+                return Ok(Err(refusal));
+            }
+            if follow.input {
                 let mut forth = there.try_clone()?;
-                protocol::write_bytes(&mut forth, Output::Out, &typed.left)?;
-                if typed.end_left {
+                let left = sent.take(taken).ok_or_else(|| io::Error::other("its input was too much to send again"))?;
+                protocol::write_bytes(&mut forth, Output::Out, left)?;
+                if sent.ended {
                     protocol::write_end(&mut forth)?;
                 }
-                Ok(Ok(back))
-            };
-            let talked = talk().map_err(|error: ProtocolError| Undone::Refused(self.lost(to, &error)))?;
-            Ok((there, talked.map_err(Undone::Refused)?))
+            }
+            Ok(Ok(back))
         };
-        // No further request can come on this connection: its bytes are the process's input.
-        let (there, back) = attach().map_err(|undone| match undone {
-            Undone::Refused(refusal) => Undone::Last(refusal),
-            other => other,
-        })?;
-        self.pass(to, there, back, typed.wanted && follow.input)
+        let talked = talk().map_err(|error: ProtocolError| Undone::Refused(self.lost(to, &error)))?;
+        Ok((there, talked.map_err(Undone::Refused)?))
     }
 
     /// What the next node is told: how many this request has passed.
@@ -116,29 +178,32 @@ impl Session<'_> {
         Refusal { reason: Reason::Unreachable, why }
     }
 
-    /// Passes on what both sides say, until one of them ends. `was_wanted`: the client has been told to send its input.
-    fn pass(&mut self, to: NodeId, there: Stream, mut back: BufReader<Stream>, was_wanted: bool) -> Done {
+    /// Passes on what both sides say, until one of them ends, which is an error here, or the other one says that the process has moved.
+    fn pass(
+        &mut self, to: NodeId, there: Stream, mut back: BufReader<Stream>, sent: &mut Sent,
+    ) -> Done<MovedOn> {
         let mut forth = there.try_clone().map_err(|error| Undone::Refused(self.lost(to, &error)))?;
         let over = AtomicBool::new(false);
-        let client = self.to.try_clone()?;
+        let was_wanted = sent.counts;
+        let counts = AtomicBool::new(sent.counts);
         let passed = std::thread::scope(|scope| {
-            let (from, over) = (&mut self.from, &over);
+            let (from, over, counts) = (&mut self.from, &over, &counts);
             let onward = std::thread::Builder::new().name(format!("to {to}")).stack_size(256 << 10);
             onward.spawn_scoped(scope, move || {
-                // Ends with the client's end, or when the other direction has ended and this socket is closed for reading.
-                let _ = copy(from, &mut forth);
+                // Ends with the client's end, or with the other direction.
+                let _ = pass_on(from, &mut forth, sent, over, counts);
                 if !over.load(Ordering::Acquire) {
                     let _ = forth.shutdown(Shutdown::Write);
                 }
             })?;
-            let passed = pass_back(&mut back, &mut self.to, was_wanted);
+            let passed = pass_back(&mut back, &mut self.to, was_wanted, counts);
             over.store(true, Ordering::Release);
             let _ = there.shutdown(Shutdown::Both);
-            let _ = client.shutdown(Shutdown::Read);
             Ok::<_, Undone>(passed)
         })?;
         match passed {
-            Ok(()) => Err(Undone::Over),
+            Ok(Some(moved)) => Ok(moved),
+            Ok(None) => Err(Undone::Over),
             Err(Passing::Client(error)) => Err(error.into()),
             Err(Passing::Node(error)) => Err(Undone::Last(self.lost(to, &error))),
         }
@@ -203,16 +268,107 @@ enum Passing {
     Node(ProtocolError),
 }
 
-fn pass_back(from: &mut impl Read, to: &mut UnixStream, mut was_wanted: bool) -> Result<(), Passing> {
+/// A process is on another node now, and is followed there.
+pub(super) struct MovedOn {
+    node: NodeId,
+    /// How its streams are followed, from where they were followed to; none: the request is asked there again.
+    follow: Option<(Pid, Follow)>,
+    /// So many bytes of its input it has got.
+    taken: u64,
+}
+
+/// What a client has sent of a process's input: some of it may have to be sent again, to another node.
+#[derive(Default)]
+pub(super) struct Sent {
+    /// What comes from the client is such input: it was told that it is wanted.
+    pub counts: bool,
+    bytes: VecDeque<u8>,
+    /// Bytes before those, which nobody can want any more.
+    forgotten: u64,
+    ended: bool,
+}
+
+/// More than is ever on its way between a client and a process.
+const SENT_BYTES_MAX: usize = 8 << 20;
+
+impl Sent {
+    /// Its bytes, and whether its end came after them.
+    pub fn into_parts(self) -> (Vec<u8>, bool) {
+        (self.bytes.into(), self.ended)
+    }
+
+    fn note(&mut self, frame: &Frame) {
+        match frame {
+            Frame::Bytes(bytes) => {
+                self.bytes.extend(bytes);
+                let more = self.bytes.len().saturating_sub(SENT_BYTES_MAX);
+                self.bytes.drain(..more);
+                self.forgotten += more as u64;
+            }
+            Frame::End => self.ended = true,
+            _ => {}
+        }
+    }
+
+    /// The process has got so many: gives those that it has not got.
+    fn take(&mut self, taken: u64) -> Option<&[u8]> {
+        let gone = taken.checked_sub(self.forgotten)? as usize;
+        if gone > self.bytes.len() {
+            return None;
+        }
+        self.bytes.drain(..gone);
+        self.forgotten = 0;
+        Some(self.bytes.make_contiguous())
+    }
+}
+
+/// How often it is looked whether passing on is over while the client says nothing.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+fn pass_on(
+    from: &mut BufReader<UnixStream>, to: &mut Stream, sent: &mut Sent, over: &AtomicBool, counts: &AtomicBool,
+) -> Result<(), ProtocolError> {
+    loop {
+        while from.buffer().is_empty() && !is_readable(from.get_ref(), LOOK_AGAIN) {
+            if over.load(Ordering::Acquire) {
+                return Ok(());
+            }
+        }
+        if over.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let Some(frame) = protocol::read_frame(from)? else { return Ok(()) };
+        sent.counts |= counts.load(Ordering::Acquire);
+        if sent.counts {
+            sent.note(&frame);
+        }
+        protocol::pass_on(to, &frame)?;
+        to.flush()?;
+    }
+}
+
+fn pass_back(
+    from: &mut impl Read, to: &mut UnixStream, mut was_wanted: bool, counts: &AtomicBool,
+) -> Result<Option<MovedOn>, Passing> {
     while let Some(frame) = protocol::read_frame(from).map_err(Passing::Node)? {
-        // A client is told once.
-        if was_wanted && matches!(frame.clone().message(), Ok(Reply::InputWanted)) {
-            was_wanted = false;
-            continue;
+        if let Frame::Control(_) = &frame {
+            match frame.clone().message() {
+                Ok(Reply::MovedOn { node, follow, taken }) => {
+                    return Ok(Some(MovedOn { node: NodeId(node), follow, taken }));
+                }
+                Ok(Reply::InputWanted) => {
+                    counts.store(true, Ordering::Release);
+                    // A client is told once.
+                    if std::mem::take(&mut was_wanted) {
+                        continue;
+                    }
+                }
+                _ => {}
+            }
         }
         protocol::pass_on(to, &frame).map_err(Passing::Client)?;
     }
-    Ok(())
+    Ok(None)
 }
 
 fn copy(from: &mut impl BufRead, to: &mut impl Write) -> io::Result<()> {

@@ -9,9 +9,10 @@
 //! of back-pressure. When the client has gone, the second thread says so and the first one stops. When the process moves to another node,
 //! both threads stop where they are, and the connection is handed on to there, with what the client sent and the process did not get.
 
+use super::relay::{MovedOn, Sent};
 use super::{Done, LOOK_INTERVAL, Session, Undone};
 use crate::node::{Console, Pid, Piece};
-use crate::protocol::{self, Follow, Frame, Origin, PIECE_BYTES_MAX, Reason, Reply, Until, WhenGone};
+use crate::protocol::{self, Follow, Frame, Origin, PIECE_BYTES_MAX, Reason, Reply, Request, Until, WhenGone};
 use abi::ids::NodeId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::BufReader;
@@ -31,6 +32,17 @@ const AT_ONCE: Duration = Duration::ZERO;
 impl Session<'_> {
     /// Shows a process's output to the client, and gives it the client's input, until the process has ended or the client has gone.
     pub(super) fn stream(&mut self, pid: Pid, console: Console, follow: Follow) -> Done {
+        match self.stream_here(pid, console, follow, Sent::default())? {
+            None => Ok(()),
+            Some((moved, sent)) => self.go_on(moved, Request::Attach { pid, follow }, sent),
+        }
+    }
+
+    /// The same, until the process moves to another node too: gives where to, and what the client sent and the process did not get.
+    /// `early` is what it sent before.
+    pub(super) fn stream_here(
+        &mut self, pid: Pid, console: Console, follow: Follow, early: Sent,
+    ) -> Done<Option<(MovedOn, Sent)>> {
         let ended = AtomicBool::new(false);
         let gone = AtomicBool::new(false);
         let (from, to) = (&mut self.from, &Mutex::new(&mut self.to));
@@ -41,10 +53,10 @@ impl Session<'_> {
                 let reader = std::thread::Builder::new().name(format!("input of {pid}")).stack_size(256 << 10);
                 let (console, ended, gone) = (&console, &ended, &gone);
                 reading = Some(reader.spawn_scoped(scope, move || {
-                    let mut typed =
-                        Typed { wanted: wait_wanted(console, ended, from.get_ref(), to), ..Typed::default() };
-                    if typed.wanted {
-                        take_input(from, console, ended, &mut typed);
+                    let wanted = early.counts || wait_wanted(console, ended, from.get_ref(), to);
+                    let mut typed = Typed { wanted, ..Typed::default() };
+                    if wanted {
+                        take_input(from, console, ended, early, &mut typed);
                     }
                     // The client says nothing more in this request: what comes now is its end, or its next request.
                     gone.store(!ended.load(Ordering::Acquire) && wait_gone(from.get_ref(), ended), Ordering::Release);
@@ -62,7 +74,8 @@ impl Session<'_> {
         })?;
         if let Ok(Shown::Moved { to, at }) = shown {
             let input = follow.input && !typed.ended;
-            return self.go_after(to, pid, Follow { from: Origin::At(at), input, ..follow }, typed);
+            let follow = Follow { from: Origin::At(at), input, ..follow };
+            return self.moved_on(to, pid, follow, typed).map(Some);
         }
         let is_gone = match &shown {
             Ok(Shown::All | Shown::Moved { .. }) => false,
@@ -76,14 +89,14 @@ impl Session<'_> {
         match (shown?, follow.until) {
             (Shown::Moved { .. }, _) => unreachable!("it was gone after"),
             (Shown::Gone, _) => Err(Undone::new(Reason::Stopping, "the node is stopping")),
-            (Shown::All, Until::Now) => self.done(),
+            (Shown::All, Until::Now) => self.done().map(|()| None),
             (Shown::All, Until::End) => loop {
                 // All output has been seen, so this is a matter of moments.
                 let end = shared.node.wait(pid, LOOK_INTERVAL);
                 if let Some(end) = end.map_err(super::control)?
                     && self.is_settled(pid)
                 {
-                    return Ok(self.reply(&Reply::Ended { end })?);
+                    return Ok(self.reply(&Reply::Ended { end }).map(|()| None)?);
                 }
                 self.still_working()?;
             },
@@ -107,6 +120,8 @@ enum Shown {
 pub(super) struct Typed {
     /// The client was told to send it.
     pub wanted: bool,
+    /// The process got so many bytes of it here.
+    pub taken: u64,
     /// It sent these, and the process did not get them here.
     pub left: Vec<u8>,
     /// It sent its end, and the process knows.
@@ -196,8 +211,32 @@ fn start_of_last(console: &Console, lines: u64) -> u64 {
 
 /// Hands the client's bytes to the process, as it takes them. Ends with the client's input, with the process, or with a mistake: then
 /// whoever attaches later may have more.
-fn take_input(from: &mut BufReader<UnixStream>, console: &Console, ended: &AtomicBool, typed: &mut Typed) {
+fn take_input(from: &mut BufReader<UnixStream>, console: &Console, ended: &AtomicBool, early: Sent, typed: &mut Typed) {
     let is_over = || ended.load(Ordering::Acquire) || !console.takes_input();
+    let give = |mut rest: &[u8], typed: &mut Typed| {
+        while !rest.is_empty() {
+            if is_over() {
+                typed.left = rest.to_vec();
+                return false;
+            }
+            let taken = console.write(rest, LOOK_INTERVAL);
+            typed.taken += taken as u64;
+            rest = &rest[taken..];
+        }
+        true
+    };
+    let close = |typed: &mut Typed| {
+        typed.ended = console.close_input();
+        typed.end_left = !typed.ended;
+    };
+    let (bytes, has_ended) = early.into_parts();
+    if !give(&bytes, typed) {
+        typed.end_left = has_ended;
+        return;
+    }
+    if has_ended {
+        return close(typed);
+    }
     loop {
         while from.buffer().is_empty() && !is_readable(from.get_ref(), GONE_INTERVAL) {
             if is_over() {
@@ -206,28 +245,18 @@ fn take_input(from: &mut BufReader<UnixStream>, console: &Console, ended: &Atomi
         }
         match protocol::read_frame(from) {
             Ok(Some(Frame::Bytes(piece))) => {
-                let mut rest = piece.as_slice();
-                while !rest.is_empty() {
-                    if is_over() {
-                        typed.left = rest.to_vec();
-                        return;
-                    }
-                    let taken = console.write(rest, LOOK_INTERVAL);
-                    rest = &rest[taken..];
+                if !give(&piece, typed) {
+                    return;
                 }
             }
-            Ok(Some(Frame::End)) => {
-                typed.ended = console.close_input();
-                typed.end_left = !typed.ended;
-                return;
-            }
+            Ok(Some(Frame::End)) => return close(typed),
             _ => return,
         }
     }
 }
 
 /// Whether something has come, or the other side's end, within the time.
-fn is_readable(stream: &UnixStream, timeout: Duration) -> bool {
+pub(super) fn is_readable(stream: &UnixStream, timeout: Duration) -> bool {
     let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
     let mut entry = [PollFd::new(stream, PollFlags::IN | PollFlags::RDHUP)];
     poll(&mut entry, Some(&timeout)).is_ok_and(|ready| ready > 0)

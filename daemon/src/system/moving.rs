@@ -6,24 +6,30 @@
 //!   head: who comes          ───────────────►        the program is found, or
 //!                            ◄─── wants program ──   sent; it is loaded
 //!                            ◄─── prepared ──────
+//!   its memory, while it runs, in rounds ───►        put where it will be
 //!   it stops
-//!   streams, image           ───────────────►        all is made ready; its kernel expects it
+//!   state, streams, image    ───────────────►        all is made ready; its kernel expects it
 //!                            ◄─── ready ─────────
 //!   the kernel lets it go    ═══ session ═══════►    the kernel has it, and it runs
 //!                            ◄─── runs ──────────
+//!   what it wrote last       ◄──── pages ──────►     as it is touched (`pages`)
 //! ```
+//! So how long it stands still does not depend on how much memory it has.
+//!
 //! Whatever fails before the kernel lets it go leaves the process here, running; the other side is told by the kernel (`forgo`) that it will
 //! not come, since this stream may be what failed. Afterwards it is there. A process is on one node at any moment, and never on none.
 //!
 //! Frames: length (32 bits), content. A frame without content is the end of many.
 
+use super::pages::{self, Sending};
 use super::{Inner, System, service};
-use crate::node::{ArriveRefused, Baggage, DepartRefused, FreezeRefused, Pid};
+use crate::node::{Baggage, Brought, ControlRefused, DepartRefused, FreezeRefused, Pages, Pid};
 use crate::protocol::{MoveView, Stage};
 use abi::file::Entropy;
 use abi::ids::NodeId;
 use drivers::HostEntropy;
 use drivers::wire::Stream;
+use engine::pages::{Content, PagesError, Piece, Span, Staging, Tracker};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use services::events::Kind;
@@ -40,7 +46,10 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a reader of the process's output has to come after it.
 const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
-const FRAME_BYTES_MAX: usize = 1 << 20;
+/// A piece of memory has 1 MiB at most, and a head.
+const FRAME_BYTES_MAX: usize = (1 << 20) + 64;
+/// How often people are told how far it is.
+const TELL_INTERVAL: Duration = Duration::from_millis(50);
 /// What is collected before it is sent.
 const PIECE_BYTES: usize = 256 << 10;
 const STREAMS_BYTES_MAX: usize = 1 << 20;
@@ -58,7 +67,10 @@ struct Head {
 enum Word {
     /// It has not got the program.
     WantsProgram,
-    Prepared,
+    Prepared {
+        /// A process may run there before all of its memory has come.
+        may_wait: bool,
+    },
     Ready,
     Runs,
     Refused {
@@ -66,11 +78,35 @@ enum Word {
     },
 }
 
-/// Before the image.
+/// When it has stopped, before the image.
 #[derive(Serialize, Deserialize)]
 struct State {
     cpu_ns: u64,
+    /// Its memory is not in the image.
+    has_pages: bool,
 }
+
+/// The head of a stream, which is about a process that comes, or about pages of one that came.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Opening {
+    Moves(Head),
+    Pages { ticket: u64 },
+}
+
+/// More rounds than this are not made: a process that writes faster than the link carries would never stop.
+const ROUNDS_MAX: u32 = 4;
+/// If less than this was written during a round, another one is not worth it.
+const ROUND_BYTES_MIN: u64 = 1 << 20;
+/// So much may be sent while the process stands still: it takes as long as a round trip or two.
+const STOPPED_BYTES_MAX: u64 = 128 << 10;
+/// The list of what comes later has a bound.
+const SPANS_MAX: usize = 50_000;
+/// How long the link to where a process's pages are may be broken before they are given up.
+const PAGES_TIMEOUT: Duration = Duration::from_secs(60);
+const REOPEN_INTERVAL: Duration = Duration::from_millis(200);
+/// No process has more.
+const MEMORY_BYTES_MAX: u64 = 16 << 30;
 
 /// Why a process was not moved: it runs on where it was, unless the last one is said.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +125,8 @@ pub enum MoveRefused {
     Refused { node: String, why: String },
     #[error("the way to {node} was lost, and the process runs on where it was: {error}")]
     Lost { node: String, error: io::Error },
+    #[error("the memory of process {pid} cannot be followed: {error}")]
+    Pages { pid: Pid, error: PagesError },
     #[error("no random numbers: {0}")]
     Entropy(abi::errno::Errno),
     #[error("whoever asked for it has gone; the process runs on where it was")]
@@ -145,53 +183,171 @@ impl System {
             return Err(MoveRefused::Abandoned);
         }
         let key = inner.directory.key_of(to_node).ok_or_else(|| MoveRefused::NoNode(to.into()))?;
-        let head = serde_json::to_vec(&Head { ticket, baggage: baggage.clone() }).expect("plain data");
+        let head = Opening::Moves(Head { ticket, baggage: baggage.clone() });
+        let head = serde_json::to_vec(&head).expect("plain data");
         let opened = inner.wire.open(key, service::MOVES, &head, began + OPEN_TIMEOUT);
         let stream = opened.map_err(|error| MoveRefused::NotHeard { node: name.clone(), why: error.to_string() })?;
         let mut talk = Talk::new(stream);
-        talk.prepare(inner, &baggage).map_err(broken)?;
+        let may_wait = talk.prepare(inner, &baggage).map_err(broken)?;
+        // Without a tracker all goes over while the process stands still.
+        let mut tracker = Tracker::begin(&node.memories(pid)?).ok();
+        let mut rounds = 0;
+        while let Some(tracker) = &mut tracker {
+            rounds += 1;
+            let copied =
+                talk.copy_round(tracker, rounds, baggage.memory_bytes, told).map_err(|failed| match failed {
+                    Round::Abandoned => MoveRefused::Abandoned,
+                    Round::Broken(error) => MoveRefused::Lost { node: name.clone(), error },
+                    Round::Pages(PagesError::Ended) => FreezeRefused::from(ControlRefused::Ended(pid)).into(),
+                    Round::Pages(error) => MoveRefused::Pages { pid, error },
+                })?;
+            if copied < ROUND_BYTES_MIN || rounds == ROUNDS_MAX {
+                break;
+            }
+        }
 
         let stop_began = Instant::now();
         let mut stopped = node.stop_still(pid)?;
         let carried = (|| {
             let (streams, cpu_ns) = stopped.streams();
-            talk.say(&State { cpu_ns })?;
+            let other = |error: &dyn std::fmt::Display| Broken::Lost(io::Error::other(error.to_string()));
+            // First of all, since the other side takes it for the moment at which the process's clock stopped.
+            talk.say(&Frame::Stopped(State { cpu_ns, has_pages: tracker.is_some() }))?;
             talk.send(&streams)?;
-            stopped.save(&mut talk, false).map_err(|error| Broken::Lost(io::Error::other(error.to_string())))?;
+            let mut later = vec![];
+            match &mut tracker {
+                None => stopped.save(&mut talk, false).map_err(|error| other(&error))?,
+                Some(tracker) => {
+                    let written = tracker.written().map_err(|error| other(&error))?;
+                    if may_wait && pages::bytes_of(&written) > STOPPED_BYTES_MAX {
+                        later = pages::coarser(written, SPANS_MAX);
+                    } else {
+                        talk.send_spans(tracker, &written)?;
+                    }
+                    talk.end_pieces()?;
+                    talk.send(&pages::spans_to_bytes(&later))?;
+                    stopped.save_without_pages(&mut talk).map_err(|error| other(&error))?;
+                }
+            }
             talk.end_pieces()?;
-            talk.expect(Word::Ready)
+            talk.expect(Word::Ready)?;
+            Ok(later)
         })();
-        if let Err(error) = carried {
+        let later = carried.map_err(|error| {
             // It may have come to expect the process before this went wrong.
             node.forgo(to_node, ticket);
-            return Err(broken(error));
-        }
+            broken(error)
+        })?;
         let told_so = told(Stage::Stopped { bytes: talk.sent });
         if !told_so {
             node.forgo(to_node, ticket);
             return Err(MoveRefused::Abandoned);
         }
-        let memory = stopped.depart(to_node, ticket).inspect_err(|_| node.forgo(to_node, ticket))?;
-        drop(memory);
+        let sending = match tracker {
+            Some(tracker) if !later.is_empty() => Some(Sending::new(tracker, &later)),
+            _ => None,
+        };
+        if let Some(sending) = &sending {
+            inner.departures.add(ticket, to_node, sending.clone());
+        }
+        let departed = stopped.depart(to_node, ticket).inspect_err(|_| {
+            inner.departures.remove(ticket);
+            node.forgo(to_node, ticket);
+        })?;
+        // What is still to be sent of its memory is kept by whoever sends it.
+        drop(departed);
         // The word that it runs is for people alone: it is there, whether or not it comes.
         let _ = talk.expect(Word::Runs);
         let pause_us = stop_began.elapsed().as_micros() as u64;
         self.moved_away(pid, to_node, baggage.moves);
         inner.chronicle.record(Kind::ProcessMoved { process: pid.id(), from: inner.me, to: to_node });
+        let (late_bytes, bytes) = (pages::bytes_of(&later), talk.sent);
+        if let Some(sending) = sending {
+            let in_all = bytes + late_bytes;
+            inner.send_pages(ticket, &sending, talk.stream, || {
+                let _ = told(Stage::Following { bytes: bytes + sending.progress().0, total: in_all });
+            });
+        }
         let total_us = began.elapsed().as_micros() as u64;
-        Ok(MoveView { pid, from: inner.me.0, to: to_node.0, rounds: 0, bytes: talk.sent, pause_us, total_us })
+        let (from, to) = (inner.me.0, to_node.0);
+        Ok(MoveView { pid, from, to, rounds, bytes: bytes + late_bytes, late_bytes, pause_us, total_us })
+    }
+}
+
+/// What is said while a process runs on, and when it has stopped.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Frame {
+    /// Pieces of memory follow, up to the end of many.
+    Round,
+    Stopped(State),
+}
+
+/// Why a round came to nothing.
+enum Round {
+    Abandoned,
+    Broken(io::Error),
+    Pages(PagesError),
+}
+
+impl From<PagesError> for Round {
+    fn from(error: PagesError) -> Round {
+        Round::Pages(error)
+    }
+}
+
+impl From<io::Error> for Round {
+    fn from(error: io::Error) -> Round {
+        Round::Broken(error)
+    }
+}
+
+impl Inner {
+    /// Sends what is left of a departed process's memory, until the other side has all of it or its life is over.
+    fn send_pages(&self, ticket: u64, sending: &Arc<Sending>, stream: Stream, mut tell: impl FnMut()) {
+        let serve = sending.clone();
+        let mut stream = Some(stream);
+        let first = std::thread::Builder::new().name("una-pages".into());
+        let serving = first.spawn(move || stream.take().map(|stream| serve.serve(stream)));
+        // If the link breaks the other side opens another one.
+        while !sending.is_done() && self.departures.has(ticket) && !self.is_stopping() {
+            std::thread::sleep(TELL_INTERVAL);
+            tell();
+        }
+        self.departures.remove(ticket);
+        if sending.is_done()
+            && let Ok(serving) = serving
+        {
+            let _ = serving.join();
+        }
+    }
+
+    /// Waits until nothing of departed processes is left here, or so long.
+    pub(super) fn finish_departures(&self, timeout: Duration) {
+        let until = Instant::now() + timeout;
+        while self.departures.count() > 0 && Instant::now() < until {
+            std::thread::sleep(TELL_INTERVAL);
+        }
     }
 }
 
 /// Takes in a process of another node, on a thread of its own.
 pub(super) fn arrived(inner: &Arc<Inner>, from: NodeId, head: &[u8], stream: Stream) {
-    let Ok(head) = serde_json::from_slice::<Head>(head) else { return };
+    let Ok(opening) = serde_json::from_slice::<Opening>(head) else { return };
     let inner = inner.clone();
-    let take = move || {
-        let mut talk = Talk::new(stream);
-        // What went wrong here is told there; what went wrong on the way is known there.
-        if let Err(Broken::Refused(why)) = inner.take_in(from, head, &mut talk) {
-            let _ = talk.say(&Word::Refused { why });
+    let take = move || match opening {
+        Opening::Moves(head) => {
+            let mut talk = Talk::new(stream);
+            // What went wrong here is told there; what went wrong on the way is known there.
+            if let Err(Broken::Refused(why)) = inner.take_in(from, head, &mut talk) {
+                let _ = talk.say(&Word::Refused { why });
+            }
+        }
+        Opening::Pages { ticket } => {
+            if let Some(sending) = inner.departures.find(ticket, from) {
+                // If this link breaks too, another one comes.
+                let _ = sending.serve(stream);
+            }
         }
     };
     // Without a thread the stream is dropped, which the other side notices.
@@ -220,26 +376,65 @@ impl Inner {
                 node.load(wasm, &mut |_| {}).map_err(|error| refused(&error))?
             }
         };
-        talk.say(&Word::Prepared)?;
-        // The process may run on for long until it is stopped.
-        talk.stream.set_deadline(Some(Instant::now() + PREPARE_TIMEOUT));
-        let State { cpu_ns } = talk.hear()?;
+        let may_wait = engine::pages::support().missing.is_ok();
+        talk.say(&Word::Prepared { may_wait })?;
+        let mut staged = node.engine().stage(baggage.limits.memory_bytes.unwrap_or(u64::MAX).min(MEMORY_BYTES_MAX));
+        let state = loop {
+            match talk.hear()? {
+                Frame::Round => talk.take_pieces(&mut staged)?,
+                Frame::Stopped(state) => break state,
+            }
+        };
+        let stopped = Instant::now();
         let streams = talk.receive(STREAMS_BYTES_MAX)?;
-        let image = engine::Image::open(Pieces::of(talk)).map_err(|error| refused(&error))?;
-        let arrival =
-            node.arrive(from, ticket, &program, baggage, &streams, cpu_ns, image).map_err(|error| match error {
-                ArriveRefused::Malformed => refused(&"its streams are malformed"),
-                error => refused(&error),
-            })?;
+        let (fetch, wants) = pages::wanting();
+        let pages = match state.has_pages {
+            false => None,
+            true => {
+                talk.take_pieces(&mut staged)?;
+                let absent = pages::spans_of_bytes(&talk.receive(FRAME_BYTES_MAX)?);
+                let absent = absent.map_err(|_| refused(&"the list of its pages is malformed"))?;
+                Some(Pages { staged, absent, fetch })
+            }
+        };
+        let mut whole = Pieces::of(talk);
+        let image = engine::Image::open(&mut whole).map_err(|error| refused(&error))?;
+        let brought = Brought { streams, cpu_ns: state.cpu_ns, image, pages, stopped };
+        let arrival = node.arrive(from, ticket, &program, baggage, brought).map_err(|error| refused(&error))?;
+        whole.skip()?;
         talk.say(&Word::Ready)?;
-        let settled = arrival.wait(PIECE_TIMEOUT);
+        // It is not given up before it is certain that it does not come: whoever has it then would have lost it.
+        let settled = arrival.wait(|| !self.is_stopping());
         if let Some(pid) = settled {
             let _ = talk.say(&Word::Runs);
             System(self.clone()).moved_here(pid, moves);
             self.tell_moved(pid);
+            if let Some(missing) = &arrival.missing {
+                let mut first = talk.stream.try_clone().ok();
+                if !pages::take_in(missing, wants, || first.take().or_else(|| self.reopen(from, ticket))) {
+                    missing.lost(&format!("it was on {}, which is gone", self.name_of(from)));
+                }
+            }
             arrival.wait_reader(READER_TIMEOUT);
         }
         Ok(())
+    }
+}
+
+impl Inner {
+    /// Another link to where a process's pages are.
+    fn reopen(&self, from: NodeId, ticket: u64) -> Option<Stream> {
+        let until = Instant::now() + PAGES_TIMEOUT;
+        let head = serde_json::to_vec(&Opening::Pages { ticket }).expect("plain data");
+        while Instant::now() < until && !self.is_stopping() {
+            // Once it is no member any more it does not come back.
+            let key = self.directory.key_of(from)?;
+            match self.wire.open(key, service::MOVES, &head, Instant::now() + OPEN_TIMEOUT) {
+                Ok(stream) => return Some(stream),
+                Err(_) => std::thread::sleep(REOPEN_INTERVAL),
+            }
+        }
+        None
     }
 }
 
@@ -256,8 +451,64 @@ impl Talk {
         Talk { stream, piece: vec![], sent: 0 }
     }
 
-    /// Here: until the other side has the program.
-    fn prepare(&mut self, inner: &Inner, baggage: &Baggage) -> Result<(), Broken> {
+    /// A round of memory, while the process runs. Gives how much it was.
+    fn copy_round(
+        &mut self, tracker: &mut Tracker, round: u32, total: u64, told: &mut dyn FnMut(Stage) -> bool,
+    ) -> Result<u64, Round> {
+        self.say(&Frame::Round)?;
+        let (mut bytes, mut shown) = (0, Instant::now());
+        let taken = tracker.take(|piece| {
+            self.send_within(&pages::piece_to_bytes(&piece))?;
+            if let Content::Bytes(content) = piece.content {
+                bytes += content.len() as u64;
+            }
+            if shown.elapsed() > TELL_INTERVAL {
+                shown = Instant::now();
+                if !told(Stage::Copying { round, bytes, total }) {
+                    return Err(Round::Abandoned);
+                }
+            }
+            Ok(())
+        })?;
+        self.send(&[])?;
+        Ok(taken.bytes)
+    }
+
+    /// Ranges of memory, while the process stands still.
+    fn send_spans(&mut self, tracker: &mut Tracker, spans: &[Span]) -> Result<(), Broken> {
+        let mut bytes = vec![];
+        for Span { memory, range } in spans {
+            bytes.resize((range.end - range.start) as usize, 0);
+            tracker.read(*memory, range.start, &mut bytes).map_err(|error| Broken::Lost(io::Error::other(error)))?;
+            let piece = Piece { memory: *memory, offset: range.start, content: Content::Bytes(&bytes) };
+            self.send_within(&pages::piece_to_bytes(&piece))?;
+        }
+        Ok(())
+    }
+
+    /// The other side of both.
+    fn take_pieces(&mut self, staged: &mut Staging) -> Result<(), Broken> {
+        loop {
+            self.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
+            let frame = self.receive(FRAME_BYTES_MAX)?;
+            if frame.is_empty() {
+                // The process may run on for a while until the next round.
+                self.stream.set_deadline(Some(Instant::now() + PREPARE_TIMEOUT));
+                return Ok(());
+            }
+            let piece = pages::piece_of_bytes(&frame).map_err(|_| Broken::Refused("a malformed piece".into()))?;
+            staged.put(piece).map_err(|error| Broken::Refused(error.to_string()))?;
+        }
+    }
+
+    /// Sends, with the time for it counted from now.
+    fn send_within(&mut self, content: &[u8]) -> io::Result<()> {
+        self.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
+        self.send(content)
+    }
+
+    /// Here: until the other side has the program. Says whether a process may run there before all of its memory has come.
+    fn prepare(&mut self, inner: &Inner, baggage: &Baggage) -> Result<bool, Broken> {
         self.stream.set_deadline(Some(Instant::now() + PREPARE_TIMEOUT));
         let mut word: Word = self.hear()?;
         if word == Word::WantsProgram {
@@ -272,7 +523,10 @@ impl Talk {
             word = self.hear()?;
         }
         self.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
-        check(word, Word::Prepared)
+        match word {
+            Word::Prepared { may_wait } => Ok(may_wait),
+            word => check(word, Word::Ready).map(|()| false),
+        }
     }
 
     /// There: asks for the program.
@@ -371,6 +625,11 @@ struct Pieces<'a> {
 }
 
 impl Pieces<'_> {
+    /// Reads what is left, up to the end of many.
+    fn skip(mut self) -> io::Result<()> {
+        io::copy(&mut self, &mut io::sink()).map(drop)
+    }
+
     fn of(talk: &mut Talk) -> Pieces<'_> {
         Pieces { talk, piece: vec![], at: 0, ended: false }
     }

@@ -123,7 +123,11 @@ fn complete(
 ) -> Result<u32, Error> {
     let memory = memory_of(caller);
     loop {
-        let wait = match issue(caller, memory, &call) {
+        caller.data().presence.check()?;
+        let issued = issue(caller, memory, &call);
+        // What a call was given may have been void.
+        caller.data().presence.check()?;
+        let wait = match issued {
             Ok(Progress::Done) => return Ok(0),
             Ok(Progress::Wait(wait)) => wait,
             Err(errno) => return Ok(errno.raw().into()),
@@ -145,7 +149,11 @@ async fn complete_on_fiber(
 ) -> Result<u32, Error> {
     let memory = memory_of(caller);
     loop {
-        let wait = match issue(caller, memory, &call) {
+        caller.data().presence.check()?;
+        let issued = issue(caller, memory, &call);
+        // What a call was given may have been void.
+        caller.data().presence.check()?;
+        let wait = match issued {
             Ok(Progress::Done) => return Ok(0),
             Ok(Progress::Wait(wait)) => wait,
             Err(errno) => return Ok(errno.raw().into()),
@@ -182,7 +190,7 @@ fn issue(
     match memory {
         Some(memory) => {
             let (bytes, state) = memory.data_and_store_mut(&mut *caller);
-            call(&mut state.system, &mut Memory::new(bytes))
+            call(&mut state.system, &mut Memory::of(bytes, &state.presence))
         }
         // Every address is outside of it.
         None => call(&mut caller.data_mut().system, &mut Memory::new(&mut [])),

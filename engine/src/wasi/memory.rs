@@ -3,6 +3,7 @@
 //! The one idea: every access is checked against the memory's end before anything is touched; an address that lies is answered
 //! with [`Errno::Fault`], and the numbers of an array are multiplied where they cannot overflow.
 
+use crate::pages::{PAGE, Presence};
 use abi::errno::Errno;
 use abi::wasi::iovec;
 
@@ -14,6 +15,7 @@ const PATH_BYTES_MAX: u32 = 4096;
 
 pub struct Memory<'a> {
     bytes: &'a mut [u8],
+    presence: Option<&'a Presence>,
 }
 
 /// One of a call's buffers; it lies within the memory.
@@ -25,7 +27,28 @@ pub struct Buffer {
 
 impl<'a> Memory<'a> {
     pub fn new(bytes: &'a mut [u8]) -> Memory<'a> {
-        Memory { bytes }
+        Memory { bytes, presence: None }
+    }
+
+    /// Of a process of whose pages some may be missing.
+    pub(crate) fn of(bytes: &'a mut [u8], presence: &'a Presence) -> Memory<'a> {
+        Memory { bytes, presence: presence.is_partial().then_some(presence) }
+    }
+
+    /// Waits until all of the range is there. A system call that met a missing page would fail, since Linux holds only programs at
+    /// such pages, not itself.
+    fn present(&self, range: std::ops::Range<usize>) -> Result<std::ops::Range<usize>, Errno> {
+        let Some(presence) = self.presence else { return Ok(range) };
+        for page in self.bytes[range.clone()].chunks(PAGE) {
+            std::hint::black_box(page[0]);
+        }
+        // Chunks begin anywhere in a page: the last byte may be in one more.
+        std::hint::black_box(self.bytes[range.clone()].last().copied());
+        match presence.check() {
+            Ok(()) => Ok(range),
+            // The program does not get to see this: the call itself fails.
+            Err(_) => Err(Errno::Fault),
+        }
     }
 
     fn range(&self, address: u32, length: u64) -> Result<std::ops::Range<usize>, Errno> {
@@ -44,11 +67,11 @@ impl<'a> Memory<'a> {
     }
 
     pub fn slice(&self, address: u32, length: u32) -> Result<&[u8], Errno> {
-        Ok(&self.bytes[self.range(address, length.into())?])
+        Ok(&self.bytes[self.present(self.range(address, length.into())?)?])
     }
 
     pub fn slice_mut(&mut self, address: u32, length: u32) -> Result<&mut [u8], Errno> {
-        let range = self.range(address, length.into())?;
+        let range = self.present(self.range(address, length.into())?)?;
         Ok(&mut self.bytes[range])
     }
 
@@ -68,11 +91,11 @@ impl<'a> Memory<'a> {
 
     /// A path: UTF-8 without NUL, not empty.
     pub fn path(&self, address: u32, length: u32) -> Result<&str, Errno> {
-        let bytes = self.range(address, length.into()).map(|range| &self.bytes[range])?;
+        let range = self.range(address, length.into())?;
         if length > PATH_BYTES_MAX {
             return Err(Errno::NameTooLong);
         }
-        let path = std::str::from_utf8(bytes).map_err(|_| Errno::IlSeq)?;
+        let path = std::str::from_utf8(&self.bytes[self.present(range)?]).map_err(|_| Errno::IlSeq)?;
         if path.contains('\0') {
             return Err(Errno::Inval);
         }

@@ -244,6 +244,11 @@ impl System {
         self.now_ns()
     }
 
+    /// So much time has passed for everybody else while the process was on its way.
+    pub(crate) fn pass_time(&mut self, ns: u64) {
+        self.monotonic.own_ns = self.monotonic.own_ns.saturating_add(ns);
+    }
+
     /// All of an open file that the program may read, at most [`FILE_BYTES_MAX`], whatever its position.
     pub fn whole_file(&mut self, fd: u32) -> Result<Vec<u8>, Errno> {
         let descriptor = self.table.get(fd)?;

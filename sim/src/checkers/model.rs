@@ -826,7 +826,9 @@ impl Model {
             (Subject::Exit(thing), NoticeEvent::Exited { process, exit }) => {
                 // What was never started is not ended by the world.
                 let never = matches!(exit, Exit::NotStarted(_));
-                let lost = self.cluster && *exit == Exit::NodeLost && self.processes.get(process).is_none();
+                // A node on the way to one that moved may be lost: it lives, and is out of reach for who is told.
+                let out_of_reach = self.places.contains_key(process) || self.processes.get(process).is_none();
+                let lost = self.cluster && *exit == Exit::NodeLost && out_of_reach;
                 lost || self.processes.get(process) == Some(&thing) && (never || self.ended.contains(&thing))
             }
             (Subject::Time(time), NoticeEvent::Timer) => time <= at,

@@ -1,0 +1,479 @@
+//! The pages of a process that went ahead of them. Knows pages and streams between nodes; not what a process is.
+//!
+//! The one idea: what the process wrote last stays where it was when it leaves, and follows while it runs: what it touches first, the rest as
+//! fast as the other side takes it. The side that has the pages keeps each until the other says that it has it, so a link that breaks delays
+//! and loses nothing.
+//!
+//! ```text
+//!   here                                    there
+//!   Sending ── page, page, ... ──────────►  Missing::fill
+//!           ◄─ has it ────────────────────
+//!           ◄─ wants that one ────────────  somebody touched it
+//! ```
+//! At most [`WINDOW`] units are on their way, so that one that is wanted waits behind few.
+
+use abi::encoding::{Malformed, Reader, Writer};
+use abi::ids::NodeId;
+use drivers::wire::Stream;
+use engine::pages::{Content, Fetch, Missing, Piece, Span, Tracker, UNIT};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// Units on their way.
+const WINDOW: usize = 8;
+/// A frame is one unit at most, and its head.
+const FRAME_BYTES_MAX: usize = 2 * UNIT as usize;
+/// How long one side waits for the other's next word before it takes the link for broken.
+const WORD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Which memory, and which [`UNIT`] of it.
+type Unit = (u32, u64);
+
+/// What is sent: first its kind.
+mod kind {
+    pub const BYTES: u8 = 1;
+    pub const ZEROS: u8 = 2;
+    /// All of this unit has been sent.
+    pub const UNIT_END: u8 = 3;
+    pub const HAS: u8 = 4;
+    pub const WANTS: u8 = 5;
+    pub const HAS_ALL: u8 = 6;
+}
+
+/// Ranges of pages, in the form that says where they are in few bytes.
+pub fn spans_to_bytes(spans: &[Span]) -> Vec<u8> {
+    let mut to = Writer::default();
+    to.u32(spans.len() as u32);
+    for Span { memory, range } in spans {
+        let (first, count) = (range.start >> 12, (range.end - range.start) >> 12);
+        to.u32(*memory).u32(first as u32).u32(count as u32);
+    }
+    to.finish()
+}
+
+pub fn spans_of_bytes(bytes: &[u8]) -> Result<Vec<Span>, Malformed> {
+    let mut from = Reader::new(bytes);
+    let count = from.u32()?;
+    let mut spans = vec![];
+    for _ in 0..count {
+        let (memory, first, pages) = (from.u32()?, u64::from(from.u32()?), u64::from(from.u32()?));
+        spans.push(Span { memory, range: first << 12..(first + pages) << 12 });
+    }
+    from.finish()?;
+    Ok(spans)
+}
+
+/// Ranges that are no more than so many, which cover what these cover, and more where they lie close to one another.
+pub fn coarser(spans: Vec<Span>, spans_max: usize) -> Vec<Span> {
+    let mut gap = 4096;
+    let mut spans = spans;
+    while spans.len() > spans_max {
+        gap *= 2;
+        let mut fewer: Vec<Span> = vec![];
+        for span in spans {
+            match fewer.last_mut() {
+                Some(last) if last.memory == span.memory && span.range.start <= last.range.end + gap => {
+                    last.range.end = last.range.end.max(span.range.end);
+                }
+                _ => fewer.push(span),
+            }
+        }
+        spans = fewer;
+    }
+    spans
+}
+
+pub fn bytes_of(spans: &[Span]) -> u64 {
+    spans.iter().map(|span| span.range.end - span.range.start).sum()
+}
+
+/// The side that has the pages.
+pub struct Sending {
+    tracker: Mutex<Tracker>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// Invariant: a unit that the other side has not got is in one of the two.
+struct State {
+    /// Not sent, or sent over a link that broke.
+    left: BTreeMap<Unit, Vec<(u64, u64)>>,
+    under_way: BTreeMap<Unit, Vec<(u64, u64)>>,
+    wanted: BTreeSet<Unit>,
+    /// The one that was sent last: what follows it is probably touched next.
+    last: Unit,
+    /// The link that is served now; an older one has nothing to say any more.
+    link: u64,
+    broken: bool,
+    sent: u64,
+}
+
+impl Sending {
+    pub fn new(tracker: Tracker, spans: &[Span]) -> Arc<Sending> {
+        let mut left: BTreeMap<Unit, Vec<(u64, u64)>> = BTreeMap::new();
+        for Span { memory, range } in spans {
+            let mut at = range.start;
+            while at < range.end {
+                let end = ((at / UNIT + 1) * UNIT).min(range.end);
+                left.entry((*memory, at / UNIT)).or_default().push((at, end));
+                at = end;
+            }
+        }
+        let state = State {
+            left,
+            under_way: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            last: (0, 0),
+            link: 0,
+            broken: false,
+            sent: 0,
+        };
+        Arc::new(Sending { tracker: Mutex::new(tracker), state: Mutex::new(state), changed: Condvar::new() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Bytes sent so far, and units of which the other side has not said that it has them.
+    pub fn progress(&self) -> (u64, usize) {
+        let state = self.state();
+        (state.sent, state.left.len() + state.under_way.len())
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.progress().1 == 0
+    }
+
+    /// Sends over this link until the other side has all, or the link breaks.
+    pub fn serve(self: &Arc<Sending>, mut stream: Stream) -> io::Result<()> {
+        let link = {
+            let mut state = self.state();
+            state.link += 1;
+            state.broken = false;
+            let again = std::mem::take(&mut state.under_way);
+            state.left.extend(again);
+            state.link
+        };
+        let (hearing, mut words) = (self.clone(), stream.try_clone()?);
+        std::thread::Builder::new().name("una-wants".into()).stack_size(128 << 10).spawn(move || {
+            while hearing.hear(link, &mut words).is_ok() {}
+            let mut state = hearing.state();
+            state.broken |= state.link == link;
+            drop(state);
+            hearing.changed.notify_all();
+        })?;
+        let mut bytes = vec![0; UNIT as usize];
+        while let Some((unit, ranges)) = self.next(link)? {
+            stream.set_deadline(Some(Instant::now() + WORD_TIMEOUT));
+            let mut sent = 0;
+            for (start, end) in ranges {
+                let content = &mut bytes[..(end - start) as usize];
+                let read = self.tracker.lock().expect("nothing panics while it reads").read(unit.0, start, content);
+                read.map_err(io::Error::other)?;
+                sent += send_piece(&mut stream, unit.0, start, content)?;
+            }
+            send(&mut stream, Writer::default().u8(kind::UNIT_END).u32(unit.0).u64(unit.1).finish())?;
+            self.state().sent += sent;
+        }
+        let _ = stream.shutdown(Shutdown::Both);
+        Ok(())
+    }
+
+    /// The next unit to send, as soon as there is room on the way; none when the other side has all.
+    fn next(&self, link: u64) -> io::Result<Option<(Unit, Vec<(u64, u64)>)>> {
+        let mut state = self.state();
+        loop {
+            if state.broken || state.link != link {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            if state.left.is_empty() && state.under_way.is_empty() {
+                return Ok(None);
+            }
+            let wanted = state.wanted.pop_first();
+            let unit = match wanted {
+                // A wanted one does not wait for room.
+                Some(unit) if state.left.contains_key(&unit) => Some(unit),
+                Some(_) => continue,
+                None if state.under_way.len() < WINDOW => {
+                    let after = state.left.range(state.last..).next().or_else(|| state.left.iter().next());
+                    after.map(|(unit, _)| *unit)
+                }
+                None => None,
+            };
+            if let Some(unit) = unit {
+                let ranges = state.left.remove(&unit).expect("it was just looked at");
+                state.under_way.insert(unit, ranges.clone());
+                state.last = unit;
+                return Ok(Some((unit, ranges)));
+            }
+            state = self.changed.wait(state).expect("nothing panics while it holds this lock");
+        }
+    }
+
+    fn hear(&self, link: u64, words: &mut Stream) -> io::Result<()> {
+        let frame = receive(words)?;
+        let mut from = Reader::new(&frame);
+        let mut word = || Ok((from.u8()?, (from.u32()?, from.u64()?)));
+        let (said, unit) = word().map_err(|_: Malformed| io::Error::from(io::ErrorKind::InvalidData))?;
+        let mut state = self.state();
+        if state.link != link {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        match said {
+            kind::HAS => {
+                state.under_way.remove(&unit);
+                state.left.remove(&unit);
+            }
+            kind::WANTS => {
+                state.wanted.insert(unit);
+            }
+            kind::HAS_ALL => {
+                state.left.clear();
+                state.under_way.clear();
+            }
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
+    }
+}
+
+fn send(to: &mut impl Write, frame: Vec<u8>) -> io::Result<()> {
+    to.write_all(&(frame.len() as u32).to_le_bytes())?;
+    to.write_all(&frame)?;
+    to.flush()
+}
+
+fn receive(from: &mut Stream) -> io::Result<Vec<u8>> {
+    from.set_deadline(Some(Instant::now() + WORD_TIMEOUT));
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > FRAME_BYTES_MAX {
+        return Err(io::Error::other(format!("a frame of {length} bytes")));
+    }
+    let mut frame = vec![0; length];
+    from.read_exact(&mut frame)?;
+    Ok(frame)
+}
+
+fn send_piece(to: &mut impl Write, memory: u32, offset: u64, content: &[u8]) -> io::Result<u64> {
+    let mut frame = Writer::default();
+    match content.iter().all(|byte| *byte == 0) {
+        true => frame.u8(kind::ZEROS).u32(memory).u64(offset).u64(content.len() as u64),
+        false => frame.u8(kind::BYTES).u32(memory).u64(offset).raw(content),
+    };
+    let frame = frame.finish();
+    let length = frame.len() as u64;
+    send(to, frame)?;
+    Ok(length)
+}
+
+/// The side on which pages are missing: asks for them.
+pub struct Wanting(Mutex<Sender<Unit>>);
+
+impl Fetch for Wanting {
+    fn want(&self, memory: u32, unit: u64) {
+        // Who sends it on lives as long as pages are missing; if not, they are lost, and the process ends.
+        let _ = self.0.lock().expect("nothing panics while it sends").send((memory, unit));
+    }
+}
+
+/// Asks, and where the questions come out.
+pub fn wanting() -> (Arc<Wanting>, Receiver<Unit>) {
+    let (give, take) = channel();
+    (Arc::new(Wanting(Mutex::new(give))), take)
+}
+
+/// Takes in what comes over links that `open` opens, one after another, until all is there. False: it cannot come any more.
+pub fn take_in(missing: &Missing, wants: Receiver<Unit>, mut open: impl FnMut() -> Option<Stream>) -> bool {
+    let wants = Arc::new(Mutex::new(wants));
+    // What was asked for over a link that broke is asked for again.
+    let asked: Arc<Mutex<BTreeSet<Unit>>> = Arc::default();
+    loop {
+        let Some(mut stream) = open() else { return missing.left() == 0 };
+        let Ok(forth) = stream.try_clone() else { return missing.left() == 0 };
+        let to = Arc::new(Mutex::new(forth));
+        let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let asking = {
+            let (wants, asked, to, over) = (wants.clone(), asked.clone(), to.clone(), over.clone());
+            let ask = move || {
+                let again: Vec<Unit> = asked.lock().expect("nothing panics while it holds this").iter().copied().collect();
+                let mut queue = again.into_iter();
+                let wants = wants.lock().expect("nothing panics while it holds this");
+                while !over.load(std::sync::atomic::Ordering::Acquire) {
+                    let unit = match queue.next() {
+                        Some(unit) => unit,
+                        None => match wants.recv_timeout(Duration::from_millis(50)) {
+                            Ok(unit) => unit,
+                            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => continue,
+                            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
+                        },
+                    };
+                    asked.lock().expect("nothing panics while it holds this").insert(unit);
+                    if say(&to, kind::WANTS, unit).is_err() {
+                        return;
+                    }
+                }
+            };
+            std::thread::Builder::new().name("una-wants".into()).stack_size(128 << 10).spawn(ask)
+        };
+        let Ok(asking) = asking else { return missing.left() == 0 };
+        let taken = loop {
+            if missing.left() == 0 {
+                break say(&to, kind::HAS_ALL, (0, 0));
+            }
+            if let Err(error) = take_one(missing, &asked, &mut stream, &to) {
+                break Err(error);
+            }
+        };
+        over.store(true, std::sync::atomic::Ordering::Release);
+        let _ = asking.join();
+        // A link that breaks is opened again, also only to say that all has come.
+        if taken.is_ok() {
+            return true;
+        }
+    }
+}
+
+fn say(to: &Mutex<Stream>, word: u8, (memory, unit): Unit) -> io::Result<()> {
+    let mut to = to.lock().expect("nothing panics while it speaks");
+    to.set_deadline(Some(Instant::now() + WORD_TIMEOUT));
+    send(&mut *to, Writer::default().u8(word).u32(memory).u64(unit).finish())
+}
+
+fn take_one(
+    missing: &Missing, asked: &Mutex<BTreeSet<Unit>>, from: &mut Stream, to: &Mutex<Stream>,
+) -> io::Result<()> {
+    let frame = receive(from)?;
+    let malformed = |_: Malformed| io::Error::from(io::ErrorKind::InvalidData);
+    let mut reader = Reader::new(&frame);
+    let (said, memory, offset) =
+        (reader.u8().map_err(malformed)?, reader.u32().map_err(malformed)?, reader.u64().map_err(malformed)?);
+    match said {
+        kind::BYTES => {
+            missing.fill(memory, offset, &frame[13..]).map_err(io::Error::other)?;
+        }
+        kind::ZEROS => {
+            let length = reader.u64().map_err(malformed)?;
+            let span = Span { memory, range: offset..offset.saturating_add(length) };
+            missing.fill_zero(span).map_err(io::Error::other)?;
+        }
+        kind::UNIT_END => {
+            asked.lock().expect("nothing panics while it holds this").remove(&(memory, offset));
+            // If this word is lost the unit comes again, and is passed over.
+            say(to, kind::HAS, (memory, offset))?;
+        }
+        _ => return Err(io::ErrorKind::InvalidData.into()),
+    }
+    Ok(())
+}
+
+/// Departed processes of which pages are still here, by the tickets under which they left.
+#[derive(Default)]
+pub struct Departures(Mutex<BTreeMap<u64, (NodeId, Arc<Sending>)>>);
+
+impl Departures {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<u64, (NodeId, Arc<Sending>)>> {
+        self.0.lock().expect("nothing panics while it holds this lock")
+    }
+
+    pub fn add(&self, ticket: u64, to: NodeId, sending: Arc<Sending>) {
+        self.all().insert(ticket, (to, sending));
+    }
+
+    /// Of this node's, under this ticket.
+    pub fn find(&self, ticket: u64, to: NodeId) -> Option<Arc<Sending>> {
+        self.all().get(&ticket).filter(|(node, _)| *node == to).map(|(_, sending)| sending.clone())
+    }
+
+    pub fn has(&self, ticket: u64) -> bool {
+        self.all().contains_key(&ticket)
+    }
+
+    pub fn remove(&self, ticket: u64) {
+        self.all().remove(&ticket);
+    }
+
+    /// That node's life is over: nobody will ask for its pages.
+    pub fn forget(&self, node: NodeId) {
+        self.all().retain(|_, (to, _)| *to != node);
+    }
+
+    pub fn count(&self) -> usize {
+        self.all().len()
+    }
+}
+
+/// A piece as a frame of the talk about a move, before there is a process.
+pub fn piece_to_bytes(piece: &Piece) -> Vec<u8> {
+    let mut frame = Writer::default();
+    match piece.content {
+        Content::Bytes(bytes) => frame.u8(kind::BYTES).u32(piece.memory).u64(piece.offset).raw(bytes),
+        Content::Zeros(bytes) => frame.u8(kind::ZEROS).u32(piece.memory).u64(piece.offset).u64(bytes),
+    };
+    frame.finish()
+}
+
+pub fn piece_of_bytes(frame: &[u8]) -> Result<Piece<'_>, Malformed> {
+    let mut reader = Reader::new(frame);
+    let (said, memory, offset) = (reader.u8()?, reader.u32()?, reader.u64()?);
+    match said {
+        kind::BYTES => Ok(Piece { memory, offset, content: Content::Bytes(&frame[13..]) }),
+        kind::ZEROS => {
+            let length = reader.u64()?;
+            reader.finish()?;
+            Ok(Piece { memory, offset, content: Content::Zeros(length) })
+        }
+        _ => Err(Malformed { at: 0 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(memory: u32, first: u64, pages: u64) -> Span {
+        Span { memory, range: first << 12..(first + pages) << 12 }
+    }
+
+    #[test]
+    fn spans_are_read_as_they_were_written() {
+        let spans = vec![span(0, 1, 2), span(0, 7, 1), span(1, 0, 1 << 19)];
+        let bytes = spans_to_bytes(&spans);
+        assert_eq!(spans_of_bytes(&bytes), Ok(spans));
+        for end in 0..bytes.len() {
+            assert!(spans_of_bytes(&bytes[..end]).is_err(), "cut at {end} they were believed");
+        }
+    }
+
+    #[test]
+    fn fewer_spans_cover_the_same_and_keep_memories_apart() {
+        let spans: Vec<Span> = (0..1000).map(|n| span(n / 500, u64::from(n % 500) * 3, 1)).collect();
+        let fewer = coarser(spans.clone(), 10);
+        assert!(fewer.len() <= 10, "{}", fewer.len());
+        for span in spans {
+            let covers = |other: &&Span| {
+                other.memory == span.memory && other.range.start <= span.range.start && span.range.end <= other.range.end
+            };
+            assert_eq!(fewer.iter().filter(covers).count(), 1, "{span:?}");
+        }
+        assert_eq!(coarser(fewer.clone(), 10), fewer);
+    }
+
+    #[test]
+    fn pieces_are_read_as_they_were_written_and_never_in_part() {
+        let bytes = [7; 4096];
+        for content in [Content::Bytes(&bytes), Content::Zeros(8192)] {
+            let piece = Piece { memory: 1, offset: 4096, content };
+            assert_eq!(piece_of_bytes(&piece_to_bytes(&piece)), Ok(piece));
+        }
+        assert!(piece_of_bytes(&[]).is_err() && piece_of_bytes(&[9; 13]).is_err());
+    }
+}
