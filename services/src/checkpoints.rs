@@ -98,7 +98,7 @@ impl Blob {
 impl List {
     pub fn write(&self) -> Vec<u8> {
         let mut to = Writer::default();
-        to.u8(FORM);
+        to.u8(FORM).u32(self.units.len() as u32);
         write_names(&self.units, &mut to);
         to.finish()
     }
@@ -106,7 +106,7 @@ impl List {
     /// `count`: how many units it must name.
     pub fn read(bytes: &[u8], count: usize) -> Result<List, Malformed> {
         let mut from = Reader::new(bytes);
-        if from.u8()? != FORM {
+        if from.u8()? != FORM || from.u32()? as usize != count {
             return Err(from.malformed());
         }
         let units = read_names(count, &mut from)?;

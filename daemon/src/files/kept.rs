@@ -465,9 +465,11 @@ impl Inner {
             KeepAsk::Remove { keys } => self.remove_kept(epoch, &tree, &keys),
             KeepAsk::Look { root, verify } => look(&tree, root, verify, self.me, &self.living.others()),
         };
-        match self.hold.is_lost(epoch) {
-            true => KeepTold::NotNow,
-            false => told,
+        match told {
+            _ if self.hold.is_lost(epoch) => KeepTold::NotNow,
+            // While the hold is in doubt nobody takes copies: it is asked for again.
+            KeepTold::Failed(_) if !self.hold.is_held(epoch) => KeepTold::NotNow,
+            told => told,
         }
     }
 
