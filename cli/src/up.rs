@@ -170,6 +170,7 @@ impl Up {
             print("una is going down\n")?;
         }
         let by_itself = started.wait_halted(std::time::Duration::ZERO);
+        system.going_down();
         let flushed = started.shutdown();
         server.close();
         system.shutdown();

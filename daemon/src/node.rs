@@ -7,27 +7,31 @@
 //!   puppet    system calls for outsiders            process   names, streams and ends of processes
 //!   bodies    what each process is                  system_files   /proc, /port, /node
 //!   seekers   who works for names of other nodes
+//!   keep      a process stopped for a moment, and one that goes on
 //! ```
 //! All calls here may be made from any thread that is not a worker; those that wait have a timeout.
 
 mod bodies;
 mod console;
 mod guest;
+mod keep;
 mod machine;
 mod moving;
 mod process;
 mod puppet;
+mod read_only;
 mod seekers;
 mod system_files;
 mod view;
 
 pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
+pub use keep::{GoOn, Outward, Snapshot, SnapshotRefused, UndoRefused, is_damage};
 pub use moving::{Arrival, ArriveRefused, Baggage, Brought, Pages, Stopped};
 pub use seekers::{Fetched, Home, Registry};
 pub use system_files::{OtherNode, Others};
 pub use view::{
-    ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, Order, Pid,
-    PortError, ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
+    ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, NotPid,
+    Order, Pid, PortError, ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
 };
 
 use crate::files::{Shared, Tree};
@@ -39,7 +43,7 @@ use abi::ids::{HandleId, ProgramId, Time};
 use abi::interface::names;
 use abi::limits::{Limits, WEIGHT_NORMAL};
 use abi::message::{Bytes, MESSAGE_BYTES_MAX, Message, Received, Transfer, TransferMode};
-use abi::process::{Orphan, Program, Spawn};
+use abi::process::{Again, Orphan, Program, Spawn};
 use abi::rights::Rights;
 use bodies::Bodies;
 use console::{ConsoleWaiter, Rouse, Side};
@@ -53,6 +57,7 @@ use kernel::{Key, Process};
 use machine::{Machine, Place, Used};
 use process::{Facts, Info};
 use puppet::{Refused, Strings};
+use read_only::ReadOnly;
 use services::members::ProgramMark;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -316,12 +321,33 @@ impl Node {
     }
 
     pub fn run(&self, order: Order) -> Result<Started, RunRefused> {
+        let limit = order.limits.output_bytes.unwrap_or(u64::MAX);
+        let console = Console::new(order.stdio.input, order.stdio.lossless, limit);
+        self.begin(order, console, None)
+    }
+
+    /// Begins a process under the number that it had. `console`: what it had printed before.
+    pub fn run_again(&self, order: Order, again: Again, console: Option<&[u8]>) -> Result<Started, RunRefused> {
+        let limit = order.limits.output_bytes.unwrap_or(u64::MAX);
+        let console = match console {
+            Some(saved) => Console::restored(saved).map_err(|_| RunRefused::Streams)?,
+            None => Console::new(order.stdio.input, order.stdio.lossless, limit),
+        };
+        self.begin(order, console, Some(again))
+    }
+
+    fn begin(&self, order: Order, console: Console, again: Option<Again>) -> Result<Started, RunRefused> {
         let Order { program, name, args, env, mounts, limits, stdio } = order;
+        if let Some(again) = again
+            && self.is_alive(again.id.into())
+        {
+            return Err(RunRefused::Alive(again.id.into()));
+        }
         let started_ms = now_ms();
-        let world = self.0.world(&program, &mounts, &limits, stdio)?;
+        let world = self.0.world_at(&program, &mounts, &limits, stdio, console.clone(), console)?;
         let (setup, fiber, rest) = world.for_new(args.clone(), env);
         let process = at_once(self.0.engine.start_on_fiber(&program, &name, setup, fiber))?;
-        let common = Common { name, args, mounts, limits, stdio, started_ms, moves: 0 };
+        let common = Common { name, args, mounts, limits, stdio, started_ms, moves: moves(again), again };
         self.launch(&program, process, common, rest)
     }
 
@@ -329,25 +355,17 @@ impl Node {
     pub fn thaw(&self, image: Image<impl Read>, order: ThawOrder) -> Result<Started, RunRefused> {
         let ThawOrder { program, name, mounts, limits, stdio } = order;
         let world = self.0.world(&program, &mounts, &limits, stdio)?;
-        let resume = wasi::Resume {
-            mounts: world.mounts,
-            stdin: world.stdin,
-            stdout: world.stdout,
-            stderr: world.stderr,
-            clock: world.clock,
-            entropy: Box::new(HostEntropy),
-            waiter: world.waiter,
-        };
-        let process = at_once(self.0.engine.thaw_on_fiber(&program, image, resume, world.fiber))?;
+        let (resume, fiber, rest) = world.for_old();
+        let process = at_once(self.0.engine.thaw_on_fiber(&program, image, resume, fiber))?;
         let args = process.system().args().to_vec();
-        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms(), moves: 0 };
-        self.launch(&program, process, common, world.rest)
+        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms(), moves: 0, again: None };
+        self.launch(&program, process, common, rest)
     }
 
     fn launch(
         &self, program: &engine::Program, mut process: engine::Process, common: Common, rest: Rest,
     ) -> Result<Started, RunRefused> {
-        let (console, limits) = (rest.output.clone(), common.limits.clone());
+        let (console, limits, again) = (rest.output.clone(), common.limits.clone(), common.again);
         let info = self.0.info(program, &mut process, common, rest);
         let arguments = self.0.bodies.expect(guest::Program::new(process, info.clone()), info.clone());
         let spawn = Spawn {
@@ -358,6 +376,7 @@ impl Node {
             weight: limits.cpu_weight.unwrap_or(WEIGHT_NORMAL),
             orphan: Orphan::IsAdopted,
             supervisor: None,
+            again,
         };
         match self.desk(SystemCall::Spawn(Box::new(spawn))) {
             Ok(Outcome::Spawned(Ok(spawned))) => {
@@ -438,10 +457,11 @@ impl Node {
             state: if stopped { State::Stopped } else { state },
             started_ms: info.started_ms,
             cpu_ns: info.time.total_ns(self.0.machine.now()),
-            memory_bytes: info.usage.as_ref().map_or(0, |usage| usage.bytes()),
+            memory_bytes: info.memory_bytes(),
             handles: kernel.map_or(0, |(_, handles, _)| *handles),
             output_bytes: info.console.as_ref().map_or(0, Console::end),
             mounts: info.mounts.clone(),
+            incarnation: info.incarnation,
         }
     }
 
@@ -583,7 +603,7 @@ impl Node {
         let (mut cpu_ns, mut memory_bytes, mut count) = (self.0.bodies.ended_cpu_ns(), 0, 0);
         for info in processes.live() {
             cpu_ns += info.time.total_ns(now);
-            memory_bytes += info.usage.as_ref().map_or(0, |usage| usage.bytes());
+            memory_bytes += info.memory_bytes();
             count += u32::from(info.kind == Kind::Program);
         }
         NodeView {
@@ -678,6 +698,7 @@ impl Node {
             weight: WEIGHT_NORMAL,
             orphan: Orphan::Dies,
             supervisor: None,
+            again: None,
         };
         match self.desk(SystemCall::Spawn(Box::new(spawn))) {
             Ok(Outcome::Spawned(Ok(spawned))) => Ok(Agent { node: self.clone(), strings, process: spawned.process }),
@@ -751,6 +772,21 @@ impl Inner {
         self: &Arc<Inner>, program: &engine::Program, mounts: &[MountOrder], limits: &ProcessLimits, stdio: Stdio,
         input: Console, output: Console,
     ) -> Result<World, RunRefused> {
+        if stdio.held {
+            if program.uses_una() {
+                return Err(RunRefused::NotDurable(
+                    "it calls the import module `una`: messages and processes cannot be taken back".into(),
+                ));
+            }
+            if let Some(mount) = mounts.iter().find(|mount| !mount.read_only) {
+                return Err(RunRefused::NotDurable(format!(
+                    "{} is mounted for writing: mount it as {}:ro",
+                    mount.host.display(),
+                    mount.guest
+                )));
+            }
+            output.hold_back();
+        }
         let mut opened = vec![];
         for mount in mounts {
             let files = match mount.read_only {
@@ -775,10 +811,12 @@ impl Inner {
             }
         });
         if mounts.iter().all(|mount| mount.guest != "/") {
-            let files = self.tree.session();
-            opened.push(Mount { guest: "/".into(), host: "una:/".into(), read_only: false, files });
+            let session = self.tree.session();
+            let files = if stdio.held { Box::new(ReadOnly(session)) } else { session };
+            opened.push(Mount { guest: "/".into(), host: "una:/".into(), read_only: stdio.held, files });
         }
-        for root in Root::ALL {
+        // Reading and writing there has effects.
+        for root in Root::ALL.into_iter().filter(|_| !stdio.held) {
             // What the user mounts there comes first.
             if mounts.iter().all(|mount| mount.guest != root.guest()) {
                 let files = SystemFiles::new(root, Node(self.clone()), known.clone(), rouse.clone());
@@ -807,7 +845,7 @@ impl Inner {
 
     fn info(&self, program: &engine::Program, process: &mut engine::Process, common: Common, rest: Rest) -> Arc<Info> {
         self.remember(program);
-        let Common { name, args, mounts, limits, stdio, started_ms, moves } = common;
+        let Common { name, args, mounts, limits, stdio, started_ms, moves, again } = common;
         let Rest { output, is_shared, usage, time, key, known } = rest;
         let info = Info::new(Facts {
             name,
@@ -823,6 +861,7 @@ impl Inner {
             stdio,
             started_ms,
             moves,
+            incarnation: again.map_or(0, |again| again.incarnation),
             memories: Some(process.memories()),
             key,
             stopper: Some(process.stopper()),
@@ -866,7 +905,7 @@ impl Children for Inner {
         let process = at_once(self.engine.start_on_fiber(program, &name, setup, fiber));
         let mut process = process.map_err(|error| error.to_string())?;
         let (mounts, stdio) = (parent.mounts.clone(), Stdio::default());
-        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms(), moves: 0 };
+        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms(), moves: 0, again: None };
         let info = self.info(program, &mut process, common, rest);
         Ok(self.bodies.expect(guest::Program::new(process, info.clone()), info))
     }
@@ -915,6 +954,8 @@ struct Common {
     stdio: Stdio,
     started_ms: u64,
     moves: u32,
+    /// It goes on under the number that it had.
+    again: Option<Again>,
 }
 
 /// The receiving end of a port with a name, which is free again when this is dropped.
@@ -982,6 +1023,11 @@ impl Drop for Agent {
             desk.post(call, |key| machine.stir(key), |_| {});
         }
     }
+}
+
+/// Of a process that goes on under its number: more than whatever it moved before.
+fn moves(again: Option<Again>) -> u32 {
+    again.map_or(0, |again| again.moves())
 }
 
 /// Every process is born with a way to the names.

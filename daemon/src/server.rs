@@ -5,17 +5,19 @@
 //! checked, and when the node ends all connections are closed, which ends every wait for a client.
 
 mod files;
+mod keep;
 mod programs;
 mod relay;
 mod streams;
 mod system;
 
 use crate::node::{
-    self, ControlRefused, DepartRefused, Freeze, FreezeRefused, Node, Order, Output, Pid, PortError, RunRefused, Started, ThawOrder,
+    self, ControlRefused, DepartRefused, Freeze, FreezeRefused, Node, Order, Output, Pid, PortError, RunRefused,
+    Started, ThawOrder,
 };
 use crate::protocol::{self, Afterwards, Follow, More, ProtocolError, Reason, Refusal, Reply, Request, Status};
-use crate::system::{MoveRefused, System};
 use crate::system::view::WhyView;
+use crate::system::{MoveRefused, System};
 use abi::ids::NodeId;
 use programs::Programs;
 use std::collections::BTreeMap;
@@ -35,6 +37,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a long wait looks whether its client is still there, and tells it that it goes on.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether the end of a process has been written down.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// For a thread that serves a connection: compiling happens on threads of its own.
 const STACK_BYTES: usize = 1 << 20;
@@ -287,12 +292,19 @@ impl<'a> Session<'a> {
             Request::Stop { pid } => node.stop(pid).map_err(control).and_then(|()| self.done()),
             Request::Cont { pid } => node.cont(pid).map_err(control).and_then(|()| self.done()),
             Request::Wait { pid } => loop {
-                if let Some(end) = node.wait(pid, LOOK_INTERVAL).map_err(control)? {
+                if let Some(end) = node.wait(pid, LOOK_INTERVAL).map_err(control)?
+                    && self.is_settled(pid)
+                {
                     return Ok(self.reply(&Reply::Ended { end })?);
                 }
                 self.still_working()?;
             },
             Request::Freeze { pid, with_program, afterwards } => self.freeze(pid, with_program, afterwards),
+            Request::Checkpoint { pid, name } => self.checkpoint(pid, name),
+            Request::Checkpoints { pid, verify } => self.checkpoints(pid, verify),
+            Request::Restore(restore) => self.restore(restore),
+            Request::Undo { pid, which } => self.undo(pid, which),
+            Request::RemoveCheckpoints { pid, which } => self.remove_checkpoints(pid, which),
             Request::Move { pid, node } => self.move_process(pid, &node),
             Request::Send { port, timeout_ms } => {
                 let mut message = vec![];
@@ -316,6 +328,15 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// May anybody be told that it ended? Waits a little if not.
+    fn is_settled(&self, pid: Pid) -> bool {
+        let unsettled = self.shared.system.is_unsettled(pid);
+        if unsettled {
+            std::thread::sleep(SETTLE_INTERVAL);
+        }
+        !unsettled
+    }
+
     fn content(&mut self) -> protocol::Content<'_, BufReader<UnixStream>> {
         protocol::Content::new(&mut self.from)
     }
@@ -329,11 +350,23 @@ impl<'a> Session<'a> {
     }
 
     fn run_program(&mut self, run: protocol::Run) -> Done {
-        let protocol::Run { program, name, arguments, environment, place } = run;
+        let protocol::Run { program, name, arguments, environment, place, lasting } = run;
+        let hash = program.hash.clone();
         let program = self.program(&program)?;
-        let protocol::Placement { mounts, limits, stdio, follow, decided, .. } = place;
+        let protocol::Placement { mounts, limits, mut stdio, follow, decided, .. } = place;
+        stdio.held = lasting.durable_every_ms.is_some();
+        let looked_after = lasting
+            .is_wanted()
+            .then(|| keep::supervision(lasting, (&name, &arguments, &environment), &hash, (&mounts, &limits, stdio)));
         let order = Order { program, name, args: arguments, env: environment, mounts, limits, stdio };
         let started = self.shared.node.run(order).map_err(refused)?;
+        if let Some(supervision) = looked_after
+            && let Err(error) = self.shared.system.supervise(started.pid, &started.console, supervision)
+        {
+            started.console.give_up_first();
+            let _ = self.shared.node.kill(started.pid);
+            return Err(keep::undone(error));
+        }
         self.started(started, decided, follow)
     }
 
@@ -519,7 +552,8 @@ fn refused(refused: RunRefused) -> Undone {
         RunRefused::Mount { .. } => Reason::File,
         RunRefused::Limit(_) => Reason::Busy,
         RunRefused::Stopping => Reason::Stopping,
-        RunRefused::Start(_) | RunRefused::Thaw(_) => Reason::NotRun,
+        RunRefused::Start(_) | RunRefused::Thaw(_) | RunRefused::Alive(_) | RunRefused::Streams => Reason::NotRun,
+        RunRefused::NotDurable(_) => Reason::NotRun,
     };
     Undone::new(reason, refused)
 }

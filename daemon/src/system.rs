@@ -11,6 +11,7 @@
 //!   programs what one node has compiled, others need not compile
 //!   names    which node has bound the name of a port
 //!   elsewhere processes and nodes as files
+//!   keep     checkpoints                 supervise  processes that are begun again, here or elsewhere
 //!   view     what people see
 //! ```
 //! A node alone is a system of one: the same parts, with nobody to speak to.
@@ -21,6 +22,7 @@ mod elsewhere;
 mod events;
 mod health;
 mod join;
+pub mod keep;
 mod keeper;
 mod location;
 pub mod member;
@@ -30,6 +32,7 @@ mod pages;
 mod place;
 mod programs;
 mod record;
+pub mod supervise;
 pub mod view;
 
 pub use join::{JoinError, join};
@@ -74,10 +77,12 @@ pub mod service {
     /// Questions of one node to another: its processes, its events.
     pub const SYSTEM: Service = Service(5);
     pub const PROGRAMS: Service = Service(6);
-    /// Processes on their way.
-    pub const MOVES: Service = Service(8);
     /// Where processes are.
     pub const LOCATION: Service = Service(7);
+    /// Processes on their way.
+    pub const MOVES: Service = Service(8);
+    /// What is kept of processes, asked of whoever holds the files.
+    pub const KEPT: Service = Service(9);
 }
 
 /// Where nodes listen, if nothing else is said. Another one is taken if it is in use.
@@ -182,6 +187,10 @@ struct Inner {
     names: names::Names,
     chronicle: Chronicle,
     files: Shared,
+    keep: keep::Keep,
+    supervise: supervise::Supervise,
+    /// Its processes end because this node does.
+    going_down: AtomicBool,
     watch: Mutex<Option<Watch>>,
     node: OnceLock<Node>,
     on_commands: OnceLock<OnCommands>,
@@ -273,6 +282,7 @@ impl FilesNetwork for Numbered {
         let (service, class) = match service {
             files::Service::Files => (service::FILES, Class::Call),
             files::Service::Chunks => (service::CHUNKS, Class::Page),
+            files::Service::Kept => (service::KEPT, Class::Page),
         };
         let answer = self.wire.ask_and_wait(key, Ask { service, class, body, deadline });
         answer.map_err(|error| match error {
@@ -389,6 +399,9 @@ impl System {
             names,
             chronicle,
             files,
+            keep: keep::Keep::new(),
+            supervise: supervise::Supervise::new(),
+            going_down: AtomicBool::new(false),
             watch: Mutex::default(),
             node: OnceLock::new(),
             on_commands: OnceLock::new(),
@@ -407,6 +420,10 @@ impl System {
         spawn("una-health", health::run)?;
         spawn("una-keeper", keeper::run)?;
         spawn("una-where", location::run)?;
+        spawn("una-keep", keep::run)?;
+        spawn("una-lease", supervise::run_lease)?;
+        spawn("una-again", supervise::run)?;
+        spawn("una-lost", supervise::run_lost)?;
         system.0.tell_own_addresses(own);
         Ok(system)
     }
@@ -418,7 +435,11 @@ impl System {
             let Some(inner) = weak.upgrade() else { return };
             match fate {
                 Fate::Started(program) => inner.chronicle.record(Kind::ProcessStarted { process, program }),
-                Fate::Ended(exit) => inner.chronicle.record(Kind::ProcessEnded { process, ending: Ending(exit) }),
+                Fate::Ended(exit) => {
+                    inner.keep.over(process.into());
+                    inner.supervise.over(process.into());
+                    inner.chronicle.record(Kind::ProcessEnded { process, ending: Ending(exit) });
+                }
                 Fate::Forgotten => {}
             }
             inner.tell_fate(process, fate);
@@ -574,9 +595,15 @@ impl System {
         self.0.facts.range(drivers::coordinator::Range::key(member::NEXT), deadline).is_ok()
     }
 
+    /// This node is about to end its processes: those that somebody looks after go on elsewhere, or here when it starts again.
+    pub fn going_down(&self) {
+        self.0.going_down.store(true, Ordering::Release);
+    }
+
     /// Says goodbye, and ends what this node does for others. The tree goes to another node first, if one can have it.
     pub fn shutdown(&self) {
         self.0.finish_departures(DEPARTURES_TIMEOUT);
+        self.0.let_go_of_processes();
         self.0.names.stop();
         self.0.files.let_go();
         self.0.health.leave();
@@ -670,6 +697,10 @@ fn own_processes(node: &Node, ended: bool) -> Vec<ProcessView> {
 impl Inner {
     fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn is_going_down(&self) -> bool {
+        self.going_down.load(Ordering::Acquire)
     }
 
     fn is_stopping(&self) -> bool {

@@ -830,6 +830,7 @@ functions! {
             weight: WEIGHT_NORMAL,
             orphan: Orphan::Dies,
             supervisor: None,
+            again: None,
         };
         match program.ask(SystemCall::Spawn(Box::new(spawn))).await {
             Outcome::Spawned(spawned) => {

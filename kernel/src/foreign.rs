@@ -1558,7 +1558,8 @@ impl Kernel {
             Act::Door => Next::Return(Outcome::Door(self.own_door(me))),
             Act::Spawn(spawn) => {
                 let SpawnAct { program, arguments, limits, weight, orphan } = *spawn;
-                let spawn = Spawn { program, arguments, handles, limits, weight, orphan, supervisor: None };
+                let spawn =
+                    Spawn { program, arguments, handles, limits, weight, orphan, supervisor: None, again: None };
                 self.spawn(me, spawn, effects)
             }
         }

@@ -235,6 +235,7 @@ impl Boot {
             weight: part.weight,
             orphan: Orphan::Dies,
             supervisor: Some(Notify { port: self.own_port, token: index as u64 }),
+            again: None,
         })));
         let Stage::Running { spawning } = &mut self.stage else { unreachable!("parts start after all ports are made") };
         spawning.push(index);

@@ -12,13 +12,15 @@
 //!   programs   which programs the system knows   once     a call that is asked again is not done again
 //!   files      the tree of files             members  who of the system is alive
 //!   events     what happened, in one order     placement  where a process goes, and why
-//!   location   where a process is
+//!   location   where a process is          checkpoints  what is kept of one, and how many
+//!   restarts   whether and when it is begun again
 //! ```
 #![no_std]
 
 extern crate alloc;
 
 pub mod boot;
+pub mod checkpoints;
 pub mod events;
 pub mod files;
 pub mod host;
@@ -31,6 +33,7 @@ pub mod placement;
 pub mod planted;
 pub mod programs;
 pub mod registrar;
+pub mod restarts;
 
 use abi::call::{Outcome, SystemCall};
 use abi::ids::{HandleId, Time};

@@ -212,6 +212,7 @@ impl Bodies {
             stdio: Stdio::default(),
             started_ms: now_ms(),
             moves: 0,
+            incarnation: 0,
             memories: None,
             key,
             stopper: None,

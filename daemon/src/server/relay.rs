@@ -39,6 +39,7 @@ impl Session<'_> {
         let target = match request {
             Request::Run(run) => self.place(&run.name, &run.program.hash, &mut run.place)?,
             Request::Thaw(thaw) => self.place(&thaw.name, &thaw.program.hash, &mut thaw.place)?,
+            Request::Restore(restore) => self.place_restored(restore)?,
             request => match request.pid() {
                 Some(pid) => match self.elsewhere_now(pid)? {
                     // Nobody knows of it: where it was born it is known why, if anywhere.
@@ -367,7 +368,7 @@ pub(super) fn unreachable(reach: Reach) -> Undone {
     Undone::new(reason, reach)
 }
 
-fn not_placed(why: WhyView) -> Undone {
+pub(super) fn not_placed(why: WhyView) -> Undone {
     let line = |WhyNode { name, reason, .. }: &WhyNode| format!("{name}: {reason}");
     Undone::new(Reason::NoPlace, why.nodes.iter().map(line).collect::<Vec<_>>().join("\n"))
 }

@@ -28,6 +28,10 @@ const VISITORS_MAX: usize = 8;
 pub enum Question {
     /// Answer: JSON of process views.
     Processes { ended: bool },
+    /// Answer: JSON of whether that process lives there, if it is in that life of it.
+    Lives { pid: crate::node::Pid, life: u64 },
+    /// A process has lost its node: let it go on there. Answered at once.
+    TakeUp { pid: crate::node::Pid },
     /// Answer: JSON of how far the node is that empties itself.
     Emptying,
     /// Answer: as [`elsewhere::answer`] gives it.
@@ -99,6 +103,11 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
             let views = inner.node.get().map(|node| own_processes(node, ended)).unwrap_or_default();
             serde_json::to_vec(&views).map_err(|error| error.to_string())
         }
+        Question::Lives { pid, life } => serde_json::to_vec(&inner.lives(pid, life)).map_err(|error| error.to_string()),
+        Question::TakeUp { pid } => {
+            inner.take_up_soon(pid)?;
+            Ok(vec![])
+        }
         Question::Emptying => {
             let emptying = System(inner.clone()).emptying(&inner.me.to_string()).map_err(|error| error.to_string())?;
             serde_json::to_vec(&emptying).map_err(|error| error.to_string())
@@ -166,6 +175,7 @@ impl Receiver for Ears {
             }
             service::FILES => inner.files.asked(number, files::Service::Files, body, reply_of(answer)),
             service::CHUNKS => inner.files.asked(number, files::Service::Chunks, body, reply_of(answer)),
+            service::KEPT => inner.files.asked(number, files::Service::Kept, body, reply_of(answer)),
             other => answer.give(Err(format!("nobody answers for {other} here"))),
         }
     }
