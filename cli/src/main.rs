@@ -2,6 +2,7 @@
 
 mod completions;
 mod control;
+mod demo;
 mod directories;
 mod doctor;
 mod failure;
@@ -93,6 +94,7 @@ enum Command {
     Recv(ports::Receive),
     Fetch(fetch::Fetch),
     Coordinator(nodes::Coordinator),
+    Demo(demo::Demo),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
@@ -139,6 +141,7 @@ fn main() -> ExitCode {
         Command::Recv(command) => command.execute(),
         Command::Fetch(command) => command.execute(),
         Command::Coordinator(command) => command.execute(),
+        Command::Demo(command) => command.execute(),
         Command::Doctor(command) => command.execute(),
         Command::Completions(command) => command.execute(),
         Command::Man(command) => command.execute(),

@@ -113,6 +113,8 @@ impl Up {
             node: system.me(),
             life: system.life(),
             files: Some(system.files()),
+            names: Some(system.names()),
+            others: Some(std::sync::Arc::new(system.clone())),
             data: data.clone(),
             cache: directories::cache().ok(),
             workers: self.workers,

@@ -6,6 +6,7 @@
 //!   machine   the kernel on Linux threads           guest     a process that runs a program
 //!   puppet    system calls for outsiders            process   names, streams and ends of processes
 //!   bodies    what each process is                  system_files   /proc, /port, /node
+//!   seekers   who works for names of other nodes
 //! ```
 //! All calls here may be made from any thread that is not a worker; those that wait have a timeout.
 
@@ -16,14 +17,17 @@ mod machine;
 mod moving;
 mod process;
 mod puppet;
+mod seekers;
 mod system_files;
 mod view;
 
 pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
 pub use moving::{Arrival, ArriveRefused, Baggage, Brought, Pages, Stopped};
+pub use seekers::{Fetched, Home, Registry};
+pub use system_files::{OtherNode, Others};
 pub use view::{
-    ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, Order, Pid, PortError,
-    ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
+    ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, Order, Pid,
+    PortError, ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
 };
 
 use crate::files::{Shared, Tree};
@@ -88,6 +92,10 @@ pub struct NodeOptions {
     pub life: u64,
     /// The tree of the whole computer; `None`: the node has one of its own.
     pub files: Option<Shared>,
+    /// How nodes agree about names of ports, if there are others; `None`: its names are the node's own.
+    pub names: Option<Arc<dyn Registry>>,
+    /// What is asked of other nodes for `/proc` and `/node`; `None`: there are none.
+    pub others: Option<Arc<dyn Others>>,
 }
 
 impl Default for NodeOptions {
@@ -102,6 +110,8 @@ impl Default for NodeOptions {
             node: FIRST_NODE,
             life: 0,
             files: None,
+            names: None,
+            others: None,
         }
     }
 }
@@ -178,6 +188,7 @@ struct Inner {
     /// Makes the node's own system calls; the parent of all programs that are started from outside.
     desk: Arc<Strings>,
     tree: AnyTree,
+    others: Option<Arc<dyn Others>>,
     began: Instant,
     /// Those that were run last, the latest at the end.
     programs: Mutex<VecDeque<engine::Program>>,
@@ -227,8 +238,14 @@ impl Node {
         let workers = options.workers.unwrap_or(processors).max(1);
         let place = Place { node: options.node, life: options.life };
         let machine = Machine::new(&options.data, workers, journals, place)?;
-        let bodies = Arc::new(Bodies::new(machine.clone()));
+        // Without a life there is no network.
+        let registry = options.names.clone().filter(|_| options.life != 0);
+        let (pile, work) = seekers::pile();
+        let bodies = Arc::new(Bodies::new(machine.clone(), registry.is_some().then_some(pile)));
         machine.boot(bodies.clone(), bodies::BOOT, bodies::limits())?;
+        if let Some(registry) = registry {
+            seekers::begin(&machine, bodies.seekers(), work, registry).map_err(NodeError::Thread)?;
+        }
         let desk = bodies.desk();
         let node = Node(Arc::new_cyclic(|this| Inner {
             number: options.node,
@@ -237,6 +254,7 @@ impl Node {
             engine,
             desk,
             tree,
+            others: options.others.clone(),
             began: Instant::now(),
             programs: Mutex::default(),
             this: this.clone(),
@@ -495,6 +513,33 @@ impl Node {
         self.find(pid)?.console.clone().ok_or(ControlRefused::NoSuchProcess(pid))
     }
 
+    /// Does what was written into the `ctl` of a process of this node: `kill`, `stop` or `cont`.
+    pub fn command(&self, pid: Pid, bytes: &[u8]) -> Result<(), abi::errno::Errno> {
+        use abi::errno::Errno;
+        let done = match bytes.trim_ascii() {
+            b"kill" => self.kill(pid),
+            b"stop" => self.stop(pid),
+            b"cont" => self.cont(pid),
+            _ => return Err(Errno::Inval),
+        };
+        done.map_err(|refused| match refused {
+            ControlRefused::NoSuchProcess(_) | ControlRefused::Ended(_) | ControlRefused::Moved { .. } => Errno::Srch,
+            ControlRefused::Service(_) => Errno::Perm,
+            ControlRefused::Stopping => Errno::Io,
+        })
+    }
+
+    /// What a process of this node wrote, from there on, at most so much, as far as it is kept.
+    pub fn log(&self, pid: Pid, offset: u64, bytes_max: usize) -> Result<Vec<u8>, abi::errno::Errno> {
+        let console = self.console(pid).map_err(|_| abi::errno::Errno::Srch)?;
+        Ok(match console.read(offset, bytes_max, Duration::ZERO) {
+            Piece::Bytes { bytes, .. } => bytes,
+            Piece::Nothing | Piece::End => vec![],
+            // It is read there.
+            Piece::Moved(_) => return Err(abi::errno::Errno::Srch),
+        })
+    }
+
     /// Stops a process and writes it as an image; `out` is flushed at the end. Whatever fails, it runs on.
     pub fn freeze(&self, pid: Pid, how: Freeze, out: &mut dyn Write) -> Result<(), FreezeRefused> {
         // Each is born with one, to the names.
@@ -550,55 +595,36 @@ impl Node {
         }
         let agent = self.agent()?;
         let until = Instant::now() + timeout;
-        let (answer, handles) = agent.ask(&names::Request::Lookup { path }, &[], timeout)?;
-        let port = match (answer, handles.first()) {
+        // Others may have to be asked, who take their time.
+        let (answer, handles) = agent.ask(&names::Request::Lookup { path }, &[], SYSTEM_TIMEOUT)?;
+        let handle = match (answer, handles.first()) {
             (names::Answer::Port, Some(handle)) => *handle,
-            (names::Answer::Failed(names::Failure::NotFound | names::Failure::NotADirectory), _) => {
-                return Err(PortError::Unknown(port.into()));
-            }
-            (names::Answer::Failed(failure), _) => return Err(PortError::System(format!("{failure:?}"))),
+            (names::Answer::Failed(failure), _) => return Err(port_failure(port, failure)),
             _ => return Err(PortError::NotAPort(port.into())),
         };
         let left = until.saturating_duration_since(Instant::now());
         let mode = SendMode::Reliable(Wait::Until(agent.at(left)));
         let message = Message::of(bytes);
-        match agent.call(SystemCall::Send { port, message, mode }, left)? {
+        match agent.call(SystemCall::Send { port: handle, message, mode }, left)? {
             Outcome::Sent(Ok(())) => Ok(()),
             Outcome::Sent(Err(SendError::PortClosed)) => Err(PortError::Closed),
+            Outcome::Sent(Err(SendError::Unknown)) => Err(PortError::InDoubt(port.into())),
             Outcome::Sent(Err(SendError::Expired | SendError::Full)) => Err(PortError::Expired),
             other => Err(PortError::System(format!("{other:?}"))),
         }
     }
 
-    /// Does anybody on this node receive under this name?
-    pub fn has_port(&self, port: &str) -> bool {
-        let Ok(path) = port_path(port) else { return false };
-        let answer =
-            self.agent().and_then(|agent| Ok(agent.ask(&names::Request::Lookup { path }, &[], SYSTEM_TIMEOUT)?.0));
-        matches!(answer, Ok(names::Answer::Port))
-    }
-
-    /// Makes a port of this name and waits for one message.
-    pub fn receive(&self, port: &str, timeout: Duration) -> Result<Vec<u8>, PortError> {
+    /// Makes a port of this name, from which messages are received as long as it is kept.
+    pub fn receiver(&self, port: &str) -> Result<PortReceiver, PortError> {
         let path = port_path(port)?;
         let agent = self.agent()?;
-        let until = Instant::now() + timeout;
-        let made = agent.call(SystemCall::CreatePort(PortOptions::RENDEZVOUS), timeout)?;
+        let made = agent.call(SystemCall::CreatePort(PortOptions::RENDEZVOUS), SYSTEM_TIMEOUT)?;
         let Outcome::PortCreated(Ok(handle)) = made else { return Err(PortError::System(format!("{made:?}"))) };
         let transfer = Transfer { handle, rights: Rights::SENDER, mode: TransferMode::Copy };
         let request = names::Request::BindPort { path, existing: names::Existing::Refuse };
-        match agent.ask(&request, &[transfer], timeout)?.0 {
-            names::Answer::Done => {}
-            names::Answer::Failed(names::Failure::Exists) => {
-                return Err(PortError::System(format!("somebody receives from `{port}` already")));
-            }
-            other => return Err(PortError::System(format!("{other:?}"))),
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        let wait = Wait::Until(agent.at(left));
-        match agent.call(SystemCall::Receive { port: handle, wait }, left)? {
-            Outcome::Received(Ok(Received::Message(delivery))) => Ok(delivery.bytes.to_vec()),
-            Outcome::Received(Err(ReceiveError::Expired | ReceiveError::Empty)) => Err(PortError::Expired),
+        match agent.ask(&request, &[transfer], SYSTEM_TIMEOUT)?.0 {
+            names::Answer::Done => Ok(PortReceiver { agent, handle }),
+            names::Answer::Failed(failure) => Err(port_failure(port, failure)),
             other => Err(PortError::System(format!("{other:?}"))),
         }
     }
@@ -880,6 +906,25 @@ struct Common {
     moves: u32,
 }
 
+/// The receiving end of a port with a name, which is free again when this is dropped.
+pub struct PortReceiver {
+    agent: Agent,
+    handle: HandleId,
+}
+
+impl PortReceiver {
+    /// Waits for one message.
+    pub fn receive(&self, timeout: Duration) -> Result<Vec<u8>, PortError> {
+        let wait = Wait::Until(self.agent.at(timeout));
+        match self.agent.call(SystemCall::Receive { port: self.handle, wait }, timeout)? {
+            Outcome::Received(Ok(Received::Message(delivery))) => Ok(delivery.bytes.to_vec()),
+            // It is bound, so somebody may come.
+            Outcome::Received(Err(ReceiveError::Expired | ReceiveError::Empty)) => Err(PortError::Expired),
+            other => Err(PortError::System(format!("{other:?}"))),
+        }
+    }
+}
+
 /// A puppet of one caller; it ends with this.
 struct Agent {
     node: Node,
@@ -931,6 +976,16 @@ impl Drop for Agent {
 /// Every process is born with a way to the names.
 fn grant_names() -> Transfer {
     Transfer { handle: bodies::DESK_NAMES, rights: Rights::SENDER, mode: TransferMode::Copy }
+}
+
+fn port_failure(port: &str, failure: names::Failure) -> PortError {
+    match failure {
+        names::Failure::NotFound | names::Failure::NotADirectory => PortError::Unknown(port.into()),
+        names::Failure::Exists => PortError::Taken(port.into()),
+        names::Failure::Undecided => PortError::Undecided(port.into()),
+        names::Failure::Unreachable => PortError::Unreachable(port.into()),
+        other => PortError::System(format!("{other:?}")),
+    }
 }
 
 fn port_path(name: &str) -> Result<String, PortError> {

@@ -68,10 +68,10 @@ impl Server {
             wants_down: Mutex::new(None),
         });
         let weak = Arc::downgrade(&shared);
-        shared.system.on_commands(Box::new(move |head, stream| {
+        shared.system.on_commands(Box::new(move |from, head, stream| {
             if let Some(shared) = weak.upgrade() {
                 // Without threads or descriptors the stream is dropped, which tells the other side.
-                let _ = relay::adopt(&shared, head, stream);
+                let _ = relay::adopt(&shared, Via { node: from, hops: head.first().copied().unwrap_or(1) }, stream);
             }
         }));
         Server { shared }
@@ -120,13 +120,13 @@ fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
             continue;
         };
         if is_same_user(&stream) {
-            welcome(shared, stream, 0);
+            welcome(shared, stream, None);
         }
     }
 }
 
-/// Serves a connection, which came over so many nodes, on a thread of its own.
-fn welcome(shared: &Arc<Shared>, stream: UnixStream, hops: u8) {
+/// Serves a connection on a thread of its own.
+fn welcome(shared: &Arc<Shared>, stream: UnixStream, via: Option<Via>) {
     let number = shared.numbers.fetch_add(1, Ordering::Relaxed);
     let enough = shared.connections().len() >= CONNECTIONS_MAX;
     match stream.try_clone() {
@@ -137,7 +137,7 @@ fn welcome(shared: &Arc<Shared>, stream: UnixStream, hops: u8) {
     let (of_thread, of_failure) = (shared.clone(), shared.clone());
     let served = serving.spawn(move || {
         // What went wrong is told to the client; nobody else can do anything about it.
-        let _ = Session::run(&of_thread, stream, hops);
+        let _ = Session::run(&of_thread, stream, via);
         of_thread.connections().remove(&number);
     });
     if served.is_err() {
@@ -157,13 +157,20 @@ fn is_same_user(stream: &UnixStream) -> bool {
     rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid == own || peer.uid.is_root())
 }
 
+/// How a connection came here: from that node, and over how many in all.
+#[derive(Clone, Copy)]
+struct Via {
+    node: abi::ids::NodeId,
+    hops: u8,
+}
+
 /// One connection.
 struct Session<'a> {
     shared: &'a Shared,
     from: BufReader<UnixStream>,
     to: UnixStream,
-    /// Over how many nodes it came.
-    hops: u8,
+    /// None: from this machine.
+    via: Option<Via>,
     /// The node's tree, once it has been asked for.
     files: Option<Box<dyn abi::file::FileSystem>>,
 }
@@ -195,11 +202,11 @@ impl<E: Into<ProtocolError>> From<E> for Undone {
 type Done<T = ()> = Result<T, Undone>;
 
 impl<'a> Session<'a> {
-    fn run(shared: &'a Shared, stream: UnixStream, hops: u8) -> Result<(), ProtocolError> {
+    fn run(shared: &'a Shared, stream: UnixStream, via: Option<Via>) -> Result<(), ProtocolError> {
         stream.set_read_timeout(Some(HELLO_TIMEOUT))?;
         let to = stream.try_clone()?;
         let from = BufReader::with_capacity(64 << 10, stream);
-        let mut session = Session { shared, from, to, hops, files: None };
+        let mut session = Session { shared, from, to, via, files: None };
         protocol::write_hello(&mut session.to)?;
         protocol::read_hello(&mut session.from)?;
         session.from.get_ref().set_read_timeout(None)?;
@@ -241,7 +248,7 @@ impl<'a> Session<'a> {
         let pid = request.pid();
         match self.answer_here(request.clone()) {
             // It moved away meanwhile.
-            Err(Undone::Elsewhere(node)) if self.hops > 0 => {
+            Err(Undone::Elsewhere(node)) if self.via.is_some() => {
                 self.reply(&Reply::MovedOn { node: node.0, follow: None, taken: 0 })?;
                 Err(Undone::Over)
             }
@@ -408,10 +415,6 @@ impl<'a> Session<'a> {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.shared.node.send(port, message, left.min(LOOK_INTERVAL)) {
                 Ok(()) => return self.done(),
-                Err(PortError::Unknown(_)) if let Some(node) = self.shared.system.find_port(port) => {
-                    self.send_at(node, port, message, left)?;
-                    return self.done();
-                }
                 // Nothing was sent then.
                 Err(PortError::Expired) if left > LOOK_INTERVAL => self.still_working()?,
                 Err(error) => return Err(port_error(error)),
@@ -420,14 +423,11 @@ impl<'a> Session<'a> {
     }
 
     fn receive(&mut self, port: &str, timeout: Duration) -> Done {
-        if let Some(node) = self.shared.system.find_port(port) {
-            let why = format!("somebody receives from `{port}` on {} already", self.shared.system.name_of(node));
-            return Err(Undone::new(Reason::Port, why));
-        }
+        let receiver = self.shared.node.receiver(port).map_err(port_error)?;
         let deadline = Instant::now() + timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.shared.node.receive(port, left.min(LOOK_INTERVAL)) {
+            match receiver.receive(left.min(LOOK_INTERVAL)) {
                 Ok(message) => {
                     protocol::write_bytes(&mut self.to, Output::Out, &message)?;
                     return Ok(protocol::write_end(&mut self.to)?);
@@ -535,6 +535,8 @@ fn port_error(error: PortError) -> Undone {
     let reason = match &error {
         PortError::Expired => Reason::Expired,
         PortError::Unknown(_) => Reason::NotFound,
+        PortError::Undecided(_) => Reason::NoQuorum,
+        PortError::Unreachable(_) => Reason::Unreachable,
         _ => Reason::Port,
     };
     Undone::new(reason, error)

@@ -9,12 +9,15 @@
 //!   moving   processes on their way      pages    what of their memory follows them
 //!   drain    a node that empties itself
 //!   programs what one node has compiled, others need not compile
+//!   names    which node has bound the name of a port
+//!   elsewhere processes and nodes as files
 //!   view     what people see
 //! ```
 //! A node alone is a system of one: the same parts, with nobody to speak to.
 
 mod drain;
 mod ears;
+mod elsewhere;
 mod events;
 mod health;
 mod join;
@@ -22,6 +25,7 @@ mod keeper;
 mod location;
 pub mod member;
 mod moving;
+mod names;
 mod pages;
 mod place;
 mod programs;
@@ -156,8 +160,8 @@ pub enum Reach {
 #[derive(Clone)]
 pub struct System(Arc<Inner>);
 
-/// The head of a stream, and the stream.
-type OnCommands = Box<dyn Fn(&[u8], Stream) + Send + Sync>;
+/// Who opened a stream, its head, and the stream.
+type OnCommands = Box<dyn Fn(NodeId, &[u8], Stream) + Send + Sync>;
 
 struct Inner {
     data: PathBuf,
@@ -175,6 +179,7 @@ struct Inner {
     drainer: drain::Drainer,
     departures: pages::Departures,
     location: location::Whereabouts,
+    names: names::Names,
     chronicle: Chronicle,
     files: Shared,
     watch: Mutex<Option<Watch>>,
@@ -362,6 +367,8 @@ impl System {
         let health = Health::new(me, record.life, u64::from_le_bytes(entropy));
         let here_only = listen.is_none_or(|listen| listen.ip().is_loopback());
         let discovery = if here_only { None } else { Discovery::start(&wire, record.system_bytes()).ok() };
+        let names =
+            names::Names::start(me, record.life, facts.clone(), directory.clone()).map_err(StartError::Thread)?;
         let location = location::Whereabouts::new(me, record.life);
         let chronicle = Chronicle::new(me, record.life);
         chronicle.record(Kind::SystemStarted { life: record.life });
@@ -379,6 +386,7 @@ impl System {
             drainer: drain::Drainer::default(),
             departures: pages::Departures::default(),
             location,
+            names,
             chronicle,
             files,
             watch: Mutex::default(),
@@ -439,6 +447,11 @@ impl System {
     /// The tree of the whole computer.
     pub fn files(&self) -> Shared {
         self.0.files.clone()
+    }
+
+    /// What all nodes agree about of names of ports.
+    pub fn names(&self) -> Arc<dyn crate::node::Registry> {
+        Arc::new(self.0.names.clone())
     }
 
     pub fn name_of(&self, node: NodeId) -> String {
@@ -539,16 +552,6 @@ impl System {
         Ok(())
     }
 
-    /// Another node on which somebody receives under this name.
-    pub fn find_port(&self, name: &str) -> Option<NodeId> {
-        let question = ears::Question::HasPort { name: name.into() };
-        let answers = self.0.ask_all(&question);
-        let has = |answer: &Result<Vec<u8>, String>| {
-            answer.as_ref().is_ok_and(|body| serde_json::from_slice(body).unwrap_or(false))
-        };
-        answers.into_iter().find(|(_, answer)| has(answer)).map(|(node, _)| node)
-    }
-
     pub fn view(&self) -> SystemView {
         self.0.view()
     }
@@ -574,6 +577,7 @@ impl System {
     /// Says goodbye, and ends what this node does for others. The tree goes to another node first, if one can have it.
     pub fn shutdown(&self) {
         self.0.finish_departures(DEPARTURES_TIMEOUT);
+        self.0.names.stop();
         self.0.files.let_go();
         self.0.health.leave();
         let until = Instant::now() + GOODBYE_TIMEOUT;

@@ -280,6 +280,7 @@ impl From<names::Failure> for Code {
             names::Failure::Exists => Code::Exists,
             names::Failure::Handles => Code::LacksRights,
             names::Failure::Full | names::Failure::Busy => Code::Full,
+            names::Failure::Undecided | names::Failure::Unreachable => Code::Unreachable,
             _ => Code::Service,
         }
     }

@@ -168,21 +168,27 @@ fn without_zeros(mut memory: Vec<u8>) -> Vec<u8> {
 /// What is followed while the process runs is, at the end, what it has.
 fn follow(target: Target, rounds: usize) {
     let engine = engine(target);
-    let program = load(&engine, &writing(100, 400));
+    let program = load(&engine, &writing(100, 4000));
     let mut process = engine.start(&program, "x", setup(nothing(), nothing())).unwrap();
     let memories = process.memories();
-    let mut tracker = Tracker::begin(&memories).unwrap();
-    assert!(matches!(Tracker::begin(&memories), Err(PagesError::InUse)));
-    let mut copy = vec![];
     let running = run(process);
-    let (mut seen, end) = (0, Instant::now() + SOON);
-    for round in 0.. {
-        seen += tracker.take(|piece| Ok::<(), PagesError>(put(&mut copy, piece))).unwrap().bytes;
-        if round >= rounds && seen > 4 << 20 {
-            break;
+    // Twice, since what was written before one began to look is to be found too.
+    let (mut copy, mut tracker) = (vec![], None);
+    for _ in 0..2 {
+        drop(tracker.take());
+        copy.clear();
+        let tracker = tracker.insert(Tracker::begin(&memories).unwrap());
+        assert!(matches!(Tracker::begin(&memories), Err(PagesError::InUse)));
+        let (grown, end) = (tracker.sizes()[0] + 3 * 65536, Instant::now() + SOON);
+        for round in 0.. {
+            tracker.take(|piece| Ok::<(), PagesError>(put(&mut copy, piece))).unwrap();
+            if round >= rounds && tracker.sizes()[0] >= grown {
+                break;
+            }
+            assert!(Instant::now() < end, "it has grown to {:?}", tracker.sizes());
         }
-        assert!(Instant::now() < end, "it has written {seen} bytes");
     }
+    let mut tracker = tracker.unwrap();
     let mut process = running.stop();
     tracker.take(|piece| Ok::<(), PagesError>(put(&mut copy, piece))).unwrap();
     let memory = memory_of(&mut process);
@@ -614,7 +620,7 @@ fn a_gibibyte_arrives_while_it_is_added_up() {
 fn memories_are_used_again_and_are_zero() {
     let engine = engine(Target::Native);
     // Ends with 1 if its memory is not zero at the beginning, or one byte behind it can be read; then it writes everywhere.
-    let text = |pages: u32| {
+    let text = |pages: u32, step: u32| {
         format!(
             r#"(module
           (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
@@ -623,7 +629,7 @@ fn memories_are_used_again_and_are_zero() {
             (loop $l
               (if (i32.load (local.get $at)) (then (call $exit (i32.const 1))))
               (i32.store (local.get $at) (i32.const -1))
-              (br_if $l (i32.lt_u (local.tee $at (i32.add (local.get $at) (i32.const 1024)))
+              (br_if $l (i32.lt_u (local.tee $at (i32.add (local.get $at) (i32.const {step})))
                 (i32.shl (memory.size) (i32.const 16)))))
             (if (i32.lt_s (memory.grow (i32.const 3)) (i32.const 0)) (then (call $exit (i32.const 2))))
             (if (i32.load (local.get $at)) (then (call $exit (i32.const 3))))
@@ -631,7 +637,9 @@ fn memories_are_used_again_and_are_zero() {
             (drop (i32.load (i32.shl (memory.size) (i32.const 16))))))"#
         )
     };
-    let programs = [1, 7, 20, 2].map(|pages| load(&engine, &text(pages)));
+    // All pages, and a few.
+    let programs = [(1, 1024), (7, 1024), (20, 1024), (2, 1024), (1, 65536), (2, 32768), (1, 1024)];
+    let programs = programs.map(|(pages, step)| load(&engine, &text(pages, step)));
     for round in 0..40 {
         for program in &programs[round % 2..] {
             let mut process = engine.start(program, "x", setup(nothing(), nothing())).unwrap();

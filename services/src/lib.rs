@@ -8,6 +8,7 @@
 //! ```text
 //!   boot       makes the ports, starts everything by the manifest, restarts what dies
 //!   names      one tree of names                 ledger   what must survive, before it is acknowledged
+//!   registrar  names of ports on all nodes
 //!   programs   which programs the system knows   once     a call that is asked again is not done again
 //!   files      the tree of files             members  who of the system is alive
 //!   events     what happened, in one order     placement  where a process goes, and why
@@ -29,6 +30,7 @@ mod once;
 pub mod placement;
 pub mod planted;
 pub mod programs;
+pub mod registrar;
 
 use abi::call::{Outcome, SystemCall};
 use abi::ids::{HandleId, Time};

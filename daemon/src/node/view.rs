@@ -345,6 +345,16 @@ pub enum PortError {
     Unknown(String),
     #[error("`{0}` is a name of something else")]
     NotAPort(String),
+    #[error("somebody receives from `{0}` already")]
+    Taken(String),
+    #[error(
+        "the system cannot decide anything now, so nobody can be found or received from as `{0}` who was not before: una status"
+    )]
+    Undecided(String),
+    #[error("`{0}` is on a node that is not heard")]
+    Unreachable(String),
+    #[error("whether it arrived is not known: the node of `{0}` was not heard in time")]
+    InDoubt(String),
     #[error("the time is up")]
     Expired,
     #[error("nobody receives from it any more")]

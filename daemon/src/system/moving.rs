@@ -73,7 +73,9 @@ enum Word {
     },
     Ready,
     Runs,
-    Refused { why: String },
+    Refused {
+        why: String,
+    },
 }
 
 /// When it has stopped, before the image.
