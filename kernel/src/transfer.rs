@@ -465,7 +465,6 @@ impl Kernel {
         packing.passed.push(passed);
         if let Object::Foreign(_, import) = right.object
             && !self.imports[import].kept.is_empty()
-            && !planted(Bug::MovedKeptLost)
         {
             let bytes = self.imports[import].kept.clone();
             packing.kept.push(Kept { index, bytes });
@@ -549,7 +548,6 @@ impl Kernel {
     /// A call of the process that leaves.
     fn pack_own_call(&mut self, packing: &Packing, key: Key<Call>, to_answer: bool, queued: Option<u32>) -> CallOpen {
         let left_ns = self.calls[key].alarm.take().map(|ticket| self.take_alarm(ticket));
-        let left_ns = if planted(Bug::MovedDeadlineLost) { None } else { left_ns };
         let id = self.calls[key].id;
         let packed = |server, caller| CallOpen { id, server, caller, moved: Box::default() };
         let begun = CallerOpen::Packed(CallerPacked::Begun { left_ns });
