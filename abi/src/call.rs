@@ -441,7 +441,10 @@ pub enum CallError {
     Limit(Limit),
     /// The caller was roused while a server had the request, or may have had it. The call goes on as one that was begun: this handle
     /// collects its answer.
-    Detached { call: HandleId, sequence: u64 },
+    Detached {
+        call: HandleId,
+        sequence: u64,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

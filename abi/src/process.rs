@@ -26,6 +26,29 @@ pub struct Spawn {
     pub orphan: Orphan,
     /// Who is told of its end, if anyone.
     pub supervisor: Option<Notify>,
+    /// It was a process before, and goes on under its number. Only the world says this, of processes that nobody else is: no program
+    /// and no other node can.
+    pub again: Option<Again>,
+}
+
+/// A process that goes on from what was kept of it, after it had ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Again {
+    pub id: ProcessId,
+    /// How often it began, the first time not counted: so that no call of it has the number of an earlier one.
+    pub incarnation: u32,
+}
+
+impl Again {
+    /// How many calls it counts as having made: no incarnation makes so many.
+    pub fn calls_made(self) -> u64 {
+        u64::from(self.incarnation) << 32
+    }
+
+    /// As how many moves it counts where it is now: more than any that it made before.
+    pub fn moves(self) -> u32 {
+        self.incarnation << 16
+    }
 }
 
 /// What becomes of a process whose parent ends.

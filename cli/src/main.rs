@@ -1,7 +1,9 @@
 //! The program `una`: reads the command line and hands it to the file of the command. Knows no command's work.
 
+mod checkpoint;
 mod completions;
 mod control;
+mod demo;
 mod directories;
 mod doctor;
 mod failure;
@@ -23,6 +25,7 @@ mod processes;
 mod program;
 mod progress;
 mod ps;
+mod restore;
 mod run;
 mod session;
 mod thaw;
@@ -82,6 +85,10 @@ enum Command {
     Freeze(freeze::Freeze),
     Move(moving::Move),
     Thaw(thaw::Thaw),
+    Checkpoint(checkpoint::Checkpoint),
+    Checkpoints(checkpoint::Checkpoints),
+    Restore(restore::Restore),
+    Undo(restore::Undo),
     Inspect(inspect::Inspect),
     Ls(files::Ls),
     Cat(files::Cat),
@@ -93,6 +100,7 @@ enum Command {
     Recv(ports::Receive),
     Fetch(fetch::Fetch),
     Coordinator(nodes::Coordinator),
+    Demo(demo::Demo),
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Man),
@@ -128,6 +136,10 @@ fn main() -> ExitCode {
         Command::Freeze(command) => command.execute(),
         Command::Move(command) => command.execute(),
         Command::Thaw(command) => command.execute(),
+        Command::Checkpoint(command) => command.execute(),
+        Command::Checkpoints(command) => command.execute(),
+        Command::Restore(command) => command.execute(),
+        Command::Undo(command) => command.execute(),
         Command::Inspect(command) => command.execute(),
         Command::Ls(command) => command.execute(),
         Command::Cat(command) => command.execute(),
@@ -139,6 +151,7 @@ fn main() -> ExitCode {
         Command::Recv(command) => command.execute(),
         Command::Fetch(command) => command.execute(),
         Command::Coordinator(command) => command.execute(),
+        Command::Demo(command) => command.execute(),
         Command::Doctor(command) => command.execute(),
         Command::Completions(command) => command.execute(),
         Command::Man(command) => command.execute(),

@@ -87,6 +87,13 @@ pub fn refused(refusal: Refusal) -> Failure {
         Reason::NoNode => failure.help("see which there are: una nodes"),
         Reason::Unreachable => failure.help("see how the nodes are: una status"),
         Reason::NoQuorum => failure.help("see which nodes are missing and start them: una status"),
+        Reason::NotKept => failure.help("see how nodes and disks are, and try again: una status"),
+        Reason::NoCheckpoint => failure.help("see which there are: una checkpoints"),
+        Reason::Living => failure
+            .help("put it back to its checkpoint where it is: una undo PID, or make another process of it: una restore --new"),
+        Reason::NotCertain => failure.help(
+            "start that node again or take it out of the system (una remove), or make another process of it: una restore --new",
+        ),
         Reason::NoPlace => Failure::new(status::FAILED, "no node can take the process")
             .because(refusal.why)
             .help("see what the nodes have: una nodes"),

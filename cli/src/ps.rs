@@ -82,6 +82,8 @@ pub struct InNode {
     handles: u32,
     output_bytes: u64,
     mounts: Vec<MountOrder>,
+    /// How often it was begun, the first time not counted.
+    incarnation: u32,
 }
 
 impl From<ProcessView> for InNode {
@@ -111,6 +113,7 @@ impl From<ProcessView> for InNode {
             handles: view.handles,
             output_bytes: view.output_bytes,
             mounts: view.mounts,
+            incarnation: view.incarnation,
         }
     }
 }
@@ -216,7 +219,11 @@ fn node_row(view: &ProcessView) -> Row {
         view.pid.to_string(),
         format!("n{}", view.node),
         view.name.clone(),
-        describe_state(&view.state),
+        match view.incarnation {
+            0 => describe_state(&view.state),
+            1 => format!("{}, begun again", describe_state(&view.state)),
+            times => format!("{}, begun again {times} times", describe_state(&view.state)),
+        },
         duration(now_ms().saturating_sub(view.started_ms)),
         cpu(view.cpu_ns),
         freeze::size(view.memory_bytes),

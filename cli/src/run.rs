@@ -9,10 +9,10 @@ use crate::mounts::{self, MountArgument};
 use crate::program::{self, EngineArgument, Found, Freezing};
 use crate::session::{self, Input, Typing};
 use crate::{limits::bytes, limits::seconds, node};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use daemon::node::{Pid, ProcessLimits, Stdio};
 use daemon::protocol::client::Connection;
-use daemon::protocol::{self, Follow, Placement, Request, Until, WhenGone};
+use daemon::protocol::{self, Follow, Lasting, Placement, Request, Restart, Until, WhenGone};
 use daemon::system::view::Wish;
 use drivers::clock::now_ms;
 use engine::wasi;
@@ -73,6 +73,19 @@ pub struct Run {
     #[arg(long, conflicts_with_all = PRIVATE)]
     spread: bool,
 
+    /// Begin it again when it ends: never, when it fails, or always; on another node if its own is lost. Killed by hand it stays so
+    #[arg(long, value_enum, value_name = "WHEN", conflicts_with_all = PRIVATE)]
+    restart: Option<RestartArgument>,
+
+    /// If its node is lost, let it go on on another one from where it was, as if nothing had been. It may print, read what is typed, and
+    /// read files, but not write them or call other programs; what it prints is shown once it is safe
+    #[arg(long, conflicts_with_all = PRIVATE)]
+    durable: bool,
+
+    /// With --durable, how often it is kept: what it prints is shown so much later at most
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds, requires = "durable")]
+    every: Duration,
+
     /// Let the program use a directory of this machine, as /path; :ro keeps it from writing there
     #[arg(long = "mount", value_name = "HOST=/path[:ro]")]
     mounts: Vec<MountArgument>,
@@ -111,6 +124,24 @@ pub struct Run {
 /// What only a process of its own can do.
 const PRIVATE: [&str; 4] = ["private", "image", "canonical_nans", "unfreezable"];
 
+/// When a process is begun again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum RestartArgument {
+    No,
+    OnFailure,
+    Always,
+}
+
+impl From<RestartArgument> for Restart {
+    fn from(argument: RestartArgument) -> Restart {
+        match argument {
+            RestartArgument::No => Restart::No,
+            RestartArgument::OnFailure => Restart::OnFailure,
+            RestartArgument::Always => Restart::Always,
+        }
+    }
+}
+
 impl Run {
     pub fn execute(self) -> Result<u8> {
         let private = self.private
@@ -119,26 +150,35 @@ impl Run {
             || self.unfreezable
             || self.engine == EngineArgument::Pulley;
         let places = self.on.is_some() || self.near.is_some() || self.spread;
-        let needs_daemon = places || self.detach || self.memory.is_some() || self.cpu.is_some() || self.share.is_some();
+        let lasting = Lasting {
+            restart: self.restart.map_or(Restart::No, Restart::from),
+            durable_every_ms: self.durable.then_some(self.every.as_millis() as u64),
+        };
+        let needs_daemon = places
+            || lasting.is_wanted()
+            || self.detach
+            || self.memory.is_some()
+            || self.cpu.is_some()
+            || self.share.is_some();
         let connection =
             if private { None } else { node::find().map_err(|failure| failure.with_status(status::UNA))? };
         match connection {
-            Some(connection) => self.run_in(connection),
+            Some(connection) => self.run_in(connection, lasting),
             None if needs_daemon && private => Err(Failure::new(
                 status::UNA,
-                "cannot run the program in this process with -d, --mem, --cpu, --share, --on, --near or --spread",
+                "cannot run the program in this process with -d, --mem, --cpu, --share, --on, --near, --spread, --restart or --durable",
             )
             .because("--engine pulley runs it in this process; those are for the daemon")
             .help("leave one of them away")),
             None if needs_daemon => Err(Failure::new(status::UNA, "no daemon of una is running")
-                .because("-d, --mem, --cpu, --share, --on, --near and --spread need one")
+                .because("-d, --mem, --cpu, --share, --on, --near, --spread, --restart and --durable need one")
                 .help("start it: una up -d")),
             None => self.run_here(),
         }
     }
 
     /// In the daemon.
-    fn run_in(self, mut connection: Connection) -> Result<u8> {
+    fn run_in(self, mut connection: Connection, lasting: Lasting) -> Result<u8> {
         let (named, arguments) = self.words.split_first().expect("the command line has at least the program");
         let mounts = mounts::resolve(&self.mounts)?;
         let environment = self.environment.iter().map(|word| variable(word)).collect::<Result<Vec<_>>>()?;
@@ -158,6 +198,7 @@ impl Run {
             input_is_terminal: !self.detach && std::io::stdin().is_terminal(),
             output_is_terminal: !self.detach && std::io::stdout().is_terminal(),
             lossless: !self.detach,
+            held: false,
         };
         let limits = ProcessLimits {
             memory_bytes: self.memory,
@@ -167,7 +208,7 @@ impl Run {
         };
         let wish = Wish { on: self.on, near: self.near, spread: self.spread };
         let place = Placement { mounts, limits, stdio, follow, wish, decided: None };
-        let run = protocol::Run { program: id.id(), name, arguments, environment, place };
+        let run = protocol::Run { program: id.id(), name, arguments, environment, place, lasting };
         connection.send(&Request::Run(run)).map_err(|error| node::failed(error).with_status(status::UNA))?;
         let pid = session::started(&mut connection, &path, || id.wasm(&path), None)?;
         if self.detach {

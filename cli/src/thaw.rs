@@ -156,6 +156,7 @@ impl Thaw {
             input_is_terminal: !self.detach && std::io::stdin().is_terminal(),
             output_is_terminal: !self.detach && std::io::stdout().is_terminal(),
             lossless: !self.detach,
+            held: false,
         };
         let place = Placement {
             mounts: mounts::resolve(mounts)?,

@@ -113,6 +113,8 @@ impl Up {
             node: system.me(),
             life: system.life(),
             files: Some(system.files()),
+            names: Some(system.names()),
+            others: Some(std::sync::Arc::new(system.clone())),
             data: data.clone(),
             cache: directories::cache().ok(),
             workers: self.workers,
@@ -168,6 +170,7 @@ impl Up {
             print("una is going down\n")?;
         }
         let by_itself = started.wait_halted(std::time::Duration::ZERO);
+        system.going_down();
         let flushed = started.shutdown();
         server.close();
         system.shutdown();

@@ -67,6 +67,12 @@ fn three_machines_are_one_computer() {
         (sent.status == 0).then_some(())
     });
     assert_eq!(receiving.end().out, "ding");
+    let receiving = computer.nodes[1].start(&["recv", "bell", "--timeout", "100"]);
+    until("the name to be taken", || {
+        computer.on(2, &["recv", "bell", "--timeout", "1"]).err.contains("already").then_some(())
+    });
+    computer.on(0, &["send", "bell", "dong"]).expect(0, "");
+    assert_eq!(receiving.end().out, "dong");
 
     // One order of events.
     let events: Vec<String> = (0..3).map(|node| computer.on(node, &["events"]).out).collect();
@@ -75,6 +81,118 @@ fn three_machines_are_one_computer() {
             assert!(events.contains(&said), "no {said:?} in {events}");
         }
     }
+}
+
+/// Codes of `una.h` that programs here end with.
+const NOT_FOUND: i32 = 17;
+const EXISTS: i32 = 18;
+
+#[test]
+fn a_name_of_a_port_means_the_same_on_every_machine() {
+    let computer = Computer::of(3);
+    for node in &computer.nodes {
+        node.program("answer.wasm", &programs::answering("/port/echo"));
+        node.program("ask.wasm", &programs::asking("/port/echo"));
+        node.program("free.wasm", &programs::unbinding("/port/echo"));
+    }
+    let asked = |on: &str| computer.on(0, &["run", "--on", on, "ask.wasm"]);
+    let answers_on = |on: &str| computer.on(0, &["run", "-d", "--on", on, "answer.wasm"]).out.trim().to_string();
+    asked("c").expect(NOT_FOUND, "");
+    let first = answers_on("b");
+    until("the name to be bound", || (asked("a").status == 0).then_some(()));
+    for on in ["a", "b", "c", "a", "b", "c"] {
+        asked(on).expect(0, "ping\n");
+    }
+    // Once, on all machines together.
+    for on in ["a", "b", "c"] {
+        computer.on(2, &["run", "--on", on, "answer.wasm"]).expect(EXISTS, "");
+    }
+    // Its end makes it free, and what had been found is forgotten.
+    computer.on(2, &["kill", &first]).expect(0, "");
+    until("the name to be free", || (asked("a").status == NOT_FOUND).then_some(()));
+    answers_on("c");
+    until("it to be bound elsewhere", || (asked("b").status == 0).then_some(()));
+    // A machine that is gone keeps no names. Of those that try one gets it.
+    computer.kill(2);
+    until("the name of a dead machine to be bound again", || {
+        answers_on("a");
+        (asked("b").status == 0).then_some(())
+    });
+    asked("a").expect(
+        0, "ping
+",
+    );
+    // Whoever may is free to unbind what others bound.
+    computer.on(1, &["run", "--on", "b", "free.wasm"]).expect(0, "");
+    until("it to be unbound", || (asked("a").status == NOT_FOUND).then_some(()));
+    computer.on(1, &["run", "--on", "b", "free.wasm"]).expect(NOT_FOUND, "");
+    let up = computer.on(2, &["up", "-d"]);
+    assert_eq!((up.status, up.err.as_str()), (0, ""), "{}", up.out);
+    let receiving = computer.nodes[2].start(&["recv", "bell", "--timeout", "100"]);
+    until("a message to arrive", || (computer.on(0, &["send", "bell", "ding"]).status == 0).then_some(()));
+    assert_eq!(receiving.end().out, "ding");
+}
+
+/// It stays bound where it was bound, and leads to where the port is now.
+#[test]
+fn a_name_goes_on_leading_to_a_port_that_moved_with_its_process() {
+    let computer = Computer::of(3);
+    for node in &computer.nodes {
+        node.program("answer.wasm", &programs::answering("/port/echo"));
+        node.program("ask.wasm", &programs::asking("/port/echo"));
+    }
+    let asked = |on: &str| computer.on(0, &["run", "--on", on, "ask.wasm"]);
+    let pid = computer.on(0, &["run", "-d", "--on", "b", "answer.wasm"]).out.trim().to_string();
+    until("the name to be bound", || (asked("a").status == 0).then_some(()));
+    for to in ["c", "a", "b"] {
+        computer.on(1, &["move", &pid, to]).expect_out(0, &[&format!("runs on {to}")]);
+        for on in ["a", "b", "c"] {
+            asked(on).expect(0, "ping\n");
+        }
+    }
+    computer.on(2, &["kill", &pid]).expect(0, "");
+    until("the name to be free", || (asked("a").status == NOT_FOUND).then_some(()));
+}
+
+/// As a program sees it that knows files and nothing else.
+#[test]
+fn processes_and_machines_are_files_whichever_machine_they_are() {
+    let computer = Computer::of(2);
+    for node in &computer.nodes {
+        node.program("count.wasm", &programs::counting(0, 1_000_000));
+        node.program("load.wasm", &programs::showing(programs::NODE, "b/load"));
+        node.program("node.wasm", &programs::showing(programs::NODE, "b/status"));
+        node.program("drain.wasm", &programs::telling(programs::NODE, "b/ctl", "drain"));
+        node.program("undrain.wasm", &programs::telling(programs::NODE, "b/ctl", "undrain"));
+    }
+    let pid = computer.on(0, &["run", "-d", "--on", "b", "--name", "far", "count.wasm"]).out.trim().to_string();
+    for node in &computer.nodes {
+        node.program("status.wasm", &programs::showing(programs::PROC, &format!("{pid}/status")));
+        node.program("log.wasm", &programs::showing(programs::PROC, &format!("{pid}/log")));
+        node.program("stop.wasm", &programs::telling(programs::PROC, &format!("{pid}/ctl"), "stop"));
+        node.program("kill.wasm", &programs::telling(programs::PROC, &format!("{pid}/ctl"), "kill"));
+        node.program("nobody.wasm", &programs::showing(programs::PROC, "2.999999/status"));
+    }
+    let here = |program: &str| computer.on(0, &["run", "--on", "a", program]);
+    let status = here("status.wasm");
+    for said in [format!("pid: {pid}"), "node: 2".into(), "name: far".into()] {
+        assert!(status.out.contains(&said), "{said} in {}{}", status.out, status.err);
+    }
+    here("stop.wasm").expect(0, "");
+    until("it to be stopped", || here("status.wasm").out.contains("state: stopped").then_some(()));
+    let log = here("log.wasm");
+    assert!(log.status == 0 && log.out.starts_with("0\n1\n2\n"), "{:.100}{}", log.out, log.err);
+    // ENOENT of WASI.
+    here("nobody.wasm").expect(144, "");
+    here("kill.wasm").expect(0, "");
+    assert_eq!(computer.on(1, &["wait", &pid]).status, 137);
+    let node = here("node.wasm");
+    assert!(node.out.contains("name: b\nnumber: 2\nstate: up\ndraining: false"), "{}{}", node.out, node.err);
+    until("the other machine's load", || here("load.wasm").out.contains("memory_free_bytes: ").then_some(()));
+    here("drain.wasm").expect(0, "");
+    until("the draining to be seen", || here("node.wasm").out.contains("draining: true").then_some(()));
+    here("undrain.wasm").expect(0, "");
+    until("it to be over", || here("node.wasm").out.contains("draining: false").then_some(()));
 }
 
 /// The first one leads the coordinator and holds the tree.
@@ -118,6 +236,7 @@ fn without_a_majority_nothing_is_changed_and_it_is_said() {
     assert!(shown.out.contains("too few nodes are up to decide anything"), "{}", shown.out);
     computer.on(0, &["ticket"]).expect_error(1, &["cannot decide anything now", "una status"]);
     computer.on(0, &["drain", "b"]).expect_error(1, &["cannot decide anything now"]);
+    computer.on(0, &["recv", "bell", "--timeout", "10"]).expect_error(1, &["cannot decide anything now", "una status"]);
     let up = computer.on(1, &["up", "-d"]);
     assert_eq!((up.status, up.err.as_str()), (0, ""), "{}", up.out);
     until("a majority", || (computer.status(0)["coordinator"]["writable"] == true).then_some(()));
@@ -155,7 +274,7 @@ fn tickets_are_good_once_and_for_a_while() {
 #[test]
 fn a_node_leaves_and_another_is_taken_out() {
     let computer = Computer::of(3);
-    computer.on(0, &["drain", "b"]).expect(0, "");
+    computer.on(0, &["drain", "b"]).expect_out(0, &["b is empty"]);
     until("the draining to be seen", || computer.on(2, &["nodes"]).out.contains("draining").then_some(()));
     computer.nodes[0].program("hello.wasm", &programs::hello());
     computer.on(0, &["run", "--on", "b", "hello.wasm"]).expect_error(125, &["is being emptied"]);

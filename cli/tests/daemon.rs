@@ -556,7 +556,8 @@ fn a_thousand_processes_echo_at_once() {
                 decided: None,
             };
             let (name, arguments) = (format!("echo {number}"), vec!["cat".into()]);
-            let run = daemon::protocol::Run { program: program.clone(), name, arguments, environment: vec![], place };
+            let (program, environment, lasting) = (program.clone(), vec![], Default::default());
+            let run = daemon::protocol::Run { program, name, arguments, environment, place, lasting };
             match connection.ask(&daemon::protocol::Request::Run(run)).unwrap() {
                 daemon::protocol::Reply::Started { pid } => pid,
                 other => panic!("{other:?}"),

@@ -21,11 +21,7 @@ fn compiled(house: &house::House) -> Vec<String> {
         .args(["files.c", "memory.c", "time.c", "calls.c"].map(source))
         .output()
         .expect("it is in the repository");
-    assert!(
-        said.status.success(),
-        "`cargo xtask setup` installs compilers\n{}",
-        String::from_utf8_lossy(&said.stderr)
-    );
+    assert!(said.status.success(), "`cargo xtask setup` installs compilers\n{}", String::from_utf8_lossy(&said.stderr));
     let listed = house.done(&["run", "moved.wasm", "list"]);
     assert_eq!(listed.status, 0, "{}", listed.err);
     listed.out.lines().map(String::from).collect()

@@ -15,12 +15,14 @@
 //! - `tree`     deciding, waiting for what is durable; on one disk alone, or as holder
 //! - `hold`     who is the holder, and since when nothing may be told any more; `shared` becomes it and stops being it
 //! - `ledger`   facts at the coordinator        - `copies`, `shelf`  content on many disks: what the holder says, what a node does
+//! - `kept`     what else needs content: checkpoints
 //! - `session`  one view, across holders        - `remote`, `request`, `serve`  asking the holder
 //! - `outside`  what is needed of the network   - `living` `workers` `complaints`  small parts
 
 mod complaints;
 mod copies;
 mod hold;
+mod kept;
 mod ledger;
 mod living;
 mod outside;
@@ -35,6 +37,7 @@ mod tree;
 mod workers;
 
 pub use copies::Scanned;
+pub use kept::{KeepAsk, KeepError, KeepTold, PUT_BYTES_MAX, RECORDS, Unreadable, Whereabouts, names_of};
 pub use outside::{BODY_BYTES_MAX, FilesNetwork, Reply, Service, Unanswered};
 pub use session::SharedFiles;
 pub use shared::{Shared, SharedOptions, SharedView};

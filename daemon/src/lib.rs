@@ -1,6 +1,7 @@
 //! A node of una: the kernel, the services and the engine put together on Linux.
 
 pub mod files;
+pub mod keep;
 pub mod node;
 pub mod protocol;
 pub mod server;

@@ -6,24 +6,32 @@
 //!   machine   the kernel on Linux threads           guest     a process that runs a program
 //!   puppet    system calls for outsiders            process   names, streams and ends of processes
 //!   bodies    what each process is                  system_files   /proc, /port, /node
+//!   seekers   who works for names of other nodes
+//!   keep      a process stopped for a moment, and one that goes on
 //! ```
 //! All calls here may be made from any thread that is not a worker; those that wait have a timeout.
 
 mod bodies;
 mod console;
 mod guest;
+mod keep;
 mod machine;
 mod moving;
 mod process;
 mod puppet;
+mod read_only;
+mod seekers;
 mod system_files;
 mod view;
 
 pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
+pub use keep::{GoOn, Outward, Snapshot, SnapshotRefused, UndoRefused, is_damage};
 pub use moving::{Arrival, ArriveRefused, Baggage, Brought, Pages, Stopped};
+pub use seekers::{Fetched, Home, Registry};
+pub use system_files::{OtherNode, Others};
 pub use view::{
-    ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, Order, Pid, PortError,
-    ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
+    ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, NotPid,
+    Order, Pid, PortError, ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
 };
 
 use crate::files::{Shared, Tree};
@@ -35,7 +43,7 @@ use abi::ids::{HandleId, ProgramId, Time};
 use abi::interface::names;
 use abi::limits::{Limits, WEIGHT_NORMAL};
 use abi::message::{Bytes, MESSAGE_BYTES_MAX, Message, Received, Transfer, TransferMode};
-use abi::process::{Orphan, Program, Spawn};
+use abi::process::{Again, Orphan, Program, Spawn};
 use abi::rights::Rights;
 use bodies::Bodies;
 use console::{ConsoleWaiter, Rouse, Side};
@@ -49,6 +57,7 @@ use kernel::{Key, Process};
 use machine::{Machine, Place, Used};
 use process::{Facts, Info};
 use puppet::{Refused, Strings};
+use read_only::ReadOnly;
 use services::members::ProgramMark;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -88,6 +97,10 @@ pub struct NodeOptions {
     pub life: u64,
     /// The tree of the whole computer; `None`: the node has one of its own.
     pub files: Option<Shared>,
+    /// How nodes agree about names of ports, if there are others; `None`: its names are the node's own.
+    pub names: Option<Arc<dyn Registry>>,
+    /// What is asked of other nodes for `/proc` and `/node`; `None`: there are none.
+    pub others: Option<Arc<dyn Others>>,
 }
 
 impl Default for NodeOptions {
@@ -102,6 +115,8 @@ impl Default for NodeOptions {
             node: FIRST_NODE,
             life: 0,
             files: None,
+            names: None,
+            others: None,
         }
     }
 }
@@ -178,6 +193,7 @@ struct Inner {
     /// Makes the node's own system calls; the parent of all programs that are started from outside.
     desk: Arc<Strings>,
     tree: AnyTree,
+    others: Option<Arc<dyn Others>>,
     began: Instant,
     /// Those that were run last, the latest at the end.
     programs: Mutex<VecDeque<engine::Program>>,
@@ -227,8 +243,14 @@ impl Node {
         let workers = options.workers.unwrap_or(processors).max(1);
         let place = Place { node: options.node, life: options.life };
         let machine = Machine::new(&options.data, workers, journals, place)?;
-        let bodies = Arc::new(Bodies::new(machine.clone()));
+        // Without a life there is no network.
+        let registry = options.names.clone().filter(|_| options.life != 0);
+        let (pile, work) = seekers::pile();
+        let bodies = Arc::new(Bodies::new(machine.clone(), registry.is_some().then_some(pile)));
         machine.boot(bodies.clone(), bodies::BOOT, bodies::limits())?;
+        if let Some(registry) = registry {
+            seekers::begin(&machine, bodies.seekers(), work, registry).map_err(NodeError::Thread)?;
+        }
         let desk = bodies.desk();
         let node = Node(Arc::new_cyclic(|this| Inner {
             number: options.node,
@@ -237,6 +259,7 @@ impl Node {
             engine,
             desk,
             tree,
+            others: options.others.clone(),
             began: Instant::now(),
             programs: Mutex::default(),
             this: this.clone(),
@@ -298,12 +321,33 @@ impl Node {
     }
 
     pub fn run(&self, order: Order) -> Result<Started, RunRefused> {
+        let limit = order.limits.output_bytes.unwrap_or(u64::MAX);
+        let console = Console::new(order.stdio.input, order.stdio.lossless, limit);
+        self.begin(order, console, None)
+    }
+
+    /// Begins a process under the number that it had. `console`: what it had printed before.
+    pub fn run_again(&self, order: Order, again: Again, console: Option<&[u8]>) -> Result<Started, RunRefused> {
+        let limit = order.limits.output_bytes.unwrap_or(u64::MAX);
+        let console = match console {
+            Some(saved) => Console::restored(saved).map_err(|_| RunRefused::Streams)?,
+            None => Console::new(order.stdio.input, order.stdio.lossless, limit),
+        };
+        self.begin(order, console, Some(again))
+    }
+
+    fn begin(&self, order: Order, console: Console, again: Option<Again>) -> Result<Started, RunRefused> {
         let Order { program, name, args, env, mounts, limits, stdio } = order;
+        if let Some(again) = again
+            && self.is_alive(again.id.into())
+        {
+            return Err(RunRefused::Alive(again.id.into()));
+        }
         let started_ms = now_ms();
-        let world = self.0.world(&program, &mounts, &limits, stdio)?;
+        let world = self.0.world_at(&program, &mounts, &limits, stdio, console.clone(), console)?;
         let (setup, fiber, rest) = world.for_new(args.clone(), env);
         let process = at_once(self.0.engine.start_on_fiber(&program, &name, setup, fiber))?;
-        let common = Common { name, args, mounts, limits, stdio, started_ms, moves: 0 };
+        let common = Common { name, args, mounts, limits, stdio, started_ms, moves: moves(again), again };
         self.launch(&program, process, common, rest)
     }
 
@@ -311,25 +355,17 @@ impl Node {
     pub fn thaw(&self, image: Image<impl Read>, order: ThawOrder) -> Result<Started, RunRefused> {
         let ThawOrder { program, name, mounts, limits, stdio } = order;
         let world = self.0.world(&program, &mounts, &limits, stdio)?;
-        let resume = wasi::Resume {
-            mounts: world.mounts,
-            stdin: world.stdin,
-            stdout: world.stdout,
-            stderr: world.stderr,
-            clock: world.clock,
-            entropy: Box::new(HostEntropy),
-            waiter: world.waiter,
-        };
-        let process = at_once(self.0.engine.thaw_on_fiber(&program, image, resume, world.fiber))?;
+        let (resume, fiber, rest) = world.for_old();
+        let process = at_once(self.0.engine.thaw_on_fiber(&program, image, resume, fiber))?;
         let args = process.system().args().to_vec();
-        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms(), moves: 0 };
-        self.launch(&program, process, common, world.rest)
+        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms(), moves: 0, again: None };
+        self.launch(&program, process, common, rest)
     }
 
     fn launch(
         &self, program: &engine::Program, mut process: engine::Process, common: Common, rest: Rest,
     ) -> Result<Started, RunRefused> {
-        let (console, limits) = (rest.output.clone(), common.limits.clone());
+        let (console, limits, again) = (rest.output.clone(), common.limits.clone(), common.again);
         let info = self.0.info(program, &mut process, common, rest);
         let arguments = self.0.bodies.expect(guest::Program::new(process, info.clone()), info.clone());
         let spawn = Spawn {
@@ -340,6 +376,7 @@ impl Node {
             weight: limits.cpu_weight.unwrap_or(WEIGHT_NORMAL),
             orphan: Orphan::IsAdopted,
             supervisor: None,
+            again,
         };
         match self.desk(SystemCall::Spawn(Box::new(spawn))) {
             Ok(Outcome::Spawned(Ok(spawned))) => {
@@ -420,10 +457,11 @@ impl Node {
             state: if stopped { State::Stopped } else { state },
             started_ms: info.started_ms,
             cpu_ns: info.time.total_ns(self.0.machine.now()),
-            memory_bytes: info.usage.as_ref().map_or(0, |usage| usage.bytes()),
+            memory_bytes: info.memory_bytes(),
             handles: kernel.map_or(0, |(_, handles, _)| *handles),
             output_bytes: info.console.as_ref().map_or(0, Console::end),
             mounts: info.mounts.clone(),
+            incarnation: info.incarnation,
         }
     }
 
@@ -495,6 +533,44 @@ impl Node {
         self.find(pid)?.console.clone().ok_or(ControlRefused::NoSuchProcess(pid))
     }
 
+    /// Does what was written into the `ctl` of a process of this node: `kill`, `stop`, `cont`, or `move` and the name of a node.
+    pub fn command(&self, pid: Pid, bytes: &[u8]) -> Result<(), abi::errno::Errno> {
+        use abi::errno::Errno;
+        let done = match bytes.trim_ascii() {
+            b"kill" => self.kill(pid),
+            b"stop" => self.stop(pid),
+            b"cont" => self.cont(pid),
+            word => {
+                let to = word.strip_prefix(b"move ").and_then(|name| std::str::from_utf8(name).ok()).ok_or(Errno::Inval)?;
+                let others = self.0.others.as_ref().ok_or(Errno::NotSup)?;
+                return others.send_away(pid, to.trim());
+            }
+        };
+        done.map_err(|refused| match refused {
+            ControlRefused::NoSuchProcess(_) | ControlRefused::Ended(_) | ControlRefused::Moved { .. } => Errno::Srch,
+            ControlRefused::Service(_) => Errno::Perm,
+            ControlRefused::Stopping => Errno::Io,
+        })
+    }
+
+    /// A word of the system to whoever reads what a process writes.
+    pub fn note(&self, pid: Pid, text: &str) {
+        if let Ok(console) = self.console(pid) {
+            console.note(text);
+        }
+    }
+
+    /// What a process of this node wrote, from there on, at most so much, as far as it is kept.
+    pub fn log(&self, pid: Pid, offset: u64, bytes_max: usize) -> Result<Vec<u8>, abi::errno::Errno> {
+        let console = self.console(pid).map_err(|_| abi::errno::Errno::Srch)?;
+        Ok(match console.read(offset, bytes_max, Duration::ZERO) {
+            Piece::Bytes { bytes, .. } => bytes,
+            Piece::Nothing | Piece::End => vec![],
+            // It is read there.
+            Piece::Moved(_) => return Err(abi::errno::Errno::Srch),
+        })
+    }
+
     /// Stops a process and writes it as an image; `out` is flushed at the end. Whatever fails, it runs on.
     pub fn freeze(&self, pid: Pid, how: Freeze, out: &mut dyn Write) -> Result<(), FreezeRefused> {
         // Each is born with one, to the names.
@@ -527,7 +603,7 @@ impl Node {
         let (mut cpu_ns, mut memory_bytes, mut count) = (self.0.bodies.ended_cpu_ns(), 0, 0);
         for info in processes.live() {
             cpu_ns += info.time.total_ns(now);
-            memory_bytes += info.usage.as_ref().map_or(0, |usage| usage.bytes());
+            memory_bytes += info.memory_bytes();
             count += u32::from(info.kind == Kind::Program);
         }
         NodeView {
@@ -550,55 +626,36 @@ impl Node {
         }
         let agent = self.agent()?;
         let until = Instant::now() + timeout;
-        let (answer, handles) = agent.ask(&names::Request::Lookup { path }, &[], timeout)?;
-        let port = match (answer, handles.first()) {
+        // Others may have to be asked, who take their time.
+        let (answer, handles) = agent.ask(&names::Request::Lookup { path }, &[], SYSTEM_TIMEOUT)?;
+        let handle = match (answer, handles.first()) {
             (names::Answer::Port, Some(handle)) => *handle,
-            (names::Answer::Failed(names::Failure::NotFound | names::Failure::NotADirectory), _) => {
-                return Err(PortError::Unknown(port.into()));
-            }
-            (names::Answer::Failed(failure), _) => return Err(PortError::System(format!("{failure:?}"))),
+            (names::Answer::Failed(failure), _) => return Err(port_failure(port, failure)),
             _ => return Err(PortError::NotAPort(port.into())),
         };
         let left = until.saturating_duration_since(Instant::now());
         let mode = SendMode::Reliable(Wait::Until(agent.at(left)));
         let message = Message::of(bytes);
-        match agent.call(SystemCall::Send { port, message, mode }, left)? {
+        match agent.call(SystemCall::Send { port: handle, message, mode }, left)? {
             Outcome::Sent(Ok(())) => Ok(()),
             Outcome::Sent(Err(SendError::PortClosed)) => Err(PortError::Closed),
+            Outcome::Sent(Err(SendError::Unknown)) => Err(PortError::InDoubt(port.into())),
             Outcome::Sent(Err(SendError::Expired | SendError::Full)) => Err(PortError::Expired),
             other => Err(PortError::System(format!("{other:?}"))),
         }
     }
 
-    /// Does anybody on this node receive under this name?
-    pub fn has_port(&self, port: &str) -> bool {
-        let Ok(path) = port_path(port) else { return false };
-        let answer =
-            self.agent().and_then(|agent| Ok(agent.ask(&names::Request::Lookup { path }, &[], SYSTEM_TIMEOUT)?.0));
-        matches!(answer, Ok(names::Answer::Port))
-    }
-
-    /// Makes a port of this name and waits for one message.
-    pub fn receive(&self, port: &str, timeout: Duration) -> Result<Vec<u8>, PortError> {
+    /// Makes a port of this name, from which messages are received as long as it is kept.
+    pub fn receiver(&self, port: &str) -> Result<PortReceiver, PortError> {
         let path = port_path(port)?;
         let agent = self.agent()?;
-        let until = Instant::now() + timeout;
-        let made = agent.call(SystemCall::CreatePort(PortOptions::RENDEZVOUS), timeout)?;
+        let made = agent.call(SystemCall::CreatePort(PortOptions::RENDEZVOUS), SYSTEM_TIMEOUT)?;
         let Outcome::PortCreated(Ok(handle)) = made else { return Err(PortError::System(format!("{made:?}"))) };
         let transfer = Transfer { handle, rights: Rights::SENDER, mode: TransferMode::Copy };
         let request = names::Request::BindPort { path, existing: names::Existing::Refuse };
-        match agent.ask(&request, &[transfer], timeout)?.0 {
-            names::Answer::Done => {}
-            names::Answer::Failed(names::Failure::Exists) => {
-                return Err(PortError::System(format!("somebody receives from `{port}` already")));
-            }
-            other => return Err(PortError::System(format!("{other:?}"))),
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        let wait = Wait::Until(agent.at(left));
-        match agent.call(SystemCall::Receive { port: handle, wait }, left)? {
-            Outcome::Received(Ok(Received::Message(delivery))) => Ok(delivery.bytes.to_vec()),
-            Outcome::Received(Err(ReceiveError::Expired | ReceiveError::Empty)) => Err(PortError::Expired),
+        match agent.ask(&request, &[transfer], SYSTEM_TIMEOUT)?.0 {
+            names::Answer::Done => Ok(PortReceiver { agent, handle }),
+            names::Answer::Failed(failure) => Err(port_failure(port, failure)),
             other => Err(PortError::System(format!("{other:?}"))),
         }
     }
@@ -641,6 +698,7 @@ impl Node {
             weight: WEIGHT_NORMAL,
             orphan: Orphan::Dies,
             supervisor: None,
+            again: None,
         };
         match self.desk(SystemCall::Spawn(Box::new(spawn))) {
             Ok(Outcome::Spawned(Ok(spawned))) => Ok(Agent { node: self.clone(), strings, process: spawned.process }),
@@ -714,6 +772,21 @@ impl Inner {
         self: &Arc<Inner>, program: &engine::Program, mounts: &[MountOrder], limits: &ProcessLimits, stdio: Stdio,
         input: Console, output: Console,
     ) -> Result<World, RunRefused> {
+        if stdio.held {
+            if program.uses_una() {
+                return Err(RunRefused::NotDurable(
+                    "it calls the import module `una`: messages and processes cannot be taken back".into(),
+                ));
+            }
+            if let Some(mount) = mounts.iter().find(|mount| !mount.read_only) {
+                return Err(RunRefused::NotDurable(format!(
+                    "{} is mounted for writing: mount it as {}:ro",
+                    mount.host.display(),
+                    mount.guest
+                )));
+            }
+            output.hold_back();
+        }
         let mut opened = vec![];
         for mount in mounts {
             let files = match mount.read_only {
@@ -738,10 +811,12 @@ impl Inner {
             }
         });
         if mounts.iter().all(|mount| mount.guest != "/") {
-            let files = self.tree.session();
-            opened.push(Mount { guest: "/".into(), host: "una:/".into(), read_only: false, files });
+            let session = self.tree.session();
+            let files = if stdio.held { Box::new(ReadOnly(session)) } else { session };
+            opened.push(Mount { guest: "/".into(), host: "una:/".into(), read_only: stdio.held, files });
         }
-        for root in Root::ALL {
+        // Reading and writing there has effects.
+        for root in Root::ALL.into_iter().filter(|_| !stdio.held) {
             // What the user mounts there comes first.
             if mounts.iter().all(|mount| mount.guest != root.guest()) {
                 let files = SystemFiles::new(root, Node(self.clone()), known.clone(), rouse.clone());
@@ -770,7 +845,7 @@ impl Inner {
 
     fn info(&self, program: &engine::Program, process: &mut engine::Process, common: Common, rest: Rest) -> Arc<Info> {
         self.remember(program);
-        let Common { name, args, mounts, limits, stdio, started_ms, moves } = common;
+        let Common { name, args, mounts, limits, stdio, started_ms, moves, again } = common;
         let Rest { output, is_shared, usage, time, key, known } = rest;
         let info = Info::new(Facts {
             name,
@@ -786,6 +861,7 @@ impl Inner {
             stdio,
             started_ms,
             moves,
+            incarnation: again.map_or(0, |again| again.incarnation),
             memories: Some(process.memories()),
             key,
             stopper: Some(process.stopper()),
@@ -829,7 +905,7 @@ impl Children for Inner {
         let process = at_once(self.engine.start_on_fiber(program, &name, setup, fiber));
         let mut process = process.map_err(|error| error.to_string())?;
         let (mounts, stdio) = (parent.mounts.clone(), Stdio::default());
-        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms(), moves: 0 };
+        let common = Common { name, args, mounts, limits, stdio, started_ms: now_ms(), moves: 0, again: None };
         let info = self.info(program, &mut process, common, rest);
         Ok(self.bodies.expect(guest::Program::new(process, info.clone()), info))
     }
@@ -878,6 +954,27 @@ struct Common {
     stdio: Stdio,
     started_ms: u64,
     moves: u32,
+    /// It goes on under the number that it had.
+    again: Option<Again>,
+}
+
+/// The receiving end of a port with a name, which is free again when this is dropped.
+pub struct PortReceiver {
+    agent: Agent,
+    handle: HandleId,
+}
+
+impl PortReceiver {
+    /// Waits for one message.
+    pub fn receive(&self, timeout: Duration) -> Result<Vec<u8>, PortError> {
+        let wait = Wait::Until(self.agent.at(timeout));
+        match self.agent.call(SystemCall::Receive { port: self.handle, wait }, timeout)? {
+            Outcome::Received(Ok(Received::Message(delivery))) => Ok(delivery.bytes.to_vec()),
+            // It is bound, so somebody may come.
+            Outcome::Received(Err(ReceiveError::Expired | ReceiveError::Empty)) => Err(PortError::Expired),
+            other => Err(PortError::System(format!("{other:?}"))),
+        }
+    }
 }
 
 /// A puppet of one caller; it ends with this.
@@ -928,9 +1025,24 @@ impl Drop for Agent {
     }
 }
 
+/// Of a process that goes on under its number: more than whatever it moved before.
+fn moves(again: Option<Again>) -> u32 {
+    again.map_or(0, |again| again.moves())
+}
+
 /// Every process is born with a way to the names.
 fn grant_names() -> Transfer {
     Transfer { handle: bodies::DESK_NAMES, rights: Rights::SENDER, mode: TransferMode::Copy }
+}
+
+fn port_failure(port: &str, failure: names::Failure) -> PortError {
+    match failure {
+        names::Failure::NotFound | names::Failure::NotADirectory => PortError::Unknown(port.into()),
+        names::Failure::Exists => PortError::Taken(port.into()),
+        names::Failure::Undecided => PortError::Undecided(port.into()),
+        names::Failure::Unreachable => PortError::Unreachable(port.into()),
+        other => PortError::System(format!("{other:?}")),
+    }
 }
 
 fn port_path(name: &str) -> Result<String, PortError> {

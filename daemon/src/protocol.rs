@@ -24,8 +24,9 @@
 pub mod client;
 pub mod place;
 
+pub use crate::keep::record::Restart;
 use crate::node::{End, MountOrder, NodeView, Output, Pid, ProcessLimits, ProcessView, Stdio};
-use crate::system::view::{EventView, SystemView, WhyView, Wish};
+use crate::system::view::{CheckpointView, EventView, SystemView, WhyView, Wish};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, ErrorKind, Read, Write};
@@ -350,6 +351,31 @@ pub enum Request {
         with_program: bool,
         afterwards: Afterwards,
     },
+    /// Keeps the process as it is now. Answer: working now and then, then checkpoint.
+    Checkpoint {
+        pid: Pid,
+        #[serde(default)]
+        name: Option<String>,
+    },
+    /// Of one process, or of all. Answer: working now and then, then a checkpoint each, then done.
+    Checkpoints {
+        pid: Option<Pid>,
+        /// Read all that they consist of.
+        verify: bool,
+    },
+    /// A process that has ended goes on. Answer: working now and then, then restored.
+    Restore(Restore),
+    /// A living process goes on from an earlier state. Answer: working now and then, then restored.
+    Undo {
+        pid: Pid,
+        #[serde(default)]
+        which: Option<String>,
+    },
+    /// One, or all of a process. Answer: done.
+    RemoveCheckpoints {
+        pid: Pid,
+        which: Option<String>,
+    },
     /// A running process goes on on that node. Answer: moving now and then, then moved.
     Move {
         pid: Pid,
@@ -445,6 +471,8 @@ impl Request {
             | Request::Cont { pid }
             | Request::Wait { pid }
             | Request::Freeze { pid, .. }
+            | Request::Checkpoint { pid, .. }
+            | Request::Undo { pid, .. }
             | Request::Move { pid, .. }
             | Request::Why { pid } => Some(*pid),
             _ => None,
@@ -461,6 +489,27 @@ pub struct Run {
     pub arguments: Vec<String>,
     pub environment: Vec<(String, String)>,
     pub place: Placement,
+    /// What is to become of it when it ends or its node is lost.
+    #[serde(default)]
+    pub lasting: Lasting,
+}
+
+/// What is to become of a process when it ends or its node is lost. Nothing, if not said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lasting {
+    #[serde(default)]
+    pub restart: Restart,
+    /// It goes on from its last checkpoint, of which one is made so often.
+    #[serde(default)]
+    pub durable_every_ms: Option<u64>,
+}
+
+impl Lasting {
+    /// Does anybody look after it?
+    pub fn is_wanted(&self) -> bool {
+        self.restart != Restart::No || self.durable_every_ms.is_some()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -469,6 +518,23 @@ pub struct Thaw {
     pub program: ProgramId,
     pub name: String,
     pub place: Placement,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// Whose checkpoint.
+    pub pid: Pid,
+    /// Its number or name; the latest if not said.
+    #[serde(default)]
+    pub which: Option<String>,
+    /// As a process of its own, whatever became of that one.
+    pub new: bool,
+    #[serde(default)]
+    pub wish: Wish,
+    /// See [`Placement::decided`].
+    #[serde(default)]
+    pub decided: Option<WhyView>,
 }
 
 /// What run and thaw have in common.
@@ -596,6 +662,14 @@ pub enum Reply {
         expires_ms: u64,
     },
     Event(EventView),
+    Checkpoint(CheckpointView),
+    /// It goes on, from this checkpoint.
+    Restored {
+        pid: Pid,
+        from: CheckpointView,
+        /// Newer ones that could not be used, and why.
+        passed_over: Vec<String>,
+    },
     Why(WhyView),
     /// How far a move is.
     Moving(Stage),
@@ -709,6 +783,13 @@ pub enum Reason {
     NoProcess,
     Ended,
     NotFrozen,
+    /// A checkpoint could not be brought to the disks where it should be.
+    NotKept,
+    NoCheckpoint,
+    /// The process lives, so that it cannot go on from an earlier state as well.
+    Living,
+    /// Nobody knows whether it lives: its node is not heard.
+    NotCertain,
     /// It runs on where it was.
     NotMoved,
     /// A file, directory or port.
@@ -756,6 +837,7 @@ mod tests {
                 wish: Wish::default(),
                 decided: None,
             },
+            lasting: Lasting::default(),
         };
         write_message(&mut bytes, &Request::Run(run)).unwrap();
         write_bytes(&mut bytes, Output::Out, b"abc").unwrap();

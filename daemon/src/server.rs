@@ -5,17 +5,19 @@
 //! checked, and when the node ends all connections are closed, which ends every wait for a client.
 
 mod files;
+mod keep;
 mod programs;
 mod relay;
 mod streams;
 mod system;
 
 use crate::node::{
-    self, ControlRefused, DepartRefused, Freeze, FreezeRefused, Node, Order, Output, Pid, PortError, RunRefused, Started, ThawOrder,
+    self, ControlRefused, DepartRefused, Freeze, FreezeRefused, Node, Order, Output, Pid, PortError, RunRefused,
+    Started, ThawOrder,
 };
 use crate::protocol::{self, Afterwards, Follow, More, ProtocolError, Reason, Refusal, Reply, Request, Status};
-use crate::system::{MoveRefused, System};
 use crate::system::view::WhyView;
+use crate::system::{MoveRefused, System};
 use abi::ids::NodeId;
 use programs::Programs;
 use std::collections::BTreeMap;
@@ -35,6 +37,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a long wait looks whether its client is still there, and tells it that it goes on.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether the end of a process has been written down.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// For a thread that serves a connection: compiling happens on threads of its own.
 const STACK_BYTES: usize = 1 << 20;
@@ -68,10 +73,10 @@ impl Server {
             wants_down: Mutex::new(None),
         });
         let weak = Arc::downgrade(&shared);
-        shared.system.on_commands(Box::new(move |head, stream| {
+        shared.system.on_commands(Box::new(move |from, head, stream| {
             if let Some(shared) = weak.upgrade() {
                 // Without threads or descriptors the stream is dropped, which tells the other side.
-                let _ = relay::adopt(&shared, head, stream);
+                let _ = relay::adopt(&shared, Via { node: from, hops: head.first().copied().unwrap_or(1) }, stream);
             }
         }));
         Server { shared }
@@ -120,13 +125,13 @@ fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
             continue;
         };
         if is_same_user(&stream) {
-            welcome(shared, stream, 0);
+            welcome(shared, stream, None);
         }
     }
 }
 
-/// Serves a connection, which came over so many nodes, on a thread of its own.
-fn welcome(shared: &Arc<Shared>, stream: UnixStream, hops: u8) {
+/// Serves a connection on a thread of its own.
+fn welcome(shared: &Arc<Shared>, stream: UnixStream, via: Option<Via>) {
     let number = shared.numbers.fetch_add(1, Ordering::Relaxed);
     let enough = shared.connections().len() >= CONNECTIONS_MAX;
     match stream.try_clone() {
@@ -137,7 +142,7 @@ fn welcome(shared: &Arc<Shared>, stream: UnixStream, hops: u8) {
     let (of_thread, of_failure) = (shared.clone(), shared.clone());
     let served = serving.spawn(move || {
         // What went wrong is told to the client; nobody else can do anything about it.
-        let _ = Session::run(&of_thread, stream, hops);
+        let _ = Session::run(&of_thread, stream, via);
         of_thread.connections().remove(&number);
     });
     if served.is_err() {
@@ -157,13 +162,20 @@ fn is_same_user(stream: &UnixStream) -> bool {
     rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid == own || peer.uid.is_root())
 }
 
+/// How a connection came here: from that node, and over how many in all.
+#[derive(Clone, Copy)]
+struct Via {
+    node: abi::ids::NodeId,
+    hops: u8,
+}
+
 /// One connection.
 struct Session<'a> {
     shared: &'a Shared,
     from: BufReader<UnixStream>,
     to: UnixStream,
-    /// Over how many nodes it came.
-    hops: u8,
+    /// None: from this machine.
+    via: Option<Via>,
     /// The node's tree, once it has been asked for.
     files: Option<Box<dyn abi::file::FileSystem>>,
 }
@@ -195,11 +207,11 @@ impl<E: Into<ProtocolError>> From<E> for Undone {
 type Done<T = ()> = Result<T, Undone>;
 
 impl<'a> Session<'a> {
-    fn run(shared: &'a Shared, stream: UnixStream, hops: u8) -> Result<(), ProtocolError> {
+    fn run(shared: &'a Shared, stream: UnixStream, via: Option<Via>) -> Result<(), ProtocolError> {
         stream.set_read_timeout(Some(HELLO_TIMEOUT))?;
         let to = stream.try_clone()?;
         let from = BufReader::with_capacity(64 << 10, stream);
-        let mut session = Session { shared, from, to, hops, files: None };
+        let mut session = Session { shared, from, to, via, files: None };
         protocol::write_hello(&mut session.to)?;
         protocol::read_hello(&mut session.from)?;
         session.from.get_ref().set_read_timeout(None)?;
@@ -241,7 +253,7 @@ impl<'a> Session<'a> {
         let pid = request.pid();
         match self.answer_here(request.clone()) {
             // It moved away meanwhile.
-            Err(Undone::Elsewhere(node)) if self.hops > 0 => {
+            Err(Undone::Elsewhere(node)) if self.via.is_some() => {
                 self.reply(&Reply::MovedOn { node: node.0, follow: None, taken: 0 })?;
                 Err(Undone::Over)
             }
@@ -280,12 +292,19 @@ impl<'a> Session<'a> {
             Request::Stop { pid } => node.stop(pid).map_err(control).and_then(|()| self.done()),
             Request::Cont { pid } => node.cont(pid).map_err(control).and_then(|()| self.done()),
             Request::Wait { pid } => loop {
-                if let Some(end) = node.wait(pid, LOOK_INTERVAL).map_err(control)? {
+                if let Some(end) = node.wait(pid, LOOK_INTERVAL).map_err(control)?
+                    && self.is_settled(pid)
+                {
                     return Ok(self.reply(&Reply::Ended { end })?);
                 }
                 self.still_working()?;
             },
             Request::Freeze { pid, with_program, afterwards } => self.freeze(pid, with_program, afterwards),
+            Request::Checkpoint { pid, name } => self.checkpoint(pid, name),
+            Request::Checkpoints { pid, verify } => self.checkpoints(pid, verify),
+            Request::Restore(restore) => self.restore(restore),
+            Request::Undo { pid, which } => self.undo(pid, which),
+            Request::RemoveCheckpoints { pid, which } => self.remove_checkpoints(pid, which),
             Request::Move { pid, node } => self.move_process(pid, &node),
             Request::Send { port, timeout_ms } => {
                 let mut message = vec![];
@@ -309,6 +328,15 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// May anybody be told that it ended? Waits a little if not.
+    fn is_settled(&self, pid: Pid) -> bool {
+        let unsettled = self.shared.system.is_unsettled(pid);
+        if unsettled {
+            std::thread::sleep(SETTLE_INTERVAL);
+        }
+        !unsettled
+    }
+
     fn content(&mut self) -> protocol::Content<'_, BufReader<UnixStream>> {
         protocol::Content::new(&mut self.from)
     }
@@ -322,11 +350,23 @@ impl<'a> Session<'a> {
     }
 
     fn run_program(&mut self, run: protocol::Run) -> Done {
-        let protocol::Run { program, name, arguments, environment, place } = run;
+        let protocol::Run { program, name, arguments, environment, place, lasting } = run;
+        let hash = program.hash.clone();
         let program = self.program(&program)?;
-        let protocol::Placement { mounts, limits, stdio, follow, decided, .. } = place;
+        let protocol::Placement { mounts, limits, mut stdio, follow, decided, .. } = place;
+        stdio.held = lasting.durable_every_ms.is_some();
+        let looked_after = lasting
+            .is_wanted()
+            .then(|| keep::supervision(lasting, (&name, &arguments, &environment), &hash, (&mounts, &limits, stdio)));
         let order = Order { program, name, args: arguments, env: environment, mounts, limits, stdio };
         let started = self.shared.node.run(order).map_err(refused)?;
+        if let Some(supervision) = looked_after
+            && let Err(error) = self.shared.system.supervise(started.pid, &started.console, supervision)
+        {
+            started.console.give_up_first();
+            let _ = self.shared.node.kill(started.pid);
+            return Err(keep::undone(error));
+        }
         self.started(started, decided, follow)
     }
 
@@ -408,10 +448,6 @@ impl<'a> Session<'a> {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.shared.node.send(port, message, left.min(LOOK_INTERVAL)) {
                 Ok(()) => return self.done(),
-                Err(PortError::Unknown(_)) if let Some(node) = self.shared.system.find_port(port) => {
-                    self.send_at(node, port, message, left)?;
-                    return self.done();
-                }
                 // Nothing was sent then.
                 Err(PortError::Expired) if left > LOOK_INTERVAL => self.still_working()?,
                 Err(error) => return Err(port_error(error)),
@@ -420,14 +456,11 @@ impl<'a> Session<'a> {
     }
 
     fn receive(&mut self, port: &str, timeout: Duration) -> Done {
-        if let Some(node) = self.shared.system.find_port(port) {
-            let why = format!("somebody receives from `{port}` on {} already", self.shared.system.name_of(node));
-            return Err(Undone::new(Reason::Port, why));
-        }
+        let receiver = self.shared.node.receiver(port).map_err(port_error)?;
         let deadline = Instant::now() + timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.shared.node.receive(port, left.min(LOOK_INTERVAL)) {
+            match receiver.receive(left.min(LOOK_INTERVAL)) {
                 Ok(message) => {
                     protocol::write_bytes(&mut self.to, Output::Out, &message)?;
                     return Ok(protocol::write_end(&mut self.to)?);
@@ -519,7 +552,8 @@ fn refused(refused: RunRefused) -> Undone {
         RunRefused::Mount { .. } => Reason::File,
         RunRefused::Limit(_) => Reason::Busy,
         RunRefused::Stopping => Reason::Stopping,
-        RunRefused::Start(_) | RunRefused::Thaw(_) => Reason::NotRun,
+        RunRefused::Start(_) | RunRefused::Thaw(_) | RunRefused::Alive(_) | RunRefused::Streams => Reason::NotRun,
+        RunRefused::NotDurable(_) => Reason::NotRun,
     };
     Undone::new(reason, refused)
 }
@@ -535,6 +569,8 @@ fn port_error(error: PortError) -> Undone {
     let reason = match &error {
         PortError::Expired => Reason::Expired,
         PortError::Unknown(_) => Reason::NotFound,
+        PortError::Undecided(_) => Reason::NoQuorum,
+        PortError::Unreachable(_) => Reason::Unreachable,
         _ => Reason::Port,
     };
     Undone::new(reason, error)

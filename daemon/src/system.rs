@@ -9,23 +9,30 @@
 //!   moving   processes on their way      pages    what of their memory follows them
 //!   drain    a node that empties itself
 //!   programs what one node has compiled, others need not compile
+//!   names    which node has bound the name of a port
+//!   elsewhere processes and nodes as files
+//!   keep     checkpoints                 supervise  processes that are begun again, here or elsewhere
 //!   view     what people see
 //! ```
 //! A node alone is a system of one: the same parts, with nobody to speak to.
 
 mod drain;
 mod ears;
+mod elsewhere;
 mod events;
 mod health;
 mod join;
+pub mod keep;
 mod keeper;
 mod location;
 pub mod member;
 mod moving;
+mod names;
 mod pages;
 mod place;
 mod programs;
 mod record;
+pub mod supervise;
 pub mod view;
 
 pub use join::{JoinError, join};
@@ -70,10 +77,12 @@ pub mod service {
     /// Questions of one node to another: its processes, its events.
     pub const SYSTEM: Service = Service(5);
     pub const PROGRAMS: Service = Service(6);
-    /// Processes on their way.
-    pub const MOVES: Service = Service(8);
     /// Where processes are.
     pub const LOCATION: Service = Service(7);
+    /// Processes on their way.
+    pub const MOVES: Service = Service(8);
+    /// What is kept of processes, asked of whoever holds the files.
+    pub const KEPT: Service = Service(9);
 }
 
 /// Where nodes listen, if nothing else is said. Another one is taken if it is in use.
@@ -156,8 +165,8 @@ pub enum Reach {
 #[derive(Clone)]
 pub struct System(Arc<Inner>);
 
-/// The head of a stream, and the stream.
-type OnCommands = Box<dyn Fn(&[u8], Stream) + Send + Sync>;
+/// Who opened a stream, its head, and the stream.
+type OnCommands = Box<dyn Fn(NodeId, &[u8], Stream) + Send + Sync>;
 
 struct Inner {
     data: PathBuf,
@@ -175,8 +184,13 @@ struct Inner {
     drainer: drain::Drainer,
     departures: pages::Departures,
     location: location::Whereabouts,
+    names: names::Names,
     chronicle: Chronicle,
     files: Shared,
+    keep: keep::Keep,
+    supervise: supervise::Supervise,
+    /// Its processes end because this node does.
+    going_down: AtomicBool,
     watch: Mutex<Option<Watch>>,
     node: OnceLock<Node>,
     on_commands: OnceLock<OnCommands>,
@@ -268,6 +282,7 @@ impl FilesNetwork for Numbered {
         let (service, class) = match service {
             files::Service::Files => (service::FILES, Class::Call),
             files::Service::Chunks => (service::CHUNKS, Class::Page),
+            files::Service::Kept => (service::KEPT, Class::Page),
         };
         let answer = self.wire.ask_and_wait(key, Ask { service, class, body, deadline });
         answer.map_err(|error| match error {
@@ -362,6 +377,8 @@ impl System {
         let health = Health::new(me, record.life, u64::from_le_bytes(entropy));
         let here_only = listen.is_none_or(|listen| listen.ip().is_loopback());
         let discovery = if here_only { None } else { Discovery::start(&wire, record.system_bytes()).ok() };
+        let names =
+            names::Names::start(me, record.life, facts.clone(), directory.clone()).map_err(StartError::Thread)?;
         let location = location::Whereabouts::new(me, record.life);
         let chronicle = Chronicle::new(me, record.life);
         chronicle.record(Kind::SystemStarted { life: record.life });
@@ -379,8 +396,12 @@ impl System {
             drainer: drain::Drainer::default(),
             departures: pages::Departures::default(),
             location,
+            names,
             chronicle,
             files,
+            keep: keep::Keep::new(),
+            supervise: supervise::Supervise::new(),
+            going_down: AtomicBool::new(false),
             watch: Mutex::default(),
             node: OnceLock::new(),
             on_commands: OnceLock::new(),
@@ -399,6 +420,10 @@ impl System {
         spawn("una-health", health::run)?;
         spawn("una-keeper", keeper::run)?;
         spawn("una-where", location::run)?;
+        spawn("una-keep", keep::run)?;
+        spawn("una-lease", supervise::run_lease)?;
+        spawn("una-again", supervise::run)?;
+        spawn("una-lost", supervise::run_lost)?;
         system.0.tell_own_addresses(own);
         Ok(system)
     }
@@ -410,7 +435,11 @@ impl System {
             let Some(inner) = weak.upgrade() else { return };
             match fate {
                 Fate::Started(program) => inner.chronicle.record(Kind::ProcessStarted { process, program }),
-                Fate::Ended(exit) => inner.chronicle.record(Kind::ProcessEnded { process, ending: Ending(exit) }),
+                Fate::Ended(exit) => {
+                    inner.keep.over(process.into());
+                    inner.supervise.over(process.into());
+                    inner.chronicle.record(Kind::ProcessEnded { process, ending: Ending(exit) });
+                }
                 Fate::Forgotten => {}
             }
             inner.tell_fate(process, fate);
@@ -439,6 +468,11 @@ impl System {
     /// The tree of the whole computer.
     pub fn files(&self) -> Shared {
         self.0.files.clone()
+    }
+
+    /// What all nodes agree about of names of ports.
+    pub fn names(&self) -> Arc<dyn crate::node::Registry> {
+        Arc::new(self.0.names.clone())
     }
 
     pub fn name_of(&self, node: NodeId) -> String {
@@ -539,16 +573,6 @@ impl System {
         Ok(())
     }
 
-    /// Another node on which somebody receives under this name.
-    pub fn find_port(&self, name: &str) -> Option<NodeId> {
-        let question = ears::Question::HasPort { name: name.into() };
-        let answers = self.0.ask_all(&question);
-        let has = |answer: &Result<Vec<u8>, String>| {
-            answer.as_ref().is_ok_and(|body| serde_json::from_slice(body).unwrap_or(false))
-        };
-        answers.into_iter().find(|(_, answer)| has(answer)).map(|(node, _)| node)
-    }
-
     pub fn view(&self) -> SystemView {
         self.0.view()
     }
@@ -571,9 +595,16 @@ impl System {
         self.0.facts.range(drivers::coordinator::Range::key(member::NEXT), deadline).is_ok()
     }
 
+    /// This node is about to end its processes: those that somebody looks after go on elsewhere, or here when it starts again.
+    pub fn going_down(&self) {
+        self.0.going_down.store(true, Ordering::Release);
+    }
+
     /// Says goodbye, and ends what this node does for others. The tree goes to another node first, if one can have it.
     pub fn shutdown(&self) {
         self.0.finish_departures(DEPARTURES_TIMEOUT);
+        self.0.let_go_of_processes();
+        self.0.names.stop();
         self.0.files.let_go();
         self.0.health.leave();
         let until = Instant::now() + GOODBYE_TIMEOUT;
@@ -666,6 +697,10 @@ fn own_processes(node: &Node, ended: bool) -> Vec<ProcessView> {
 impl Inner {
     fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn is_going_down(&self) -> bool {
+        self.going_down.load(Ordering::Acquire)
     }
 
     fn is_stopping(&self) -> bool {

@@ -314,7 +314,7 @@ fn messages_go_from_a_sender_to_a_receiver_by_name() {
     let house = house();
     let receiver = {
         let node = house.node.clone();
-        std::thread::spawn(move || node.receive("box", SOON))
+        std::thread::spawn(move || node.receiver("box").and_then(|receiver| receiver.receive(SOON)))
     };
     let late = Instant::now() + SOON;
     while let Err(error) = house.node.send("box", b"content", SOON) {
@@ -324,7 +324,7 @@ fn messages_go_from_a_sender_to_a_receiver_by_name() {
     }
     assert_eq!(receiver.join().unwrap(), Ok(b"content".to_vec()));
     assert!(house.node.send("a/b", b"", SOON).is_err());
-    assert!(house.node.receive("nobody", Duration::from_millis(1)).is_err());
+    assert!(house.node.receiver("nobody").and_then(|nobody| nobody.receive(Duration::from_millis(1))).is_err());
 }
 
 #[test]

@@ -460,6 +460,11 @@ impl Chunks {
         self.put(&[(*name, bytes)]).map(drop)
     }
 
+    /// The next who reads it has it from the disk.
+    pub fn forget(&self, name: &ChunkName) {
+        self.cache().remove(name);
+    }
+
     /// Keeps the content of a chunk that was just put at hand.
     pub fn keep(&self, name: ChunkName, bytes: Arc<[u8]>) {
         self.cache().insert(name, bytes);

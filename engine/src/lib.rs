@@ -9,6 +9,7 @@
 //!   image       a frozen process as bytes          wasi      what a program may call
 //!   fiber       processes that share threads       una      what only una has
 //!   pages       memories: followed, missing
+//!   parts       an image in parts
 //! ```
 mod admission;
 pub mod cache;
@@ -19,6 +20,7 @@ pub mod image;
 mod kept;
 pub mod library;
 pub mod pages;
+pub mod parts;
 pub mod process;
 pub mod program;
 pub mod progress;
@@ -32,6 +34,7 @@ pub use error::{
 pub use fiber::{Fiber, NoChild, SystemCalls, Usage};
 pub use image::{Facts, Image};
 pub use library::Library;
+pub use parts::{SavedState, WholeImage};
 pub use process::{Process, State, Stop, Stopper};
 pub use program::Program;
 pub use progress::{Phase, Progress};

@@ -39,6 +39,15 @@ impl Program {
     }
 
     /// The program as it was given.
+    /// Does it import anything of the module `una`?
+    pub fn uses_una(&self) -> bool {
+        let module = match &self.code {
+            Code::Freezable(program) => program.module(),
+            Code::Plain(module) => module,
+        };
+        module.imports().any(|import| import.module() == crate::una::MODULE)
+    }
+
     pub fn wasm(&self) -> &Arc<[u8]> {
         &self.wasm
     }

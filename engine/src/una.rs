@@ -280,6 +280,7 @@ impl From<names::Failure> for Code {
             names::Failure::Exists => Code::Exists,
             names::Failure::Handles => Code::LacksRights,
             names::Failure::Full | names::Failure::Busy => Code::Full,
+            names::Failure::Undecided | names::Failure::Unreachable => Code::Unreachable,
             _ => Code::Service,
         }
     }
@@ -829,6 +830,7 @@ functions! {
             weight: WEIGHT_NORMAL,
             orphan: Orphan::Dies,
             supervisor: None,
+            again: None,
         };
         match program.ask(SystemCall::Spawn(Box::new(spawn))).await {
             Outcome::Spawned(spawned) => {

@@ -130,6 +130,27 @@ pub(crate) struct Claim {
     released: bool,
 }
 
+/// A right that was given at a node that was not met yet, and that went to nobody.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Unclaimed {
+    pub home: NodeId,
+    pub life: u64,
+    giver: NodeId,
+    giver_life: u64,
+    ticket: u64,
+}
+
+impl Unclaimed {
+    /// Says at its home that nobody wants it.
+    pub fn give_back(self, session: &mut Session) {
+        let Unclaimed { giver, giver_life: life, ticket, .. } = self;
+        let number = session.next_import;
+        session.next_import += 2;
+        session.push(Content::Claim { giver, life, ticket, number }, None);
+        session.push(Content::Release { number }, None);
+    }
+}
+
 /// A content that waits until all rights in it are claimed.
 pub(crate) struct Delayed {
     content: Content,
@@ -515,7 +536,14 @@ impl Kernel {
                         waits.insert((home, number));
                         (home, number, false)
                     }
-                    _ => (home, 0, true),
+                    known => {
+                        // The home keeps it until it is told, which it can be only once it is met.
+                        let may_be_met = known.is_none_or(|session| session.life < life);
+                        if may_be_met && self.unclaimed.len() < FOREIGN_MAX as usize {
+                            self.unclaimed.insert(Unclaimed { home, life, giver: from, giver_life, ticket });
+                        }
+                        (home, 0, true)
+                    }
                 }
             }
             _ => (object_home(object), 0, true),
@@ -1103,7 +1131,7 @@ impl Kernel {
             content,
             Content::Claim { .. } | Content::Claimed { .. } | Content::Dead { .. } | Content::Settled { .. }
         );
-        if !process_waits || of_claims {
+        if !process_waits || of_claims || planted(Bug::MovedOvertaken) {
             return self.heed_now(from, content, effects);
         }
         // It may be about what the process brings.
@@ -1240,7 +1268,7 @@ impl Kernel {
         let mut luggage = Luggage::decode(&all).map_err(|_| Breach::Malformed)?;
         let mut waits = BTreeSet::new();
         let rights = self.unpack(from, core::mem::take(&mut luggage.passed.0), &mut waits)?;
-        if waits.is_empty() && !self.is_delayed(luggage.process.id) {
+        if (waits.is_empty() || planted(Bug::MovedUnclaimed)) && !self.is_delayed(luggage.process.id) {
             return self.arrive(from, ticket, *luggage, rights, effects);
         }
         let content = Content::Transfer { ticket, bytes: Bytes::EMPTY };
@@ -1530,7 +1558,8 @@ impl Kernel {
             Act::Door => Next::Return(Outcome::Door(self.own_door(me))),
             Act::Spawn(spawn) => {
                 let SpawnAct { program, arguments, limits, weight, orphan } = *spawn;
-                let spawn = Spawn { program, arguments, handles, limits, weight, orphan, supervisor: None };
+                let spawn =
+                    Spawn { program, arguments, handles, limits, weight, orphan, supervisor: None, again: None };
                 self.spawn(me, spawn, effects)
             }
         }

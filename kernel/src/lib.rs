@@ -111,7 +111,8 @@ pub struct Kernel {
     claims: BTreeMap<(NodeId, u64), foreign::Claim>,
     /// By the node from which they come and the ticket.
     expected: BTreeMap<(NodeId, u64), transfer::Expected>,
-    /// What will not depart, for nodes with which there is no session yet.
+    unclaimed: BTreeSet<foreign::Unclaimed>,
+    /// What will not depart: each node is told again in each life.
     forgone: BTreeSet<(NodeId, u64)>,
     /// Counts what was delayed, in the order in which it came.
     delays: u64,
@@ -152,6 +153,7 @@ impl Kernel {
             grants: BTreeMap::new(),
             claims: BTreeMap::new(),
             expected: BTreeMap::new(),
+            unclaimed: BTreeSet::new(),
             forgone: BTreeSet::new(),
             delays: 0,
             outposts: BTreeMap::new(),

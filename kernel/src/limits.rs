@@ -33,6 +33,8 @@ pub const ERRANDS_MAX: u32 = 1 << 18;
 pub const SESSION_BYTES_MAX: usize = 8 << 20;
 /// The most bytes that a process takes along when it moves, beside its memory. Then: `DepartError::TooMuch`.
 pub const TRANSFER_BYTES_MAX: usize = 64 << 20;
+/// Departures that failed and of which a node is told again in its next life. Then the oldest are forgotten.
+pub const FORGONE_MAX: usize = 64;
 /// Packets on their way to another node and not acknowledged. Then the next ones wait.
 pub const WINDOW_PACKETS: usize = 256;
 /// The most bytes of one packet: every class of the wire takes it.

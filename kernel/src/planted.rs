@@ -66,8 +66,6 @@ planted::bugs! {
     VerdictLost,
     /// A process whose errand was at a node that is lost is not told.
     LossSilent,
-    /// A process that was held runs where it moved to.
-    MovedUnheld,
     /// What was read from a pipe of another node and not taken yet does not come along.
     MovedKeptLost,
     /// A call under way has no deadline any more after its caller moved.
@@ -78,4 +76,18 @@ planted::bugs! {
     MovedExportLost,
     /// A process that moved counts its calls anew.
     MovedCallsForgotten,
+    /// A timer that moved fires as soon as it is there.
+    MovedTimerEarly,
+    /// A table that moved forgets how often its free places were used.
+    MovedTableForgotten,
+    /// Who waits for room in a queue that moves is left behind.
+    MovedSenderForgotten,
+    /// Who waits for an answer of a process that moves is left behind.
+    MovedCallerForgotten,
+    /// What is said behind a process that comes is heeded before it.
+    MovedOvertaken,
+    /// A process that comes does not wait for what it was given at third nodes.
+    MovedUnclaimed,
+    /// Children that stay behind are not told of their parent's end.
+    MovedChildForgotten,
 }

@@ -241,6 +241,10 @@ impl Kernel {
         };
 
         let child = self.create_process(spawn.program, spawn.limits, spawn.weight, spawn.orphan, Some(me));
+        if let Some(again) = spawn.again {
+            let process = &mut self.processes[child];
+            (process.id, process.calls_made) = (again.id, again.calls_made());
+        }
         if let Some((port, token)) = watching {
             let watch = self.create_watch(me, Subject::Process(child), Some(port), token);
             self.processes[child].watches.push(watch);
@@ -439,6 +443,7 @@ impl Kernel {
             }
         }
         if self.first == Some(key) {
+            self.dropped.extend(self.door.take());
             effects.push(Effect::Halt { exit });
         }
         self.sweep_wanted = true;

@@ -403,8 +403,13 @@ impl Kernel {
                 session.push(Content::Settled { node: third, life: over }, None);
             }
         }
-        for (_, ticket) in self.forgone.extract_if((node, 0)..=(node, u64::MAX), |_| true) {
-            session.push(Content::Forgo { ticket }, None);
+        for unclaimed in self.unclaimed.extract_if(.., |unclaimed| unclaimed.home == node && unclaimed.life <= life) {
+            if unclaimed.life == life {
+                unclaimed.give_back(&mut session);
+            }
+        }
+        for (_, ticket) in self.forgone.range((node, 0)..=(node, u64::MAX)) {
+            session.push(Content::Forgo { ticket: *ticket }, None);
         }
         self.sessions.insert(node, session);
         self.stir_session(node);

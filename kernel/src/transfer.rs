@@ -21,7 +21,7 @@ use crate::Kernel;
 use crate::call::{Answering, Call, CallerSide, ServerSide};
 use crate::foreign::{Errand, Import, Purpose, What, moved_of};
 use crate::handles::{Handles, Object, Right};
-use crate::limits::{ERRANDS_MAX, FOREIGN_MAX, TRANSFER_BYTES_MAX};
+use crate::limits::{ERRANDS_MAX, FOREIGN_MAX, FORGONE_MAX, TRANSFER_BYTES_MAX};
 use crate::luggage::{
     CallPacked, CallerPacked, EnvelopePacked, Item, Kept, Left, Luggage, Many, PipePacked, PortPacked, Request,
     SenderPacked, ServerPacked, Slot, SubjectPacked, Traveller, Visitor, WatchPacked, Watcher, WriterPacked,
@@ -391,7 +391,7 @@ impl Kernel {
             orphan: process.orphan,
             used_ns: process.used_ns,
             calls_made: process.calls_made,
-            held: process.held && !planted(Bug::MovedUnheld),
+            held: process.held,
             stirred: process.stirred,
         };
         if let State::Ready { ticket } = process.state {
@@ -406,6 +406,7 @@ impl Kernel {
             table.push(match right {
                 Some(right) => Slot::Used { generation: generation.into(), item: self.pack_away(&mut packing, right) },
                 None if left.contains(&handle) => Slot::Left { generation: generation_of_left },
+                None if planted(Bug::MovedTableForgotten) => Slot::Free { generation: 0 },
                 None => Slot::Free { generation: generation.into() },
             });
         }
@@ -602,6 +603,10 @@ impl Kernel {
                 let errand = self.expect_of(packing.to, What::Call, Purpose::Call(key));
                 let call = &mut self.calls[key];
                 (call.server_side, call.watch) = (ServerSide::Away(errand), None);
+                if planted(Bug::MovedCallerForgotten) {
+                    let caller = CallerOpen::Packed(CallerPacked::Gone);
+                    return CallOpen { id, server: ServerPacked::Taken, caller, moved: Box::default() };
+                }
                 CallerPacked::Abroad { errand: self.errands[errand].number }
             }
         };
@@ -648,7 +653,8 @@ impl Kernel {
                 }
                 (None, Subject::Time(ticket)) => {
                     self.watches.remove(key);
-                    SubjectPacked::Time { left_ns: self.take_alarm(ticket) }
+                    let left_ns = self.take_alarm(ticket);
+                    SubjectPacked::Time { left_ns: if planted(Bug::MovedTimerEarly) { 0 } else { left_ns } }
                 }
                 (None, Subject::Port(port)) => {
                     self.watches.remove(key);
@@ -755,6 +761,9 @@ impl Kernel {
                 unreachable!("it was just seen to wait")
             };
             *held = waits;
+            if planted(Bug::MovedSenderForgotten) {
+                continue;
+            }
             let number = self.errands[errand].number;
             waiting.push(SenderPacked { errand: number, actor: process.id, bytes, badge, rights, sequence });
         }
@@ -952,11 +961,15 @@ impl Kernel {
 
     /// What was to depart under this ticket did not, and will not.
     pub(crate) fn forgo(&mut self, to: NodeId, ticket: u64) {
-        if !self.sessions.contains_key(&to) {
-            // The other one may have heard of this node before this one of the other.
-            self.forgone.insert((to, ticket));
-        }
         self.tell(to, Content::Forgo { ticket });
+        // The other one may be in a life of which this one has not heard, and hear only what is said in that.
+        self.forgone.insert((to, ticket));
+        let of_node = self.forgone.range((to, 0)..=(to, u64::MAX));
+        if of_node.clone().count() > FORGONE_MAX
+            && let Some(oldest) = of_node.copied().next()
+        {
+            self.forgone.remove(&oldest);
+        }
     }
 
     /// Nothing comes from that node any more, in the life that it had.
@@ -1055,7 +1068,11 @@ impl Kernel {
         }
         for errand in children.0 {
             let errand = self.adopt(from, errand, What::Spawn, Purpose::Child(me));
-            self.outposts.entry(me).or_default().push(errand);
+            if !planted(Bug::MovedChildForgotten) {
+                self.outposts.entry(me).or_default().push(errand);
+            } else {
+                self.errands[errand].purpose = Purpose::Nobody;
+            }
         }
         self.processes[me].held = held;
         self.processes[me].stirred = stirred;

@@ -74,6 +74,24 @@ static void chance(void) {
 }
 
 
+// Moves itself, by what it writes into a file, while it holds that file open.
+static void itself(void) {
+    moved();
+    FILE *control = fopen("/proc/self/ctl", "w");
+    MUST(control && getenv("MOVED_GIVEN"));
+    fprintf(control, "move a");
+    MUST(fflush(control) == 0);
+    char status[512];
+    for (int found = 0; !found;) {
+        FILE *file = fopen("/proc/self/status", "r");
+        MUST(file);
+        status[fread(status, 1, sizeof status - 1, file)] = 0;
+        fclose(file);
+        found = strstr(status, "node: 1\n") != NULL;
+    }
+    fclose(control);
+}
+
 static void exits(void) {
     moved();
     printf("done\n");
@@ -88,6 +106,7 @@ const struct test_case time_cases[] = {
     {"polling", polling},
     {"environment", environment},
     {"chance", chance},
+    {"itself", itself},
     {"exits", exits},
     {0},
 };

@@ -161,6 +161,8 @@ pub struct Boot {
     stage: Stage,
     /// What each part that is running is held by, and when it was started lately.
     lives: Vec<Life>,
+    /// By which it holds the network, if there is one.
+    network: HandleId,
 }
 
 #[derive(Clone, Default)]
@@ -181,7 +183,19 @@ enum Stage {
 impl Boot {
     pub fn new(plan: Plan) -> Boot {
         let lives = alloc::vec![Life::default(); plan.parts.len()];
-        Boot { plan, own_port: HandleId::NONE, ports: Vec::new(), stage: Stage::OwnPort, lives }
+        Boot {
+            plan,
+            own_port: HandleId::NONE,
+            ports: Vec::new(),
+            stage: Stage::OwnPort,
+            lives,
+            network: HandleId::NONE,
+        }
+    }
+
+    /// On a node with others: the network is its first handle behind so many devices.
+    pub fn with_network(plan: Plan, devices: u16) -> Boot {
+        Boot { network: HandleId(u32::from(devices) + 1), ..Boot::new(plan) }
     }
 
     fn create_next(&mut self, now: Time, calls: &mut Vec<SystemCall>) {
@@ -201,7 +215,13 @@ impl Boot {
         let copy = |handle, rights| Transfer { handle, rights, mode: TransferMode::Copy };
         let own = copy(self.ports[index], Rights::all_of(Kind::Port));
         // Boot's own devices are its first handles.
-        let device = |device: &DeviceId| copy(HandleId(u32::from(device.0) + 1), Rights::all_of(Kind::Device));
+        let device = |device: &DeviceId| {
+            let handle = match *device {
+                DeviceId::NETWORK => self.network,
+                DeviceId(number) => HandleId(u32::from(number) + 1),
+            };
+            copy(handle, Rights::all_of(Kind::Device))
+        };
         let port = |index: &usize| copy(self.ports[*index], Rights::SENDER);
         let handles = core::iter::once(own)
             .chain(part.devices.iter().map(device))
@@ -215,6 +235,7 @@ impl Boot {
             weight: part.weight,
             orphan: Orphan::Dies,
             supervisor: Some(Notify { port: self.own_port, token: index as u64 }),
+            again: None,
         })));
         let Stage::Running { spawning } = &mut self.stage else { unreachable!("parts start after all ports are made") };
         spawning.push(index);

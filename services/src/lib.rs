@@ -8,16 +8,19 @@
 //! ```text
 //!   boot       makes the ports, starts everything by the manifest, restarts what dies
 //!   names      one tree of names                 ledger   what must survive, before it is acknowledged
+//!   registrar  names of ports on all nodes
 //!   programs   which programs the system knows   once     a call that is asked again is not done again
 //!   files      the tree of files             members  who of the system is alive
 //!   events     what happened, in one order     placement  where a process goes, and why
-//!   location   where a process is
+//!   location   where a process is          checkpoints  what is kept of one, and how many
+//!   restarts   whether and when it is begun again
 //! ```
 #![no_std]
 
 extern crate alloc;
 
 pub mod boot;
+pub mod checkpoints;
 pub mod events;
 pub mod files;
 pub mod host;
@@ -29,6 +32,8 @@ mod once;
 pub mod placement;
 pub mod planted;
 pub mod programs;
+pub mod registrar;
+pub mod restarts;
 
 use abi::call::{Outcome, SystemCall};
 use abi::ids::{HandleId, Time};

@@ -75,6 +75,11 @@ pub enum Input<'a> {
         process: ProcessId,
         place: Place,
     },
+    /// Another node took it to be here, and is to know better, if this one does.
+    Misled {
+        process: ProcessId,
+        by: NodeId,
+    },
     Packet {
         from: NodeId,
         bytes: &'a [u8],
@@ -145,6 +150,8 @@ struct Question {
     stage: Stage,
     tickets: Vec<Ticket>,
     until: Time,
+    /// Where it was last, on a node that is not heard: the answer if nobody knows better.
+    last: Option<Place>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -264,6 +271,11 @@ impl Location {
                 }
                 self.refuted.put(process, place);
             }
+            Input::Misled { process, by } => {
+                if let Some(place) = self.told_to_others(process) {
+                    effects.push(send(by, Message::Answer { process, place: Some(place) }));
+                }
+            }
             Input::Packet { from, bytes } => {
                 // What cannot be read is as good as lost.
                 if let Ok(message) = Message::decode(bytes) {
@@ -370,6 +382,12 @@ impl Location {
         places.into_iter().flatten().max().filter(|place| self.is_news(process, *place))
     }
 
+    /// Hints are hearsay: they are not passed on.
+    fn told_to_others(&self, process: ProcessId) -> Option<Place> {
+        let here = self.here.get(&process).map(|here| Place { moves: here.moves, node: self.me });
+        [here, self.forwards.get(process), self.entry(process)].into_iter().flatten().max()
+    }
+
     fn entry(&self, process: ProcessId) -> Option<Place> {
         self.entries.get(&process).map(|(place, _)| *place)
     }
@@ -380,7 +398,8 @@ impl Location {
 
     fn ask(&mut self, now: Time, process: ProcessId, ticket: Ticket, effects: &mut Vec<Effect>) {
         let known = self.known(process);
-        if known.is_some() || self.waiting >= QUESTIONS_MAX {
+        let is_heard = known.is_some_and(|place| place.node == self.me || self.life_of(place.node).is_some());
+        if is_heard || self.waiting >= QUESTIONS_MAX {
             effects.push(Effect::Found { ticket, process, place: known });
             return;
         }
@@ -394,13 +413,15 @@ impl Location {
         let stage = if is_there { Some(Stage::Birthplace(born)) } else { self.refuted_stage(process) };
         match stage {
             Some(stage) => {
-                self.questions
-                    .insert(process, Question { stage, tickets: [ticket].into(), until: now.after(ANSWER_NS) });
+                self.questions.insert(
+                    process,
+                    Question { stage, tickets: [ticket].into(), until: now.after(ANSWER_NS), last: known },
+                );
                 self.send_question(process, stage, effects);
             }
             None => {
                 self.waiting -= 1;
-                effects.push(Effect::Found { ticket, process, place: None });
+                effects.push(Effect::Found { ticket, process, place: known });
             }
         }
     }
@@ -435,7 +456,10 @@ impl Location {
                 (question.stage, question.until) = (stage, now.after(ANSWER_NS));
                 self.send_question(process, stage, effects);
             }
-            None => self.answer(process, None, effects),
+            None => {
+                let last = question.last.filter(|last| self.is_news(process, *last));
+                self.answer(process, last, effects);
+            }
         }
     }
 
@@ -476,10 +500,7 @@ impl Location {
                 }
             }
             Message::Ask { process } => {
-                // Hints are hearsay: they are not passed on.
-                let here = self.here.get(&process).map(|here| Place { moves: here.moves, node: self.me });
-                let places = [here, self.forwards.get(process), self.entry(process)];
-                let place = places.into_iter().flatten().max();
+                let place = self.told_to_others(process);
                 effects.push(send(from, Message::Answer { process, place }));
             }
             Message::Answer { process, place } => {
@@ -491,6 +512,12 @@ impl Location {
                     }
                     // It does not know, or knows what is known to be over.
                     _ if is_asked => self.ask_next(now, process, effects),
+                    // What it was looked for by was wrong.
+                    Some(place)
+                        if place.node != self.me && self.hints.get(process).is_some_and(|hint| hint < place) =>
+                    {
+                        self.hints.put(process, place);
+                    }
                     _ => {}
                 }
             }

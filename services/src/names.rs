@@ -6,6 +6,11 @@
 //! too, waits until all changes before it are safe. After a restart the records make the same tree again.
 //!
 //! Ports are bound in memory only: a handle is worth nothing after its node stopped. A port that closes is unbound.
+//!
+//! Where there are other nodes, a port is bound when the registrar says that they agree, and what is not found here is asked of it. What
+//! it found is kept until the port closes or the registrar says that the name may mean something else by now (`beyond`).
+
+mod beyond;
 
 use crate::ledger::{self, HELD_BACK_MAX, JOURNAL_TOKEN, Ledger, LedgerError};
 use crate::once::{Done, Standing};
@@ -19,6 +24,7 @@ use abi::interface::names::{
     Answer, Existing, Failure, Form, LIST_NAMES_MAX, PART_BYTES_MAX, PARTS_MAX,
     RECORD_BYTES_MAX as NAME_RECORD_BYTES_MAX, Request,
 };
+use abi::interface::registrar::{Ask, TOLD};
 use abi::message::{Answerable, Delivery, Message, Notice, NoticeEvent, Notify, Received, Transfer, TransferMode};
 use abi::rights::Rights;
 use alloc::borrow::ToOwned;
@@ -26,6 +32,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
+use beyond::Beyond;
 
 /// The most names in the tree. Then: [`Failure::Full`].
 pub const NAMES_MAX: usize = 1 << 22;
@@ -47,6 +54,8 @@ pub struct Names {
     /// Tokens of watches; never used twice.
     next_token: u64,
     binding: Option<Binding>,
+    /// Ports of other nodes; none on a node that never has others.
+    beyond: Option<Beyond>,
 }
 
 enum State {
@@ -81,7 +90,7 @@ enum Entry {
     Port { port: HandleId, watch: HandleId, token: u64 },
 }
 
-/// A port that is being bound: described, narrowed to what lookups give, watched.
+/// A port that is being bound: described, narrowed to what lookups give, watched; then others may have to agree.
 struct Binding {
     answer_to: Answerable,
     path: String,
@@ -127,7 +136,13 @@ impl Names {
             ports: BTreeMap::new(),
             next_token: 0,
             binding: None,
+            beyond: None,
         }
+    }
+
+    /// On a node with others, to whose registrar it may send: the first grant behind the journal.
+    pub fn of_many() -> Names {
+        Names { beyond: Some(Beyond::new(HandleId(FIRST_GRANT.0 + 1))), ..Names::new() }
     }
 }
 
@@ -136,13 +151,19 @@ impl Service for Names {
         OWN_PORT
     }
 
-    fn step(&mut self, _: Time, input: Input, calls: &mut Vec<SystemCall>) {
+    fn step(&mut self, now: Time, input: Input, calls: &mut Vec<SystemCall>) {
         match input {
             Input::Begun => {
+                if self.beyond.is_some() {
+                    // Serials of claims are of this life of the service alone.
+                    self.next_token = now.0;
+                    calls.push(SystemCall::MakeBadge { port: OWN_PORT, badge: TOLD, rights: Rights::SENDER });
+                }
                 let State::Loading { ledger, .. } = &mut self.state else { unreachable!("a process begins once") };
                 *ledger = Some(Ledger::open(FIRST_GRANT, OWN_PORT, calls));
             }
             Input::Received(Received::Message(delivery)) => match &mut self.state {
+                State::Serving { .. } if delivery.badge == TOLD => self.told(delivery, calls),
                 State::Loading { waiting, .. } if waiting.len() < HELD_BACK_MAX => waiting.push(delivery),
                 State::Serving { ledger } if ledger.takes_more() => self.request(delivery, calls),
                 _ => refuse_busy(delivery, calls),
@@ -151,8 +172,9 @@ impl Service for Names {
                 self.journal(result, calls)
             }
             Input::Received(Received::Notice(Notice { token, event: NoticeEvent::PortClosed })) => {
-                if let Some(place) = self.ports.get(&token).cloned() {
-                    self.remove(&place, calls);
+                match self.ports.get(&token).cloned() {
+                    Some(place) => self.remove(&place, calls),
+                    None => self.closed_beyond(token, calls),
                 }
             }
             Input::Received(Received::Notice(_)) => {}
@@ -163,6 +185,9 @@ impl Service for Names {
     fn check(&self) {
         if let State::Serving { ledger } = &self.state {
             ledger.check();
+        }
+        if let Some(beyond) = &self.beyond {
+            beyond.check();
         }
         let mut found = alloc::vec![ROOT];
         let mut at = 0;
@@ -279,8 +304,15 @@ impl Names {
         match request {
             Request::Lookup { path } => self.lookup(answer_to, &path, calls),
             Request::List { path, after, names_max } => {
-                let answer = self.tree.list(&path, &after, names_max.min(LIST_NAMES_MAX));
-                self.answer(answer_to, answer.unwrap_or_else(Answer::Failed), calls)
+                let names_max = names_max.min(LIST_NAMES_MAX);
+                let answer = self.tree.list(&path, &after, names_max).unwrap_or_else(Answer::Failed);
+                match (answer, &self.beyond) {
+                    (Answer::Names { names, more }, Some(_)) => {
+                        let ask = |serial| Ask::List { serial, path, after, names_max };
+                        self.ask_beyond(ask, beyond::Waiting::List { answer_to, names, more, names_max }, calls);
+                    }
+                    (answer, _) => self.answer(answer_to, answer, calls),
+                }
             }
             Request::MakeDirectory { path } => self.change(answer_to, Change::MakeDirectory { path }, calls),
             Request::Bind { path, record, existing } => self.bind(answer_to, path, record, existing, calls),
@@ -311,13 +343,15 @@ impl Names {
 
     fn lookup(&mut self, to: Answerable, path: &str, calls: &mut Vec<SystemCall>) {
         let (answer, port) = match self.tree.find(path) {
+            Err(Failure::NotFound | Failure::NotADirectory) if self.beyond.is_some() => {
+                return self.look_beyond(to, path, calls);
+            }
             Err(failure) => (Answer::Failed(failure), None),
             Ok(Found::Root | Found::Entry(Entry::Directory(_))) => (Answer::Directory, None),
             Ok(Found::Entry(Entry::Record(record))) => (Answer::Record(record.clone()), None),
             Ok(Found::Entry(Entry::Port { port, .. })) => (Answer::Port, Some(*port)),
         };
-        let copy = |handle| Transfer { handle, rights: PORT_RIGHTS, mode: TransferMode::Copy };
-        self.answer_with(to, answer, port.map(copy).into_iter().collect(), calls)
+        self.answer_with(to, answer, port.map(copy_of).into_iter().collect(), calls)
     }
 
     /// Does a change, writes it down and answers.
@@ -358,6 +392,16 @@ impl Names {
     }
 
     fn unbind(&mut self, to: Answerable, path: String, calls: &mut Vec<SystemCall>) {
+        if self.beyond.is_some() {
+            match self.tree.find(&path) {
+                Ok(Found::Entry(Entry::Port { token, .. })) => return self.unbind_for_all(to, *token, calls),
+                Err(Failure::NotFound | Failure::NotADirectory) => {
+                    let ask = |serial| Ask::Unbind { serial, path };
+                    return self.ask_beyond(ask, beyond::Waiting::Unbind { answer_to: to }, calls);
+                }
+                _ => {}
+            }
+        }
         match self.tree.place(&path) {
             Err(failure) => self.answer(to, Answer::Failed(failure), calls),
             Ok(place) => match self.tree.get(&place) {
@@ -373,6 +417,10 @@ impl Names {
 
     fn rename(&mut self, to: Answerable, from: String, target: String, calls: &mut Vec<SystemCall>) {
         let places = (self.tree.place(&from), self.tree.place(&target));
+        if self.beyond.is_some() && self.has_port_at_or_below(&from) {
+            // The other nodes know it by this name.
+            return self.answer(to, Answer::Failed(Failure::Impossible), calls);
+        }
         match places {
             (Ok(old), Ok(new)) => match (self.tree.get(&old).cloned(), self.tree.get(&new)) {
                 (Some(Entry::Port { token, .. }), None) => {
@@ -388,13 +436,30 @@ impl Names {
 
     /// Takes a bound port out of the tree.
     fn remove(&mut self, place: &Place, calls: &mut Vec<SystemCall>) {
+        let token = self.remove_here(place, calls);
+        self.release(token, calls);
+    }
+
+    fn remove_here(&mut self, place: &Place, calls: &mut Vec<SystemCall>) -> u64 {
         let Some(Entry::Port { port, watch, token }) = self.tree.take(place) else {
             unreachable!("only ports are removed without a record")
         };
         self.ports.remove(&token);
-        calls.push(SystemCall::Close { handle: watch });
-        calls.push(SystemCall::Close { handle: port });
+        self.close_when_safe(&[watch, port], calls);
+        token
     }
+
+    /// An answer that is held back may still have to give a copy of them.
+    fn close_when_safe(&mut self, handles: &[HandleId], calls: &mut Vec<SystemCall>) {
+        let State::Serving { ledger } = &mut self.state else { unreachable!("nothing is bound before the load") };
+        for handle in handles {
+            ledger.when_safe(SystemCall::Close { handle: *handle }, calls);
+        }
+    }
+}
+
+fn copy_of(handle: HandleId) -> Transfer {
+    Transfer { handle, rights: PORT_RIGHTS, mode: TransferMode::Copy }
 }
 
 /// Binding a port takes three system calls; their outcomes come before the next request.
@@ -423,6 +488,8 @@ impl Names {
                     }
                 }
             }
+            Outcome::Badged(badged) => self.begin_beyond(badged, calls),
+            Outcome::Watching(watching) if self.binding.is_none() => self.arrived(watching, calls),
             Outcome::Watching(Ok(watch)) => self.bind_port(watch, calls),
             Outcome::Watching(Err(error)) => {
                 let full = matches!(error, WatchError::Limit(_));
@@ -435,24 +502,33 @@ impl Names {
     }
 
     fn bind_port(&mut self, watch: HandleId, calls: &mut Vec<SystemCall>) {
-        let Some(Binding { path, existing, port, token, answer_to }) = self.binding.take() else {
-            unreachable!("only ports that are being bound are watched")
-        };
+        let Some(binding) = self.binding.take() else { unreachable!("only ports that are being bound are watched") };
+        match self.beyond {
+            Some(_) => self.claim(binding, watch, calls),
+            None => {
+                let answer_to = binding.answer_to;
+                let answer = self.put_port(binding, watch, calls).map_or_else(Answer::Failed, |()| Answer::Done);
+                self.answer(answer_to, answer, calls);
+            }
+        }
+    }
+
+    fn put_port(&mut self, binding: Binding, watch: HandleId, calls: &mut Vec<SystemCall>) -> Result<(), Failure> {
+        let Binding { path, existing, port, token, .. } = binding;
         let full = self.ports.len() >= PORTS_MAX || self.tree.names >= NAMES_MAX;
         let way = if full { Err(Failure::Full) } else { self.make_way_for_port(&path, existing, calls) };
-        let answer = match way {
+        match way {
             Ok(place) => {
                 self.tree.put(&place, Entry::Port { port, watch, token });
                 self.ports.insert(token, place);
-                Answer::Done
+                Ok(())
             }
             Err(failure) => {
                 calls.push(SystemCall::Close { handle: watch });
                 calls.push(SystemCall::Close { handle: port });
-                Answer::Failed(failure)
+                Err(failure)
             }
-        };
-        self.answer(answer_to, answer, calls);
+        }
     }
 
     /// A record that a port replaces would come back after a restart: it must be unbound first, in the ledger too.

@@ -278,6 +278,7 @@ impl Stage {
                     weight: WEIGHT_NORMAL,
                     orphan,
                     supervisor,
+                    again: None,
                 }));
                 // The child knows its handles by its parent's names; it is there only after the call.
                 self.processes.get_mut(me).expect("it was just seen").making =

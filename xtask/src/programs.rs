@@ -26,8 +26,9 @@ enum Compiler {
     Zig,
 }
 
-const PROGRAMS: [Program; 2] = [
+const PROGRAMS: [Program; 3] = [
     Program { source: "programs/raytracer/raytracer.c", wasm: "programs/raytracer.wasm", compiler: Compiler::Clang },
+    Program { source: "programs/counter.c", wasm: "programs/counter.wasm", compiler: Compiler::Clang },
     Program { source: "programs/tests/jumps.c", wasm: "programs/tests/jumps.wasm", compiler: Compiler::Zig },
 ];
 

@@ -3,7 +3,8 @@
 //! A path is absolute: `/home/ada/notes`. Its parts are UTF-8 without `/` and NUL, not `.` or `..`, at most
 //! [`PART_BYTES_MAX`] bytes each and [`PARTS_MAX`] parts in all; `/` is the root. What a name stands for is a directory, a
 //! record (bytes that mean something to whoever bound them: an inode number, a program's hash) or a port. Directories and
-//! records are durable once acknowledged. A port is bound as long as it lives and its node runs.
+//! records are durable once acknowledged, and each node has its own. A port is bound as long as it lives and its node runs, and is found by
+//! its path from all nodes of a system.
 
 use crate::encoding::{Malformed, Reader, Writer};
 use crate::message::Bytes;
@@ -104,8 +105,12 @@ pub enum Failure {
     Full,
     /// The caller asked for a call older than its latest again.
     Forgotten,
-    /// Too many requests wait for the disk: nothing was done, ask later.
+    /// Too many requests wait for the disk, or the same name is being bound: nothing was done, ask later.
     Busy,
+    /// The nodes cannot agree about anything now: too few of them hear one another. Names that were found before are still found.
+    Undecided,
+    /// It is bound on a node that is not heard.
+    Unreachable,
 }
 
 impl Request {
@@ -180,7 +185,7 @@ impl Answer {
                 }
                 &mut to
             }
-            Answer::Failed(failure) => to.u8(5).u8(*failure as u8),
+            Answer::Failed(failure) => to.u8(5).u8(failure.encode()),
         };
         to.finish().into()
     }
@@ -204,11 +209,7 @@ impl Answer {
                 }
                 Answer::Names { names, more }
             }
-            5 => {
-                let number = from.u8()?;
-                let known = Failure::ALL.into_iter().find(|failure| *failure as u8 == number);
-                Answer::Failed(known.ok_or(from.malformed())?)
-            }
+            5 => Answer::Failed(Failure::decode(&mut from)?),
             _ => return Err(from.malformed()),
         };
         from.finish()?;
@@ -228,7 +229,7 @@ impl Form {
 }
 
 impl Failure {
-    const ALL: [Failure; 13] = [
+    const ALL: [Failure; 15] = [
         Failure::Malformed,
         Failure::BadPath,
         Failure::NotFound,
@@ -242,7 +243,18 @@ impl Failure {
         Failure::Full,
         Failure::Forgotten,
         Failure::Busy,
+        Failure::Undecided,
+        Failure::Unreachable,
     ];
+
+    pub(super) fn encode(self) -> u8 {
+        self as u8
+    }
+
+    pub(super) fn decode(from: &mut Reader) -> Result<Failure, Malformed> {
+        let number = from.u8()?;
+        Failure::ALL.into_iter().find(|failure| *failure as u8 == number).ok_or(from.malformed())
+    }
 }
 
 #[cfg(test)]

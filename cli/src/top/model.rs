@@ -344,6 +344,7 @@ pub mod tests {
             handles: 4,
             output_bytes: 0,
             mounts: vec![],
+            incarnation: 0,
         }
     }
 

@@ -61,10 +61,44 @@ impl Computer {
         line["state"].as_str().unwrap_or("gone").to_string()
     }
 
+    fn daemon(&self, node: usize) -> rustix::process::Pid {
+        let lock: Value = serde_json::from_str(&self.nodes[node].read("home/.local/share/una/node/node.lock")).unwrap();
+        rustix::process::Pid::from_raw(lock["pid"].as_i64().unwrap() as i32).unwrap()
+    }
+
+    /// As if it slept.
+    pub fn stop(&self, node: usize) {
+        rustix::process::kill_process(self.daemon(node), rustix::process::Signal::STOP).unwrap();
+    }
+
+    pub fn cont(&self, node: usize) {
+        rustix::process::kill_process(self.daemon(node), rustix::process::Signal::CONT).unwrap();
+    }
+
+    pub fn up(&self, node: usize) {
+        let up = self.on(node, &["up", "-d", "--listen", "127.0.0.1"]);
+        assert_eq!((up.status, up.err.as_str()), (0, ""), "{}", up.out);
+    }
+
+    /// The living processes of this number, as this node sees them.
+    pub fn living(&self, from: usize, pid: &str) -> Vec<Value> {
+        let listed: Value = serde_json::from_str(&self.on(from, &["ps", "--json"]).out).unwrap_or_default();
+        let all = listed["processes"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), String::from);
+        all.into_iter().filter(|one| text(&one["pid"]) == pid).collect()
+    }
+
+    /// The node on which it lives, if it is exactly one, counted from 0.
+    pub fn home_of(&self, from: usize, pid: &str) -> Option<usize> {
+        match &self.living(from, pid)[..] {
+            [one] => one["node"].as_u64().map(|node| node as usize - 1),
+            _ => None,
+        }
+    }
+
     /// As if the machine had lost its power, but for its disk.
     pub fn kill(&self, node: usize) {
-        let lock: Value = serde_json::from_str(&self.nodes[node].read("home/.local/share/una/node/node.lock")).unwrap();
-        let pid = rustix::process::Pid::from_raw(lock["pid"].as_i64().unwrap() as i32).unwrap();
+        let pid = self.daemon(node);
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         until("the daemon's end", || rustix::process::test_kill_process(pid).is_err().then_some(()));
     }
@@ -78,6 +112,11 @@ impl Computer {
 impl Drop for Computer {
     fn drop(&mut self) {
         for node in &self.nodes {
+            let lock = std::fs::read(node.path("home/.local/share/una/node/node.lock")).unwrap_or_default();
+            let lock: Value = serde_json::from_slice(&lock).unwrap_or_default();
+            // One that sleeps cannot be asked.
+            let pid = rustix::process::Pid::from_raw(lock["pid"].as_i64().unwrap_or(0) as i32);
+            let _ = pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::CONT));
             let _ = node.done(&["down"]);
         }
     }

@@ -173,3 +173,91 @@ pub fn printing(name: &str) -> String {
         name.len()
     ))
 }
+
+/// What programs with ports begin with: they end with the code of what failed.
+const UNA: &str = r#"
+  (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
+  (import "wasi_snapshot_preview1" "clock_time_get" (func $clock_time_get (param i32 i64 i32) (result i32)))
+  (import "una" "port_create" (func $port_create (param i32 i32 i32 i32) (result i32)))
+  (import "una" "name_bind" (func $name_bind (param i32 i32 i32 i32) (result i32)))
+  (import "una" "name_unbind" (func $name_unbind (param i32 i32) (result i32)))
+  (import "una" "name_lookup" (func $name_lookup (param i32 i32 i32) (result i32)))
+  (import "una" "receive" (func $receive (param i32 i32 i32 i32 i64) (result i32)))
+  (import "una" "call" (func $call (param i32 i32 i32 i32 i32 i32 i32 i32 i64) (result i32)))
+  (import "una" "reply" (func $reply (param i32 i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (func $check (param $code i32) (if (local.get $code) (then (call $proc_exit (local.get $code)))))
+"#;
+
+/// Answers every request to the port of this path with the request.
+pub fn answering(path: &str) -> String {
+    let length = path.len();
+    format!(
+        r#"(module {UNA} (data (i32.const 1024) "{path}")
+             (func (export "_start")
+               (call $check (call $port_create (i32.const 16) (i32.const 65536) (i32.const 0) (i32.const 64)))
+               (call $check (call $name_bind (i32.const 1024) (i32.const {length}) (i32.load (i32.const 64)) (i32.const 0)))
+               (loop $next
+                 (call $check (call $receive (i32.load (i32.const 64)) (i32.const 4096) (i32.const 4096) (i32.const 128) (i64.const -1)))
+                 (drop (call $reply (i32.load (i32.const 152)) (i32.const 4096) (i32.load (i32.const 132)) (i32.const 0) (i32.const 0)))
+                 (br $next))))"#
+    )
+}
+
+/// Asks at the port of this path, waits two seconds at most, and prints the answer.
+pub fn asking(path: &str) -> String {
+    let length = path.len();
+    format!(
+        r#"(module {UNA} (data (i32.const 1024) "{path}") (data (i32.const 2048) "ping\0a")
+             (func (export "_start")
+               (call $check (call $name_lookup (i32.const 1024) (i32.const {length}) (i32.const 64)))
+               (call $check (call $clock_time_get (i32.const 1) (i64.const 0) (i32.const 80)))
+               (call $check (call $call (i32.load (i32.const 64)) (i32.const 2048) (i32.const 5) (i32.const 0) (i32.const 0)
+                 (i32.const 4096) (i32.const 4096) (i32.const 128) (i64.add (i64.load (i32.const 80)) (i64.const 2000000000))))
+               (i32.store (i32.const 0) (i32.const 4096)) (i32.store (i32.const 4) (i32.load (i32.const 128)))
+               (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#
+    )
+}
+
+/// Makes the name free, whoever has bound it.
+pub fn unbinding(path: &str) -> String {
+    let length = path.len();
+    format!(
+        r#"(module {UNA} (data (i32.const 1024) "{path}")
+             (func (export "_start") (call $check (call $name_unbind (i32.const 1024) (i32.const {length})))))"#
+    )
+}
+
+/// Of the directories in a program's tree.
+pub const PROC: u32 = 4;
+pub const NODE: u32 = 6;
+
+/// Prints a file of the system.
+pub fn showing(directory: u32, path: &str) -> String {
+    let length = path.len();
+    program(&format!(
+        r#"(data (i32.const 1024) "{path}")
+           (func (export "_start") (local $n i32) (local $fd i32)
+             (call $check (call $path_open (i32.const {directory}) (i32.const 1) (i32.const 1024) (i32.const {length}) (i32.const 0)
+               (i64.const 2) (i64.const 2) (i32.const 0) (i32.const 8)))
+             (local.set $fd (i32.load (i32.const 8)))
+             (loop $next
+               (local.set $n (call $read (local.get $fd) (i32.const 4096) (i32.const 4096)))
+               (if (i32.eqz (local.get $n)) (then (return)))
+               (call $write (i32.const 1) (i32.const 4096) (local.get $n))
+               (br $next)))"#
+    ))
+}
+
+/// Writes a word into a file of the system.
+pub fn telling(directory: u32, path: &str, word: &str) -> String {
+    let (length, word_length) = (path.len(), word.len());
+    program(&format!(
+        r#"(data (i32.const 1024) "{path}") (data (i32.const 2048) "{word}")
+           (func (export "_start")
+             (call $check (call $path_open (i32.const {directory}) (i32.const 1) (i32.const 1024) (i32.const {length}) (i32.const 0)
+               (i64.const 64) (i64.const 64) (i32.const 0) (i32.const 8)))
+             (call $write (i32.load (i32.const 8)) (i32.const 2048) (i32.const {word_length})))"#
+    ))
+}

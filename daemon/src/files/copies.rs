@@ -285,6 +285,19 @@ impl Copies {
         Ok(bytes)
     }
 
+    /// Who is known to have it.
+    pub fn whereabouts(&self, name: &ChunkName, me: NodeId, living: &[NodeId]) -> Vec<NodeId> {
+        let here = self.0.here.has(name).then_some(me);
+        let there = self.0.among.as_ref().map(|among| among.known().living_with(name, living));
+        here.into_iter().chain(there.into_iter().flatten()).collect()
+    }
+
+    /// Looks whether it can be read from a disk, whatever is in memory.
+    pub fn read_again(&self, name: &ChunkName) -> Result<(), ChunkError> {
+        self.0.here.forget(name);
+        self.get(name).map(drop)
+    }
+
     pub fn has_room(&self, bytes: u64) -> Result<(), ChunkError> {
         self.0.here.has_room(bytes)
     }

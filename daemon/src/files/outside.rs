@@ -10,6 +10,8 @@ pub enum Service {
     Files,
     /// Content: answered by every node.
     Chunks,
+    /// Checkpoints: answered by whoever holds the tree.
+    Kept,
 }
 
 /// Why there is no answer.

@@ -14,4 +14,8 @@ planted::bugs! {
     AnybodyRemoves,
     /// A new holder lets go of open files without a name at once.
     NoGrace,
+    /// A checkpoint is recorded though not all of it is there.
+    HalfACheckpoint,
+    /// A new holder takes what only checkpoints need for what nobody needs.
+    RemovesWhatIsKept,
 }

@@ -7,6 +7,7 @@
 use super::complaints::Complaints;
 use super::copies::{Among, Copies, Known, Scanned};
 use super::hold::{Hold, Holder, Where};
+use super::kept::{Drafts, KeepAsk, KeepError, KeepTold, Kept};
 use super::ledger::{EPOCH, HOLDER, Ledger, number};
 use super::living::Living;
 use super::outside::{FilesNetwork, Reply, Service};
@@ -20,7 +21,7 @@ use super::workers::Workers;
 use abi::encoding::{Reader, Writer};
 use abi::errno::Errno;
 use abi::ids::NodeId;
-use drivers::chunks::{Chunks, Swept};
+use drivers::chunks::{ChunkError, ChunkName, Chunks, Swept};
 use drivers::coordinator::{
     Action, Compare, Coordinator, Failure, KeyRange, LeaseId, Range, Record, Transaction, Watch, WatchEvent,
 };
@@ -99,13 +100,14 @@ pub(super) struct Inner {
     token: u64,
     directory: PathBuf,
     pub options: SharedOptions,
-    coordinator: Arc<dyn Coordinator>,
+    pub(super) coordinator: Arc<dyn Coordinator>,
     pub network: Arc<dyn FilesNetwork>,
     pub living: Arc<Living>,
     pub chunks: Arc<Chunks>,
     shelf: Shelf,
     pub hold: Arc<Hold>,
     served: Served,
+    pub(super) drafts: Drafts,
     /// Sessions of this node.
     local: Mutex<BTreeSet<SessionKey>>,
     files_workers: Workers,
@@ -162,6 +164,7 @@ impl Shared {
             shelf,
             hold: Arc::new(Hold::new()),
             served: Served::new(),
+            drafts: Drafts::default(),
             local: Mutex::new(BTreeSet::new()),
             files_workers: Workers::new("una-files"),
             chunk_workers: Workers::new("una-chunks"),
@@ -188,7 +191,7 @@ impl Shared {
         let inner = self.owner.inner.clone();
         let workers = match service {
             Service::Files => &self.owner.inner.files_workers,
-            Service::Chunks => &self.owner.inner.chunk_workers,
+            Service::Chunks | Service::Kept => &self.owner.inner.chunk_workers,
         };
         let reply = Arc::new(Mutex::new(Some(reply)));
         let later = reply.clone();
@@ -201,6 +204,10 @@ impl Shared {
             let answer = match service {
                 Service::Files => Ok(inner.answer(from, &body)),
                 Service::Chunks => inner.shelf.asked(&body),
+                Service::Kept => match KeepAsk::read(&body) {
+                    Ok(ask) => Ok(inner.answer_keep(from, ask).write()),
+                    Err(_) => Err("the request cannot be read".into()),
+                },
             };
             give(&later, answer);
         }));
@@ -216,13 +223,29 @@ impl Shared {
         if inner.living.set(others.clone()) {
             let tree = inner.hold.tree();
             inner.served.keep_only(&others, tree.as_ref());
+            inner.drafts.keep_only(inner.me, &others);
             inner.call(|errands| (errands.look, errands.scan) = (true, true));
         }
+    }
+
+    /// Asks whoever holds the tree about what is kept beside it, until the deadline.
+    pub fn keep(&self, ask: &KeepAsk, deadline: Instant) -> Result<KeepTold, KeepError> {
+        self.owner.inner.keep(ask, deadline)
+    }
+
+    /// A chunk of what is kept, from this disk or from whoever has it whole.
+    pub fn kept_chunk(&self, name: &ChunkName) -> Result<Arc<[u8]>, ChunkError> {
+        self.owner.inner.kept_chunk(name)
     }
 
     /// Makes everything durable that is decided here, and looks after all copies.
     pub fn flush(&self) -> Result<(), Errno> {
         self.owner.inner.hold.tree().map_or(Ok(()), |tree| tree.flush())
+    }
+
+    /// Does this node decide about the tree now?
+    pub fn is_holder(&self) -> bool {
+        self.owner.inner.hold.here().is_some()
     }
 
     /// Leaves the tree to another node, if there is one that can have it.
@@ -509,6 +532,7 @@ impl Inner {
         if let Holder::Mine { tree: Some(tree), .. } = self.hold.set(Holder::Nobody) {
             tree.lose(why);
             self.served.clear();
+            self.drafts.clear();
         }
         *self.scanned.lock().expect("nothing panics while it holds the count") = None;
         self.look_again();
@@ -667,7 +691,8 @@ impl Inner {
             known: Mutex::new(Known::default()),
         };
         let content = |_: &services::files::Files| Ok((Copies::among(self.chunks.clone(), among), Swept::default()));
-        let tree = Tree::begin(facts, &self.directory, self.options.tree, self.complaints.clone(), content)?;
+        let beside = (self.complaints.clone(), Kept::default());
+        let tree = Tree::begin(facts, &self.directory, self.options.tree, beside, content)?;
         if planted(Bug::NoGrace) {
             tree.forget_absent(|_| false);
         }
@@ -698,6 +723,7 @@ impl Inner {
                 grace = None;
                 tree.forget_absent(|key| self.is_session(key));
             }
+            self.load_kept(&tree);
             match tree.copies().scan(|| tree.needed(), |name| tree.needs(name)) {
                 Ok(scanned) => {
                     *self.scanned.lock().expect("nothing panics while it holds the count") = Some(scanned);

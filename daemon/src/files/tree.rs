@@ -15,6 +15,7 @@
 
 use super::complaints::Complaints;
 use super::copies::{Copies, Pinned};
+use super::kept::Kept;
 use abi::encoding::{Malformed, Reader, Writer};
 use abi::errno::Errno;
 use abi::file::{Access, Durable, Entry, Existence, FileSystem, LastLink, Open, OpenId, Opened, Place, SetTimes, Stat};
@@ -117,6 +118,8 @@ struct Disk {
     flushed: Condvar,
     facts: Facts,
     chunks: Copies,
+    /// What else needs chunks.
+    kept: Mutex<Kept>,
     callers: Mutex<u32>,
     caller_left: Condvar,
     /// What the flusher is to do before its time.
@@ -190,7 +193,7 @@ impl Tree {
             .map_err(|error| TreeError::Directory { directory: directory.into(), error })?;
         let facts = Facts::open(&directory.join("facts.redb"))?;
         let chunks = Chunks::open(&directory.join("chunks"), options.chunks)?;
-        Tree::begin(facts, directory, options, Complaints::default(), |files| {
+        Tree::begin(facts, directory, options, (Complaints::default(), Kept::nothing()), |files| {
             let swept = chunks.sweep(|name| files.needs(&ChunkHash(name.0)))?;
             Ok((Copies::alone(Arc::new(chunks)), swept))
         })
@@ -198,7 +201,7 @@ impl Tree {
 
     /// The tree that the facts say, or a new one if they say nothing. `content` is told what the tree needs.
     pub(super) fn begin(
-        facts: Facts, directory: &Path, options: TreeOptions, complaints: Complaints,
+        facts: Facts, directory: &Path, options: TreeOptions, (complaints, kept): (Complaints, Kept),
         content: impl FnOnce(&Files) -> Result<(Copies, Swept), ChunkError>,
     ) -> Result<Tree, TreeError> {
         let (mut records, mut answered) = read_records(&facts, directory)?;
@@ -220,6 +223,7 @@ impl Tree {
             flushed: Condvar::new(),
             facts,
             chunks,
+            kept: Mutex::new(kept),
             callers: Mutex::new(0),
             caller_left: Condvar::new(),
             errand: Mutex::new(Errand::None),
@@ -312,11 +316,23 @@ impl Tree {
 
     /// All chunks that are needed now.
     pub(super) fn needed(&self) -> Vec<ChunkName> {
-        self.owner.disk.files().chunks_needed().map(|hash| ChunkName(hash.0)).collect()
+        let disk = &self.owner.disk;
+        let mut all: Vec<ChunkName> = disk.files().chunks_needed().map(|hash| ChunkName(hash.0)).collect();
+        all.extend(disk.kept().needed());
+        all
     }
 
     pub(super) fn needs(&self, name: &ChunkName) -> bool {
-        self.owner.disk.files().needs(&ChunkHash(name.0))
+        self.owner.disk.needs(name)
+    }
+
+    /// What is kept beside the files.
+    pub(super) fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.owner.disk.kept()
+    }
+
+    pub(super) fn collect_soon(&self) {
+        self.owner.disk.collect_soon();
     }
 
     /// Makes everything durable, and removes the chunks that nobody needs any more.
@@ -411,6 +427,14 @@ impl Drop for Caller<'_> {
 impl Disk {
     fn files(&self) -> MutexGuard<'_, Files> {
         self.files.lock().expect("the tree stopped at a broken invariant")
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().expect("nothing panics while it holds what is kept")
+    }
+
+    fn needs(&self, name: &ChunkName) -> bool {
+        self.files().needs(&ChunkHash(name.0)) || self.kept().needs(name)
     }
 
     fn complain(&self, what: String) {
@@ -518,14 +542,17 @@ impl Disk {
                 files.safe(Sequence(self.facts.durable()));
                 files.take_unneeded(CHUNKS_AT_ONCE)
             };
-            if unneeded.is_empty() {
+            let mut names: Vec<ChunkName> = unneeded.iter().map(|hash| ChunkName(hash.0)).collect();
+            if names.is_empty() {
+                names = self.kept().take_unneeded(CHUNKS_AT_ONCE);
+            }
+            if names.is_empty() {
                 if let Err(error) = self.chunks.tidy() {
                     self.complain(error.to_string());
                 }
                 return;
             }
-            let names: Vec<ChunkName> = unneeded.iter().map(|hash| ChunkName(hash.0)).collect();
-            if let Err(error) = self.chunks.remove(&names, |name| self.files().needs(&ChunkHash(name.0))) {
+            if let Err(error) = self.chunks.remove(&names, |name| self.needs(name)) {
                 self.complain(error.to_string());
             }
         }

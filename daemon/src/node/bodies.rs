@@ -5,6 +5,7 @@ use super::guest;
 use super::machine::{self, Body, Machine, Made, Native, Settle, Start, Used};
 use super::process::{Facts, Info, Processes};
 use super::puppet::{Puppet, Strings};
+use super::seekers::{Pile, SEEKERS};
 use super::view::{Kind, Pid, ProcessLimits, Stdio};
 use super::{Fate, Watcher};
 use abi::call::{Outcome, PortOptions, SystemCall};
@@ -16,6 +17,7 @@ use drivers::clock::now_ms;
 use services::boot::{Boot, Manifest, Part, Plan, Restart};
 use services::host::Host;
 use services::names::Names;
+use services::registrar::Registrar;
 use services::{FIRST_GRANT, Service};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 pub(crate) const BOOT: Program = Program::Service(0);
 const NAMES: Program = Program::Service(1);
 pub(crate) const PUPPET: Program = Program::Service(2);
+const REGISTRAR: Program = Program::Service(3);
 
 /// By which a program sends to the service `names` of the node that it is on.
 pub(crate) const NAMES_HANDLE: HandleId = HandleId(1);
@@ -32,15 +35,20 @@ pub(crate) const NAMES_HANDLE: HandleId = HandleId(1);
 /// By which the node's own process, the desk, sends to the service `names`.
 pub(crate) const DESK_NAMES: HandleId = FIRST_GRANT;
 
-/// Which puppet the desk is.
+/// Which puppet the desk is, and which are the seekers: those that follow.
 const DESK: u64 = 0;
+const SEEKERS_END: u64 = DESK + 1 + SEEKERS as u64;
+
+/// The names' journal.
+const DEVICES: u16 = 1;
 
 /// What all processes of the node may use.
 pub(crate) fn limits() -> Limits {
     Limits { handles_max: 65_535, children_max: 60_000, ports_max: 4096, buffer_bytes_max: 4 << 30, ..Limits::NORMAL }
 }
 
-fn manifest() -> Plan {
+/// Only with other nodes there is a registrar, and seekers for it.
+fn manifest(has_others: bool) -> Plan {
     let part = |name: &str, program, devices: &[u16], sends_to: &[&str], arguments: u64| Part {
         name: name.into(),
         program,
@@ -53,13 +61,27 @@ fn manifest() -> Plan {
         restart: Restart::Always,
     };
     let desk = Part { restart: Restart::Never, ..part("desk", PUPPET, &[], &["names"], DESK) };
-    let manifest = Manifest { parts: vec![part("names", NAMES, &[0], &[], 0), desk] };
-    manifest.check().expect("the node's own manifest is sound")
+    let network = DeviceId::NETWORK.0;
+    let mut parts = vec![];
+    if has_others {
+        parts.push(part("registrar", REGISTRAR, &[network], &[], 0));
+        let seeker = |number: u64| {
+            let name = format!("seeker-{number}");
+            Part { restart: Restart::Never, ..part(&name, PUPPET, &[network], &["registrar"], number) }
+        };
+        parts.extend((DESK + 1..SEEKERS_END).map(seeker));
+    }
+    let names_send_to: &[&str] = if has_others { &["registrar"] } else { &[] };
+    parts.extend([part("names", NAMES, &[0], names_send_to, 0), desk]);
+    Manifest { parts }.check().expect("the node's own manifest is sound")
 }
 
 pub(crate) struct Bodies {
     machine: Arc<Machine>,
     desk: Arc<Strings>,
+    seekers: Vec<Arc<Strings>>,
+    /// Where the registrar leaves work; none on a node that has no others.
+    pile: Option<Pile>,
     /// What processes that are about to start will be.
     expected: Mutex<BTreeMap<u64, Expected>>,
     next_expected: AtomicU64,
@@ -97,12 +119,14 @@ impl Bodies {
         }
     }
 
-    pub fn new(machine: Arc<Machine>) -> Bodies {
+    pub fn new(machine: Arc<Machine>, pile: Option<Pile>) -> Bodies {
         Bodies {
             machine,
             desk: Strings::new(),
+            seekers: (0..SEEKERS).map(|_| Strings::new()).collect(),
+            pile,
             expected: Mutex::default(),
-            next_expected: AtomicU64::new(DESK + 1),
+            next_expected: AtomicU64::new(SEEKERS_END),
             arriving: Mutex::default(),
             processes: Mutex::default(),
             ended_cpu_ns: AtomicU64::new(0),
@@ -112,6 +136,10 @@ impl Bodies {
 
     pub fn desk(&self) -> Arc<Strings> {
         self.desk.clone()
+    }
+
+    pub fn seekers(&self) -> &[Arc<Strings>] {
+        &self.seekers
     }
 
     pub fn processes(&self) -> MutexGuard<'_, Processes> {
@@ -184,6 +212,7 @@ impl Bodies {
             stdio: Stdio::default(),
             started_ms: now_ms(),
             moves: 0,
+            incarnation: 0,
             memories: None,
             key,
             stopper: None,
@@ -209,12 +238,26 @@ impl<S: Service + Send> Native for Hosted<S> {
 impl machine::Bodies for Bodies {
     fn start(&self, start: Start) -> Result<Made, StartFailure> {
         match start.program {
-            BOOT => Ok(self.service("boot", Box::new(Hosted(Host::new(Boot::new(manifest())))), &start)),
-            NAMES => Ok(self.service("names", Box::new(Hosted(Host::new(Names::new()))), &start)),
+            BOOT => {
+                let boot = match &self.pile {
+                    Some(_) => Boot::with_network(manifest(true), DEVICES),
+                    None => Boot::new(manifest(false)),
+                };
+                Ok(self.service("boot", Box::new(Hosted(Host::new(boot))), &start))
+            }
+            NAMES => {
+                let names = if self.pile.is_some() { Names::of_many() } else { Names::new() };
+                Ok(self.service("names", Box::new(Hosted(Host::new(names))), &start))
+            }
+            REGISTRAR => match self.pile.clone() {
+                Some(pile) => Ok(self.service("registrar", Box::new(Hosted(Host::new(Registrar::new(pile)))), &start)),
+                None => Err(StartFailure::UnknownProgram),
+            },
             PUPPET => {
                 let number = number(&start.arguments).ok_or(StartFailure::UnknownProgram)?;
                 let (name, strings) = match number {
                     DESK => ("desk", self.desk.clone()),
+                    seeker if seeker < SEEKERS_END => ("seeker", self.seekers[(seeker - DESK - 1) as usize].clone()),
                     _ => match self.expected().remove(&number) {
                         Some(Expected::Puppet(strings)) => ("agent", strings),
                         _ => return Err(StartFailure::UnknownProgram),

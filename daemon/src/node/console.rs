@@ -78,6 +78,8 @@ struct Log {
     moved: Option<NodeId>,
     /// Nobody held a place yet, and the first who will must not miss anything.
     kept_for_first: bool,
+    /// What lies behind this position is shown to nobody yet, nor overwritten.
+    released: Option<u64>,
 }
 
 /// Invariant: while it is `leaving` nothing is put in, and nothing taken out.
@@ -124,8 +126,12 @@ impl Console {
             closed: false,
             moved: None,
             kept_for_first: lossless,
+            released: None,
         };
-        Console::of(log, Input { bytes: VecDeque::new(), closed: !has_input, awaited: vec![], looked: false, leaving: false })
+        Console::of(
+            log,
+            Input { bytes: VecDeque::new(), closed: !has_input, awaited: vec![], looked: false, leaving: false },
+        )
     }
 
     fn of(log: Log, input: Input) -> Console {
@@ -151,8 +157,12 @@ impl Console {
             closed: false,
             moved: None,
             kept_for_first: lossless,
+            released: None,
         };
-        Console::of(log, Input { bytes: input.into(), closed: input_closed, awaited: vec![], looked: false, leaving: false })
+        Console::of(
+            log,
+            Input { bytes: input.into(), closed: input_closed, awaited: vec![], looked: false, leaving: false },
+        )
     }
 
     /// For the node that the process, which does not run now, shall move to. Nothing changes any more until [`Console::stay`] or
@@ -160,6 +170,22 @@ impl Console {
     pub(crate) fn leave(&self) -> Snapshot {
         let mut input = self.input();
         input.leaving = true;
+        self.snapshot(&input)
+    }
+
+    /// All that it holds, as bytes, for a process that is to go on from here some day. It changes on.
+    pub(crate) fn save(&self) -> Vec<u8> {
+        let input = self.input();
+        self.snapshot(&input).to_bytes()
+    }
+
+    /// A console that goes on where another one was saved: positions are the same, and what waited to be read waits. Nobody waits for it.
+    pub(crate) fn restored(saved: &[u8]) -> Result<Console, Malformed> {
+        let snapshot = Snapshot::from_bytes(saved)?;
+        Ok(Console::restore(Snapshot { lossless: false, ..snapshot }))
+    }
+
+    fn snapshot(&self, input: &Input) -> Snapshot {
         let log = self.log();
         Snapshot {
             log: log.ring.iter().copied().collect(),
@@ -222,7 +248,7 @@ impl Console {
             if let Some(to) = log.moved {
                 return Piece::Moved(to);
             }
-            if log.closed {
+            if log.closed && log.shown() == log.end {
                 return Piece::End;
             }
             let left = until.saturating_duration_since(Instant::now());
@@ -242,6 +268,44 @@ impl Console {
         log.kept_for_first = false;
         self.0.news.notify_all();
         Hold { console: self.clone(), id }
+    }
+
+    /// From now on what is written is shown only when it is released.
+    pub(crate) fn hold_back(&self) {
+        let mut log = self.log();
+        log.released = Some(log.end);
+    }
+
+    /// What lies before this position may be shown.
+    pub(crate) fn release(&self, to: u64) {
+        let mut log = self.log();
+        if let Some(released) = log.released {
+            log.released = Some(to.clamp(released, log.end));
+        }
+        self.after_move(log);
+        self.0.news.notify_all();
+    }
+
+    /// All may be shown, from now on as it is written.
+    pub(crate) fn release_all(&self) {
+        let mut log = self.log();
+        log.released = None;
+        self.after_move(log);
+        self.0.news.notify_all();
+    }
+
+    /// Waits for this time, or until half of the room for what is held back is used up, or the process has ended.
+    pub(crate) fn wait_full_or_closed(&self, timeout: Duration) {
+        let until = Instant::now() + timeout;
+        let mut log = self.log();
+        loop {
+            let held = log.released.map_or(0, |released| log.end - released);
+            let left = until.saturating_duration_since(Instant::now());
+            if log.closed || held > LOG_BYTES_MAX as u64 / 2 || left.is_zero() {
+                return;
+            }
+            (log, _) = self.0.news.wait_timeout(log, left).expect("no code panics while it holds this lock");
+        }
     }
 
     /// Waits for the first who must not miss anything; false if nobody came within the time.
@@ -441,16 +505,22 @@ impl Log {
         self.end - self.ring.len() as u64
     }
 
+    /// The position up to which anybody may read.
+    fn shown(&self) -> u64 {
+        self.released.unwrap_or(self.end)
+    }
+
     fn piece(&self, from: u64, bytes_max: usize) -> Option<Piece> {
-        if from >= self.end {
+        if from >= self.shown() {
             return None;
         }
         let at = from.max(self.start());
+        let bytes_max = bytes_max.max(1).min((self.shown() - at) as usize);
         let mut skip = (at - self.start()) as usize;
         let first = skip;
         for (stream, length) in &self.runs {
             if skip < *length {
-                let count = (length - skip).min(bytes_max.max(1));
+                let count = (length - skip).min(bytes_max);
                 let bytes: Vec<u8> = self.ring.range(first..first + count).copied().collect();
                 return Some(Piece::Bytes { stream: *stream, at, next: at + count as u64, bytes, lost: at - from });
             }
@@ -465,6 +535,7 @@ impl Log {
             true => Some(self.start()),
             false => self.holds.iter().map(|(_, at)| *at).min(),
         };
+        let oldest = oldest.into_iter().chain(self.released).min();
         match oldest {
             Some(oldest) => LOG_BYTES_MAX - (self.end - oldest) as usize,
             None => LOG_BYTES_MAX,
@@ -770,6 +841,32 @@ mod tests {
         assert_eq!(stdin.read(&mut rest), Ok(INPUT_BYTES_MAX));
         assert_eq!(stdin.read(&mut rest), Ok(0));
         assert_eq!(console.write(b"late", SOON), 0);
+    }
+
+    #[test]
+    fn what_is_held_back_is_shown_when_it_is_released() {
+        let console = Console::new(false, false, u64::MAX);
+        assert_eq!(written(&console, b"before"), Ok(6));
+        console.hold_back();
+        assert_eq!(written(&console, b"after"), Ok(5));
+        let shown = |from: u64| match console.read(from, 100, SOON) {
+            Piece::Bytes { bytes, .. } => String::from_utf8(bytes).unwrap(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!((shown(0).as_str(), shown(6).as_str()), ("before", "Nothing"));
+        console.release(8);
+        assert_eq!(shown(6), "af");
+        console.close();
+        assert_eq!(shown(8), "Nothing", "the end is behind what is held back");
+        console.release_all();
+        assert_eq!((shown(8).as_str(), shown(11).as_str()), ("ter", "End"));
+        // It takes up room until it is released.
+        let console = Console::new(false, false, u64::MAX);
+        console.hold_back();
+        assert_eq!(written(&console, &vec![1; LOG_BYTES_MAX + 1]), Ok(LOG_BYTES_MAX));
+        assert_eq!(written(&console, b"x"), Err(Errno::Again));
+        console.release(10);
+        assert_eq!(written(&console, &[2; 20]), Ok(10));
     }
 
     #[test]

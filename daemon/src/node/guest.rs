@@ -123,7 +123,7 @@ impl Guest for Program {
             }
             Err(error) => {
                 self.state = State::Ended;
-                let reason = match self.info.usage.as_ref().is_some_and(|usage| usage.was_refused()) {
+                let reason = match self.info.was_refused_memory() {
                     true => format!("{error} (it had asked for more memory than it may have)"),
                     false => error.to_string(),
                 };

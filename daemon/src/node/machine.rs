@@ -167,6 +167,11 @@ impl Used {
         Used { ns: AtomicU64::new(ns), since: zero(), clock: AtomicI32::new(0), clock_ns: zero(), max_ns, weight }
     }
 
+    /// What it used before it began here counts too.
+    pub fn carry_over(&self, ns: u64) {
+        self.ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
     /// Somebody must look at it now and then.
     fn is_watched(&self) -> bool {
         self.max_ns != 0 || self.weight != WEIGHT_NORMAL

@@ -122,7 +122,7 @@ impl Node {
     pub fn memories(&self, pid: Pid) -> Result<Memories, FreezeRefused> {
         let info = self.find(pid)?;
         wait_whole(pid, &info)?;
-        Ok(info.memories.clone().expect("a program has memories"))
+        Ok(info.memories().expect("a program has memories"))
     }
 
     /// What another node must know of this process, if it can move at all.
@@ -137,6 +137,9 @@ impl Node {
         if info.is_console_shared {
             return Err(DepartRefused::Shared(pid));
         }
+        if info.stdio.held {
+            return Err(DepartRefused::LookedAfter(pid));
+        }
         Ok(Baggage {
             pid,
             name: info.name.clone(),
@@ -145,7 +148,7 @@ impl Node {
             limits: info.limits.clone(),
             stdio: info.stdio,
             started_ms: info.started_ms,
-            memory_bytes: info.usage.as_ref().map_or(0, |usage| usage.bytes()),
+            memory_bytes: info.memory_bytes(),
             moves: info.moves + 1,
         })
     }
@@ -157,8 +160,13 @@ fn wait_whole(pid: Pid, info: &Info) -> Result<(), FreezeRefused> {
 }
 
 impl Stopped {
-    fn process(&mut self) -> &mut engine::Process {
+    pub(super) fn process(&mut self) -> &mut engine::Process {
         self.process.as_mut().expect("it is lent until it is given back")
+    }
+
+    /// Another body takes the place of its own, and goes on when this is dropped.
+    pub(super) fn replace(&mut self, body: engine::Process) {
+        self.process = Some(Box::new(body));
     }
 
     /// Writes its image, without flushing `out`.
@@ -307,7 +315,7 @@ impl Node {
             }
         }
         process.pass_time(stopped.elapsed());
-        let common = Common { name, args, mounts: vec![], limits, stdio, started_ms, moves };
+        let common = Common { name, args, mounts: vec![], limits, stdio, started_ms, moves, again: None };
         let info = self.0.info(program, &mut process, common, world.rest);
         if let Some(missing) = &missing {
             assert!(info.missing.set(missing.clone()).is_ok(), "a process arrives once");

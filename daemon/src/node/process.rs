@@ -1,7 +1,7 @@
 //! What the node knows of a process beside the kernel's record: its name, its streams, its end. Knows nothing of how it runs.
 
 use super::console::Console;
-use super::guest::Loan;
+use super::guest::{Loan, ProcessClock};
 use super::machine::{Used, time_since};
 use super::view::{End, Kind, MountOrder, Pid, ProcessLimits, Stdio};
 use abi::ids::{HandleId, NodeId, Time};
@@ -31,11 +31,12 @@ pub(crate) struct Info {
     pub console: Option<Console>,
     /// The console is the parent's.
     pub is_console_shared: bool,
-    pub usage: Option<Arc<Usage>>,
+    usage: Mutex<Option<Arc<Usage>>>,
     pub time: Arc<Used>,
     pub mounts: Vec<MountOrder>,
+    pub incarnation: u32,
     /// Of a program: for whoever follows its pages.
-    pub memories: Option<Memories>,
+    memories: Mutex<Option<Memories>>,
     /// What of its memory is still where it came from.
     pub missing: OnceLock<Missing>,
     pub key: Arc<OnceLock<Key<Process>>>,
@@ -76,6 +77,7 @@ pub(crate) struct Facts {
     pub stdio: Stdio,
     pub started_ms: u64,
     pub moves: u32,
+    pub incarnation: u32,
     pub memories: Option<Memories>,
     pub key: Arc<OnceLock<Key<Process>>>,
     pub stopper: Option<Stopper>,
@@ -85,7 +87,7 @@ pub(crate) struct Facts {
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
         let Facts { name, args, program, kind, console, is_console_shared, usage, time, mounts, .. } = facts;
-        let Facts { limits, stdio, started_ms, moves, memories, key, stopper, began, .. } = facts;
+        let Facts { limits, stdio, started_ms, moves, incarnation, memories, key, stopper, began, .. } = facts;
         Arc::new(Info {
             pid: OnceLock::new(),
             name,
@@ -98,10 +100,11 @@ impl Info {
             stdio,
             console,
             is_console_shared,
-            usage,
+            usage: Mutex::new(usage),
             time,
             mounts,
-            memories,
+            incarnation,
+            memories: Mutex::new(memories),
             missing: OnceLock::new(),
             key,
             handle: OnceLock::new(),
@@ -124,6 +127,35 @@ impl Info {
 
     pub fn set_stopped(&self, stopped: bool) {
         self.stopped.store(stopped, Ordering::Relaxed);
+    }
+
+    fn usage(&self) -> Option<Arc<Usage>> {
+        self.usage.lock().expect("no code panics while it holds this lock").clone()
+    }
+
+    /// Of a program: for whoever follows its pages.
+    pub fn memories(&self) -> Option<Memories> {
+        self.memories.lock().expect("no code panics while it holds this lock").clone()
+    }
+
+    /// All of its memories and tables.
+    pub fn memory_bytes(&self) -> u64 {
+        self.usage().map_or(0, |usage| usage.bytes())
+    }
+
+    pub fn was_refused_memory(&self) -> bool {
+        self.usage().is_some_and(|usage| usage.was_refused())
+    }
+
+    /// Another program body takes the place of the one that it had.
+    pub fn set_body(&self, stopper: Stopper, usage: Arc<Usage>, memories: Memories) {
+        *self.memories.lock().expect("no code panics while it holds this lock") = Some(memories);
+        *self.stopper.lock().expect("no code panics while it holds this lock") = Some(stopper);
+        *self.usage.lock().expect("no code panics while it holds this lock") = Some(usage);
+    }
+
+    pub fn clock(&self) -> Box<dyn abi::file::Clock> {
+        Box::new(ProcessClock { time: self.time.clone(), began: self.began })
     }
 
     pub fn node_now(&self) -> Time {
@@ -199,6 +231,8 @@ impl Processes {
     pub fn add(&mut self, pid: Pid, info: Arc<Info>) {
         let set = info.pid.set(pid);
         assert!(set.is_ok(), "a process has one pid");
+        // It goes on; how it ended before is past.
+        self.ended.retain(|ended| ended.pid.get() != Some(&pid));
         self.live.insert(pid, info);
     }
 

@@ -6,17 +6,22 @@
 //!   /proc/PID/status              name, state and use, one `key: value` a line
 //!   /proc/PID/args                arguments, a NUL after each
 //!   /proc/PID/log                 what it wrote, as far as it is kept
-//!   /proc/PID/ctl                 write `kill`, `stop` or `cont`
+//!   /proc/PID/ctl                 write `kill`, `stop`, `cont` or `move NODE`
 //!   /proc/new                     write a program (`self`, or the hash of one that this node ran) and arguments, one a line; read its pid
 //!   /port/NAME                    read: receive a message; write: send one. Each read and write is one message
-//!   /node/status                  processors, processes, memory
+//!   /node/status                  processors, processes, memory of this node
+//!   /node/NAME/status             of any node of the system: state, life, addresses
+//!   /node/NAME/load               what it says of itself: processors that are busy, memory that is free
+//!   /node/NAME/ctl                write `drain` or `undrain`
 //! ```
+//! It does not matter which node a process is on. What is on another is asked of that one when a file is opened.
+//!
 //! The one idea: a file that tells something is written down when it is opened, and reads as it was then. Messages that do not fit into
 //! one read are not lost: the next read gets the rest.
 
-use super::console::{Piece, Rouse};
+use super::console::Rouse;
 use super::process::Info;
-use super::view::{ControlRefused, Pid, ProcessLimits, State, Stdio};
+use super::view::{Pid, ProcessLimits, ProcessView, State, Stdio};
 use super::{Agent, Node, Order, PORTS};
 use abi::call::{Outcome, PortOptions, ReceiveError, SendError, SendMode, SystemCall, Wait};
 use abi::errno::Errno;
@@ -24,7 +29,7 @@ use abi::file::{
     Access, Direction, Durable, Entry, Existence, FileSystem, Kind, LastLink, Open, OpenId, Opened, Place, Readiness,
     SetTimes, Source, Stat,
 };
-use abi::ids::HandleId;
+use abi::ids::{HandleId, NodeId};
 use abi::interface::names;
 use abi::message::{MESSAGE_BYTES_MAX, Message, Received, Transfer, TransferMode};
 use abi::rights::Rights;
@@ -35,6 +40,9 @@ use std::time::Duration;
 
 /// How long the system may take for what it does at once.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// So much of a log is read at once, from whichever node.
+const LOG_READ_MAX: usize = 64 << 10;
 
 /// Sources below this are the process's streams.
 const FIRST_SOURCE: u64 = 1 << 32;
@@ -59,6 +67,41 @@ impl Root {
     }
 }
 
+/// A node of the system, this one or another.
+#[derive(Clone, PartialEq, Debug)]
+pub struct OtherNode {
+    pub node: NodeId,
+    pub name: String,
+    /// In the form of the file `status`.
+    pub status: String,
+    /// In the form of the file `load`; nothing of one that is not heard.
+    pub load: Option<String>,
+}
+
+/// What can be asked of other nodes. All may wait for them, for some seconds at most.
+pub trait Others: Send + Sync {
+    /// The other node that a process is on, if it is on one.
+    fn locate(&self, pid: Pid) -> Option<NodeId>;
+
+    fn process(&self, node: NodeId, pid: Pid) -> Result<ProcessView, Errno>;
+
+    /// Of all other nodes that answer.
+    fn processes(&self) -> Vec<ProcessView>;
+
+    fn command(&self, node: NodeId, pid: Pid, bytes: &[u8]) -> Result<(), Errno>;
+
+    /// A process of this node begins to move to the node of this name, and is told in its log if it cannot. Returns at once: it may be the
+    /// one that asks.
+    fn send_away(&self, pid: Pid, to: &str) -> Result<(), Errno>;
+
+    fn log(&self, node: NodeId, pid: Pid, offset: u64, bytes_max: usize) -> Result<Vec<u8>, Errno>;
+
+    /// All nodes, this one among them.
+    fn nodes(&self) -> Vec<OtherNode>;
+
+    fn drain(&self, node: NodeId, drain: bool) -> Result<(), Errno>;
+}
+
 pub(crate) struct SystemFiles {
     root: Root,
     node: Node,
@@ -79,7 +122,12 @@ enum Item {
     Log(Pid),
     Control(Pid),
     New,
-    NodeStatus,
+    /// Of this node.
+    OwnStatus,
+    Node(NodeId, String),
+    NodeStatus(NodeId, String),
+    NodeLoad(NodeId, String),
+    NodeControl(NodeId, String),
     Port(String),
 }
 
@@ -147,6 +195,11 @@ impl SystemFiles {
                 ("log", Item::Process(pid)) => Item::Log(pid),
                 ("ctl", Item::Process(pid)) => Item::Control(pid),
                 (_, Item::Process(_)) => return Err(Errno::NoEnt),
+                ("..", Item::Node(..)) => Item::Root,
+                ("status", Item::Node(node, name)) => Item::NodeStatus(node, name),
+                ("load", Item::Node(node, name)) => Item::NodeLoad(node, name),
+                ("ctl", Item::Node(node, name)) => Item::NodeControl(node, name),
+                (_, Item::Node(..)) => return Err(Errno::NoEnt),
                 _ => return Err(Errno::NotDir),
             };
         }
@@ -164,15 +217,49 @@ impl SystemFiles {
             (Root::Processes, "new") => Ok(Item::New),
             (Root::Processes, number) => {
                 let pid: Pid = number.parse().map_err(|_| Errno::NoEnt)?;
-                self.node.process(pid).map(|_| Item::Process(pid)).map_err(|_| Errno::NoEnt)
+                match self.view(pid) {
+                    Err(Errno::Srch) => Err(Errno::NoEnt),
+                    view => view.map(|_| Item::Process(pid)),
+                }
             }
             (Root::Ports, name) => {
                 super::port_path(name).map_err(|_| Errno::Inval)?;
                 Ok(Item::Port(name.into()))
             }
-            (Root::Node, "status") => Ok(Item::NodeStatus),
-            (Root::Node, _) => Err(Errno::NoEnt),
+            (Root::Node, "status") => Ok(Item::OwnStatus),
+            (Root::Node, named) => {
+                let is_it = |other: &OtherNode| other.name == named || format!("n{}", other.node.0) == named;
+                let found = self.nodes().into_iter().find(is_it).ok_or(Errno::NoEnt)?;
+                Ok(Item::Node(found.node, found.name))
+            }
         }
+    }
+
+    fn nodes(&self) -> Vec<OtherNode> {
+        self.node.0.others.as_ref().map(|others| others.nodes()).unwrap_or_default()
+    }
+
+    fn node(&self, node: NodeId) -> Result<OtherNode, Errno> {
+        self.nodes().into_iter().find(|other| other.node == node).ok_or(Errno::NoEnt)
+    }
+
+    /// Does something about a process where it is. It may be moving: whoever does not have it any more knows where it went.
+    fn where_it_is<T>(
+        &self, pid: Pid, here: impl Fn() -> Result<T, Errno>, there: impl Fn(&dyn Others, NodeId) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let done = here();
+        if matches!(done, Err(Errno::Srch))
+            && let Some(others) = &self.node.0.others
+            && let Some(node) = others.locate(pid)
+        {
+            return there(&**others, node);
+        }
+        done
+    }
+
+    fn view(&self, pid: Pid) -> Result<ProcessView, Errno> {
+        let here = || self.node.process(pid).map_err(|_| Errno::Srch);
+        self.where_it_is(pid, here, |others, node| others.process(node, pid))
     }
 
     fn add(&mut self, item: Item, content: Content) -> Opened {
@@ -185,17 +272,21 @@ impl SystemFiles {
     fn content_of(&self, item: &Item, access: Access) -> Result<Content, Errno> {
         let writes = access != Access::Read;
         Ok(match item {
-            Item::Root | Item::Process(_) if writes => return Err(Errno::IsDir),
-            Item::Root | Item::Process(_) => Content::Directory,
-            Item::Status(_) | Item::Args(_) | Item::Log(_) | Item::NodeStatus if writes => return Err(Errno::Acces),
+            Item::Root | Item::Process(_) | Item::Node(..) if writes => return Err(Errno::IsDir),
+            Item::Root | Item::Process(_) | Item::Node(..) => Content::Directory,
+            Item::Status(_) | Item::Args(_) | Item::Log(_) if writes => return Err(Errno::Acces),
+            Item::OwnStatus | Item::NodeStatus(..) | Item::NodeLoad(..) if writes => return Err(Errno::Acces),
             Item::Log(_) => Content::Log,
-            Item::Control(_) | Item::New => Content::Text(vec![]),
+            Item::Control(_) | Item::New | Item::NodeControl(..) => Content::Text(vec![]),
+            Item::NodeStatus(node, _) => Content::Text(self.node(*node)?.status.into_bytes()),
+            // It is not heard, so it says nothing.
+            Item::NodeLoad(node, _) => Content::Text(self.node(*node)?.load.ok_or(Errno::HostUnreach)?.into_bytes()),
             Item::Status(pid) => Content::Text(self.status(*pid)?.into_bytes()),
             Item::Args(pid) => {
-                let view = self.node.process(*pid).map_err(|_| Errno::Srch)?;
+                let view = self.view(*pid)?;
                 Content::Text(view.args.iter().flat_map(|arg| arg.bytes().chain([0])).collect())
             }
-            Item::NodeStatus => {
+            Item::OwnStatus => {
                 let status = self.node.status();
                 let text = format!(
                     "processors: {}\nprocesses: {}\nready: {}\nrunning: {}\ncpu_ns: {}\nmemory_bytes: {}\nuptime_ms: {}\n",
@@ -219,7 +310,7 @@ impl SystemFiles {
     }
 
     fn status(&self, pid: Pid) -> Result<String, Errno> {
-        let view = self.node.process(pid).map_err(|_| Errno::Srch)?;
+        let view = self.view(pid)?;
         let (state, end) = match &view.state {
             State::Starting => ("starting", String::new()),
             State::Ready => ("ready", String::new()),
@@ -230,8 +321,15 @@ impl SystemFiles {
         };
         let parent = view.parent.map_or(String::new(), |parent| format!("parent: {parent}\n"));
         Ok(format!(
-            "pid: {pid}\n{parent}name: {}\nprogram: {}\nstate: {state}\n{end}cpu_ns: {}\nmemory_bytes: {}\nhandles: {}\noutput_bytes: {}\nstarted_ms: {}\n",
-            view.name, view.program, view.cpu_ns, view.memory_bytes, view.handles, view.output_bytes, view.started_ms
+            "pid: {pid}\nnode: {}\n{parent}name: {}\nprogram: {}\nstate: {state}\n{end}cpu_ns: {}\nmemory_bytes: {}\nhandles: {}\noutput_bytes: {}\nstarted_ms: {}\n",
+            view.node,
+            view.name,
+            view.program,
+            view.cpu_ns,
+            view.memory_bytes,
+            view.handles,
+            view.output_bytes,
+            view.started_ms
         ))
     }
 
@@ -245,6 +343,7 @@ impl SystemFiles {
         match agent.ask(&request, &[transfer], TIMEOUT) {
             Ok((names::Answer::Done, _)) => Ok(Port { agent, handle, state: Arc::new(Mutex::new(Transit::Idle)) }),
             Ok((names::Answer::Failed(names::Failure::Exists), _)) => Err(Errno::Busy),
+            Ok((names::Answer::Failed(failure), _)) => Err(errno_of(failure)),
             Ok(_) => Err(Errno::Io),
             Err(_) => Err(Errno::TimedOut),
         }
@@ -257,24 +356,24 @@ impl SystemFiles {
             Ok((names::Answer::Port, handles)) if handles.len() == 1 => {
                 Ok(Port { agent, handle: handles[0], state: Arc::new(Mutex::new(Transit::Idle)) })
             }
-            Ok((names::Answer::Failed(names::Failure::NotFound), _)) => Err(Errno::NoEnt),
+            Ok((names::Answer::Failed(failure), _)) => Err(errno_of(failure)),
             Ok(_) => Err(Errno::Io),
             Err(_) => Err(Errno::TimedOut),
         }
     }
 
     fn command(&self, pid: Pid, bytes: &[u8]) -> Result<(), Errno> {
-        let done = match bytes.trim_ascii() {
-            b"kill" => self.node.kill(pid),
-            b"stop" => self.node.stop(pid),
-            b"cont" => self.node.cont(pid),
+        let here = || self.node.command(pid, bytes);
+        self.where_it_is(pid, here, |others, node| others.command(node, pid, bytes))
+    }
+
+    fn command_node(&self, node: NodeId, bytes: &[u8]) -> Result<(), Errno> {
+        let drain = match bytes.trim_ascii() {
+            b"drain" => true,
+            b"undrain" => false,
             _ => return Err(Errno::Inval),
         };
-        done.map_err(|refused| match refused {
-            ControlRefused::NoSuchProcess(_) | ControlRefused::Ended(_) | ControlRefused::Moved { .. } => Errno::Srch,
-            ControlRefused::Service(_) => Errno::Perm,
-            ControlRefused::Stopping => Errno::Io,
-        })
+        self.node.0.others.as_ref().ok_or(Errno::NoEnt)?.drain(node, drain)
     }
 
     /// The pid of a new process. It sees the same directories as the one that asks, and has a log of its own.
@@ -301,10 +400,20 @@ impl SystemFiles {
     }
 }
 
+fn errno_of(failure: names::Failure) -> Errno {
+    match failure {
+        names::Failure::NotFound | names::Failure::NotADirectory => Errno::NoEnt,
+        names::Failure::Exists => Errno::Exist,
+        names::Failure::Undecided => Errno::TimedOut,
+        names::Failure::Unreachable => Errno::HostUnreach,
+        _ => Errno::Io,
+    }
+}
+
 impl Item {
     fn kind(&self) -> Filetype {
         match self {
-            Item::Root | Item::Process(_) => Filetype::Directory,
+            Item::Root | Item::Process(_) | Item::Node(..) => Filetype::Directory,
             Item::Port(_) => Filetype::SocketStream,
             _ => Filetype::RegularFile,
         }
@@ -314,7 +423,11 @@ impl Item {
         let (kind, pid) = match self {
             Item::Root => (1, 0),
             Item::New => (2, 0),
-            Item::NodeStatus => (3, 0),
+            Item::OwnStatus => (3, 0),
+            Item::Node(node, _) => (9, node.0.into()),
+            Item::NodeStatus(node, _) => (10, node.0.into()),
+            Item::NodeLoad(node, _) => (11, node.0.into()),
+            Item::NodeControl(node, _) => (12, node.0.into()),
             Item::Port(name) => return name.bytes().fold(1 << 40, |sum, byte| sum * 31 % (1 << 62) + u64::from(byte)),
             Item::Process(pid) => (4, pid.id().to_bits()),
             Item::Status(pid) => (5, pid.id().to_bits()),
@@ -470,14 +583,12 @@ impl FileSystem for SystemFiles {
                 Ok(count)
             }
             (Content::Log, Item::Log(pid)) => {
-                let console = self.node.console(*pid).map_err(|_| Errno::Srch)?;
-                match console.read(offset, buffer.len(), Duration::ZERO) {
-                    Piece::Bytes { bytes, .. } => {
-                        buffer[..bytes.len()].copy_from_slice(&bytes);
-                        Ok(bytes.len())
-                    }
-                    Piece::Nothing | Piece::End | Piece::Moved(_) => Ok(0),
-                }
+                let (pid, room) = (*pid, buffer.len().min(LOG_READ_MAX));
+                let here = || self.node.log(pid, offset, room);
+                let bytes = self.where_it_is(pid, here, |others, node| others.log(node, pid, offset, room))?;
+                let count = bytes.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&bytes[..count]);
+                Ok(count)
             }
             (Content::Log, _) => unreachable!("only a log is a log"),
             (Content::Receiver(port), _) => port.receive(buffer, &self.rouse),
@@ -490,6 +601,7 @@ impl FileSystem for SystemFiles {
         match (content, item) {
             (Content::Sender(port), _) => port.send(bytes, &self.rouse),
             (_, Item::Control(pid)) => self.command(*pid, bytes).map(|()| bytes.len()),
+            (_, Item::NodeControl(node, _)) => self.command_node(*node, bytes).map(|()| bytes.len()),
             (_, Item::New) => {
                 let answer = self.spawn(bytes)?;
                 self.open.get_mut(&file.0).expect("it was there").content = Content::Text(answer);
@@ -549,11 +661,22 @@ impl FileSystem for SystemFiles {
                 if let Ok(pid) = self.own_pid() {
                     entries.push(named("self", &Item::Process(pid)));
                 }
-                for view in self.node.processes() {
+                let others = self.node.0.others.as_ref().map(|others| others.processes()).unwrap_or_default();
+                for view in self.node.processes().into_iter().chain(others) {
                     entries.push(named(&view.pid.to_string(), &Item::Process(view.pid)));
                 }
             }
-            (Item::Root, Root::Node) => entries.push(named("status", &Item::NodeStatus)),
+            (Item::Node(node, name), _) => {
+                entries.push(named("status", &Item::NodeStatus(*node, name.clone())));
+                entries.push(named("load", &Item::NodeLoad(*node, name.clone())));
+                entries.push(named("ctl", &Item::NodeControl(*node, name.clone())));
+            }
+            (Item::Root, Root::Node) => {
+                entries.push(named("status", &Item::OwnStatus));
+                for OtherNode { node, name, .. } in self.nodes() {
+                    entries.push(named(&name, &Item::Node(node, name.clone())));
+                }
+            }
             (Item::Root, Root::Ports) => {
                 for name in self.node.port_names().map_err(|_| Errno::TimedOut)? {
                     let item = Item::Port(name.clone());
@@ -613,7 +736,11 @@ impl FileSystem for SystemFiles {
         Ok(Place::Path(match self.item(id)? {
             Item::Root => String::new(),
             Item::New => "new".into(),
-            Item::NodeStatus => "status".into(),
+            Item::OwnStatus => "status".into(),
+            Item::Node(_, name) => name,
+            Item::NodeStatus(_, name) => format!("{name}/status"),
+            Item::NodeLoad(_, name) => format!("{name}/load"),
+            Item::NodeControl(_, name) => format!("{name}/ctl"),
             Item::Process(pid) => pid.to_string(),
             Item::Status(pid) => format!("{pid}/status"),
             Item::Args(pid) => format!("{pid}/args"),

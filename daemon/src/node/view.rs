@@ -124,6 +124,9 @@ pub struct ProcessView {
     /// Written to its standard output and error.
     pub output_bytes: u64,
     pub mounts: Vec<MountOrder>,
+    /// How often it was begun, the first time not counted.
+    #[serde(default)]
+    pub incarnation: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -240,6 +243,9 @@ pub struct Stdio {
     pub output_is_terminal: bool,
     /// Output is not forgotten before the first reader has it: the process waits when nobody reads.
     pub lossless: bool,
+    /// Output is shown when what led to it is safe, as somebody says; and the process has no other effects.
+    #[serde(default)]
+    pub held: bool,
 }
 
 /// The node as a whole.
@@ -286,6 +292,12 @@ pub enum RunRefused {
     Thaw(#[from] engine::ThawError),
     #[error("the node has no room for another process ({0})")]
     Limit(String),
+    #[error("process {0} is living")]
+    Alive(Pid),
+    #[error("what its streams held cannot be read")]
+    Streams,
+    #[error("the program cannot be durable: {0}")]
+    NotDurable(String),
     #[error("the node is stopping")]
     Stopping,
 }
@@ -332,6 +344,10 @@ pub enum DepartRefused {
     Bound { pid: Pid, host: PathBuf },
     #[error("process {0} writes where its parent writes, and can only be where that is")]
     Shared(Pid),
+    #[error(
+        "process {0} is looked after by its node (--restart, --durable), and stays there until that is lost or ends it"
+    )]
+    LookedAfter(Pid),
     #[error("the kernel cannot let process {pid} go: {why}")]
     Kernel { pid: Pid, why: String },
 }
@@ -345,6 +361,16 @@ pub enum PortError {
     Unknown(String),
     #[error("`{0}` is a name of something else")]
     NotAPort(String),
+    #[error("somebody receives from `{0}` already")]
+    Taken(String),
+    #[error(
+        "the system cannot decide anything now, so nobody can be found or received from as `{0}` who was not before: una status"
+    )]
+    Undecided(String),
+    #[error("`{0}` is on a node that is not heard")]
+    Unreachable(String),
+    #[error("whether it arrived is not known: the node of `{0}` was not heard in time")]
+    InDoubt(String),
     #[error("the time is up")]
     Expired,
     #[error("nobody receives from it any more")]

@@ -14,7 +14,7 @@
 //! connection on goes after it, and sends the rest again. So there is one hop however often it moves.
 
 use super::streams::{Typed, is_readable};
-use super::{Done, Session, Shared, Undone};
+use super::{Done, Session, Shared, Undone, Via};
 use crate::node::{ControlRefused, Output, Pid};
 use crate::protocol::{self, Follow, Frame, ProtocolError, Reason, Refusal, Reply, Request};
 use crate::system::Reach;
@@ -27,7 +27,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A process is looked for behind at most so many others that said where it is.
 const HOPS_MAX: u8 = 4;
@@ -39,10 +39,11 @@ impl Session<'_> {
         let target = match request {
             Request::Run(run) => self.place(&run.name, &run.program.hash, &mut run.place)?,
             Request::Thaw(thaw) => self.place(&thaw.name, &thaw.program.hash, &mut thaw.place)?,
+            Request::Restore(restore) => self.place_restored(restore)?,
             request => match request.pid() {
                 Some(pid) => match self.elsewhere_now(pid)? {
                     // Nobody knows of it: where it was born it is known why, if anywhere.
-                    None if self.hops == 0 && self.shared.node.process(pid).is_err() => pid.node(),
+                    None if self.via.is_none() && self.shared.node.process(pid).is_err() => pid.node(),
                     found => return Ok(found),
                 },
                 None => return Ok(None),
@@ -54,13 +55,22 @@ impl Session<'_> {
     /// The other node that a process is on now, if it is known to be on one.
     pub(super) fn elsewhere_now(&self, pid: Pid) -> Done<Option<NodeId>> {
         let system = &self.shared.system;
-        match system.locate(pid).filter(|node| *node != system.me()) {
-            Some(_) if self.hops >= HOPS_MAX => Err(Undone::new(
-                Reason::NoProcess,
-                format!("process {pid} is not where it is said to be, perhaps for this moment only"),
-            )),
-            found => Ok(found),
+        let found = system.locate(pid).filter(|node| *node != system.me());
+        if found.is_some()
+            && let Some(via) = self.via
+        {
+            system.misled(via.node, pid);
+            if via.hops >= HOPS_MAX {
+                let why = format!("process {pid} is not where it is said to be, perhaps for this moment only");
+                return Err(Undone::new(Reason::NoProcess, why));
+            }
         }
+        Ok(found)
+    }
+
+    /// What the next node is told of how the connection came to it.
+    fn head(&self) -> [u8; 1] {
+        [self.via.map_or(0, |via| via.hops).saturating_add(1)]
     }
 
     /// Decides where a new process is to be, unless that was decided already.
@@ -76,7 +86,7 @@ impl Session<'_> {
 
     /// Hands the connection on.
     pub(super) fn hand_on(&mut self, to: NodeId, request: &Request) -> Done {
-        let there = self.shared.system.commands(to, &self.next_hop()).map_err(unreachable)?;
+        let there = self.shared.system.commands(to, &self.head()).map_err(unreachable)?;
         let back = begin(&there, request).map_err(|error| Undone::Refused(self.lost(to, &error)))?;
         let mut sent = Sent::default();
         let moved = self.pass(to, there, back, &mut sent)?;
@@ -85,7 +95,7 @@ impl Session<'_> {
 
     /// The process has moved there, from here: says so to whoever handed the connection on, if somebody did.
     pub(super) fn moved_on(&mut self, to: NodeId, pid: Pid, follow: Follow, typed: Typed) -> Done<(MovedOn, Sent)> {
-        if self.hops > 0 {
+        if self.via.is_some() {
             // Whoever handed the connection on knows what the client sent, and the process did not get.
             self.reply(&Reply::MovedOn { node: to.0, follow: Some((pid, follow)), taken: typed.taken })?;
             return Err(Undone::Over);
@@ -145,7 +155,7 @@ impl Session<'_> {
     fn begin_again(
         &mut self, to: NodeId, request: &Request, sent: &mut Sent, taken: u64,
     ) -> Done<(Stream, BufReader<Stream>)> {
-        let there = self.shared.system.commands(to, &self.next_hop()).map_err(unreachable)?;
+        let there = self.shared.system.commands(to, &self.head()).map_err(unreachable)?;
         let mut talk = || {
             let mut back = begin(&there, request)?;
             let Request::Attach { follow, .. } = request else { return Ok(Ok(back)) };
@@ -165,11 +175,6 @@ impl Session<'_> {
         };
         let talked = talk().map_err(|error: ProtocolError| Undone::Refused(self.lost(to, &error)))?;
         Ok((there, talked.map_err(Undone::Refused)?))
-    }
-
-    /// What the next node is told: how many this request has passed.
-    fn next_hop(&self) -> [u8; 1] {
-        [self.hops.saturating_add(1)]
     }
 
     fn lost(&self, node: NodeId, error: &dyn std::fmt::Display) -> Refusal {
@@ -205,37 +210,6 @@ impl Session<'_> {
             Ok(None) => Err(Undone::Over),
             Err(Passing::Client(error)) => Err(error.into()),
             Err(Passing::Node(error)) => Err(Undone::Last(self.lost(to, &error))),
-        }
-    }
-
-    /// Sends a message to a port on another node.
-    pub(super) fn send_at(&self, node: NodeId, port: &str, message: &[u8], timeout: Duration) -> Done {
-        let system = &self.shared.system;
-        let mut there = system.commands(node, &self.next_hop()).map_err(unreachable)?;
-        there.set_deadline(Some(Instant::now() + timeout + Duration::from_secs(2)));
-        let request = Request::Send { port: port.into(), timeout_ms: timeout.as_millis() as u64 };
-        let mut talk = || -> Result<Reply, ProtocolError> {
-            let mut back = begin(&there, &request)?;
-            protocol::write_bytes(&mut there, Output::Out, message)?;
-            protocol::write_end(&mut there)?;
-            loop {
-                let frame = protocol::read_frame(&mut back)?.ok_or(ProtocolError::Truncated)?;
-                match frame.message::<Reply>()? {
-                    Reply::Working => {}
-                    reply => return Ok(reply),
-                }
-            }
-        };
-        match talk() {
-            Ok(Reply::Done) => Ok(()),
-            Ok(Reply::Refused(refusal)) => Err(Undone::Refused(refusal)),
-            Ok(other) => Err(Undone::new(Reason::Protocol, format!("another node answered {other:?}"))),
-            // It may have arrived.
-            Err(error) => {
-                let why =
-                    format!("{} was lost before it said whether the message arrived: {error}", system.name_of(node));
-                Err(Undone::new(Reason::Unreachable, why))
-            }
         }
     }
 
@@ -394,15 +368,15 @@ pub(super) fn unreachable(reach: Reach) -> Undone {
     Undone::new(reason, reach)
 }
 
-fn not_placed(why: WhyView) -> Undone {
+pub(super) fn not_placed(why: WhyView) -> Undone {
     let line = |WhyNode { name, reason, .. }: &WhyNode| format!("{name}: {reason}");
     Undone::new(Reason::NoPlace, why.nodes.iter().map(line).collect::<Vec<_>>().join("\n"))
 }
 
 /// A connection from another node becomes one of this node's own clients.
-pub(super) fn adopt(shared: &Arc<Shared>, head: &[u8], stream: Stream) -> io::Result<()> {
+pub(super) fn adopt(shared: &Arc<Shared>, via: Via, stream: Stream) -> io::Result<()> {
     let (near, far) = UnixStream::pair()?;
-    super::welcome(shared, near, head.first().copied().unwrap_or(1));
+    super::welcome(shared, near, Some(via));
     let (mut from, mut to) = (stream.try_clone()?, stream);
     let (mut into, out) = (far.try_clone()?, far);
     let named = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(256 << 10);

@@ -93,7 +93,9 @@ impl Session<'_> {
             (Shown::All, Until::End) => loop {
                 // All output has been seen, so this is a matter of moments.
                 let end = shared.node.wait(pid, LOOK_INTERVAL);
-                if let Some(end) = end.map_err(super::control)? {
+                if let Some(end) = end.map_err(super::control)?
+                    && self.is_settled(pid)
+                {
                     return Ok(self.reply(&Reply::Ended { end }).map(|()| None)?);
                 }
                 self.still_working()?;
@@ -209,9 +211,7 @@ fn start_of_last(console: &Console, lines: u64) -> u64 {
 
 /// Hands the client's bytes to the process, as it takes them. Ends with the client's input, with the process, or with a mistake: then
 /// whoever attaches later may have more.
-fn take_input(
-    from: &mut BufReader<UnixStream>, console: &Console, ended: &AtomicBool, early: Sent, typed: &mut Typed,
-) {
+fn take_input(from: &mut BufReader<UnixStream>, console: &Console, ended: &AtomicBool, early: Sent, typed: &mut Typed) {
     let is_over = || ended.load(Ordering::Acquire) || !console.takes_input();
     let give = |mut rest: &[u8], typed: &mut Typed| {
         while !rest.is_empty() {

@@ -1,9 +1,10 @@
 //! What arrives from other nodes, handed to whom it is for. Knows who is meant by what; does nothing itself that takes long, since
 //! it is called on the wire's threads: what may take long is done by a few threads of its own, whose queue is bounded.
 
-use super::{Inner, System, join, moving, own_processes, programs, service};
+use super::elsewhere::About;
+use super::{Inner, System, elsewhere, join, moving, own_processes, programs, service};
 use crate::files;
-use crate::node::Heard;
+use crate::node::{Heard, Pid};
 use abi::ids::NodeKey;
 use drivers::wire::{Answer, Class, Hello, Receiver, Refusal, RefusedBy, Service, Stream, Unlinked};
 use serde::{Deserialize, Serialize};
@@ -27,10 +28,14 @@ const VISITORS_MAX: usize = 8;
 pub enum Question {
     /// Answer: JSON of process views.
     Processes { ended: bool },
-    /// Answer: JSON of whether somebody receives under this name there.
-    HasPort { name: String },
+    /// Answer: JSON of whether that process lives there, if it is in that life of it.
+    Lives { pid: crate::node::Pid, life: u64 },
+    /// A process has lost its node: let it go on there. Answered at once.
+    TakeUp { pid: crate::node::Pid },
     /// Answer: JSON of how far the node is that empties itself.
     Emptying,
+    /// Answer: as [`elsewhere::answer`] gives it.
+    Process { pid: Pid, about: About },
     /// This node's events from there on. Answer: a batch of `services::events`.
     Events { life: u64, serial: u64 },
 }
@@ -98,14 +103,19 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
             let views = inner.node.get().map(|node| own_processes(node, ended)).unwrap_or_default();
             serde_json::to_vec(&views).map_err(|error| error.to_string())
         }
-        Question::HasPort { name } => {
-            let has = inner.node.get().is_some_and(|node| node.has_port(&name));
-            serde_json::to_vec(&has).map_err(|error| error.to_string())
+        Question::Lives { pid, life } => serde_json::to_vec(&inner.lives(pid, life)).map_err(|error| error.to_string()),
+        Question::TakeUp { pid } => {
+            inner.take_up_soon(pid)?;
+            Ok(vec![])
         }
         Question::Emptying => {
             let emptying = System(inner.clone()).emptying(&inner.me.to_string()).map_err(|error| error.to_string())?;
             serde_json::to_vec(&emptying).map_err(|error| error.to_string())
         }
+        Question::Process { pid, about } => match inner.node.get() {
+            Some(node) => Ok(elsewhere::answer(node, pid, about)),
+            None => Err("the node is only starting".into()),
+        },
         Question::Events { life, serial } => Ok(inner.chronicle.batch(Position { life, serial }).encode()),
     }
 }
@@ -165,6 +175,7 @@ impl Receiver for Ears {
             }
             service::FILES => inner.files.asked(number, files::Service::Files, body, reply_of(answer)),
             service::CHUNKS => inner.files.asked(number, files::Service::Chunks, body, reply_of(answer)),
+            service::KEPT => inner.files.asked(number, files::Service::Kept, body, reply_of(answer)),
             other => answer.give(Err(format!("nobody answers for {other} here"))),
         }
     }
@@ -183,7 +194,8 @@ impl Receiver for Ears {
         if purpose == service::COMMANDS
             && let Some(act) = inner.on_commands.get()
         {
-            act(&head, stream);
+            let Some(from) = inner.directory.number_of(peer) else { return };
+            act(from, &head, stream);
         }
     }
 

@@ -127,6 +127,11 @@ impl System {
         found.recv_timeout(FOUND_TIMEOUT).ok().flatten().map(|place| place.node)
     }
 
+    /// Another node looked for a process here.
+    pub fn misled(&self, by: NodeId, pid: Pid) {
+        self.0.whereabouts(Input::Misled { process: pid.id(), by });
+    }
+
     /// A process is here from now on, after so many moves.
     pub fn moved_here(&self, pid: Pid, moves: u32) {
         self.0.whereabouts(Input::Here { process: pid.id(), moves });

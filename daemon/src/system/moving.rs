@@ -73,7 +73,9 @@ enum Word {
     },
     Ready,
     Runs,
-    Refused { why: String },
+    Refused {
+        why: String,
+    },
 }
 
 /// When it has stopped, before the image.
@@ -166,6 +168,9 @@ impl System {
         let began = Instant::now();
         let node = inner.node.get().expect("who asks is served by the node");
         let baggage = node.baggage(pid)?;
+        if inner.supervise.has(pid) {
+            return Err(DepartRefused::LookedAfter(pid).into());
+        }
         let mut ticket = [0; 8];
         HostEntropy.fill(&mut ticket).map_err(MoveRefused::Entropy)?;
         let ticket = u64::from_le_bytes(ticket);
@@ -189,12 +194,13 @@ impl System {
         let mut rounds = 0;
         while let Some(tracker) = &mut tracker {
             rounds += 1;
-            let copied = talk.copy_round(tracker, rounds, baggage.memory_bytes, told).map_err(|failed| match failed {
-                Round::Abandoned => MoveRefused::Abandoned,
-                Round::Broken(error) => MoveRefused::Lost { node: name.clone(), error },
-                Round::Pages(PagesError::Ended) => FreezeRefused::from(ControlRefused::Ended(pid)).into(),
-                Round::Pages(error) => MoveRefused::Pages { pid, error },
-            })?;
+            let copied =
+                talk.copy_round(tracker, rounds, baggage.memory_bytes, told).map_err(|failed| match failed {
+                    Round::Abandoned => MoveRefused::Abandoned,
+                    Round::Broken(error) => MoveRefused::Lost { node: name.clone(), error },
+                    Round::Pages(PagesError::Ended) => FreezeRefused::from(ControlRefused::Ended(pid)).into(),
+                    Round::Pages(error) => MoveRefused::Pages { pid, error },
+                })?;
             if copied < ROUND_BYTES_MIN || rounds == ROUNDS_MAX {
                 break;
             }
@@ -402,6 +408,7 @@ impl Inner {
         if let Some(pid) = settled {
             let _ = talk.say(&Word::Runs);
             System(self.clone()).moved_here(pid, moves);
+            self.tell_moved(pid);
             if let Some(missing) = &arrival.missing {
                 let mut first = talk.stream.try_clone().ok();
                 if !pages::take_in(missing, wants, || first.take().or_else(|| self.reopen(from, ticket))) {

@@ -1,5 +1,6 @@
 //! What people and scripts see of a system: its nodes, what it can survive, and where a process was put and why. Plain data.
 
+use crate::keep::record::{Checkpoint, Kept};
 use crate::node::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -119,6 +120,59 @@ pub struct WhyNode {
     pub name: String,
     pub chosen: bool,
     pub reason: String,
+}
+
+/// A checkpoint as `una checkpoints` shows it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CheckpointView {
+    /// Nothing if not even that can be read.
+    pub pid: Option<Pid>,
+    pub sequence: u32,
+    /// Nothing if its record is damaged.
+    pub made: Option<MadeView>,
+    pub state: CheckpointState,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MadeView {
+    pub name: Option<String>,
+    /// Milliseconds since 1970.
+    pub made_ms: u64,
+    pub made_on: u16,
+    pub incarnation: u32,
+    pub bytes: u64,
+    /// What the one before did not have.
+    pub new_bytes: u64,
+    pub process: Kept,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum CheckpointState {
+    Whole {
+        chunks: u64,
+        /// How many of them each node has.
+        at: Vec<(u16, u64)>,
+    },
+    Damaged {
+        why: String,
+    },
+    /// Whoever keeps it cannot be asked now.
+    Unknown {
+        why: String,
+    },
+}
+
+impl CheckpointView {
+    pub fn of(checkpoint: Checkpoint, state: CheckpointState) -> CheckpointView {
+        let Checkpoint { pid, sequence, name, made_ms, made_on, incarnation, bytes, new_bytes, process } = checkpoint;
+        let made = MadeView { name, made_ms, made_on, incarnation, bytes, new_bytes, process };
+        CheckpointView { pid: Some(pid), sequence, made: Some(made), state }
+    }
+
+    pub fn damaged(pid: Option<Pid>, sequence: u32, why: &str) -> CheckpointView {
+        CheckpointView { pid, sequence, made: None, state: CheckpointState::Damaged { why: why.into() } }
+    }
 }
 
 /// Something that happened on some node.

@@ -2,6 +2,7 @@
 //! made to lose answers. Knows nothing of the insides of `daemon::files`.
 #![allow(dead_code)]
 
+pub mod kept;
 pub mod scenarios;
 
 use abi::errno::Errno;

@@ -15,6 +15,8 @@ pub const ALL: &[Scenario] = &[
     ("a crash between content and fact leaves the old file", a_crash_between_content_and_fact_leaves_the_old_file),
     ("a removal that is late removes nothing", a_removal_that_is_late_removes_nothing),
     ("nothing acknowledged is lost with the holder", nothing_acknowledged_is_lost_with_the_holder),
+    ("half a checkpoint is never recorded", kept::half_a_checkpoint_is_never_recorded),
+    ("a checkpoint survives any one node", kept::a_checkpoint_survives_any_one_node_and_goes_when_it_is_removed),
 ];
 
 pub fn everybody_sees_the_same() {

@@ -232,6 +232,42 @@ fn what_runs_on_a_node_that_is_not_heard_is_found_again_when_it_is() {
     }
 }
 
+/// Whoever looked for it before it moved goes where it was, and learns from there.
+#[test]
+fn who_was_misled_knows_better_afterwards() {
+    let mut world = World::new(5, 3, 0);
+    let process = ProcessId::new(NodeId(1), 5);
+    world.born(process);
+    world.finds(NodeId(4), process);
+    world.moves(process, NodeId(2));
+    let hint = |world: &World| world.nodes[&NodeId(4)].known(process).map(|place| place.node);
+    assert_eq!(hint(&world), Some(NodeId(1)), "it has not heard of the move");
+    world.step(NodeId(1), Input::Misled { process, by: NodeId(4) });
+    assert_eq!(hint(&world), Some(NodeId(2)));
+    // What comes late changes nothing any more, and what was not asked for is not kept.
+    let late = Message::Answer { process, place: Some(Place { moves: 0, node: NodeId(1) }) }.encode();
+    world.step(NodeId(4), Input::Packet { from: NodeId(1), bytes: &late });
+    assert_eq!(hint(&world), Some(NodeId(2)));
+    world.step(NodeId(1), Input::Misled { process, by: NodeId(5) });
+    assert_eq!(world.nodes[&NodeId(5)].known(process), None);
+}
+
+/// A node knew the process where it was before, and that node has died since.
+#[test]
+fn an_old_place_on_a_dead_node_does_not_hide_where_it_is() {
+    let mut world = World::new(5, 3, 0);
+    let process = ProcessId::new(NodeId(1), 5);
+    world.born(process);
+    world.finds(NodeId(4), process);
+    world.moves(process, NodeId(2));
+    world.dies(NodeId(1));
+    world.pass(3);
+    let ticket = Ticket(1000);
+    world.step(NodeId(4), Input::Where { process, ticket });
+    world.pass(3);
+    assert_eq!(world.found[&ticket], Some(Place { moves: 1, node: NodeId(2) }), "at the first time of asking");
+}
+
 /// What was told by an earlier life of a node is forgotten with it; what the later one told is not, in whichever order all that comes.
 #[test]
 fn what_ended_with_its_node_is_forgotten_and_what_came_later_is_not() {

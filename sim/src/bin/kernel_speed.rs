@@ -85,6 +85,7 @@ impl Machine {
             weight: WEIGHT_NORMAL,
             orphan: Orphan::Dies,
             supervisor: None,
+            again: None,
         };
         let Outcome::Spawned(Ok(_)) = machine.set_up(SystemCall::Spawn(Box::new(spawn))) else { panic!("no process") };
         (machine, port)

@@ -451,6 +451,7 @@ impl Actor {
             weight: WEIGHT_NORMAL,
             orphan,
             supervisor,
+            again: None,
         }))
     }
 }

@@ -29,6 +29,7 @@ impl Body for Starter {
                 weight,
                 orphan: Orphan::Dies,
                 supervisor: None,
+                again: None,
             })),
             None => SystemCall::Sleep { until: self.until },
         })

@@ -114,6 +114,8 @@ pub struct Model {
     begun: BTreeMap<Thing, OfferKey>,
     offered: BTreeMap<ProcessId, u64>,
     last_from: BTreeMap<(ProcessId, Thing, ProcessId, HandleId), u64>,
+    /// The numbers of calls that were not asked again, each with the offer that it was.
+    numbered: BTreeMap<(ProcessId, u64), u64>,
     /// Where processes are that moved; the others are where they were born.
     places: BTreeMap<ProcessId, NodeId>,
     /// By the right to answer that was used; a call that is asked again has several.
@@ -315,9 +317,11 @@ impl Model {
                 // Its parent may have given up waiting for it, or ended.
                 let asked = |(asker, node, _): &(ProcessId, NodeId, _)| *asker == parent && *node == process.born();
                 let position = self.unborn.iter().position(asked);
+                let candidates = self.unborn.iter().filter(|unborn| asked(unborn)).count();
                 if let (None, Some(position)) = (&spawn, position) {
                     let (_, _, cargo) = self.unborn.remove(position);
-                    match cargo {
+                    // Of several that were given up, it is not known which this is.
+                    match cargo.filter(|_| candidates == 1) {
                         Some(cargo) => {
                             let numbered = cargo.into_iter().enumerate();
                             table.extend(numbered.map(|(index, held)| (HandleId(index as u32 + 1), held)));
@@ -331,6 +335,9 @@ impl Model {
                 }
                 // It may be the one that was given up, or have been adopted as soon as it was born.
                 if self.strangers.contains(&parent) || position.is_some() || self.cluster && spawn.is_none() {
+                    if let Some(notify) = spawn.and_then(|spawn| spawn.supervisor) {
+                        self.promise(parent, &notify, Subject::Exit(thing));
+                    }
                     self.strangers.insert(process);
                     self.tables.insert(process, table);
                     return Ok(());
@@ -369,6 +376,12 @@ impl Model {
         if let Some(SystemCall::SpawnOn { spawn, node }) = self.pending.get(&process).cloned() {
             let cargo = self.cargo(process, &spawn.handles);
             self.unborn.push((process, node, cargo));
+        }
+        // It may have been given bytes that it does not know of.
+        if let Some(SystemCall::Read { pipe, .. }) = self.pending.get(&process)
+            && let Some(held) = self.held(process, *pipe).cloned()
+        {
+            self.pipes.entry(held.thing).or_default().readers.insert(process);
         }
         for port in self.receiving_at(process) {
             *self.maybe_taken.entry(port).or_default() += 1;
@@ -800,6 +813,10 @@ impl Model {
                     again.is_none_or(|again| again == id.sequence),
                     "a call that was asked again came with another number: {delivery:?}"
                 );
+                if again.is_none() {
+                    let old = self.numbered.insert((id.caller, id.sequence), number);
+                    ensure!(old.is_none(), "two calls came with one number: {delivery:?}");
+                }
                 let held = self.new_held(Kind::Reply);
                 let offer =
                     self.offers.get_mut(&key).and_then(|offers| offers.iter_mut().find(|offer| offer.number == number));
@@ -819,15 +836,20 @@ impl Model {
             .iter_mut()
             .find(|promise| promise.port == port && promise.token == notice.token && !promise.received);
         let Some(promise) = found else {
-            return Err(Violation(format!("{process:?} received a notice twice, or one nobody asked for: {notice:?}")));
+            let promises: Vec<_> = self.promises.iter().filter(|promise| promise.token == notice.token).collect();
+            return Err(Violation(format!(
+                "{process:?} received a notice twice, or one nobody asked for: {notice:?} at {port:?}, of {promises:?}"
+            )));
         };
         promise.received = true;
         let fits = match (promise.subject, &notice.event) {
             (Subject::Exit(thing), NoticeEvent::Exited { process, exit }) => {
                 // What was never started is not ended by the world.
                 let never = matches!(exit, Exit::NotStarted(_));
-                // A node on the way to one that moved may be lost: it lives, and is out of reach for who is told.
-                let out_of_reach = self.places.contains_key(process) || self.processes.get(process).is_none();
+                // A node on the way between two of which one moved may be lost: it lives, and is out of reach for who is told.
+                let moved = |process| self.places.contains_key(process);
+                let out_of_reach =
+                    moved(process) || moved(&promise.owner) || self.processes.get(process).is_none();
                 let lost = self.cluster && *exit == Exit::NodeLost && out_of_reach;
                 lost || self.processes.get(process) == Some(&thing) && (never || self.ended.contains(&thing))
             }

@@ -21,6 +21,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "leave", when: When::Always, play: leave },
     Scenario { name: "restart", when: When::Always, play: restart },
     Scenario { name: "programs_anywhere", when: When::Always, play: programs_anywhere },
+    Scenario { name: "name_of_a_cut_off_node", when: When::Always, play: name_of_a_cut_off_node },
     Scenario { name: "loss", when: When::Nightly, play: loss },
     Scenario { name: "restart_all", when: When::Nightly, play: restart_all },
     Scenario { name: "kill_two_of_five", when: When::Nightly, play: kill_two_of_five },
@@ -233,6 +234,55 @@ fn programs_anywhere(setting: &Setting) -> Outcome {
     must(nowhere.contains("nobody"), format!("a node that is not there is named: {nowhere}"))
 }
 
+/// A machine that has bound a name is cut off: others can have the name after a while, it goes on with what it knows, and when it is
+/// back the name is not its own any more.
+fn name_of_a_cut_off_node(setting: &Setting) -> Outcome {
+    let machines = Machines::joined(setting, 3)?;
+    let binds = binding("/port/bell");
+    let paths: Vec<String> =
+        (1..=3).map(|machine| machines.write(machine, "binds.wasm", &binds)).collect::<Outcome<_>>()?;
+    let start = |on: usize| -> Outcome<String> {
+        let started = machines.una(on, &["run", "-d", "--on", &format!("node{on}"), &paths[on - 1]])?.ok()?;
+        Ok(started.trim().to_string())
+    };
+    let rings = |by: usize| {
+        let sent = machines.una(by, &["send", "bell", "ding", "--timeout", "1"]).map_err(|error| error.to_string())?;
+        sent.ok().map(drop).map_err(|error| error.to_string())
+    };
+    start(3)?;
+    (1..=3).try_for_each(|by| until(&format!("n{by} to find what n3 bound"), || rings(by)))?;
+    let second = machines.una(2, &["run", "--on", "node2", &paths[1]])?;
+    must(second.status == Some(EXISTS), format!("a name is bound once: {second:?}"))?;
+
+    machines.network.cut_off(3)?;
+    machines.agree(&[1, 2])?;
+    let mut started = vec![];
+    until("the name to be bound on n1", || {
+        // All but one of them end at once, because the name is taken.
+        started.push(start(1).map_err(|error| error.to_string())?);
+        rings(2)
+    })?;
+    until("n3 to find what it bound itself", || rings(3))?;
+    let refused = machines.una(3, &["recv", "other", "--timeout", "10"])?.refused()?;
+    must(refused.contains("cannot decide"), format!("it says why it binds nothing: {refused}"))?;
+
+    machines.network.heal()?;
+    machines.agree(&[1, 2, 3])?;
+    // n3's port is still there, but no name leads to it: once n1's is closed there is none.
+    for pid in &started {
+        // Those that ended are gone already.
+        let _ = machines.una(1, &["kill", pid])?;
+    }
+    for by in 1..=3 {
+        until(&format!("n{by} to find nothing"), || match rings(by) {
+            Err(why) if why.contains("no port") => Ok(()),
+            other => Err(format!("{other:?}")),
+        })?;
+    }
+    start(2)?;
+    (1..=3).try_for_each(|by| until(&format!("n{by} to find what n2 bound"), || rings(by)))
+}
+
 /// A tenth of all packets is lost: slow, and nobody is called down.
 fn loss(setting: &Setting) -> Outcome {
     let machines = Machines::joined(setting, 3)?;
@@ -399,6 +449,58 @@ fn calling(function: &str, parameters: usize, arguments: &[i32], memory: &[u8]) 
     data.active(0, &ConstExpr::i32_const(0), memory.iter().copied());
     module.section(&types).section(&imports).section(&functions).section(&memories).section(&exports);
     module.section(&code).section(&data);
+    module.finish()
+}
+
+/// What `una.h` calls it that a name is taken.
+const EXISTS: i32 = 18;
+
+/// It binds a port to a path and receives what comes; it ends with the code of what failed.
+fn binding(path: &str) -> Vec<u8> {
+    const IMPORTS: [(&str, &str, usize); 3] =
+        [("una", "port_create", 4), ("una", "name_bind", 4), ("una", "receive", 5)];
+    const EXIT: u32 = IMPORTS.len() as u32;
+    let mut module = Module::new();
+    let mut types = TypeSection::new();
+    let mut imports = ImportSection::new();
+    for (index, (from, name, count)) in IMPORTS.into_iter().enumerate() {
+        let mut parameters = vec![ValType::I32; count];
+        if name == "receive" {
+            parameters[4] = ValType::I64;
+        }
+        types.ty().function(parameters, [ValType::I32]);
+        imports.import(from, name, EntityType::Function(index as u32));
+    }
+    types.ty().function([ValType::I32], []);
+    imports.import("wasi_snapshot_preview1", "proc_exit", EntityType::Function(EXIT));
+    types.ty().function([], []);
+    let mut functions = FunctionSection::new();
+    functions.function(EXIT + 1);
+    let mut memories = MemorySection::new();
+    memories.memory(MemoryType { minimum: 1, maximum: None, memory64: false, shared: false, page_size_log2: None });
+    let mut exports = ExportSection::new();
+    exports.export("memory", ExportKind::Memory, 0).export("_start", ExportKind::Func, EXIT + 1);
+    // The handle of the port is at 64, the path at 1024, what is received at 4096.
+    let handle = wasm_encoder::MemArg { offset: 64, align: 2, memory_index: 0 };
+    let mut body = Function::new([(1, ValType::I32)]);
+    let mut code = body.instructions();
+    let end_if_failed = |code: &mut wasm_encoder::InstructionSink| {
+        code.local_tee(0).if_(wasm_encoder::BlockType::Empty).local_get(0).call(EXIT).end();
+    };
+    code.i32_const(16).i32_const(1 << 16).i32_const(0).i32_const(64).call(0);
+    end_if_failed(&mut code);
+    code.i32_const(1024).i32_const(path.len() as i32).i32_const(0).i32_load(handle).i32_const(0).call(1);
+    end_if_failed(&mut code);
+    code.loop_(wasm_encoder::BlockType::Empty);
+    code.i32_const(0).i32_load(handle).i32_const(4096).i32_const(4096).i32_const(128).i64_const(-1).call(2);
+    end_if_failed(&mut code);
+    code.br(0).end().end();
+    let mut codes = CodeSection::new();
+    codes.function(&body);
+    let mut data = DataSection::new();
+    data.active(0, &ConstExpr::i32_const(1024), path.bytes());
+    module.section(&types).section(&imports).section(&functions).section(&memories).section(&exports);
+    module.section(&codes).section(&data);
     module.finish()
 }
 

@@ -1,0 +1,139 @@
+//! Processes that outlive their ends and their nodes, by the real binary: restart policies, durable processes, and that never two live.
+
+mod house;
+
+use house::computer::Computer;
+use house::{programs, until};
+
+/// All whole numbers that a program printed, each on its line.
+fn numbers(out: &str) -> Vec<u32> {
+    let whole = out.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+fn started(computer: &Computer, node: usize, arguments: &[&str]) -> String {
+    let done = computer.on(node, &[&["run", "-d"], arguments].concat());
+    assert_eq!((done.status, done.err.as_str()), (0, ""), "{arguments:?} {}", done.out);
+    done.out.trim().to_string()
+}
+
+#[test]
+fn what_fails_is_begun_again_and_what_is_killed_is_not() {
+    let computer = Computer::of(1);
+    computer.nodes[0].program("exit7.wasm", &programs::exiting(7));
+    computer.nodes[0].program("hello.wasm", &programs::hello());
+    computer.nodes[0].program("count.wasm", &programs::counting(0, 3_000_000));
+    let failing = started(&computer, 0, &["--restart", "on-failure", "exit7.wasm"]);
+    until("it to be begun again", || {
+        let events = computer.on(0, &["events"]).out;
+        (events.matches(&format!("{failing} is begun again on n1")).count() >= 3).then_some(())
+    });
+    assert!(computer.on(0, &["events"]).out.contains("as incarnation 1: it had ended: exit 7"));
+    let fine = started(&computer, 0, &["--restart", "on-failure", "hello.wasm"]);
+    assert_eq!(computer.on(0, &["wait", &fine]).status, 0);
+    let always = started(&computer, 0, &["--restart", "always", "hello.wasm"]);
+    until("it to say it again", || {
+        (computer.on(0, &["logs", &always]).out.matches("hello\n").count() >= 3).then_some(())
+    });
+    let count = started(&computer, 0, &["--restart", "always", "count.wasm"]);
+    until("it to count", || (numbers(&computer.on(0, &["logs", &count]).out).len() > 5).then_some(()));
+    computer.on(0, &["kill", &count]).expect(0, "");
+    assert_eq!(computer.on(0, &["wait", &count]).status, 137);
+    assert!(computer.living(0, &count).is_empty());
+    assert_eq!(computer.on(0, &["logs", &fine]).out, "hello\n");
+}
+
+#[test]
+fn it_runs_again_after_its_only_node_was_lost() {
+    let computer = Computer::of(1);
+    computer.nodes[0].program("count.wasm", &programs::counting(0, 3_000_000));
+    let anew = started(&computer, 0, &["--restart", "on-failure", "count.wasm"]);
+    let durable = started(&computer, 0, &["--durable", "--every", "0.2", "count.wasm"]);
+    let count = |pid: &str| numbers(&computer.on(0, &["logs", pid]).out);
+    until("both to count", || (count(&anew).len() > 10 && count(&durable).len() > 10).then_some(()));
+    let seen = count(&durable);
+    for round in 1..3 {
+        computer.kill(0);
+        computer.up(0);
+        until("both to go on", || {
+            let all = [&anew, &durable].map(|pid| computer.living(0, pid));
+            all.iter().all(|one| one.first().is_some_and(|one| one["incarnation"] == round)).then_some(())
+        });
+        until("more to be seen", || (count(&durable).len() > seen.len() + 20 * round as usize).then_some(()));
+        let now = count(&durable);
+        assert_eq!(now[..seen.len()], seen[..]);
+        assert!(now.windows(2).all(|pair| pair[1] == pair[0] + 1), "{now:?}");
+    }
+    // An orderly end is no reason to be over either.
+    computer.on(0, &["down"]).expect(0, "una is down\n");
+    computer.up(0);
+    until("both to go on", || {
+        let all = [&anew, &durable].map(|pid| computer.living(0, pid));
+        all.iter().all(|one| one.len() == 1).then_some(())
+    });
+    computer.on(0, &["kill", &durable]).expect(0, "");
+    assert_eq!(computer.on(0, &["wait", &durable]).status, 137);
+}
+
+#[test]
+fn a_durable_process_has_no_effects_but_what_it_prints() {
+    let computer = Computer::of(1);
+    computer.nodes[0].program("create.wasm", &programs::creating("new"));
+    computer.nodes[0].program("hello.wasm", &programs::hello());
+    computer.nodes[0].program("exit7.wasm", &programs::exiting(7));
+    // A file system that is read-only: errno 69.
+    computer.on(0, &["run", "--durable", "create.wasm"]).expect(169, "");
+    computer.on(0, &["run", "--durable", "hello.wasm"]).expect(0, "hello\n");
+    computer.on(0, &["run", "--durable", "exit7.wasm"]).expect(7, "");
+    let una = r#"(module (import "una" "port_status" (func (param i32 i32) (result i32))) (memory (export "memory") 1) (func (export "_start")))"#;
+    computer.nodes[0].program("una.wasm", una);
+    computer.on(0, &["run", "--durable", "una.wasm"]).expect_error(125, &["cannot be durable", "import module `una`"]);
+    computer
+        .on(0, &["run", "--durable", "--mount", ".=/here", "hello.wasm"])
+        .expect_error(125, &["cannot be durable", "/here:ro"]);
+    computer.on(0, &["run", "--every", "2", "hello.wasm"]).expect_error(125, &["--durable"]);
+}
+
+/// Whichever node dies, whatever anybody saw of a durable process is in its past, and it goes on.
+#[test]
+fn a_durable_process_outlives_its_node() {
+    let computer = Computer::of(3);
+    for node in &computer.nodes {
+        node.program("count.wasm", &programs::counting(0, 3_000_000));
+    }
+    let durable = started(&computer, 0, &["--durable", "--every", "0.3", "--on", "b", "count.wasm"]);
+    let anew = started(&computer, 0, &["--restart", "always", "--on", "b", "count.wasm"]);
+    until("it to count", || (numbers(&computer.on(0, &["logs", &durable]).out).len() > 30).then_some(()));
+    let seen = numbers(&computer.on(0, &["logs", &durable]).out);
+    computer.kill(1);
+    let home = until("it to go on elsewhere", || computer.home_of(0, &durable).filter(|home| *home != 1));
+    until("more to be seen", || {
+        (numbers(&computer.on(home, &["logs", &durable]).out).len() > seen.len() + 30).then_some(())
+    });
+    let now = numbers(&computer.on(home, &["logs", &durable]).out);
+    assert_eq!(now[..seen.len()], seen[..]);
+    assert!(now.windows(2).all(|pair| pair[1] == pair[0] + 1), "{now:?}");
+    until("the other to be begun elsewhere", || computer.home_of(0, &anew).filter(|home| *home != 1));
+    // The node comes back, and finds that others have taken over.
+    computer.up(1);
+    until("it to be there again", || (computer.status(0)["nodes"][1]["state"] == "up").then_some(()));
+    assert_eq!(computer.home_of(0, &durable), Some(home));
+}
+
+/// A node that slept past its lease has no effect when it wakes.
+#[test]
+fn a_node_that_wakes_late_ends_what_others_took_over() {
+    let computer = Computer::of(3);
+    for node in &computer.nodes {
+        node.program("count.wasm", &programs::counting(0, 3_000_000));
+    }
+    let pid = started(&computer, 0, &["--durable", "--every", "0.3", "--on", "c", "count.wasm"]);
+    until("it to count", || (numbers(&computer.on(0, &["logs", &pid]).out).len() > 10).then_some(()));
+    computer.stop(2);
+    let home = until("it to go on elsewhere", || computer.home_of(0, &pid).filter(|home| *home != 2));
+    computer.cont(2);
+    until("the late one to be ended", || (computer.on(2, &["events"]).out.contains("is ended here")).then_some(()));
+    until("all to agree", || (0..3).all(|node| computer.home_of(node, &pid) == Some(home)).then_some(()));
+    let now = numbers(&computer.on(home, &["logs", &pid]).out);
+    assert!(now.windows(2).all(|pair| pair[1] == pair[0] + 1), "{now:?}");
+}

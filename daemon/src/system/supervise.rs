@@ -1,0 +1,820 @@
+//! Processes that somebody wants to run whatever happens: begun again when they end, here, or elsewhere when their node is lost. Knows the
+//! coordinator, and what a checkpoint is for; the policy itself is `services::restarts`.
+//!
+//! The one idea: a node looks after its processes under a *lease*. If it cannot renew it, it stops them before the lease ends; whoever sees
+//! the lease gone may therefore begin them elsewhere. And whoever begins one, anywhere, first writes its next incarnation in the place of
+//! the last, in one transaction that fails if somebody else has: so at most one incarnation lives.
+//!
+//! ```text
+//!   k/n/NODE    the life of a node that looks after processes; under a lease
+//!   k/p/PID     incarnation, place, policy                                             (keep::record)
+//!
+//!   its node    ended ──► policy ──► k/p/PID: one incarnation on ──► begun again here, or over
+//!               no renewal within three quarters of the lease ──► none of them runs until it is known whose they are
+//!   holder of   k/p/PID says NODE, and k/n/NODE is not there ──► another node is asked to take it up
+//!   the files
+//! ```
+//! A *durable* process goes on from its last checkpoint instead of the beginning. What it prints is shown only when a checkpoint that covers
+//! it is safe: so whatever anybody has seen of it is in its past, wherever it goes on.
+
+use super::keep::{KeepRefused, Which};
+use super::{FACT_TIMEOUT, Inner, System, SystemError, ears};
+use crate::keep::record::{self, Begin, Claim, Place, Restart, Supervision};
+use crate::node::{Console, End, Node, Order, Pid, SnapshotRefused};
+use abi::ids::NodeId;
+use abi::process::Again;
+use drivers::coordinator::{
+    Action, Compare, Coordinator, Failure, KeyRange, LeaseId, Range, Record, Revision, Transaction,
+};
+use services::events::Kind;
+use services::restarts::{self, Ending, Policy, Verdict};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// After the death of a node its processes are nobody's for so long.
+const LEASE: Duration = Duration::from_millis(1500);
+/// How often the lease is renewed, and looked after.
+const RENEW_EVERY: Duration = Duration::from_millis(250);
+/// How often the holder of the files looks whether a node has lost its processes; and if there are none to be lost.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+const LOOK_SELDOM: Duration = Duration::from_millis(1500);
+/// Whoever was asked to take a process up is given so long before another is.
+const TAKE_UP_PATIENCE: Duration = Duration::from_secs(3);
+/// Processes that one node looks after. Then: refused.
+const CHARGES_MAX: usize = 1024;
+/// A durable process is kept at least so often.
+pub const EVERY_MAX: Duration = Duration::from_secs(60);
+pub const EVERY_MIN: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(20);
+/// After a checkpoint that failed.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// Where leases of nodes are.
+const NODES: &[u8] = b"k/n/";
+
+fn node_key(node: NodeId) -> Vec<u8> {
+    [NODES, format!("{:05}", node.0).as_bytes()].concat()
+}
+
+/// What this node looks after.
+pub struct Supervise {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    charges: BTreeMap<Pid, Charge>,
+    lease: Option<Lease>,
+    /// So many are about to begin a process that needs the lease.
+    wanting: usize,
+    /// The lease could not be renewed in time: nothing that is looked after runs before it is known whose it is.
+    in_doubt: bool,
+    /// There may be processes of this node that nobody looks after.
+    look_own: bool,
+}
+
+struct Charge {
+    claim: Claim,
+    revision: Revision,
+    began: Instant,
+    phase: Phase,
+    /// It is kept from running because of the doubt, and by nobody else.
+    is_held: bool,
+    /// What it printed, until its end is written down.
+    console: Option<Console>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// It is being begun: what the node says of it is of an earlier incarnation.
+    Beginning,
+    Living,
+    /// It is begun again then. `from_start`: it ended, and so begins from its beginning; else it could not be begun.
+    Again {
+        at: Instant,
+        in_a_row: u32,
+        from_start: bool,
+    },
+}
+
+#[derive(Clone, Copy)]
+struct Lease {
+    id: LeaseId,
+    /// Until then it runs for certain.
+    until: Instant,
+}
+
+impl Supervise {
+    pub fn new() -> Supervise {
+        // At the start there may be processes of an earlier life.
+        let state = State { look_own: true, ..State::default() };
+        Supervise { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// The lease is kept as long as this lives.
+    fn want(&self) -> Wanting<'_> {
+        self.state().wanting += 1;
+        Wanting(self)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds what is looked after")
+    }
+
+    /// A process has ended: called on the thread on which that happened.
+    pub fn over(&self, pid: Pid) {
+        if self.state().charges.contains_key(&pid) {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Has its end yet to be written down? Until then nobody is told of it.
+    pub fn is_unsettled(&self, pid: Pid) -> bool {
+        self.state().charges.contains_key(&pid)
+    }
+
+    pub fn has(&self, pid: Pid) -> bool {
+        self.state().charges.contains_key(&pid)
+    }
+}
+
+struct Wanting<'a>(&'a Supervise);
+
+impl Drop for Wanting<'_> {
+    fn drop(&mut self) {
+        self.0.state().wanting -= 1;
+    }
+}
+
+fn policy(restart: Restart) -> Policy {
+    match restart {
+        Restart::No => Policy::No,
+        Restart::OnFailure => Policy::OnFailure,
+        Restart::Always => Policy::Always,
+    }
+}
+
+fn ending(end: &End) -> Ending {
+    match end {
+        End::Exited(code) => Ending::Exited(*code),
+        End::Killed | End::Frozen => Ending::Killed,
+        End::Orphaned | End::Failed { .. } | End::NotStarted(_) | End::CpuLimit => Ending::Failed,
+    }
+}
+
+impl System {
+    /// From now on this process, which has just been started here, is looked after.
+    pub fn supervise(&self, pid: Pid, console: &Console, supervision: Supervision) -> Result<(), KeepRefused> {
+        let inner = &self.0;
+        let is_durable = supervision.durable_every_ms.is_some();
+        let place = Place::At { node: inner.me.0, life: inner.record().life };
+        let claim = Claim { incarnation: 0, place, supervision: Some(supervision) };
+        if inner.supervise.state().charges.len() >= CHARGES_MAX {
+            return Err(SystemError::Refused(format!("this node looks after {CHARGES_MAX} processes already")).into());
+        }
+        let _wanting = inner.supervise.want();
+        self.lease(Instant::now() + FACT_TIMEOUT)?;
+        // Before it is written down, so that it ends with the lease from the first moment on.
+        let charge = Charge {
+            claim: claim.clone(),
+            revision: Revision(0),
+            began: Instant::now(),
+            phase: Phase::Beginning,
+            is_held: false,
+            console: is_durable.then(|| console.clone()),
+        };
+        inner.supervise.state().charges.insert(pid, charge);
+        let written = inner.write_claim(pid, None, &claim);
+        let kept = written.and_then(|revision| {
+            inner.begun(pid, revision)?;
+            // So that its program is on another node too, and a durable one has something to go on from.
+            match self.checkpoint(pid, None) {
+                Ok(_) => Ok(()),
+                // It is over already, or began something that is not kept: then there is its program here, and elsewhere if it ran.
+                Err(KeepRefused::Snapshot(_)) => Ok(()),
+                Err(refused) => Err(refused),
+            }
+        });
+        if let Err(refused) = kept {
+            inner.supervise.state().charges.remove(&pid);
+            return Err(refused);
+        }
+        if inner.node.get().is_some_and(|node| !node.is_alive(pid)) {
+            inner.supervise.changed.notify_all();
+        }
+        if is_durable {
+            self.keep_durable(pid);
+        }
+        inner.supervise.changed.notify_all();
+        Ok(())
+    }
+
+    /// Has this process ended without anybody being told of it yet? Its end is written down first, or it is begun again.
+    pub fn is_unsettled(&self, pid: Pid) -> bool {
+        self.0.supervise.is_unsettled(pid)
+    }
+
+    /// Waits until this node's lease runs.
+    fn lease(&self, deadline: Instant) -> Result<(), KeepRefused> {
+        let supervise = &self.0.supervise;
+        let mut state = supervise.state();
+        loop {
+            if state.lease.is_some_and(|lease| Instant::now() + LEASE / 4 < lease.until) {
+                return Ok(());
+            }
+            supervise.changed.notify_all();
+            let Some(rest) = deadline.checked_duration_since(Instant::now()) else {
+                let why = "the lease of this node's processes could not be had in time";
+                return Err(SystemError::NoQuorum(why.into()).into());
+            };
+            let waited = supervise.changed.wait_timeout(state, rest.min(RENEW_EVERY));
+            state = waited.expect("nothing panics while it holds what is looked after").0;
+        }
+    }
+
+    /// Keeps a durable process again and again, and shows what it printed as soon as that is safe.
+    fn keep_durable(&self, pid: Pid) {
+        let system = self.clone();
+        let keeps = move || {
+            let inner = &system.0;
+            loop {
+                let (console, every, since) = {
+                    let state = inner.supervise.state();
+                    let Some(charge) = state.charges.get(&pid) else { return };
+                    let every = charge.claim.supervision.as_ref().and_then(|one| one.durable_every_ms);
+                    let (Some(console), Some(every)) = (charge.console.clone(), every) else { return };
+                    (console, Duration::from_millis(every), Instant::now())
+                };
+                let over = inner.node.get().is_none_or(|node| node.end_of(pid).is_some()) || inner.is_stopping();
+                if over {
+                    return;
+                }
+                let pause = match system.checkpoint(pid, None) {
+                    Ok(checkpoint) => {
+                        console.release(checkpoint.process.output_bytes);
+                        every.saturating_sub(since.elapsed())
+                    }
+                    // It is tried again, and nothing is shown meanwhile.
+                    Err(_) => AGAIN_AFTER,
+                };
+                console.wait_full_or_closed(pause);
+            }
+        };
+        // Without a thread nothing of it is ever shown, and whoever waits for it sees that it does not go on.
+        let _ = std::thread::Builder::new().name(format!("una-durable {pid}")).spawn(keeps);
+    }
+
+    /// Makes a process of another node, whose lease is gone, go on here.
+    pub fn take_up(&self, pid: Pid) -> Result<(), KeepRefused> {
+        let inner = &self.0;
+        let _wanting = inner.supervise.want();
+        self.lease(Instant::now() + FACT_TIMEOUT)?;
+        let Some((claim, revision)) = inner.claim(pid)? else { return Err(KeepRefused::None(pid)) };
+        let (Place::At { node, life }, Some(supervision)) = (claim.place.clone(), claim.supervision.clone()) else {
+            return Err(KeepRefused::Superseded(pid));
+        };
+        let at = NodeId(node);
+        let before = if at == inner.me {
+            if life == inner.record().life && inner.supervise.has(pid) {
+                return Err(KeepRefused::Living { pid, node: inner.name_of(at) });
+            }
+            // It was killed when the lease was lost, and may still be on its way out.
+            let until = Instant::now() + FACT_TIMEOUT;
+            while self.node()?.is_alive(pid) {
+                if Instant::now() >= until {
+                    return Err(KeepRefused::Living { pid, node: inner.name_of(at) });
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            None
+        } else {
+            // In the transaction too: it must not have come back meanwhile.
+            Some(inner.lease_is_over(at, life)?.ok_or(KeepRefused::Living { pid, node: inner.name_of(at) })?)
+        };
+        let in_a_row = supervision.in_a_row;
+        inner.begin(self, pid, (claim, revision), before, in_a_row, "its node was lost", None)
+    }
+}
+
+impl Inner {
+    /// A comparison that holds as long as this life of a node has no lease; nothing if it has one.
+    fn lease_is_over(&self, node: NodeId, life: u64) -> Result<Option<Compare>, KeepRefused> {
+        let key = node_key(node);
+        let found = self.facts.range(Range::key(&key), Instant::now() + FACT_TIMEOUT).map_err(SystemError::from)?;
+        Ok(match found.records.first() {
+            None => Some(Compare::missing(&key)),
+            Some(record) if life_of(record) == Some(life) => None,
+            Some(record) => Some(Compare::unchanged(&key, record.modified)),
+        })
+    }
+
+    /// Begins the next incarnation of a process here.
+    #[expect(clippy::too_many_arguments, reason = "what is known of the last incarnation, one by one")]
+    fn begin(
+        &self, system: &System, pid: Pid, (claim, revision): (Claim, Revision), before: Option<Compare>, in_a_row: u32,
+        why: &str, console: Option<Console>,
+    ) -> Result<(), KeepRefused> {
+        let Some(supervision) = claim.supervision.clone() else { return Err(KeepRefused::Superseded(pid)) };
+        let incarnation = claim.incarnation + 1;
+        // A process that ended and begins from its beginning has no past: it never goes on from what was kept before.
+        let since = if console.is_some() { incarnation } else { supervision.since };
+        let supervision = Supervision { in_a_row, since, ..supervision };
+        let place = Place::At { node: self.me.0, life: self.record().life };
+        let claim = Claim { incarnation, place, supervision: Some(supervision.clone()) };
+        let revision = self.replace_claim(pid, revision, &claim, before)?;
+        if let Some(console) = &console {
+            // Its end is written down by that.
+            console.release_all();
+        }
+        let phase = Phase::Beginning;
+        let began = Instant::now();
+        let charge = Charge { claim: claim.clone(), revision, began, phase, is_held: false, console: None };
+        self.supervise.state().charges.insert(pid, charge);
+        let again = Again { id: pid.id(), incarnation };
+        let begun = match supervision.durable_every_ms.is_some() && console.is_none() {
+            true => match system.go_on_again(pid, again, since) {
+                // Nothing of it was ever safe, so nobody has seen anything of it.
+                Err(KeepRefused::None(_)) => system.begin_anew(pid, &supervision.begin, again, None),
+                begun => begun,
+            },
+            false => system.begin_anew(pid, &supervision.begin, again, console.as_ref()),
+        };
+        match begun {
+            Ok(new) => {
+                self.begun(pid, revision)?;
+                let on = self.me;
+                let (process, incarnation) = (pid.id(), u64::from(incarnation));
+                self.chronicle.record(Kind::ProcessRestarted { process, on, incarnation, why: why.into() });
+                if supervision.durable_every_ms.is_some() {
+                    if let Some(charge) = self.supervise.state().charges.get_mut(&pid) {
+                        charge.console = Some(new);
+                    }
+                    system.keep_durable(pid);
+                }
+                self.supervise.changed.notify_all();
+                Ok(())
+            }
+            Err(refused) => {
+                self.not_begun(pid, in_a_row);
+                Err(refused)
+            }
+        }
+    }
+
+    /// A process that is looked after runs. If the lease was lost meanwhile it must not.
+    fn begun(&self, pid: Pid, revision: Revision) -> Result<(), KeepRefused> {
+        let mut state = self.supervise.state();
+        match state.charges.get_mut(&pid) {
+            Some(charge) => {
+                charge.phase = Phase::Living;
+                charge.revision = revision;
+                if state.in_doubt {
+                    drop(state);
+                    let _ = self.node.get().map(|node| self.doubt(node));
+                }
+                Ok(())
+            }
+            None => {
+                drop(state);
+                if let Some(node) = self.node.get() {
+                    // It may have ended by itself.
+                    let _ = node.kill(pid);
+                }
+                Err(KeepRefused::Superseded(pid))
+            }
+        }
+    }
+
+    /// It could not be begun: that is tried again, more and more seldom, and not for ever.
+    fn not_begun(&self, pid: Pid, in_a_row: u32) {
+        match restarts::after(Policy::OnFailure, Ending::Failed, 0, in_a_row.max(1)) {
+            Verdict::Again { after_ms, in_a_row } => {
+                if let Some(charge) = self.supervise.state().charges.get_mut(&pid) {
+                    let at = Instant::now() + Duration::from_millis(after_ms);
+                    charge.phase = Phase::Again { at, in_a_row, from_start: false };
+                }
+            }
+            Verdict::Over | Verdict::GivenUp => {
+                self.is_over(pid, &End::NotStarted("it could not be begun".into()), true)
+            }
+        }
+    }
+
+    fn replace_claim(
+        &self, pid: Pid, revision: Revision, claim: &Claim, before: Option<Compare>,
+    ) -> Result<Revision, KeepRefused> {
+        let Some(before) = before else { return self.write_claim(pid, Some(revision), claim) };
+        let key = record::claim_key(pid);
+        let transaction = Transaction::new()
+            .when(Compare::unchanged(&key, revision))
+            .when(before)
+            .then(Action::put(&key, claim.write(pid)));
+        let committed = self.facts.transact(transaction, Instant::now() + FACT_TIMEOUT).map_err(SystemError::from)?;
+        match committed.succeeded {
+            true => Ok(committed.revision),
+            false => Err(KeepRefused::Superseded(pid)),
+        }
+    }
+
+    /// A process that is looked after here has ended: says what becomes of it.
+    fn ended(&self, pid: Pid, end: &End) {
+        let (claim, ran) = {
+            let state = self.supervise.state();
+            let Some(charge) = state.charges.get(&pid).filter(|charge| charge.phase == Phase::Living) else { return };
+            (charge.claim.clone(), charge.began.elapsed())
+        };
+        let Some(supervision) = &claim.supervision else { return };
+        let verdict =
+            restarts::after(policy(supervision.restart), ending(end), ran.as_millis() as u64, supervision.in_a_row);
+        match verdict {
+            Verdict::Again { after_ms, in_a_row } => {
+                if let Some(charge) = self.supervise.state().charges.get_mut(&pid) {
+                    let at = Instant::now() + Duration::from_millis(after_ms);
+                    charge.phase = Phase::Again { at, in_a_row, from_start: true };
+                }
+                self.supervise.changed.notify_all();
+            }
+            Verdict::Over => self.is_over(pid, end, false),
+            Verdict::GivenUp => self.is_over(pid, end, true),
+        }
+    }
+
+    /// It is not begun again. That is written down, and then told.
+    fn is_over(&self, pid: Pid, end: &End, is_given_up: bool) {
+        let (claim, revision, console) = {
+            let state = self.supervise.state();
+            let Some(charge) = state.charges.get(&pid) else { return };
+            (charge.claim.clone(), charge.revision, charge.console.clone())
+        };
+        let over = Claim { place: Place::Ended { node: self.me.0, end: Some(end.clone()) }, ..claim };
+        // If it cannot be written now it is tried again; if somebody else has taken it up, nobody is told of this end.
+        match self.write_claim(pid, Some(revision), &over) {
+            Ok(_) => {
+                if let Some(console) = console {
+                    console.release_all();
+                }
+                if is_given_up {
+                    self.chronicle.record(Kind::ProcessGivenUp { process: pid.id() });
+                }
+                self.supervise.state().charges.remove(&pid);
+            }
+            Err(KeepRefused::System(SystemError::NoQuorum(_))) => {}
+            Err(_) => drop(self.supervise.state().charges.remove(&pid)),
+        }
+    }
+
+    /// Keeps all that is looked after here from running: the lease is about to be over, and others may take it up.
+    fn doubt(&self, node: &Node) {
+        let all: Vec<Pid> = {
+            let mut state = self.supervise.state();
+            state.in_doubt = true;
+            let free = state.charges.iter().filter(|(_, charge)| !charge.is_held);
+            free.map(|(pid, _)| *pid).collect()
+        };
+        for pid in all {
+            // Who has stopped it by hand lets it go on by hand; who has ended has no effects.
+            if node.is_stopped(pid) || node.stop(pid).is_err() {
+                continue;
+            }
+            match self.supervise.state().charges.get_mut(&pid) {
+                Some(charge) => charge.is_held = true,
+                None => drop(node.cont(pid)),
+            }
+        }
+    }
+
+    /// The lease runs again: what nobody has taken up meanwhile goes on, the rest is ended.
+    fn decide(&self, node: &Node) {
+        let all: Vec<(Pid, Revision)> = {
+            let state = self.supervise.state();
+            state.charges.iter().map(|(pid, charge)| (*pid, charge.revision)).collect()
+        };
+        for (pid, revision) in all {
+            match self.claim(pid) {
+                Ok(Some((_, now))) if now == revision => {
+                    let mut state = self.supervise.state();
+                    let is_held = state.charges.get_mut(&pid).is_some_and(|charge| std::mem::take(&mut charge.is_held));
+                    drop(state);
+                    if is_held {
+                        // It may have ended by itself.
+                        let _ = node.cont(pid);
+                    }
+                }
+                Ok(_) => {
+                    // Somebody who is beginning it here says its claim in a moment.
+                    let is_beginning = |charge: &Charge| charge.phase == Phase::Beginning;
+                    if self.supervise.state().charges.get(&pid).is_some_and(is_beginning) {
+                        continue;
+                    }
+                    self.supervise.state().charges.remove(&pid);
+                    let _ = node.kill(pid);
+                    self.chronicle.record(Kind::ProcessFenced { process: pid.id() });
+                }
+                // The doubt lasts.
+                Err(_) => return,
+            }
+        }
+        self.supervise.state().in_doubt = false;
+    }
+
+    /// Renews the lease, if there is anything to look after.
+    fn renew(&self) {
+        let (lease, wanted) = {
+            let state = self.supervise.state();
+            (state.lease, state.wanting > 0 || !state.charges.is_empty())
+        };
+        let asked_at = Instant::now();
+        let renewed = match lease {
+            None if !wanted => return,
+            Some(lease) if !wanted => {
+                // Nobody is looked after any more. If that does not arrive it ends by itself.
+                let _ = self.facts.revoke(lease.id, asked_at + LEASE / 3);
+                self.supervise.state().lease = None;
+                return;
+            }
+            // So that what must stop if this fails stops in time.
+            Some(lease) => {
+                match self.facts.keep_alive(lease.id, (asked_at + LEASE / 3).min(lease.until.max(asked_at + PAUSE))) {
+                    Ok(_) => Ok(lease.id),
+                    Err(Failure::NoLease { .. }) => self.grant(asked_at),
+                    Err(error) => Err(error),
+                }
+            }
+            None => self.grant(asked_at),
+        };
+        if let Ok(id) = renewed {
+            let mut state = self.supervise.state();
+            if state.lease.is_none_or(|lease| lease.id != id) {
+                state.look_own = true;
+            }
+            state.lease = Some(Lease { id, until: asked_at + LEASE / 4 * 3 });
+            self.supervise.changed.notify_all();
+        }
+    }
+
+    /// Others need not wait for the end of the lease.
+    pub(super) fn let_go_of_processes(&self) {
+        let lease = {
+            let mut state = self.supervise.state();
+            state.charges.clear();
+            state.lease.take()
+        };
+        if let Some(lease) = lease {
+            let _ = self.facts.revoke(lease.id, Instant::now() + LEASE / 3);
+        }
+    }
+
+    fn grant(&self, asked_at: Instant) -> Result<LeaseId, Failure> {
+        let deadline = asked_at + LEASE / 3;
+        let id = self.facts.grant(LEASE, deadline)?;
+        let life = self.record().life.to_be_bytes();
+        let put = Transaction::of(vec![Action::put_leased(node_key(self.me), life, id)]);
+        self.facts.transact(put, deadline)?;
+        Ok(id)
+    }
+
+    /// All that is looked after, anywhere.
+    fn supervised(&self) -> Result<Vec<(Pid, Claim, Revision)>, Failure> {
+        let mut all = vec![];
+        let mut keys = KeyRange::prefix(record::PROCESSES);
+        loop {
+            let found = self.facts.range(Range::of(keys.clone()), Instant::now() + FACT_TIMEOUT)?;
+            let claims = found.records.iter().filter_map(|record| {
+                let (pid, claim) = Claim::read(&record.key, &record.value)?;
+                claim.supervision.is_some().then_some((pid, claim, record.modified))
+            });
+            all.extend(claims);
+            match found.records.last() {
+                Some(last) if found.more => keys.from = [&last.key, &[0][..]].concat().into(),
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    /// Takes up processes of this node that nobody looks after: of an earlier life, or after the lease was lost for a while.
+    fn look_after_own(self: &Arc<Inner>) {
+        let Ok(all) = self.supervised() else {
+            self.supervise.state().look_own = true;
+            return;
+        };
+        for (pid, claim, _) in all {
+            let is_own = matches!(claim.place, Place::At { node, .. } if node == self.me.0);
+            // What cannot be taken up now is a matter for whoever looks after all nodes.
+            if is_own && !self.supervise.has(pid) && System(self.clone()).take_up(pid).is_err() {
+                continue;
+            }
+        }
+    }
+}
+
+fn said(end: &End) -> String {
+    match end {
+        End::Exited(code) => format!("exit {code}"),
+        End::Failed { reason, .. } => reason.clone(),
+        End::NotStarted(why) => why.clone(),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}
+
+fn life_of(record: &Record) -> Option<u64> {
+    Some(u64::from_be_bytes((*record.value).try_into().ok()?))
+}
+
+/// The thread that holds the lease.
+pub(super) fn run_lease(inner: &Arc<Inner>) {
+    while !inner.is_stopping() {
+        inner.renew();
+        let (is_late, in_doubt) = {
+            let state = inner.supervise.state();
+            let is_late = state.lease.is_none_or(|lease| Instant::now() >= lease.until);
+            (!state.charges.is_empty() && is_late, state.in_doubt)
+        };
+        if let Some(node) = inner.node.get() {
+            if is_late {
+                inner.doubt(node);
+            } else if in_doubt {
+                inner.decide(node);
+            }
+        }
+        let state = inner.supervise.state();
+        // Whoever waits for the lease has it soon; else it is renewed when it is due, whoever rouses this thread.
+        let pause = if state.wanting > 0 && state.lease.is_none() { PAUSE } else { RENEW_EVERY };
+        drop(state);
+        std::thread::sleep(pause);
+    }
+}
+
+/// The thread that begins this node's processes again.
+pub(super) fn run(inner: &Arc<Inner>) {
+    while !inner.is_stopping() {
+        let Some(node) = inner.node.get() else {
+            std::thread::sleep(RENEW_EVERY);
+            continue;
+        };
+        let now = Instant::now();
+        let (over, due, look_own) = {
+            let mut state = inner.supervise.state();
+            let (mut over, mut due) = (vec![], vec![]);
+            for (pid, charge) in &state.charges {
+                match charge.phase {
+                    Phase::Living => over.push(*pid),
+                    Phase::Again { at, .. } if at <= now => due.push(*pid),
+                    Phase::Beginning | Phase::Again { .. } => {}
+                }
+            }
+            (over, due, std::mem::take(&mut state.look_own))
+        };
+        if look_own {
+            inner.look_after_own();
+        }
+        for pid in over {
+            if let Some(end) = node.end_of(pid)
+                && !inner.is_going_down()
+            {
+                inner.ended(pid, &end);
+            }
+        }
+        for pid in due {
+            let last = {
+                let state = inner.supervise.state();
+                let Some(charge) = state.charges.get(&pid) else { continue };
+                let Phase::Again { in_a_row, from_start, .. } = charge.phase else { continue };
+                (charge.claim.clone(), charge.revision, in_a_row, from_start)
+            };
+            let (claim, revision, in_a_row, from_start) = last;
+            let why = match node.end_of(pid).filter(|_| from_start) {
+                Some(end) => format!("it had ended: {}", said(&end)),
+                None => "it could not be begun before".into(),
+            };
+            let console = node.console(pid).ok().filter(|_| from_start);
+            let _ = inner.begin(&System(inner.clone()), pid, (claim, revision), None, in_a_row, &why, console);
+        }
+        let state = inner.supervise.state();
+        let at = |charge: &Charge| match charge.phase {
+            Phase::Again { at, .. } => Some(at),
+            Phase::Beginning | Phase::Living => None,
+        };
+        let next = state.charges.values().filter_map(at).min();
+        let pause = next.map_or(RENEW_EVERY, |at| at.saturating_duration_since(Instant::now()).min(RENEW_EVERY));
+        let waited = inner.supervise.changed.wait_timeout(state, pause);
+        drop(waited.expect("nothing panics while it holds what is looked after"));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The thread that finds processes whose node is lost. It looks at the node that holds the files, and there is one.
+pub(super) fn run_lost(inner: &Arc<Inner>) {
+    let mut asked: BTreeMap<Pid, (Revision, Instant, usize)> = BTreeMap::new();
+    let mut pause = LOOK_SELDOM;
+    while !inner.is_stopping() {
+        std::thread::sleep(pause);
+        pause = LOOK_SELDOM;
+        if !inner.files.is_holder() {
+            asked.clear();
+            continue;
+        }
+        let Ok(all) = inner.supervised() else { continue };
+        let living: Vec<(Pid, Claim, Revision)> =
+            all.into_iter().filter(|(_, claim, _)| matches!(claim.place, Place::At { .. })).collect();
+        asked.retain(|pid, _| living.iter().any(|(other, ..)| other == pid));
+        if living.is_empty() {
+            continue;
+        }
+        pause = LOOK_EVERY;
+        let leases = inner.facts.range(Range::prefix(NODES), Instant::now() + FACT_TIMEOUT);
+        let Ok(leases) = leases else { continue };
+        for (pid, claim, revision) in living {
+            let Place::At { node, life } = claim.place else { continue };
+            let key = node_key(NodeId(node));
+            let holds = |record: &Record| record.key[..] == key[..] && life_of(record) == Some(life);
+            if leases.records.iter().any(holds) {
+                asked.remove(&pid);
+                continue;
+            }
+            let (_, at, attempts) = match asked.get(&pid) {
+                Some((since, at, attempts)) if *since == revision => (*since, *at, *attempts),
+                _ => (revision, Instant::now() - TAKE_UP_PATIENCE, 0),
+            };
+            if at.elapsed() < TAKE_UP_PATIENCE {
+                continue;
+            }
+            asked.insert(pid, (revision, Instant::now(), attempts + 1));
+            inner.have_taken_up(pid, &claim, NodeId(node), attempts);
+        }
+    }
+}
+
+impl Inner {
+    /// On a thread of its own, since its program may have to be compiled.
+    pub(super) fn take_up_soon(self: &Arc<Inner>, pid: Pid) -> Result<(), String> {
+        let system = System(self.clone());
+        let take = move || {
+            if let Err(refused) = system.take_up(pid) {
+                let (process, by, why) = (pid.id(), system.0.me, refused.to_string());
+                system.0.chronicle.record(Kind::ProcessNotTakenUp { process, by, why: why.into() });
+            }
+        };
+        let begun = std::thread::Builder::new().name("una-take-up".into()).spawn(take);
+        begun.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Asks a node that is heard to take a process up. `attempts`: how often others were asked.
+    fn have_taken_up(self: &Arc<Inner>, pid: Pid, claim: &Claim, lost: NodeId, attempts: usize) {
+        let Some(supervision) = &claim.supervision else { return };
+        let others: Vec<NodeId> = {
+            let members = self.directory.members();
+            let is_there = |node: &NodeId| *node == self.me || self.health.is_up(*node);
+            let may = |node: &NodeId| is_there(node) && (*node != lost || *node == self.me);
+            members.iter().filter(|(node, one)| may(node) && !one.draining).map(|(node, _)| *node).collect()
+        };
+        // Directories of a machine are on that machine alone.
+        if !supervision.begin.process.mounts.is_empty() {
+            if lost == self.me {
+                self.supervise.state().look_own = true;
+            }
+            return;
+        }
+        let Some(first) = others.iter().position(|node| *node == self.me) else { return };
+        // Others first, in turn; whoever holds the files has enough to do.
+        let to = others[(first + 1 + attempts + pid.serial() as usize % others.len().max(1)) % others.len()];
+        let asked = match to == self.me {
+            true => self.take_up_soon(pid),
+            false => self.ask(to, &ears::Question::TakeUp { pid }).map(drop),
+        };
+        // Another one is asked if it does not live there in a while.
+        if let Err(why) = asked {
+            let process = pid.id();
+            self.chronicle.record(Kind::ProcessNotTakenUp { process, by: to, why: why.as_str().into() });
+        }
+    }
+}
+
+/// Making processes of what is known of them.
+impl System {
+    fn go_on_again(&self, pid: Pid, again: Again, since: u32) -> Result<Console, KeepRefused> {
+        let node = self.node()?;
+        let mut candidates = self.0.candidates(pid, &Which::Latest)?;
+        candidates.retain(|found| found.checkpoint.as_ref().is_none_or(|(_, one)| one.incarnation >= since));
+        if candidates.iter().all(|found| found.checkpoint.is_none()) {
+            return Err(KeepRefused::None(pid));
+        }
+        self.go_on(node, pid, &candidates, Some(again))?;
+        node.console(pid).map_err(|refused| KeepRefused::Snapshot(SnapshotRefused::Freeze(refused.into())))
+    }
+
+    fn begin_anew(
+        &self, pid: Pid, begin: &Begin, again: Again, before: Option<&Console>,
+    ) -> Result<Console, KeepRefused> {
+        let node = self.node()?;
+        let program = self.program_anywhere(pid, &begin.process.program)?;
+        let Begin { env, process } = begin.clone();
+        let record::Kept { name, args, mounts, limits, stdio, .. } = process;
+        let order = Order { program, name, args, env, mounts, limits, stdio };
+        let started = node.run_again(order, again, before.map(Console::save).as_deref())?;
+        self.moved_here(pid, again.moves());
+        started.console.give_up_first();
+        Ok(started.console)
+    }
+}
