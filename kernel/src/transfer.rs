@@ -1,9 +1,9 @@
 //! A process moves to another node. This file knows nothing of programs: what runs of it the world carries over.
 //!
-//! The one idea: *an object that leaves becomes a foreign object where it was*. In one step of the node that it leaves, all that the process
-//! has is packed, and all that stays behind becomes what it would be if the process had always been there: rights to what leaves become
-//! imports whose numbers the luggage names, whoever waits in a queue that leaves has an errand there, and what the process had under way
-//! has a stand-in here. The luggage is one thing that the session carries, exactly once and in order: before it is sent the process is
+//! The one idea: *an object that leaves becomes a foreign object where it was*. In one step of the node that it leaves, all that the
+//! process has is packed, and all that stays behind becomes what it would be if the process had always been there: rights to what leaves
+//! become imports whose numbers the luggage names, whoever waits in a queue that leaves has an errand there, and what the process had under
+//! way has a stand-in here. The luggage is one thing that the session carries, exactly once and in order: before it is sent the process is
 //! here, from then on it is there.
 //!
 //! ```text
