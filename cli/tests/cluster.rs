@@ -4,7 +4,7 @@
 mod house;
 
 use house::computer::Computer;
-use house::{Done, House, programs, until};
+use house::{House, programs, until};
 use serde_json::Value;
 use std::time::SystemTime;
 

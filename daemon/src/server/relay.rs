@@ -14,7 +14,7 @@
 //! the connection on goes after it, and sends the rest again. So there is one hop however often it moves.
 
 use super::streams::{Typed, is_readable};
-use super::{Done, Session, Shared, Undone, Via};
+use super::{Done, LOOK_INTERVAL, Session, Shared, Undone, Via};
 use crate::node::{ControlRefused, Output, Pid};
 use crate::protocol::{self, Follow, Frame, ProtocolError, Reason, Refusal, Reply, Request};
 use crate::system::Reach;
@@ -27,10 +27,13 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A process is looked for behind at most so many others that said where it is.
 const HOPS_MAX: u8 = 4;
+
+/// How long somebody who waits for a process waits until it is heard of again, when the link to its node has broken.
+const LOST_PATIENCE: Duration = Duration::from_secs(15);
 
 impl Session<'_> {
     /// The node that a request is for, if it is another one than this.
@@ -89,7 +92,10 @@ impl Session<'_> {
         let there = self.shared.system.commands(to, &self.head()).map_err(unreachable)?;
         let back = begin(&there, request).map_err(|error| Undone::Refused(self.lost(to, &error)))?;
         let mut sent = Sent::default();
-        let moved = self.pass(to, there, back, &mut sent)?;
+        let moved = match self.pass(to, there, back, &mut sent)? {
+            Passed::Moved(moved) => moved,
+            Passed::Lost(lost) => self.look_again(request, lost)?,
+        };
         self.go_on(moved, request.clone(), sent)
     }
 
@@ -126,8 +132,27 @@ impl Session<'_> {
                 Undone::Refused(refusal) => Undone::Last(refusal),
                 other => other,
             })?;
-            moved = self.pass(to, there, back, &mut sent)?;
+            moved = match self.pass(to, there, back, &mut sent)? {
+                Passed::Moved(moved) => moved,
+                Passed::Lost(lost) => self.look_again(&request, lost)?,
+            };
         }
+    }
+
+    /// The node was lost that had the request. What only waits can be asked again, where the process is now, and loses nothing by it.
+    fn look_again(&mut self, request: &Request, lost: Refusal) -> Done<MovedOn> {
+        let Request::Wait { pid } = request else { return Err(Undone::Last(lost)) };
+        let until = Instant::now() + LOST_PATIENCE;
+        while Instant::now() < until {
+            let system = &self.shared.system;
+            let is_reached = |node: &NodeId| *node == system.me() || system.commands(*node, &self.head()).is_ok();
+            if let Some(node) = system.locate(*pid).filter(is_reached) {
+                return Ok(MovedOn { node, follow: None, taken: 0 });
+            }
+            self.still_working()?;
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        Err(Undone::Last(lost))
     }
 
     /// The process is here now.
@@ -182,8 +207,8 @@ impl Session<'_> {
         Refusal { reason: Reason::Unreachable, why }
     }
 
-    /// Passes on what both sides say, until one of them ends, which is an error here, or the other one says that the process has moved.
-    fn pass(&mut self, to: NodeId, there: Stream, mut back: BufReader<Stream>, sent: &mut Sent) -> Done<MovedOn> {
+    /// Passes on what both sides say, until one of them ends, or the other one says that the process has moved.
+    fn pass(&mut self, to: NodeId, there: Stream, mut back: BufReader<Stream>, sent: &mut Sent) -> Done<Passed> {
         let mut forth = there.try_clone().map_err(|error| Undone::Refused(self.lost(to, &error)))?;
         let over = AtomicBool::new(false);
         let was_wanted = sent.counts;
@@ -204,10 +229,10 @@ impl Session<'_> {
             Ok::<_, Undone>(passed)
         })?;
         match passed {
-            Ok(Some(moved)) => Ok(moved),
+            Ok(Some(moved)) => Ok(Passed::Moved(moved)),
             Ok(None) => Err(Undone::Over),
             Err(Passing::Client(error)) => Err(error.into()),
-            Err(Passing::Node(error)) => Err(Undone::Last(self.lost(to, &error))),
+            Err(Passing::Node(error)) => Ok(Passed::Lost(self.lost(to, &error))),
         }
     }
 
@@ -237,6 +262,12 @@ fn begin(there: &Stream, request: &Request) -> Result<BufReader<Stream>, Protoco
 enum Passing {
     Client(ProtocolError),
     Node(ProtocolError),
+}
+
+/// Why passing on ended before all was said.
+enum Passed {
+    Moved(MovedOn),
+    Lost(Refusal),
 }
 
 /// A process is on another node now, and is followed there.
