@@ -1,5 +1,5 @@
-//! `una demo`: shows in a minute, on one machine, what una is for. Knows what to show; everything that is shown is done by other commands of
-//! this very program, in directories of its own.
+//! `una demo`: shows in a minute, on one machine, what una is for. Knows what to show; everything that is shown is done by other commands
+//! of this very program, in directories of its own.
 
 use crate::failure::{Failure, Result, status};
 use clap::Args;
@@ -116,7 +116,8 @@ impl Stage {
             true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_string()),
             false => {
                 let why = String::from_utf8_lossy(&output.stderr).trim().to_string();
-                Err(Failure::new(status::FAILED, format!("una {} failed on {}", words.join(" "), NAMES[node])).because(why))
+                Err(Failure::new(status::FAILED, format!("una {} failed on {}", words.join(" "), NAMES[node]))
+                    .because(why))
             }
         }
     }

@@ -207,8 +207,16 @@ mod tests {
 
     #[test]
     fn a_move_is_told_in_one_line() {
-        let moved =
-            MoveView { pid: Pid::new(7), from: 1, to: 2, rounds: 1, bytes: 5 << 20, late_bytes: 0, pause_us: 840, total_us: 61_000 };
+        let moved = MoveView {
+            pid: Pid::new(7),
+            from: 1,
+            to: 2,
+            rounds: 1,
+            bytes: 5 << 20,
+            late_bytes: 0,
+            pause_us: 840,
+            total_us: 61_000,
+        };
         let line = describe(&moved, "box");
         assert_eq!(
             line,

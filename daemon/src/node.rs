@@ -541,7 +541,8 @@ impl Node {
             b"stop" => self.stop(pid),
             b"cont" => self.cont(pid),
             word => {
-                let to = word.strip_prefix(b"move ").and_then(|name| std::str::from_utf8(name).ok()).ok_or(Errno::Inval)?;
+                let to =
+                    word.strip_prefix(b"move ").and_then(|name| std::str::from_utf8(name).ok()).ok_or(Errno::Inval)?;
                 let others = self.0.others.as_ref().ok_or(Errno::NotSup)?;
                 return others.send_away(pid, to.trim());
             }

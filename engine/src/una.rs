@@ -467,7 +467,8 @@ impl<'a, 'b> Program<'a, 'b> {
         })
     }
 
-    /// Makes a call and waits for the answer. If the process was stopped while a server had the request, it goes on waiting for that answer.
+    /// Makes a call and waits for the answer. If the process was stopped while a server had the request, it goes on waiting for that
+    /// answer.
     async fn call(&mut self, call: SystemCall, wait: Wait) -> Result<Answer> {
         let made = match self.caller.data_mut().kept.call.take() {
             Some(call) => Err(call),

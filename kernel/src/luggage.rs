@@ -530,7 +530,10 @@ impl Luggage {
             ServerPacked::Queued { port } => {
                 let queue = self.ports.at(port)?.queue.0.iter();
                 let index = self.calls.0.iter().position(|other| core::ptr::eq(other, call))? as u32;
-                let is_it = |envelope: &&EnvelopePacked| matches!(envelope, EnvelopePacked::Letter { call: Some(Request::Own { index: other }), .. } if *other == index);
+                let is_it = |envelope: &&EnvelopePacked| match envelope {
+                    EnvelopePacked::Letter { call: Some(Request::Own { index: other }), .. } => *other == index,
+                    _ => false,
+                };
                 matches!(call.caller, Begun { .. }) && queue.filter(is_it).count() == 1
             }
             ServerPacked::Taken => true,

@@ -66,10 +66,6 @@ planted::bugs! {
     VerdictLost,
     /// A process whose errand was at a node that is lost is not told.
     LossSilent,
-    /// What was read from a pipe of another node and not taken yet does not come along.
-    MovedKeptLost,
-    /// A call under way has no deadline any more after its caller moved.
-    MovedDeadlineLost,
     /// The queue of a port that moves is turned round.
     MovedQueueReversed,
     /// Rights that others hold to what moved are not kept for them.

@@ -1,9 +1,9 @@
 //! A process moves to another node. This file knows nothing of programs: what runs of it the world carries over.
 //!
-//! The one idea: *an object that leaves becomes a foreign object where it was*. In one step of the node that it leaves, all that the process
-//! has is packed, and all that stays behind becomes what it would be if the process had always been there: rights to what leaves become
-//! imports whose numbers the luggage names, whoever waits in a queue that leaves has an errand there, and what the process had under way
-//! has a stand-in here. The luggage is one thing that the session carries, exactly once and in order: before it is sent the process is
+//! The one idea: *an object that leaves becomes a foreign object where it was*. In one step of the node that it leaves, all that the
+//! process has is packed, and all that stays behind becomes what it would be if the process had always been there: rights to what leaves
+//! become imports whose numbers the luggage names, whoever waits in a queue that leaves has an errand there, and what the process had under
+//! way has a stand-in here. The luggage is one thing that the session carries, exactly once and in order: before it is sent the process is
 //! here, from then on it is there.
 //!
 //! ```text
@@ -465,7 +465,6 @@ impl Kernel {
         packing.passed.push(passed);
         if let Object::Foreign(_, import) = right.object
             && !self.imports[import].kept.is_empty()
-            && !planted(Bug::MovedKeptLost)
         {
             let bytes = self.imports[import].kept.clone();
             packing.kept.push(Kept { index, bytes });
@@ -549,7 +548,6 @@ impl Kernel {
     /// A call of the process that leaves.
     fn pack_own_call(&mut self, packing: &Packing, key: Key<Call>, to_answer: bool, queued: Option<u32>) -> CallOpen {
         let left_ns = self.calls[key].alarm.take().map(|ticket| self.take_alarm(ticket));
-        let left_ns = if planted(Bug::MovedDeadlineLost) { None } else { left_ns };
         let id = self.calls[key].id;
         let packed = |server, caller| CallOpen { id, server, caller, moved: Box::default() };
         let begun = CallerOpen::Packed(CallerPacked::Begun { left_ns });

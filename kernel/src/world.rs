@@ -22,7 +22,7 @@
 //!   -                        Arrived                            such bytes from another node's kernel
 //!   -                        Linked | Unlinked                  the other node can be reached, or not for now
 //!   -                        Lost                               that life of the other node is over, for certain
-//!   -                        Rouse                              end a wait so that it can be asked again: before a process is stopped to move
+//!   -                        Rouse                              end a wait so that it can be asked again, before a move
 //!   Departed                 Depart comes before it             the process is at the other node from now on, or why it stays
 //!   Missed                   Expect comes before it; Forgo there a process that was expected will not come
 //!   Settled                  Started | NotStarted               it came: run what was made ready for it

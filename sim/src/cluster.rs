@@ -479,7 +479,8 @@ impl Cluster {
                 };
                 let id = traveller.instance.id;
                 self.model.settled(id, left_at, self.machines[node].now);
-                if handle != HandleId::NONE {
+                // What processes were told is not followed where packets are forged.
+                if handle != HandleId::NONE && self.forged_once_in.is_none() {
                     self.model.adopted(adopter, handle, id)?;
                 }
                 self.machines[node].settle(process, traveller);

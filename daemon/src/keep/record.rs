@@ -1,5 +1,5 @@
-//! What the coordinator keeps of processes: of each checkpoint where its root is and what it is of; of each process that has some, or that is
-//! looked after, which incarnation of it may have any effect, and where it is. Knows keys and values; nothing of how they are used.
+//! What the coordinator keeps of processes: of each checkpoint where its root is and what it is of; of each process that has some, or that
+//! is looked after, which incarnation of it may have any effect, and where it is. Knows keys and values; nothing of how they are used.
 //!
 //! ```text
 //!   k/c/PID/NNNNNNNN   root 32, seal 32, JSON      a checkpoint of a process; they are counted from 1

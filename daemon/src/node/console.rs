@@ -366,7 +366,8 @@ impl Console {
         }
     }
 
-    /// Waits until the process waits for input, or has looked for some, within the time. False also if there is no room for more, or nobody will read it.
+    /// Waits until the process waits for input, or has looked for some, within the time. False also if there is no room for more, or nobody
+    /// will read it.
     pub fn wants_input(&self, timeout: Duration) -> bool {
         let until = Instant::now() + timeout;
         let mut input = self.input();

@@ -1,8 +1,8 @@
 //! A process stopped for a moment, so that somebody can look at all of it or put an earlier state in its place; and a process that goes on
 //! under the number that it had. Knows the engine and the kernel; not where what is kept lies.
 //!
-//! The one idea: a process that was stopped (`moving`) can be looked at, and another body can be put in the place of its own. For the kernel
-//! nothing happens: it is the same process, which came back from its processor and goes on.
+//! The one idea: a process that was stopped (`moving`) can be looked at, and another body can be put in the place of its own. For the
+//! kernel nothing happens: it is the same process, which came back from its processor and goes on.
 
 use super::view::{ControlRefused, End, FreezeRefused, Kind, Pid, RunRefused, State};
 use super::{Common, Console, HostEntropy, MountOrder, Node, ProcessLimits, Started, Stdio, at_once};

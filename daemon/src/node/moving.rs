@@ -1,4 +1,5 @@
-//! Processes that leave for another node, and those that come. Knows processes, consoles and images; not who carries them, nor where nodes are.
+//! Processes that leave for another node, and those that come. Knows processes, consoles and images; not who carries them, nor where nodes
+//! are.
 //!
 //! ```text
 //!   here                                                there
@@ -7,8 +8,8 @@
 //!     save, streams                      ── carried ──►
 //!     depart     the kernel lets it go   ── session ──►  Arrival   the kernel has it: it runs
 //! ```
-//! The kernel's word decides where a process is. Until [`Stopped::depart`] has given it, whatever fails lets the process go on here: that is
-//! what dropping a [`Stopped`] does.
+//! The kernel's word decides where a process is. Until [`Stopped::depart`] has given it, whatever fails lets the process go on here: that
+//! is what dropping a [`Stopped`] does.
 
 use super::console::{Console, Snapshot};
 use super::guest::{self, Back, Loan};

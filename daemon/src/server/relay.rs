@@ -10,8 +10,8 @@
 //! ends what would go round between nodes that are wrong about where a process is. What comes back is passed on in whole frames, so that
 //! if the other node is lost the client can be told so.
 //!
-//! When the process moves, the node that it leaves says where to, and how much of the client's input the process has got; whoever handed the
-//! connection on goes after it, and sends the rest again. So there is one hop however often it moves.
+//! When the process moves, the node that it leaves says where to, and how much of the client's input the process has got; whoever handed
+//! the connection on goes after it, and sends the rest again. So there is one hop however often it moves.
 
 use super::streams::{Typed, is_readable};
 use super::{Done, Session, Shared, Undone, Via};
@@ -183,9 +183,7 @@ impl Session<'_> {
     }
 
     /// Passes on what both sides say, until one of them ends, which is an error here, or the other one says that the process has moved.
-    fn pass(
-        &mut self, to: NodeId, there: Stream, mut back: BufReader<Stream>, sent: &mut Sent,
-    ) -> Done<MovedOn> {
+    fn pass(&mut self, to: NodeId, there: Stream, mut back: BufReader<Stream>, sent: &mut Sent) -> Done<MovedOn> {
         let mut forth = there.try_clone().map_err(|error| Undone::Refused(self.lost(to, &error)))?;
         let over = AtomicBool::new(false);
         let was_wanted = sent.counts;

@@ -1,5 +1,5 @@
-//! A process goes from one node to another while it runs. Knows streams between nodes and the order of things; what a process is, and when it
-//! is where, the nodes and their kernels know.
+//! A process goes from one node to another while it runs. Knows streams between nodes and the order of things; what a process is, and when
+//! it is where, the nodes and their kernels know.
 //!
 //! ```text
 //!   here                                             there
@@ -16,8 +16,8 @@
 //! ```
 //! So how long it stands still does not depend on how much memory it has.
 //!
-//! Whatever fails before the kernel lets it go leaves the process here, running; the other side is told by the kernel (`forgo`) that it will
-//! not come, since this stream may be what failed. Afterwards it is there. A process is on one node at any moment, and never on none.
+//! Whatever fails before the kernel lets it go leaves the process here, running; the other side is told by the kernel (`forgo`) that it
+//! will not come, since this stream may be what failed. Afterwards it is there. A process is on one node at any moment, and never on none.
 //!
 //! Frames: length (32 bits), content. A frame without content is the end of many.
 

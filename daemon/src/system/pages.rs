@@ -1,8 +1,8 @@
 //! The pages of a process that went ahead of them. Knows pages and streams between nodes; not what a process is.
 //!
-//! The one idea: what the process wrote last stays where it was when it leaves, and follows while it runs: what it touches first, the rest as
-//! fast as the other side takes it. The side that has the pages keeps each until the other says that it has it, so a link that breaks delays
-//! and loses nothing.
+//! The one idea: what the process wrote last stays where it was when it leaves, and follows while it runs: what it touches first, the rest
+//! as fast as the other side takes it. The side that has the pages keeps each until the other says that it has it, so a link that breaks
+//! delays and loses nothing.
 //!
 //! ```text
 //!   here                                    there
@@ -304,7 +304,8 @@ pub fn take_in(missing: &Missing, wants: Receiver<Unit>, mut open: impl FnMut() 
         let asking = {
             let (wants, asked, to, over) = (wants.clone(), asked.clone(), to.clone(), over.clone());
             let ask = move || {
-                let again: Vec<Unit> = asked.lock().expect("nothing panics while it holds this").iter().copied().collect();
+                let again: Vec<Unit> =
+                    asked.lock().expect("nothing panics while it holds this").iter().copied().collect();
                 let mut queue = again.into_iter();
                 let wants = wants.lock().expect("nothing panics while it holds this");
                 while !over.load(std::sync::atomic::Ordering::Acquire) {
@@ -348,9 +349,7 @@ fn say(to: &Mutex<Stream>, word: u8, (memory, unit): Unit) -> io::Result<()> {
     send(&mut *to, Writer::default().u8(word).u32(memory).u64(unit).finish())
 }
 
-fn take_one(
-    missing: &Missing, asked: &Mutex<BTreeSet<Unit>>, from: &mut Stream, to: &Mutex<Stream>,
-) -> io::Result<()> {
+fn take_one(missing: &Missing, asked: &Mutex<BTreeSet<Unit>>, from: &mut Stream, to: &Mutex<Stream>) -> io::Result<()> {
     let frame = receive(from)?;
     let malformed = |_: Malformed| io::Error::from(io::ErrorKind::InvalidData);
     let mut reader = Reader::new(&frame);
@@ -460,7 +459,9 @@ mod tests {
         assert!(fewer.len() <= 10, "{}", fewer.len());
         for span in spans {
             let covers = |other: &&Span| {
-                other.memory == span.memory && other.range.start <= span.range.start && span.range.end <= other.range.end
+                other.memory == span.memory
+                    && other.range.start <= span.range.start
+                    && span.range.end <= other.range.end
             };
             assert_eq!(fewer.iter().filter(covers).count(), 1, "{span:?}");
         }

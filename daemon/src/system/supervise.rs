@@ -14,8 +14,8 @@
 //!   holder of   k/p/PID says NODE, and k/n/NODE is not there ──► another node is asked to take it up
 //!   the files
 //! ```
-//! A *durable* process goes on from its last checkpoint instead of the beginning. What it prints is shown only when a checkpoint that covers
-//! it is safe: so whatever anybody has seen of it is in its past, wherever it goes on.
+//! A *durable* process goes on from its last checkpoint instead of the beginning. What it prints is shown only when a checkpoint that
+//! covers it is safe: so whatever anybody has seen of it is in its past, wherever it goes on.
 
 use super::keep::{KeepRefused, Which};
 use super::{FACT_TIMEOUT, Inner, System, SystemError, ears};

@@ -114,6 +114,8 @@ pub struct Model {
     begun: BTreeMap<Thing, OfferKey>,
     offered: BTreeMap<ProcessId, u64>,
     last_from: BTreeMap<(ProcessId, Thing, ProcessId, HandleId), u64>,
+    /// Handles that each process was ever given: none comes a second time.
+    given: BTreeSet<(ProcessId, HandleId)>,
     /// The numbers of calls that were not asked again, each with the offer that it was.
     numbered: BTreeMap<(ProcessId, u64), u64>,
     /// Where processes are that moved; the others are where they were born.
@@ -229,6 +231,7 @@ impl Model {
     fn put(&mut self, process: ProcessId, handle: HandleId, held: Held) -> Checked {
         let old = self.table(process).insert(handle, held);
         ensure!(old.is_none(), "{process:?} was given {handle:?}, which it has already as {old:?}");
+        ensure!(self.given.insert((process, handle)), "{process:?} was given {handle:?} a second time");
         Ok(())
     }
 
@@ -848,8 +851,7 @@ impl Model {
                 let never = matches!(exit, Exit::NotStarted(_));
                 // A node on the way between two of which one moved may be lost: it lives, and is out of reach for who is told.
                 let moved = |process| self.places.contains_key(process);
-                let out_of_reach =
-                    moved(process) || moved(&promise.owner) || self.processes.get(process).is_none();
+                let out_of_reach = moved(process) || moved(&promise.owner) || self.processes.get(process).is_none();
                 let lost = self.cluster && *exit == Exit::NodeLost && out_of_reach;
                 lost || self.processes.get(process) == Some(&thing) && (never || self.ended.contains(&thing))
             }

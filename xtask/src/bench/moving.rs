@@ -389,12 +389,12 @@ fn move_whole(house: &House, bytes: usize) -> Outcome<f64> {
 }
 
 /// Moves a process that writes its hot set between two daemons on the loopback, and beside it, in turns, one between two daemons that are
-/// refused what pages need: these copy all of it while the process stands still.
+/// refused what pages need: these find what was written by comparing, and send the rest while the process stands still.
 fn between_nodes(_: &House, rounds: u32, table: &mut Table) -> Outcome {
     step(cargo().args(["build", "--release", "--locked", "-p", "una-cli"]), "cargo comes with Rust")?;
     let una = crate::target().join("release/una");
     let wasm = compiled("hot")?;
-    let ways = [("pages before and after", vec![]), ("all at once", vec![("UNA_PAGES", "plain")])];
+    let ways = [("pages before and after", vec![]), ("found by comparing, none after", vec![("UNA_PAGES", "plain")])];
     let mut pairs = vec![];
     for (place, (way, environment)) in ways.iter().enumerate() {
         let place = directory().join(format!("nodes{place}"));

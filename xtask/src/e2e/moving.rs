@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 pub const ALL: &[Scenario] = &[
     Scenario { name: "there_and_back", when: When::Always, play: there_and_back },
     Scenario { name: "move_source_dies", when: When::Always, play: source_dies },
-    Scenario { name: "move_destination_dies", when: When::Always, play: destination_dies },
+    Scenario { name: "move_destination_dies", when: When::Nightly, play: destination_dies },
     Scenario { name: "move_bystander_dies", when: When::Nightly, play: bystander_dies },
     Scenario { name: "move_cut_off", when: When::Nightly, play: cut_off },
     Scenario { name: "many_at_random", when: When::Nightly, play: many_at_random },
