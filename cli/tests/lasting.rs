@@ -120,6 +120,32 @@ fn a_durable_process_outlives_its_node() {
     assert_eq!(computer.home_of(0, &durable), Some(home));
 }
 
+/// It goes where it is told, with all that it printed, and outlives the machine on which it is then.
+#[test]
+fn a_durable_process_is_moved_and_outlives_that_node_too() {
+    let computer = Computer::of(3);
+    for node in &computer.nodes {
+        node.program("count.wasm", &programs::counting(0, 3_000_000));
+    }
+    let pid = started(&computer, 0, &["--durable", "--every", "0.3", "--on", "a", "count.wasm"]);
+    let mut seen = vec![];
+    for to in ["b", "c"] {
+        until("more to be seen", || {
+            let now = numbers(&computer.in_the_end(0, &["logs", &pid]).out);
+            (now.len() > seen.len() + 10).then_some(()).inspect(|()| seen = now)
+        });
+        let moved = computer.on(0, &["move", &pid, to]);
+        assert_eq!(moved.status, 0, "{}{}", moved.out, moved.err);
+    }
+    until("it to be there", || (computer.home_of(0, &pid) == Some(2)).then_some(()));
+    computer.kill(2);
+    until("it to go on elsewhere", || computer.home_of(0, &pid).filter(|home| *home != 2));
+    until("more to be seen", || (numbers(&computer.on(0, &["logs", &pid]).out).len() > seen.len() + 10).then_some(()));
+    let now = numbers(&computer.on(0, &["logs", &pid]).out);
+    assert_eq!(now[..seen.len()], seen[..]);
+    assert!(now.windows(2).all(|pair| pair[1] == pair[0] + 1), "{now:?}");
+}
+
 /// A node that slept past its lease has no effect when it wakes.
 #[test]
 fn a_node_that_wakes_late_ends_what_others_took_over() {

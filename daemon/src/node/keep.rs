@@ -6,6 +6,7 @@
 
 use super::view::{ControlRefused, End, FreezeRefused, Kind, Pid, RunRefused, State};
 use super::{Common, Console, HostEntropy, MountOrder, Node, ProcessLimits, Started, Stdio, at_once};
+use abi::ids::NodeId;
 use abi::process::Again;
 use drivers::clock::now_ms;
 use engine::{Image, SaveError, ThawError, wasi};
@@ -150,6 +151,16 @@ impl Node {
     /// Does a program run here under this number?
     pub fn is_alive(&self, pid: Pid) -> bool {
         self.process(pid).is_ok_and(|view| view.kind == Kind::Program && !matches!(view.state, State::Ended(_)))
+    }
+
+    /// It lives there from now on: whoever follows its streams goes on there, and what is left of it here ends.
+    pub fn gone_to(&self, pid: Pid, to: NodeId) {
+        if let Ok(info) = self.find(pid) {
+            self.0.bodies.processes().add_moved(pid, to);
+            info.set_moved(to);
+        }
+        // It may have ended by itself.
+        let _ = self.kill(pid);
     }
 
     /// Does somebody keep it from running?

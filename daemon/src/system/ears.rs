@@ -30,8 +30,12 @@ pub enum Question {
     Processes { ended: bool },
     /// Answer: JSON of whether that process lives there, if it is in that life of it.
     Lives { pid: crate::node::Pid, life: u64 },
-    /// A process has lost its node: let it go on there. Answered at once.
-    TakeUp { pid: crate::node::Pid },
+    /// A process has lost its node, or is handed over by it, whose claim has this revision: let it go on there. Answered at once.
+    TakeUp {
+        pid: crate::node::Pid,
+        #[serde(default)]
+        handed: Option<u64>,
+    },
     /// Answer: JSON of how far the node is that empties itself.
     Emptying,
     /// Answer: as [`elsewhere::answer`] gives it.
@@ -104,8 +108,8 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
             serde_json::to_vec(&views).map_err(|error| error.to_string())
         }
         Question::Lives { pid, life } => serde_json::to_vec(&inner.lives(pid, life)).map_err(|error| error.to_string()),
-        Question::TakeUp { pid } => {
-            inner.take_up_soon(pid)?;
+        Question::TakeUp { pid, handed } => {
+            inner.take_up_soon(pid, handed)?;
             Ok(vec![])
         }
         Question::Emptying => {

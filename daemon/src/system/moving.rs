@@ -167,6 +167,25 @@ impl System {
         }
         let began = Instant::now();
         let node = inner.node.get().expect("who asks is served by the node");
+        if inner.supervise.is_durable(pid) {
+            if !told(Stage::Preparing) {
+                return Err(MoveRefused::Abandoned);
+            }
+            let (bytes, pause) = self
+                .hand_over(pid, to_node)
+                .map_err(|refused| MoveRefused::Refused { node: name.clone(), why: refused.to_string() })?;
+            let micros = |duration: Duration| duration.as_micros() as u64;
+            return Ok(MoveView {
+                pid,
+                from: inner.me.0,
+                to: to_node.0,
+                rounds: 0,
+                bytes,
+                late_bytes: 0,
+                pause_us: micros(pause),
+                total_us: micros(began.elapsed()),
+            });
+        }
         let baggage = node.baggage(pid)?;
         if inner.supervise.has(pid) {
             return Err(DepartRefused::LookedAfter(pid).into());

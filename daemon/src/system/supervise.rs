@@ -41,6 +41,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 const LOOK_SELDOM: Duration = Duration::from_millis(1500);
 /// Whoever was asked to take a process up is given so long before another is.
 const TAKE_UP_PATIENCE: Duration = Duration::from_secs(3);
+/// Whoever is handed a process may have to compile its program before.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(20);
 /// Processes that one node looks after. Then: refused.
 const CHARGES_MAX: usize = 1024;
 /// A durable process is kept at least so often.
@@ -133,6 +135,23 @@ impl Supervise {
     /// Has its end yet to be written down? Until then nobody is told of it.
     pub fn is_unsettled(&self, pid: Pid) -> bool {
         self.state().charges.contains_key(&pid)
+    }
+
+    /// Does it go on from checkpoints, and is looked after here?
+    pub fn is_durable(&self, pid: Pid) -> bool {
+        let durable =
+            |charge: &Charge| charge.claim.supervision.as_ref().is_some_and(|one| one.durable_every_ms.is_some());
+        self.state().charges.get(&pid).is_some_and(durable)
+    }
+
+    fn is_living(&self, pid: Pid) -> bool {
+        self.state().charges.get(&pid).is_some_and(|charge| charge.phase == Phase::Living)
+    }
+
+    fn set_phase(&self, pid: Pid, phase: Phase) {
+        if let Some(charge) = self.state().charges.get_mut(&pid) {
+            charge.phase = phase;
+        }
     }
 
     pub fn has(&self, pid: Pid) -> bool {
@@ -256,6 +275,17 @@ impl System {
                         console.release(checkpoint.process.output_bytes);
                         every.saturating_sub(since.elapsed())
                     }
+                    // It lives elsewhere: what runs here is not it any more.
+                    Err(KeepRefused::Superseded(_)) => {
+                        // If it is being handed over, whoever does that ends it.
+                        if !inner.supervise.is_living(pid) {
+                            return;
+                        }
+                        inner.supervise.state().charges.remove(&pid);
+                        let _ = inner.node.get().map(|node| node.kill(pid));
+                        inner.chronicle.record(Kind::ProcessFenced { process: pid.id() });
+                        return;
+                    }
                     // It is tried again, and nothing is shown meanwhile.
                     Err(_) => AGAIN_AFTER,
                 };
@@ -266,8 +296,59 @@ impl System {
         let _ = std::thread::Builder::new().name(format!("una-durable {pid}")).spawn(keeps);
     }
 
-    /// Makes a process of another node, whose lease is gone, go on here.
-    pub fn take_up(&self, pid: Pid) -> Result<(), KeepRefused> {
+    /// Lets a durable process of this node go on on another one: it is kept once more and begun there from that, and what is left of it here
+    /// ends. The other node writes its claim in the place of this node's, so that whatever fails it is one of the two's. Gives how much
+    /// was new in the checkpoint, and for how long it stood still.
+    pub fn hand_over(&self, pid: Pid, to: NodeId) -> Result<(u64, Duration), KeepRefused> {
+        let inner = &self.0;
+        let node = self.node()?;
+        let charge =
+            inner.supervise.state().charges.get(&pid).map(|charge| (charge.revision, charge.claim.incarnation));
+        let Some((revision, incarnation)) = charge else { return Err(KeepRefused::None(pid)) };
+        let stopped_at = Instant::now();
+        let was_stopped = node.is_stopped(pid);
+        let refused = |why: &dyn std::fmt::Display| KeepRefused::System(SystemError::Refused(why.to_string()));
+        if !was_stopped {
+            node.stop(pid).map_err(|error| refused(&error))?;
+        }
+        let handed = (|| {
+            let checkpoint = self.checkpoint(pid, None)?;
+            // From here on its end here is no end.
+            inner.supervise.set_phase(pid, Phase::Beginning);
+            let question = ears::Question::TakeUp { pid, handed: Some(revision.0) };
+            inner.ask(to, &question).map_err(|why| refused(&why))?;
+            let until = Instant::now() + HAND_OVER_PATIENCE;
+            loop {
+                match inner.claim(pid)? {
+                    Some((_, now)) if now == revision && Instant::now() < until => std::thread::sleep(PAUSE),
+                    Some((_, now)) if now == revision => return Err(refused(&"it was not taken up there in time")),
+                    _ => return Ok(checkpoint.new_bytes),
+                }
+            }
+        })();
+        match handed {
+            Ok(bytes) => {
+                inner.supervise.state().charges.remove(&pid);
+                let moves = Again { id: pid.id(), incarnation: incarnation + 1 }.moves();
+                self.moved_away(pid, to, moves);
+                node.gone_to(pid, to);
+                let (process, from) = (pid.id(), inner.me);
+                inner.chronicle.record(Kind::ProcessMoved { process, from, to });
+                Ok((bytes, stopped_at.elapsed()))
+            }
+            Err(error) => {
+                // If it is taken up there after all, nothing that it does here from now on is shown.
+                inner.supervise.set_phase(pid, Phase::Living);
+                if !was_stopped {
+                    let _ = node.cont(pid);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes a process of another node go on here: one whose lease is gone, or one that was handed over by whose claim has this revision.
+    pub fn take_up(&self, pid: Pid, handed: Option<u64>) -> Result<(), KeepRefused> {
         let inner = &self.0;
         let _wanting = inner.supervise.want();
         self.lease(Instant::now() + FACT_TIMEOUT)?;
@@ -276,7 +357,12 @@ impl System {
             return Err(KeepRefused::Superseded(pid));
         };
         let at = NodeId(node);
-        let before = if at == inner.me {
+        let before = if handed.is_some() {
+            if handed != Some(revision.0) {
+                return Err(KeepRefused::Superseded(pid));
+            }
+            None
+        } else if at == inner.me {
             if life == inner.record().life && inner.supervise.has(pid) {
                 return Err(KeepRefused::Living { pid, node: inner.name_of(at) });
             }
@@ -294,7 +380,8 @@ impl System {
             Some(inner.lease_is_over(at, life)?.ok_or(KeepRefused::Living { pid, node: inner.name_of(at) })?)
         };
         let in_a_row = supervision.in_a_row;
-        inner.begin(self, pid, (claim, revision), before, in_a_row, "its node was lost", None)
+        let why = if handed.is_some() { "it moves" } else { "its node was lost" };
+        inner.begin(self, pid, (claim, revision), before, in_a_row, why, None)
     }
 }
 
@@ -602,7 +689,7 @@ impl Inner {
         for (pid, claim, _) in all {
             let is_own = matches!(claim.place, Place::At { node, .. } if node == self.me.0);
             // What cannot be taken up now is a matter for whoever looks after all nodes.
-            if is_own && !self.supervise.has(pid) && System(self.clone()).take_up(pid).is_err() {
+            if is_own && !self.supervise.has(pid) && System(self.clone()).take_up(pid, None).is_err() {
                 continue;
             }
         }
@@ -748,10 +835,10 @@ pub(super) fn run_lost(inner: &Arc<Inner>) {
 
 impl Inner {
     /// On a thread of its own, since its program may have to be compiled.
-    pub(super) fn take_up_soon(self: &Arc<Inner>, pid: Pid) -> Result<(), String> {
+    pub(super) fn take_up_soon(self: &Arc<Inner>, pid: Pid, handed: Option<u64>) -> Result<(), String> {
         let system = System(self.clone());
         let take = move || {
-            if let Err(refused) = system.take_up(pid) {
+            if let Err(refused) = system.take_up(pid, handed) {
                 let (process, by, why) = (pid.id(), system.0.me, refused.to_string());
                 system.0.chronicle.record(Kind::ProcessNotTakenUp { process, by, why: why.into() });
             }
@@ -780,8 +867,8 @@ impl Inner {
         // Others first, in turn; whoever holds the files has enough to do.
         let to = others[(first + 1 + attempts + pid.serial() as usize % others.len().max(1)) % others.len()];
         let asked = match to == self.me {
-            true => self.take_up_soon(pid),
-            false => self.ask(to, &ears::Question::TakeUp { pid }).map(drop),
+            true => self.take_up_soon(pid, None),
+            false => self.ask(to, &ears::Question::TakeUp { pid, handed: None }).map(drop),
         };
         // Another one is asked if it does not live there in a while.
         if let Err(why) = asked {
