@@ -220,7 +220,7 @@ mod tests {
         let line = describe(&moved, "box");
         assert_eq!(
             line,
-            "process 7 runs on box: it stood still for 840 µs of 61 ms; 5.0 MiB went over, one round of it while it ran"
+            "process 7 runs on box: it stood still for 840 µs of 61 ms; 5.2 MB went over, one round of it while it ran"
         );
     }
 
