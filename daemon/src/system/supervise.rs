@@ -297,8 +297,8 @@ impl System {
     }
 
     /// Lets a durable process of this node go on on another one: it is kept once more and begun there from that, and what is left of it
-    /// here ends. The other node writes its claim in the place of this node's, so that whatever fails it is one of the two's. Gives how much
-    /// was new in the checkpoint, and for how long it stood still.
+    /// here ends. The other node writes its claim in the place of this node's, so that whatever fails it is one of the two's. Gives how
+    /// much was new in the checkpoint, and for how long it stood still.
     pub fn hand_over(&self, pid: Pid, to: NodeId) -> Result<(u64, Duration), KeepRefused> {
         let inner = &self.0;
         let node = self.node()?;
