@@ -81,6 +81,8 @@ impl Stage {
         let failure = |error: std::io::Error| {
             Failure::new(status::FAILED, format!("cannot use {}", directory.display())).because(error)
         };
+        // Each node is told where it lives, from wherever it is started.
+        let directory = &std::path::absolute(directory).map_err(failure)?;
         let homes: Vec<PathBuf> = NAMES.iter().map(|name| directory.join(name)).collect();
         for home in &homes {
             for part in ["data", "run", "cache"] {
