@@ -90,6 +90,8 @@ struct Bar {
 }
 
 const PATIENCE: Duration = Duration::from_millis(200);
+const BYTES: &str = "{msg} {wide_bar} {bytes} of {total_bytes}  {elapsed}";
+const PROCESSES: &str = "{msg} {wide_bar} {pos} of {len} processes  {elapsed}";
 
 impl Bar {
     fn new(name: String) -> Bar {
@@ -108,16 +110,24 @@ impl Bar {
     }
 
     fn show(&mut self, doing: &str, done: u64, total: u64) {
+        self.draw(BYTES, format!("{}: {doing}", self.name), done, total);
+    }
+
+    fn count(&mut self, done: u64, total: u64) {
+        self.draw(PROCESSES, self.name.clone(), done, total);
+    }
+
+    fn draw(&mut self, template: &str, message: String, done: u64, total: u64) {
         if !std::io::stderr().is_terminal() || (self.bar.is_none() && self.start.elapsed() < PATIENCE) {
             return;
         }
         let bar = self.bar.get_or_insert_with(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}  {elapsed}");
+            let style = ProgressStyle::with_template(template);
             bar.set_style(style.expect("the template is right: a test draws it").progress_chars("━━ "));
             bar
         });
-        bar.set_message(format!("{}: {doing}", self.name));
+        bar.set_message(message);
         bar.set_length(total);
         bar.set_position(done);
     }
@@ -171,23 +181,6 @@ impl Drain {
     }
 }
 
-impl Bar {
-    fn count(&mut self, done: u64, total: u64) {
-        if !std::io::stderr().is_terminal() || (self.bar.is_none() && self.start.elapsed() < PATIENCE) {
-            return;
-        }
-        let bar = self.bar.get_or_insert_with(|| {
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{msg} {wide_bar} {pos} of {len} processes  {elapsed}");
-            bar.set_style(style.expect("the template is right: a test draws it").progress_chars("━━ "));
-            bar
-        });
-        bar.set_message(self.name.clone());
-        bar.set_length(total);
-        bar.set_position(done);
-    }
-}
-
 fn tell_emptied(name: &str, moved: u64, stuck: &[(Pid, String)]) -> Result<u8> {
     if stuck.is_empty() {
         crate::print(&format!("{name} is empty: {moved} processes moved\n"))?;
@@ -226,10 +219,7 @@ mod tests {
 
     #[test]
     fn bars_can_be_drawn() {
-        for template in [
-            "{msg} {wide_bar} {bytes} of {total_bytes}  {elapsed}",
-            "{msg} {wide_bar} {pos} of {len} processes  {elapsed}",
-        ] {
+        for template in [BYTES, PROCESSES] {
             assert!(ProgressStyle::with_template(template).is_ok());
         }
     }

@@ -1,13 +1,13 @@
 //! Pages by the engine's public face: followed while a process writes them, and given to it while it runs. What needs a process of the
 //! operating system of its own (another user, a death) runs this test binary again.
 
-use drivers::{HostClock, HostEntropy, HostStream, HostWaiter};
+mod machine;
+
 use engine::pages::{Content, Fetch, Missing, NotThere, PAGE, PagesError, Piece, Span, Tracker, UNIT};
-use engine::{Engine, Options, Process, Program, RunError, SaveError, Stop, Stopper, Target, wasi};
+use engine::{Engine, Process, Program, RunError, SaveError, Stop, Stopper, Target};
+use machine::{engine, load, nothing, resume, setup};
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -15,41 +15,6 @@ use std::time::{Duration, Instant};
 
 /// For what must come some day.
 const SOON: Duration = Duration::from_secs(60);
-
-fn engine(target: Target) -> Engine {
-    Engine::new(&Options { target, canonical_nans: false, cache: None }).unwrap()
-}
-
-fn load(engine: &Engine, text: &str) -> Program {
-    engine.load(wat::parse_str(text).unwrap(), &mut |_| {}).unwrap_or_else(|error| panic!("{error}\n{text}"))
-}
-
-fn stream(file: impl Into<OwnedFd>) -> Box<HostStream> {
-    Box::new(HostStream::new(file.into()).unwrap())
-}
-
-fn nothing() -> File {
-    File::options().read(true).write(true).open("/dev/null").unwrap()
-}
-
-fn setup(stdin: impl Into<OwnedFd>, stdout: impl Into<OwnedFd>) -> wasi::Setup {
-    wasi::Setup {
-        args: vec!["program".into()],
-        env: vec![],
-        mounts: vec![],
-        stdin: stream(stdin),
-        stdout: stream(stdout),
-        stderr: stream(nothing()),
-        clock: Box::new(HostClock),
-        entropy: Box::new(HostEntropy),
-        waiter: Box::new(HostWaiter::new().unwrap()),
-    }
-}
-
-fn resume(stdin: impl Into<OwnedFd>, stdout: impl Into<OwnedFd>) -> wasi::Resume {
-    let wasi::Setup { stdin, stdout, stderr, clock, entropy, waiter, .. } = setup(stdin, stdout);
-    wasi::Resume { mounts: vec![], stdin, stdout, stderr, clock, entropy, waiter }
-}
 
 /// Fills its memory with numbers of a series for ever, in an order of its own; grows now and then up to `most` pages of wasm, and now and
 /// then copies and fills with the engine's own code.

@@ -1,46 +1,12 @@
 //! Processes by the engine's public face: run, stopped, saved, thawed, and asked for what they cannot do.
 
-use drivers::{HostClock, HostEntropy, HostStream, HostWaiter};
+mod machine;
+
+use drivers::HostClock;
 use engine::process::{NotFreezable, Stage};
-use engine::{Engine, Image, Options, Process, Program, RunError, SaveError, Stop, Target, ThawError, wasi};
-use std::fs::File;
+use engine::{Engine, Image, Process, RunError, SaveError, Stop, Target, ThawError};
+use machine::{engine, load, nothing, resume, setup};
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-
-fn engine(target: Target) -> Engine {
-    Engine::new(&Options { target, canonical_nans: false, cache: None }).unwrap()
-}
-
-fn load(engine: &Engine, text: &str) -> Program {
-    engine.load(wat::parse_str(text).unwrap(), &mut |_| {}).unwrap_or_else(|error| panic!("{error}\n{text}"))
-}
-
-fn stream(file: impl Into<OwnedFd>) -> Box<HostStream> {
-    Box::new(HostStream::new(file.into()).unwrap())
-}
-
-fn nothing() -> File {
-    File::options().read(true).write(true).open("/dev/null").unwrap()
-}
-
-fn setup(stdin: impl Into<OwnedFd>, stdout: impl Into<OwnedFd>) -> wasi::Setup {
-    wasi::Setup {
-        args: vec!["program".into()],
-        env: vec![],
-        mounts: vec![],
-        stdin: stream(stdin),
-        stdout: stream(stdout),
-        stderr: stream(nothing()),
-        clock: Box::new(HostClock),
-        entropy: Box::new(HostEntropy),
-        waiter: Box::new(HostWaiter::new().unwrap()),
-    }
-}
-
-fn resume(stdin: impl Into<OwnedFd>, stdout: impl Into<OwnedFd>) -> wasi::Resume {
-    let wasi::Setup { stdin, stdout, stderr, clock, entropy, waiter, .. } = setup(stdin, stdout);
-    wasi::Resume { mounts: vec![], stdin, stdout, stderr, clock, entropy, waiter }
-}
 
 fn image_of(process: &mut Process) -> Vec<u8> {
     let mut image = vec![];

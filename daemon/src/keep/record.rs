@@ -7,8 +7,7 @@
 //! ```
 //! A seal is the BLAKE3 hash of the key and of all behind the seal: a record that was damaged, or stands under another's key, is none.
 
-use crate::node::{End, MountOrder, Outward};
-use crate::node::{Pid, ProcessLimits, Stdio};
+use crate::node::{End, Outward, Pid};
 use drivers::chunks::ChunkName;
 use serde::{Deserialize, Serialize};
 
@@ -30,34 +29,7 @@ pub struct Checkpoint {
     pub bytes: u64,
     /// Of that, what the checkpoint before did not have.
     pub new_bytes: u64,
-    pub process: Kept,
-}
-
-/// What is known of the process itself.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Kept {
-    pub name: String,
-    pub args: Vec<String>,
-    pub program: String,
-    pub mounts: Vec<MountOrder>,
-    pub limits: ProcessLimits,
-    pub stdio: Stdio,
-    pub cpu_ns: u64,
-    pub output_bytes: u64,
-}
-
-impl From<Outward> for Kept {
-    fn from(outward: Outward) -> Kept {
-        let Outward { name, args, program, mounts, limits, stdio, cpu_ns, output_bytes } = outward;
-        Kept { name, args, program, mounts, limits, stdio, cpu_ns, output_bytes }
-    }
-}
-
-impl From<Kept> for Outward {
-    fn from(kept: Kept) -> Outward {
-        let Kept { name, args, program, mounts, limits, stdio, cpu_ns, output_bytes } = kept;
-        Outward { name, args, program, mounts, limits, stdio, cpu_ns, output_bytes }
-    }
+    pub process: Outward,
 }
 
 /// Which incarnation of a process may have any effect, and where it is.
@@ -101,7 +73,7 @@ pub enum Restart {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Begin {
     pub env: Vec<(String, String)>,
-    pub process: Kept,
+    pub process: Outward,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -184,9 +156,10 @@ impl Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::{ProcessLimits, Stdio};
 
     fn checkpoint() -> Checkpoint {
-        let process = Kept {
+        let process = Outward {
             name: "name".into(),
             args: vec!["a".into()],
             program: "00".into(),

@@ -8,7 +8,7 @@
 //!   process --write--> log (ring, LOG_BYTES_MAX) --read from any position--> readers, holds
 //!   process <--read--- input (queue, INPUT_BYTES_MAX) <--write--- whoever is attached
 //! ```
-//! When the process moves to another node, its console goes with it as a [`Snapshot`]: positions stay what they are, what was typed and not
+//! When the process moves to another node, its console goes with it as [`Contents`]: positions stay what they are, what was typed and not
 //! read yet is read there, and each reader here is told where to go on.
 
 use abi::encoding::{Malformed, Reader, Writer};
@@ -89,13 +89,13 @@ struct Input {
     awaited: Vec<Rouse>,
     /// The process looked for input, found none, and did not wait.
     looked: bool,
-    /// A snapshot was taken, and it is not known yet whether the process goes on here.
+    /// Its contents were taken, and it is not known yet whether the process goes on here.
     leaving: bool,
 }
 
 /// A console's whole content, on its way to where its process moves.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Snapshot {
+pub(crate) struct Contents {
     log: Vec<u8>,
     runs: Vec<(Output, u32)>,
     end: u64,
@@ -115,37 +115,20 @@ pub struct Hold {
 impl Console {
     /// `output_bytes_max` is of all output together.
     pub fn new(has_input: bool, lossless: bool, output_bytes_max: u64) -> Console {
-        let log = Log {
-            ring: VecDeque::new(),
-            runs: VecDeque::new(),
+        Console::restore(Contents {
+            log: vec![],
+            runs: vec![],
             end: 0,
-            holds: vec![],
-            next_hold: 0,
             bytes_max: output_bytes_max,
-            awaited: vec![],
-            closed: false,
-            moved: None,
-            kept_for_first: lossless,
-            released: None,
-        };
-        Console::of(
-            log,
-            Input { bytes: VecDeque::new(), closed: !has_input, awaited: vec![], looked: false, leaving: false },
-        )
-    }
-
-    fn of(log: Log, input: Input) -> Console {
-        Console(Arc::new(Shared {
-            log: Mutex::new(log),
-            news: Condvar::new(),
-            input: Mutex::new(input),
-            room: Condvar::new(),
-        }))
+            lossless,
+            input: vec![],
+            input_closed: !has_input,
+        })
     }
 
     /// The console of a process that comes from another node.
-    pub(crate) fn restore(snapshot: Snapshot) -> Console {
-        let Snapshot { log, runs, end, bytes_max, lossless, input, input_closed } = snapshot;
+    pub(crate) fn restore(contents: Contents) -> Console {
+        let Contents { log, runs, end, bytes_max, lossless, input, input_closed } = contents;
         let log = Log {
             ring: log.into(),
             runs: runs.into_iter().map(|(stream, length)| (stream, length as usize)).collect(),
@@ -159,35 +142,38 @@ impl Console {
             kept_for_first: lossless,
             released: None,
         };
-        Console::of(
-            log,
-            Input { bytes: input.into(), closed: input_closed, awaited: vec![], looked: false, leaving: false },
-        )
+        let input = Input { bytes: input.into(), closed: input_closed, awaited: vec![], looked: false, leaving: false };
+        Console(Arc::new(Shared {
+            log: Mutex::new(log),
+            news: Condvar::new(),
+            input: Mutex::new(input),
+            room: Condvar::new(),
+        }))
     }
 
     /// For the node that the process, which does not run now, shall move to. Nothing changes any more until [`Console::stay`] or
     /// [`Console::moved`].
-    pub(crate) fn leave(&self) -> Snapshot {
+    pub(crate) fn leave(&self) -> Contents {
         let mut input = self.input();
         input.leaving = true;
-        self.snapshot(&input)
+        self.contents(&input)
     }
 
     /// All that it holds, as bytes, for a process that is to go on from here some day. It changes on.
     pub(crate) fn save(&self) -> Vec<u8> {
         let input = self.input();
-        self.snapshot(&input).to_bytes()
+        self.contents(&input).to_bytes()
     }
 
     /// A console that goes on where another one was saved: positions are the same, and what waited to be read waits. Nobody waits for it.
     pub(crate) fn restored(saved: &[u8]) -> Result<Console, Malformed> {
-        let snapshot = Snapshot::from_bytes(saved)?;
-        Ok(Console::restore(Snapshot { lossless: false, ..snapshot }))
+        let contents = Contents::from_bytes(saved)?;
+        Ok(Console::restore(Contents { lossless: false, ..contents }))
     }
 
-    fn snapshot(&self, input: &Input) -> Snapshot {
+    fn contents(&self, input: &Input) -> Contents {
         let log = self.log();
-        Snapshot {
+        Contents {
             log: log.ring.iter().copied().collect(),
             runs: log.runs.iter().map(|(stream, length)| (*stream, *length as u32)).collect(),
             end: log.end,
@@ -431,7 +417,7 @@ impl Console {
 
 const FORM: u8 = 1;
 
-impl Snapshot {
+impl Contents {
     pub fn is_lossless(&self) -> bool {
         self.lossless
     }
@@ -446,7 +432,7 @@ impl Snapshot {
         to.finish()
     }
 
-    pub fn from_bytes(bytes: &[u8]) -> Result<Snapshot, Malformed> {
+    pub fn from_bytes(bytes: &[u8]) -> Result<Contents, Malformed> {
         let mut from = Reader::new(bytes);
         if from.u8()? != FORM {
             return Err(from.malformed());
@@ -477,7 +463,7 @@ impl Snapshot {
             return Err(from.malformed());
         }
         from.finish()?;
-        Ok(Snapshot { log, runs, end, bytes_max, lossless, input, input_closed })
+        Ok(Contents { log, runs, end, bytes_max, lossless, input, input_closed })
     }
 }
 
@@ -876,10 +862,10 @@ mod tests {
         assert_eq!(written(&here, &vec![1; LOG_BYTES_MAX]), Ok(LOG_BYTES_MAX));
         assert_eq!(here.stream(Side::Out(Output::Err), StreamKind::Pipe).write(b"err"), Ok(3));
         assert_eq!(here.write(b"typed", SOON), 5);
-        let snapshot = here.leave();
+        let contents = here.leave();
         assert_eq!(here.write(b"more", SOON), 0, "what is typed now would be typed twice, or lost");
-        let bytes = snapshot.to_bytes();
-        let there = Console::restore(Snapshot::from_bytes(&bytes).expect("it was just written"));
+        let bytes = contents.to_bytes();
+        let there = Console::restore(Contents::from_bytes(&bytes).expect("it was just written"));
         here.moved(NodeId(2));
         assert_eq!(here.read(here.end(), 10, SOON), Piece::Moved(NodeId(2)));
         assert_eq!((here.write(b"more", SOON), here.close_input()), (0, false));
@@ -893,7 +879,7 @@ mod tests {
         assert_eq!(there.stream(Side::In, StreamKind::Pipe).read(&mut typed), Ok(10));
         assert_eq!(&typed[..10], b"typed more");
         for end in 0..bytes.len() {
-            assert!(Snapshot::from_bytes(&bytes[..end]).is_err(), "cut at {end} it was believed");
+            assert!(Contents::from_bytes(&bytes[..end]).is_err(), "cut at {end} it was believed");
         }
     }
 

@@ -10,11 +10,12 @@ use abi::ids::NodeId;
 use abi::process::Again;
 use drivers::clock::now_ms;
 use engine::{Image, SaveError, ThawError, wasi};
+use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::sync::Arc;
 
 /// What is known of a process beside what its image says, so that another node can make it go on.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Outward {
     pub name: String,
     pub args: Vec<String>,
@@ -156,8 +157,7 @@ impl Node {
     /// It lives there from now on: whoever follows its streams goes on there, and what is left of it here ends.
     pub fn gone_to(&self, pid: Pid, to: NodeId) {
         if let Ok(info) = self.find(pid) {
-            self.0.bodies.processes().add_moved(pid, to);
-            info.set_moved(to);
+            self.note_moved(pid, &info, to);
         }
         // It may have ended by itself.
         let _ = self.kill(pid);

@@ -158,13 +158,8 @@ fn nice_of(weight: u32, heaviest: u32) -> i32 {
 impl Used {
     /// Zero nanoseconds: without a bound.
     pub fn new(max_ns: u64, weight: u32) -> Used {
-        Used::from(0, max_ns, weight)
-    }
-
-    /// Of a process that has used so much before it came here.
-    pub fn from(ns: u64, max_ns: u64, weight: u32) -> Used {
         let zero = || AtomicU64::new(0);
-        Used { ns: AtomicU64::new(ns), since: zero(), clock: AtomicI32::new(0), clock_ns: zero(), max_ns, weight }
+        Used { ns: zero(), since: zero(), clock: AtomicI32::new(0), clock_ns: zero(), max_ns, weight }
     }
 
     /// What it used before it began here counts too.

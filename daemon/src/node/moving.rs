@@ -11,17 +11,14 @@
 //! The kernel's word decides where a process is. Until [`Stopped::depart`] has given it, whatever fails lets the process go on here: that
 //! is what dropping a [`Stopped`] does.
 
-use super::console::{Console, Snapshot};
+use super::console::{Console, Contents};
 use super::guest::{self, Back, Loan};
-use super::machine::Used;
 use super::process::Info;
 use super::view::*;
 use super::{Common, Node, STOP_INTERVAL, STOP_TIMEOUT, at_once, bodies, grant_names};
 use abi::ids::NodeId;
-use abi::limits::WEIGHT_NORMAL;
-use drivers::HostEntropy;
+use engine::Image;
 use engine::pages::{Fetch, Memories, Missing, PagesError, Span, Staging};
-use engine::{Image, wasi};
 use kernel::world::{DepartError, Event};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
@@ -126,6 +123,12 @@ impl Node {
         Ok(info.memories().expect("a program has memories"))
     }
 
+    /// It lives there from now on: whoever looks for it here, or follows its streams, goes on there.
+    pub(super) fn note_moved(&self, pid: Pid, info: &Info, to: NodeId) {
+        self.0.bodies.processes().add_moved(pid, to);
+        info.set_moved(to);
+    }
+
     /// What another node must know of this process, if it can move at all.
     pub fn baggage(&self, pid: Pid) -> Result<Baggage, DepartRefused> {
         let info = self.find(pid).map_err(FreezeRefused::from)?;
@@ -214,8 +217,7 @@ impl Stopped {
             }
         }
         self.is_leaving = false;
-        self.node.0.bodies.processes().add_moved(pid, to);
-        self.info.set_moved(to);
+        self.node.note_moved(pid, &self.info, to);
         let _ = self.back.send(Back::Departed);
         Ok(self.process.take().expect("it is lent until it is given back"))
     }
@@ -288,25 +290,13 @@ impl Node {
     ) -> Result<Arrival, ArriveRefused> {
         let Brought { streams, cpu_ns, image, pages, stopped } = state;
         let Baggage { name, args, limits, stdio, started_ms, moves, .. } = baggage;
-        let snapshot = Snapshot::from_bytes(&streams).map_err(|_| ArriveRefused::Malformed)?;
-        let lossless = snapshot.is_lossless();
-        let console = Console::restore(snapshot);
-        let mut world = self.0.world_at(program, &[], &limits, stdio, console.clone(), console.clone())?;
-        let max_ns = limits.cpu_total.map_or(0, |total| (total.as_nanos() as u64).max(1));
-        let time = Arc::new(Used::from(cpu_ns, max_ns, limits.cpu_weight.unwrap_or(WEIGHT_NORMAL)));
-        world.rest.time = time.clone();
-        let began = self.0.machine.began();
-        world.clock = Box::new(guest::ProcessClock { time, began });
-        let resume = wasi::Resume {
-            mounts: world.mounts,
-            stdin: world.stdin,
-            stdout: world.stdout,
-            stderr: world.stderr,
-            clock: world.clock,
-            entropy: Box::new(HostEntropy),
-            waiter: world.waiter,
-        };
-        let thawed = at_once(self.0.engine.thaw_on_fiber(program, image, resume, world.fiber));
+        let contents = Contents::from_bytes(&streams).map_err(|_| ArriveRefused::Malformed)?;
+        let lossless = contents.is_lossless();
+        let console = Console::restore(contents);
+        let world = self.0.world_at(program, &[], &limits, stdio, console.clone(), console.clone())?;
+        world.rest.time.carry_over(cpu_ns);
+        let (resume, fiber, rest) = world.for_old();
+        let thawed = at_once(self.0.engine.thaw_on_fiber(program, image, resume, fiber));
         let mut process = thawed.map_err(RunRefused::from)?;
         let mut missing = None;
         if let Some(Pages { staged, absent, fetch }) = pages {
@@ -317,7 +307,7 @@ impl Node {
         }
         process.pass_time(stopped.elapsed());
         let common = Common { name, args, mounts: vec![], limits, stdio, started_ms, moves, again: None };
-        let info = self.0.info(program, &mut process, common, world.rest);
+        let info = self.0.info(program, &mut process, common, rest);
         if let Some(missing) = &missing {
             assert!(info.missing.set(missing.clone()).is_ok(), "a process arrives once");
         }

@@ -1,8 +1,8 @@
 //! Requests about checkpoints. Knows the protocol and what a system can be asked of them.
 
 use super::{Done, LOOK_INTERVAL, Session, Undone};
-use crate::keep::record::{Begin, Kept, Supervision};
-use crate::node::{ControlRefused, FreezeRefused, SnapshotRefused, UndoRefused};
+use crate::keep::record::{Begin, Supervision};
+use crate::node::{ControlRefused, FreezeRefused, Outward, SnapshotRefused, UndoRefused};
 use crate::node::{MountOrder, ProcessLimits, Stdio};
 use crate::protocol::{self, Lasting, Reason, Reply};
 use crate::system::keep::{KeepRefused, Restored, Which};
@@ -92,7 +92,7 @@ pub(super) fn supervision(
     (mounts, limits, stdio): (&[MountOrder], &ProcessLimits, Stdio),
 ) -> Supervision {
     let bounds = |every: u64| every.clamp(EVERY_MIN.as_millis() as u64, EVERY_MAX.as_millis() as u64);
-    let process = Kept {
+    let process = Outward {
         name: name.into(),
         args: args.to_vec(),
         program: program.into(),

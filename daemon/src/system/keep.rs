@@ -17,7 +17,7 @@ use super::{ANSWER_TIMEOUT, FACT_TIMEOUT, Inner, System, SystemError, ears, memb
 use crate::files::{KeepAsk, KeepError, KeepTold, Shared, Whereabouts};
 use crate::keep::record::{self, Checkpoint, Claim, Place};
 use crate::keep::{Broken, Changed, Cut, Cutter, Store, Whole};
-use crate::node::{GoOn, Node, Outward, Pid, RunRefused, SnapshotRefused, Started, UndoRefused, is_damage};
+use crate::node::{GoOn, Node, Pid, RunRefused, SnapshotRefused, Started, UndoRefused, is_damage};
 use crate::protocol::Placement;
 use abi::ids::NodeId;
 use abi::process::Again;
@@ -352,7 +352,7 @@ impl System {
             let streams = whole.streams().map_err(Unusable::broken)?;
             with_image(whole, |image| {
                 let image = image.map_err(|error| Unusable::Damaged(error.to_string()))?;
-                let mut outward = Outward::from(checkpoint.process.clone());
+                let mut outward = checkpoint.process.clone();
                 // Without anybody who says when it is safe, what it prints is shown at once.
                 outward.stdio.held &= again.is_some() && self.0.supervise.has(pid);
                 let order = GoOn { program: program.clone(), outward, streams, again };
@@ -602,7 +602,7 @@ impl Inner {
             incarnation: claim.incarnation,
             bytes,
             new_bytes: cutter.new_bytes,
-            process: snapshot.outward.into(),
+            process: snapshot.outward,
         };
         let kept: Vec<checkpoints::Kept> = history
             .iter()

@@ -575,27 +575,12 @@ impl Talk {
     }
 
     fn send(&mut self, content: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(content.len()).map_err(io::Error::other)?;
-        self.sent += 4 + u64::from(length);
-        self.stream.write_all(&length.to_le_bytes())?;
-        self.stream.write_all(content)?;
-        self.stream.flush()
+        self.sent += 4 + content.len() as u64;
+        pages::send(&mut self.stream, content)
     }
 
     fn receive(&mut self, bytes_max: usize) -> io::Result<Vec<u8>> {
-        let mut length = [0; 4];
-        self.stream.read_exact(&mut length)?;
-        let length = u32::from_le_bytes(length) as usize;
-        if length > bytes_max {
-            return Err(io::Error::other(format!("a frame of {length} bytes; {bytes_max} are allowed")));
-        }
-        // Grows as bytes arrive: who only says that much is coming gets no memory for it.
-        let mut content = Vec::with_capacity(length.min(64 << 10));
-        (&mut self.stream).take(length as u64).read_to_end(&mut content)?;
-        match content.len() == length {
-            true => Ok(content),
-            false => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
+        pages::receive(&mut self.stream, bytes_max)
     }
 
     fn end_pieces(&mut self) -> io::Result<()> {

@@ -175,9 +175,15 @@ impl Sending {
                 let content = &mut bytes[..(end - start) as usize];
                 let read = self.tracker.lock().expect("nothing panics while it reads").read(unit.0, start, content);
                 read.map_err(io::Error::other)?;
-                sent += send_piece(&mut stream, unit.0, start, content)?;
+                let content = match content.iter().all(|byte| *byte == 0) {
+                    true => Content::Zeros(end - start),
+                    false => Content::Bytes(content),
+                };
+                let frame = piece_to_bytes(&Piece { memory: unit.0, offset: start, content });
+                send(&mut stream, &frame)?;
+                sent += frame.len() as u64;
             }
-            send(&mut stream, Writer::default().u8(kind::UNIT_END).u32(unit.0).u64(unit.1).finish())?;
+            send(&mut stream, &word(kind::UNIT_END, unit))?;
             self.state().sent += sent;
         }
         let _ = stream.shutdown(Shutdown::Both);
@@ -216,10 +222,8 @@ impl Sending {
     }
 
     fn hear(&self, link: u64, words: &mut Stream) -> io::Result<()> {
-        let frame = receive(words)?;
-        let mut from = Reader::new(&frame);
-        let mut word = || Ok((from.u8()?, (from.u32()?, from.u64()?)));
-        let (said, unit) = word().map_err(|_: Malformed| io::Error::from(io::ErrorKind::InvalidData))?;
+        let frame = receive_word(words)?;
+        let (said, unit) = word_of(&frame).map_err(malformed)?;
         let mut state = self.state();
         if state.link != link {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -244,35 +248,33 @@ impl Sending {
     }
 }
 
-fn send(to: &mut impl Write, frame: Vec<u8>) -> io::Result<()> {
-    to.write_all(&(frame.len() as u32).to_le_bytes())?;
-    to.write_all(&frame)?;
+/// A frame: its length (32 bits), then its content. The stream's deadline is the caller's to set.
+pub fn send(to: &mut impl Write, frame: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
+    to.write_all(&length.to_le_bytes())?;
+    to.write_all(frame)?;
     to.flush()
 }
 
-fn receive(from: &mut Stream) -> io::Result<Vec<u8>> {
-    from.set_deadline(Some(Instant::now() + WORD_TIMEOUT));
+pub fn receive(from: &mut impl Read, bytes_max: usize) -> io::Result<Vec<u8>> {
     let mut length = [0; 4];
     from.read_exact(&mut length)?;
     let length = u32::from_le_bytes(length) as usize;
-    if length > FRAME_BYTES_MAX {
-        return Err(io::Error::other(format!("a frame of {length} bytes")));
+    if length > bytes_max {
+        return Err(io::Error::other(format!("a frame of {length} bytes; {bytes_max} are allowed")));
     }
-    let mut frame = vec![0; length];
-    from.read_exact(&mut frame)?;
-    Ok(frame)
+    // Grows as bytes arrive: who only says that much is coming gets no memory for it.
+    let mut frame = Vec::with_capacity(length.min(64 << 10));
+    from.take(length as u64).read_to_end(&mut frame)?;
+    match frame.len() == length {
+        true => Ok(frame),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
 }
 
-fn send_piece(to: &mut impl Write, memory: u32, offset: u64, content: &[u8]) -> io::Result<u64> {
-    let mut frame = Writer::default();
-    match content.iter().all(|byte| *byte == 0) {
-        true => frame.u8(kind::ZEROS).u32(memory).u64(offset).u64(content.len() as u64),
-        false => frame.u8(kind::BYTES).u32(memory).u64(offset).raw(content),
-    };
-    let frame = frame.finish();
-    let length = frame.len() as u64;
-    send(to, frame)?;
-    Ok(length)
+fn receive_word(from: &mut Stream) -> io::Result<Vec<u8>> {
+    from.set_deadline(Some(Instant::now() + WORD_TIMEOUT));
+    receive(from, FRAME_BYTES_MAX)
 }
 
 /// The side on which pages are missing: asks for them.
@@ -343,35 +345,40 @@ pub fn take_in(missing: &Missing, wants: Receiver<Unit>, mut open: impl FnMut() 
     }
 }
 
-fn say(to: &Mutex<Stream>, word: u8, (memory, unit): Unit) -> io::Result<()> {
+/// What is said of a unit.
+fn word(said: u8, (memory, unit): Unit) -> Vec<u8> {
+    Writer::default().u8(said).u32(memory).u64(unit).finish()
+}
+
+fn word_of(frame: &[u8]) -> Result<(u8, Unit), Malformed> {
+    let mut from = Reader::new(frame);
+    Ok((from.u8()?, (from.u32()?, from.u64()?)))
+}
+
+fn malformed(_: Malformed) -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
+fn say(to: &Mutex<Stream>, said: u8, unit: Unit) -> io::Result<()> {
     let mut to = to.lock().expect("nothing panics while it speaks");
     to.set_deadline(Some(Instant::now() + WORD_TIMEOUT));
-    send(&mut *to, Writer::default().u8(word).u32(memory).u64(unit).finish())
+    send(&mut *to, &word(said, unit))
 }
 
 fn take_one(missing: &Missing, asked: &Mutex<BTreeSet<Unit>>, from: &mut Stream, to: &Mutex<Stream>) -> io::Result<()> {
-    let frame = receive(from)?;
-    let malformed = |_: Malformed| io::Error::from(io::ErrorKind::InvalidData);
-    let mut reader = Reader::new(&frame);
-    let (said, memory, offset) =
-        (reader.u8().map_err(malformed)?, reader.u32().map_err(malformed)?, reader.u64().map_err(malformed)?);
-    match said {
-        kind::BYTES => {
-            missing.fill(memory, offset, &frame[13..]).map_err(io::Error::other)?;
-        }
-        kind::ZEROS => {
-            let length = reader.u64().map_err(malformed)?;
-            let span = Span { memory, range: offset..offset.saturating_add(length) };
-            missing.fill_zero(span).map_err(io::Error::other)?;
-        }
-        kind::UNIT_END => {
-            asked.lock().expect("nothing panics while it holds this").remove(&(memory, offset));
-            // If this word is lost the unit comes again, and is passed over.
-            say(to, kind::HAS, (memory, offset))?;
-        }
-        _ => return Err(io::ErrorKind::InvalidData.into()),
+    let frame = receive_word(from)?;
+    if frame.first() == Some(&kind::UNIT_END) {
+        let (_, unit) = word_of(&frame).map_err(malformed)?;
+        asked.lock().expect("nothing panics while it holds this").remove(&unit);
+        // If this word is lost the unit comes again, and is passed over.
+        return say(to, kind::HAS, unit);
     }
-    Ok(())
+    let Piece { memory, offset, content } = piece_of_bytes(&frame).map_err(malformed)?;
+    let filled = match content {
+        Content::Bytes(bytes) => missing.fill(memory, offset, bytes),
+        Content::Zeros(length) => missing.fill_zero(Span { memory, range: offset..offset.saturating_add(length) }),
+    };
+    filled.map(drop).map_err(io::Error::other)
 }
 
 /// Departed processes of which pages are still here, by the tickets under which they left.

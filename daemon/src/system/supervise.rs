@@ -20,7 +20,7 @@
 use super::keep::{KeepRefused, Which};
 use super::{FACT_TIMEOUT, Inner, System, SystemError, ears};
 use crate::keep::record::{self, Begin, Claim, Place, Restart, Supervision};
-use crate::node::{Console, End, Node, Order, Pid, SnapshotRefused};
+use crate::node::{Console, End, Node, Order, Outward, Pid, SnapshotRefused};
 use abi::ids::NodeId;
 use abi::process::Again;
 use drivers::coordinator::{
@@ -897,7 +897,7 @@ impl System {
         let node = self.node()?;
         let program = self.program_anywhere(pid, &begin.process.program)?;
         let Begin { env, process } = begin.clone();
-        let record::Kept { name, args, mounts, limits, stdio, .. } = process;
+        let Outward { name, args, mounts, limits, stdio, .. } = process;
         let order = Order { program, name, args, env, mounts, limits, stdio };
         let started = node.run_again(order, again, before.map(Console::save).as_deref())?;
         self.moved_here(pid, again.moves());

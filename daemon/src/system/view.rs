@@ -1,6 +1,7 @@
 //! What people and scripts see of a system: its nodes, what it can survive, and where a process was put and why. Plain data.
 
-use crate::keep::record::{Checkpoint, Kept};
+use crate::keep::record::Checkpoint;
+use crate::node::Outward;
 use crate::node::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -143,7 +144,7 @@ pub struct MadeView {
     pub bytes: u64,
     /// What the one before did not have.
     pub new_bytes: u64,
-    pub process: Kept,
+    pub process: Outward,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -105,11 +105,6 @@ impl Tracker {
         Ok(tracker)
     }
 
-    /// Does Linux tell what was written? Otherwise all pages are read at each look.
-    pub fn is_cheap(&self) -> bool {
-        matches!(self.way, Way::Linux(_))
-    }
-
     /// Bytes of each memory, now.
     pub fn sizes(&self) -> Vec<u64> {
         self.memories.iter().map(|tracked| tracked.mapping.bytes() as u64).collect()
