@@ -8,6 +8,7 @@ use engine::{Engine, Process, Program, RunError, SaveError, Stop, Stopper, Targe
 use machine::{engine, load, nothing, resume, setup};
 use std::collections::{BTreeSet, VecDeque};
 use std::io::Read;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -620,8 +621,8 @@ fn memories_are_used_again_and_are_zero() {
 /// The name of a test in the environment: the binary was started again for it.
 const AGAIN: &str = "UNA_TEST_AGAIN";
 
-fn again(test: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+fn again(binary: &Path, test: &str) -> Command {
+    let mut command = Command::new(binary);
     command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(AGAIN, test);
     command
 }
@@ -656,7 +657,12 @@ fn without_rights() {
         return;
     }
     use std::os::unix::process::CommandExt;
-    let mut command = again(NAME);
+    // A copy, since whoever has no rights need not reach the directory that this binary was built in.
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let copy = directory.path().join("pages");
+    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let mut command = again(&copy, NAME);
     command.uid(65534).gid(65534).current_dir("/");
     let (status, text) = output_of(command);
     assert!(status.success() && text.contains("all done"), "{text}");
@@ -679,7 +685,7 @@ fn where_linux_refuses() {
         println!("all done");
         return;
     }
-    let mut command = again(NAME);
+    let mut command = again(&std::env::current_exe().unwrap(), NAME);
     command.env("UNA_PAGES", "plain");
     let (status, text) = output_of(command);
     assert!(status.success() && text.contains("all done"), "{text}");
@@ -703,7 +709,7 @@ fn the_node_stops_if_nobody_hears_of_missing_pages() {
         println!("it ended: {:?}", process.run());
         return;
     }
-    let (status, text) = output_of(again(NAME));
+    let (status, text) = output_of(again(&std::env::current_exe().unwrap(), NAME));
     use std::os::unix::process::ExitStatusExt;
     assert_eq!(status.signal(), Some(libc::SIGABRT), "{text}");
     assert!(text.contains("the node stops") && !text.contains("it ended"), "{text}");
