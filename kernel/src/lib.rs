@@ -224,15 +224,19 @@ impl Kernel {
 
     /// Ways that have become longer than they must be.
     fn shorten_all(&mut self, effects: &mut Vec<Effect>) {
-        while !self.looked_at.is_empty() || !self.long.is_empty() || !self.landed.is_empty() {
-            self.relieve(effects);
-            self.shorten();
-            self.settle_abroad(effects);
+        let nothing = |kernel: &Kernel| {
+            kernel.looked_at.is_empty() && kernel.long.is_empty() && kernel.landed.is_empty() && kernel.inward.is_empty()
+        };
+        if nothing(self) && self.ripe.is_empty() && self.handovers.is_empty() {
+            return;
         }
-        if !self.ripe.is_empty() || !self.handovers.is_empty() {
-            self.shorten();
+        loop {
             self.relieve(effects);
+            self.shorten();
             self.settle_abroad(effects);
+            if nothing(self) {
+                return;
+            }
         }
     }
 

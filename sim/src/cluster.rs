@@ -369,7 +369,12 @@ impl Cluster {
                 self.after(node)?;
                 continue;
             }
-            let moving = |kernel: &kernel::Kernel| kernel.under_way().iter().any(|(_, what, _)| MOVING.contains(what));
+            // What is for a node that is down waits until it is up, or is known to have been.
+            let moving = |kernel: &kernel::Kernel| {
+                let counts =
+                    |(to, what, _): &(NodeId, &str, usize)| MOVING.contains(what) && self.up[usize::from(to.0) - 1];
+                kernel.under_way().iter().any(counts)
+            };
             if self.coming.is_empty() && !up.iter().any(|node| moving(&self.machines[*node].kernel)) {
                 return Ok(());
             }

@@ -135,7 +135,6 @@ impl Node {
     }
 
     /// What another node must know of this process, if it can move at all.
-
     pub fn baggage(&self, pid: Pid) -> Result<Baggage, DepartRefused> {
         let info = self.find(pid).map_err(FreezeRefused::from)?;
         if info.fate().end.is_some() {
