@@ -225,7 +225,10 @@ impl Kernel {
     /// Ways that have become longer than they must be.
     fn shorten_all(&mut self, effects: &mut Vec<Effect>) {
         let nothing = |kernel: &Kernel| {
-            kernel.looked_at.is_empty() && kernel.long.is_empty() && kernel.landed.is_empty() && kernel.inward.is_empty()
+            kernel.looked_at.is_empty()
+                && kernel.long.is_empty()
+                && kernel.landed.is_empty()
+                && kernel.inward.is_empty()
         };
         if nothing(self) && self.ripe.is_empty() && self.handovers.is_empty() {
             return;

@@ -741,6 +741,10 @@ mod tests {
         let fired = NoticeEvent::Exited { process: actor, exit: Exit::Faulted(Fault::OutOfMemory) };
         check(Content::Done { errand: 8, verdict: Verdict::Fired(fired), rights: Vec::new() });
         check(Content::Grant { number: 3, ticket: 4, to: NodeId(2), life: 6, rights: Rights::SEND });
+        check(Content::Act { errand: 2, actor, act: Act::Flush { object: 11 }, rights: Vec::new() });
+        check(Content::Shorter { number: 3, place: Place::Third { home: NodeId(7), life: 4, ticket: 99 } });
+        check(Content::Onward { errand: 3, at: NodeId(2), life: 1 });
+        check(Content::HandOver { errand: 3, to: NodeId(2), life: 1, number: 9 });
     }
 
     #[test]

@@ -87,21 +87,21 @@ planted::bugs! {
     /// Children that stay behind are not told of their parent's end.
     MovedChildForgotten,
     /// A node does not say that a right leads on from it.
-    ShorterNeverSaid,
+    WayNeverSaid,
     /// What is done on a shorter way does not wait for what was done on the longer one.
     WayOvertaken,
     /// A flush comes back from a node that only passes things on.
-    FlushStopsShort,
+    WayFlushedShort,
     /// The longer way is not given up when the shorter one is taken.
-    OldWayKept,
+    WayKept,
     /// A way that has come home goes on through the node where it has been.
-    NeverLands,
+    WayNeverLands,
     /// A node does not say that an act is under way elsewhere.
-    OnwardNeverSaid,
+    HandedNever,
     /// An act that was handed over is answered to the node between too.
     HandedTwice,
     /// What was handed over by a node that is lost is lost with it.
     HandedLost,
     /// Of an act that was given up while it was handed over, the node where it is is not told.
-    TakenNotWithdrawn,
+    HandedNotWithdrawn,
 }

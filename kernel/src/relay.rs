@@ -148,7 +148,7 @@ impl Kernel {
             // What the other node was told to call it must stay until it has.
             return if agreed { () } else { self.join_outer(key, errand, number, effects) };
         }
-        if abroad.offered == Some(at) || is_lost || planted(Bug::OnwardNeverSaid) {
+        if abroad.offered == Some(at) || is_lost || planted(Bug::HandedNever) {
             return;
         }
         abroad.offered = Some(at);
@@ -379,7 +379,7 @@ impl Kernel {
         self.answered_by(key, from);
         let withdrawn = self.errands[key].withdrawn();
         if let Some(cause) = withdrawn
-            && !planted(Bug::TakenNotWithdrawn)
+            && !planted(Bug::HandedNotWithdrawn)
         {
             self.withdraw_errand(key, cause);
         }

@@ -169,7 +169,7 @@ impl Kernel {
         let Object::Foreign(_, import) = right.object else { return };
         let Import { lost, ref mut way, .. } = self.imports[import];
         way.exported = Some((to, number));
-        if lost || way.here.is_some() || planted(Bug::ShorterNeverSaid) {
+        if lost || way.here.is_some() || planted(Bug::WayNeverSaid) {
             return;
         }
         let Passed { place, .. } = self.pass(&right, right.rights, to);
@@ -318,7 +318,7 @@ impl Kernel {
         };
         let Some(session) = self.open_session(old) else { unreachable!("a right that is not lost has a session") };
         session.push(content, Some(errand));
-        if !planted(Bug::OldWayKept) {
+        if !planted(Bug::WayKept) {
             session.push(Content::Release { number }, None);
         }
         self.stir_session(old);
@@ -339,13 +339,6 @@ impl Kernel {
             }
             None => unreachable!("it was just seen"),
         };
-        if planted(Bug::WayOvertaken) {
-            self.errands[errand].purpose = Purpose::Nobody;
-            if home == self.node {
-                self.landed.push(key);
-            }
-            return true;
-        }
         self.imports[key].way.hold = Some(errand);
         let hold = Hold { home, queue: VecDeque::new(), bytes: 0, imports: alloc::vec![key] };
         self.holds.insert(errand, hold);
@@ -369,6 +362,7 @@ impl Kernel {
     ) {
         let way = import.map(|import| &self.imports[import].way);
         let (hold, here) = way.map_or((None, None), |way| (way.hold, way.here.clone()));
+        let hold = hold.filter(|_| !planted(Bug::WayOvertaken));
         if hold.is_none() && here.is_none() {
             let rights = self.pass_all(given.giver, given.transfers, node);
             let number = errand.map_or(0, |errand| self.errands[errand].number);
@@ -555,7 +549,7 @@ impl Kernel {
                 && !read.contains(&key)
                 && import.kept.is_empty()
                 && import.reading.is_none()
-                && !planted(Bug::NeverLands)
+                && !planted(Bug::WayNeverLands)
                 && let Some(here) = import.way.here.take()
             {
                 let (home, number) = (import.home, import.number);
@@ -715,7 +709,7 @@ impl Kernel {
     pub(crate) fn flush(&mut self, me: Key<Process>, handle: HandleId) -> crate::schedule::Next {
         let right = self.processes[me].handles.find(handle).map(|right| right.object);
         match right {
-            Ok(Object::Foreign(_, import)) if !self.imports[import].lost && !planted(Bug::FlushStopsShort) => {
+            Ok(Object::Foreign(_, import)) if !self.imports[import].lost && !planted(Bug::WayFlushedShort) => {
                 self.flush_on(me, import)
             }
             _ => crate::schedule::Next::Return(Outcome::Yielded),
