@@ -88,10 +88,6 @@ planted::bugs! {
     MovedChildForgotten,
     /// A node does not say that a right leads on from it.
     WayNeverSaid,
-    /// What is done on a shorter way does not wait for what was done on the longer one.
-    WayOvertaken,
-    /// A flush comes back from a node that only passes things on.
-    WayFlushedShort,
     /// The longer way is not given up when the shorter one is taken.
     WayKept,
     /// A way that has come home goes on through the node where it has been.
@@ -100,8 +96,6 @@ planted::bugs! {
     HandedNever,
     /// An act that was handed over is answered to the node between too.
     HandedTwice,
-    /// What was handed over by a node that is lost is lost with it.
-    HandedLost,
     /// Of an act that was given up while it was handed over, the node where it is is not told.
     HandedNotWithdrawn,
 }

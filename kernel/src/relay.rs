@@ -437,7 +437,7 @@ impl Kernel {
                 }
                 continue;
             }
-            if errand.node != node || planted(Bug::HandedLost) {
+            if errand.node != node {
                 continue;
             }
             let known = self.sessions.get(&at).filter(|other| other.breach.is_none());

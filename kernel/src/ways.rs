@@ -2,8 +2,8 @@
 //! straight to the object. This file knows nothing of acts that are under way: see `relay`.
 //!
 //! The one idea: *flush, then go*. Who holds the right gets a second one that leads straight on, while everything still goes the old way.
-//! Then it sends a flush the old way, behind all that it ever did there, and goes the new way from that moment on; but what it does there is
-//! held back until the flush has come back. So nothing is overtaken, nothing is done twice, and the old way is given up by its last act.
+//! Then it sends a flush the old way, behind all that it ever did there, and goes the new way from that moment on; but what it does there
+//! is held back until the flush has come back. So nothing is overtaken, nothing is done twice, and the old way is given up by its last act.
 //!
 //! ```text
 //!   X holds (A, n)            A holds (B, m), its n rests on it          B, where the object is
@@ -362,7 +362,6 @@ impl Kernel {
     ) {
         let way = import.map(|import| &self.imports[import].way);
         let (hold, here) = way.map_or((None, None), |way| (way.hold, way.here.clone()));
-        let hold = hold.filter(|_| !planted(Bug::WayOvertaken));
         if hold.is_none() && here.is_none() {
             let rights = self.pass_all(given.giver, given.transfers, node);
             let number = errand.map_or(0, |errand| self.errands[errand].number);
@@ -670,8 +669,13 @@ impl Kernel {
             let bytes: usize = hold.queue.iter().map(HeldBack::bytes).sum();
             assert_eq!(bytes, hold.bytes, "what is held back is miscounted");
         }
-        for (_, import) in self.imports.iter() {
+        let reads = self.errands.iter().filter(|(_, errand)| errand.what() == What::Read);
+        let read: BTreeSet<Key<Import>> = reads.filter_map(|(_, errand)| errand.import()).collect();
+        for (key, import) in self.imports.iter() {
             let way = &import.way;
+            let waits =
+                way.hold.is_some() || !import.kept.is_empty() || import.reading.is_some() || read.contains(&key);
+            assert!(way.here.is_none() || waits, "a right to what is here goes round: {:?}", import.object);
             assert!(way.here.is_none() || import.home == self.node, "a way that ends here leads elsewhere");
             assert!(way.hold.is_none() || way.next.is_none(), "a way is to be shortened twice at once");
             assert!(way.hold.is_none_or(|hold| self.holds.contains_key(&hold)), "a right is held back by nothing");
@@ -709,9 +713,7 @@ impl Kernel {
     pub(crate) fn flush(&mut self, me: Key<Process>, handle: HandleId) -> crate::schedule::Next {
         let right = self.processes[me].handles.find(handle).map(|right| right.object);
         match right {
-            Ok(Object::Foreign(_, import)) if !self.imports[import].lost && !planted(Bug::WayFlushedShort) => {
-                self.flush_on(me, import)
-            }
+            Ok(Object::Foreign(_, import)) if !self.imports[import].lost => self.flush_on(me, import),
             _ => crate::schedule::Next::Return(Outcome::Yielded),
         }
     }
