@@ -73,7 +73,7 @@ fn describe(moved: &MoveView, to: &str) -> String {
     )
 }
 
-fn time(us: u64) -> String {
+pub fn time(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),
         1_000..10_000 => format!("{:.1} ms", us as f64 / 1e3),

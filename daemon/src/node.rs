@@ -8,11 +8,13 @@
 //!   bodies    what each process is                  system_files   /proc, /port, /node
 //!   seekers   who works for names of other nodes
 //!   keep      a process stopped for a moment, and one that goes on
+//!   moving    a process that leaves, and one that comes   forking   clones of a process
 //! ```
 //! All calls here may be made from any thread that is not a worker; those that wait have a timeout.
 
 mod bodies;
 mod console;
+mod forking;
 mod guest;
 mod keep;
 mod machine;
@@ -25,13 +27,14 @@ mod system_files;
 mod view;
 
 pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
+pub use forking::{Asker, Cutting, ForkRefused, GrowRefused, Origin};
 pub use keep::{GoOn, Outward, Snapshot, SnapshotRefused, UndoRefused, is_damage};
 pub use moving::{Arrival, ArriveRefused, Baggage, Brought, Pages, Stopped};
 pub use seekers::{Fetched, Home, Registry};
-pub use system_files::{OtherNode, Others};
+pub use system_files::{ForkOrder, Forked, OtherNode, Others};
 pub use view::{
-    ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, NotPid,
-    Order, Pid, PortError, ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
+    ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, Lineage, MountOrder, NodeError, NodeView,
+    NotPid, Order, Pid, PortError, ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
 };
 
 use crate::files::{Shared, Tree};
@@ -363,10 +366,19 @@ impl Node {
     }
 
     fn launch(
+        &self, program: &engine::Program, process: engine::Process, common: Common, rest: Rest,
+    ) -> Result<Started, RunRefused> {
+        self.launch_as(program, process, common, rest, |_| {})
+    }
+
+    /// `made` is called with what is known of it before it runs.
+    fn launch_as(
         &self, program: &engine::Program, mut process: engine::Process, common: Common, rest: Rest,
+        made: impl FnOnce(&Info),
     ) -> Result<Started, RunRefused> {
         let (console, limits, again) = (rest.output.clone(), common.limits.clone(), common.again);
         let info = self.0.info(program, &mut process, common, rest);
+        made(&info);
         let arguments = self.0.bodies.expect(guest::Program::new(process, info.clone()), info.clone());
         let spawn = Spawn {
             program: Program::Module(ProgramId(*program.hash().as_bytes())),
@@ -462,6 +474,7 @@ impl Node {
             output_bytes: info.console.as_ref().map_or(0, Console::end),
             mounts: info.mounts.clone(),
             incarnation: info.incarnation,
+            lineage: info.lineage().clone(),
         }
     }
 
@@ -533,13 +546,19 @@ impl Node {
         self.find(pid)?.console.clone().ok_or(ControlRefused::NoSuchProcess(pid))
     }
 
-    /// Does what was written into the `ctl` of a process of this node: `kill`, `stop`, `cont`, or `move` and the name of a node.
+    /// Does what was written into the `ctl` of a process of this node: `kill`, `stop`, `cont`, `move` and the name of a node, or `fork`, see
+    /// [`ForkOrder`].
     pub fn command(&self, pid: Pid, bytes: &[u8]) -> Result<(), abi::errno::Errno> {
         use abi::errno::Errno;
         let done = match bytes.trim_ascii() {
             b"kill" => self.kill(pid),
             b"stop" => self.stop(pid),
             b"cont" => self.cont(pid),
+            word if word.starts_with(b"fork") => {
+                let order = ForkOrder::read(word).ok_or(Errno::Inval)?;
+                let others = self.0.others.as_ref().ok_or(Errno::NotSup)?;
+                return others.fork(pid, order, Asker::Others, Box::new(|_| {}));
+            }
             word => {
                 let to =
                     word.strip_prefix(b"move ").and_then(|name| std::str::from_utf8(name).ok()).ok_or(Errno::Inval)?;
@@ -840,14 +859,14 @@ impl Inner {
             clock: Box::new(ProcessClock { time: time.clone(), began }),
             waiter: Box::new(ConsoleWaiter::new(&input, &output, rouse)),
             fiber: Fiber { calls: Box::new(calls), usage: usage.clone() },
-            rest: Rest { output, is_shared: false, usage, time, key, known },
+            rest: Rest { output, is_shared: false, usage, time, key, known, lineage: Lineage::default() },
         })
     }
 
     fn info(&self, program: &engine::Program, process: &mut engine::Process, common: Common, rest: Rest) -> Arc<Info> {
         self.remember(program);
         let Common { name, args, mounts, limits, stdio, started_ms, moves, again } = common;
-        let Rest { output, is_shared, usage, time, key, known } = rest;
+        let Rest { output, is_shared, usage, time, key, known, lineage } = rest;
         let info = Info::new(Facts {
             name,
             args,
@@ -868,6 +887,7 @@ impl Inner {
             stopper: Some(process.stopper()),
             began: self.machine.began(),
         });
+        *info.lineage() = lineage;
         let set = known.set(Arc::downgrade(&info));
         assert!(set.is_ok(), "a process is one process");
         info
@@ -945,6 +965,7 @@ struct Rest {
     usage: Arc<Usage>,
     time: Arc<Used>,
     key: Arc<OnceLock<Key<Process>>>,
+    lineage: Lineage,
 }
 
 struct Common {

@@ -3,6 +3,7 @@
 mod asyncify;
 mod cluster;
 mod continuing;
+mod forking;
 mod freeze;
 mod host;
 mod local;
@@ -28,6 +29,8 @@ enum Benchmark {
     Cluster(cluster::Arguments),
     /// Pages of a process: followed, missing, moved
     Move(moving::Arguments),
+    /// Clones of a process: how soon they run, and what they take up
+    Fork(forking::Arguments),
 }
 
 pub fn run(arguments: Arguments) -> crate::Outcome {
@@ -36,5 +39,6 @@ pub fn run(arguments: Arguments) -> crate::Outcome {
         Benchmark::Local(arguments) => local::run(&arguments),
         Benchmark::Cluster(arguments) => cluster::run(&arguments),
         Benchmark::Move(arguments) => moving::run(&arguments),
+        Benchmark::Fork(arguments) => forking::run(&arguments),
     }
 }

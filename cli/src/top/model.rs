@@ -345,6 +345,7 @@ pub mod tests {
             output_bytes: 0,
             mounts: vec![],
             incarnation: 0,
+            lineage: Default::default(),
         }
     }
 

@@ -95,7 +95,7 @@ impl Node {
         Ok(Snapshot { outward, state, streams })
     }
 
-    fn has_nothing_in_hand(&self, pid: Pid) -> Result<(), FreezeRefused> {
+    pub(super) fn has_nothing_in_hand(&self, pid: Pid) -> Result<(), FreezeRefused> {
         // Each is born with one, to the names.
         match self.process(pid)?.handles > 1 {
             true => Err(FreezeRefused::Holds { pid, what: "ports, pipes or processes in its hands".into() }),

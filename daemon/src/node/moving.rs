@@ -18,7 +18,7 @@ use super::view::*;
 use super::{Common, Node, STOP_INTERVAL, STOP_TIMEOUT, at_once, bodies, grant_names};
 use abi::ids::NodeId;
 use engine::Image;
-use engine::pages::{Fetch, Memories, Missing, PagesError, Span, Staging};
+use engine::pages::{Fetch, Memories, Missing, NotThere, PagesError, Span, Staging};
 use kernel::world::{DepartError, Event};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
@@ -49,6 +49,8 @@ pub struct Baggage {
     pub memory_bytes: u64,
     /// How often it will have moved then.
     pub moves: u32,
+    #[serde(default)]
+    pub lineage: Lineage,
 }
 
 /// A process that was stopped and lent to us. Dropped, it goes on.
@@ -154,13 +156,17 @@ impl Node {
             started_ms: info.started_ms,
             memory_bytes: info.memory_bytes(),
             moves: info.moves + 1,
+            lineage: info.lineage().clone(),
         })
     }
 }
 
 fn wait_whole(pid: Pid, info: &Info) -> Result<(), FreezeRefused> {
-    let Some(missing) = info.missing.get() else { return Ok(()) };
-    missing.wait(WHOLE_TIMEOUT).map_err(|error| FreezeRefused::Partial { pid, why: error.to_string() })
+    let partial = |error: NotThere| FreezeRefused::Partial { pid, why: error.to_string() };
+    if let Some(missing) = info.missing.get() {
+        missing.wait(WHOLE_TIMEOUT).map_err(partial)?;
+    }
+    info.coming().map_or(Ok(()), |coming| coming.wait(WHOLE_TIMEOUT).map_err(partial))
 }
 
 impl Stopped {
@@ -289,11 +295,12 @@ impl Node {
         &self, from: NodeId, ticket: u64, program: &engine::Program, baggage: Baggage, state: Brought<impl Read>,
     ) -> Result<Arrival, ArriveRefused> {
         let Brought { streams, cpu_ns, image, pages, stopped } = state;
-        let Baggage { name, args, limits, stdio, started_ms, moves, .. } = baggage;
+        let Baggage { name, args, limits, stdio, started_ms, moves, lineage, .. } = baggage;
         let contents = Contents::from_bytes(&streams).map_err(|_| ArriveRefused::Malformed)?;
         let lossless = contents.is_lossless();
         let console = Console::restore(contents);
-        let world = self.0.world_at(program, &[], &limits, stdio, console.clone(), console.clone())?;
+        let mut world = self.0.world_at(program, &[], &limits, stdio, console.clone(), console.clone())?;
+        world.rest.lineage = lineage;
         world.rest.time.carry_over(cpu_ns);
         let (resume, fiber, rest) = world.for_old();
         let thawed = at_once(self.0.engine.thaw_on_fiber(program, image, resume, fiber));

@@ -3,10 +3,10 @@
 use super::console::Console;
 use super::guest::{Loan, ProcessClock};
 use super::machine::{Used, time_since};
-use super::view::{End, Kind, MountOrder, Pid, ProcessLimits, Stdio};
+use super::view::{End, Kind, Lineage, MountOrder, Pid, ProcessLimits, Stdio};
 use abi::ids::{HandleId, NodeId, Time};
 use abi::process::Exit;
-use engine::pages::{Memories, Missing};
+use engine::pages::{Memories, Missing, Whole};
 use engine::{Stopper, Usage};
 use kernel::{Key, Process};
 use std::collections::{BTreeMap, VecDeque};
@@ -39,6 +39,11 @@ pub(crate) struct Info {
     memories: Mutex<Option<Memories>>,
     /// What of its memory is still where it came from.
     pub missing: OnceLock<Missing>,
+    /// What of its memory is still to be shared with others.
+    coming: Mutex<Option<Whole>>,
+    lineage: Mutex<Lineage>,
+    /// It is a clone, and begins in the call that asked for it.
+    pub answers_fork: AtomicBool,
     pub key: Arc<OnceLock<Key<Process>>>,
     /// By which the node's own process holds it.
     pub handle: OnceLock<HandleId>,
@@ -106,6 +111,9 @@ impl Info {
             incarnation,
             memories: Mutex::new(memories),
             missing: OnceLock::new(),
+            coming: Mutex::default(),
+            lineage: Mutex::default(),
+            answers_fork: AtomicBool::new(false),
             key,
             handle: OnceLock::new(),
             stopper: Mutex::new(stopper),
@@ -136,6 +144,19 @@ impl Info {
     /// Of a program: for whoever follows its pages.
     pub fn memories(&self) -> Option<Memories> {
         self.memories.lock().expect("no code panics while it holds this lock").clone()
+    }
+
+    /// It shares a memory that is not all there yet.
+    pub fn set_coming(&self, whole: Whole) {
+        *self.coming.lock().expect("no code panics while it holds this lock") = Some(whole);
+    }
+
+    pub fn coming(&self) -> Option<Whole> {
+        self.coming.lock().expect("no code panics while it holds this lock").clone()
+    }
+
+    pub fn lineage(&self) -> MutexGuard<'_, Lineage> {
+        self.lineage.lock().expect("no code panics while it holds this lock")
     }
 
     /// All of its memories and tables.

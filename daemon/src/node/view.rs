@@ -127,6 +127,19 @@ pub struct ProcessView {
     /// How often it was begun, the first time not counted.
     #[serde(default)]
     pub incarnation: u32,
+    #[serde(default)]
+    pub lineage: Lineage,
+}
+
+/// What a process is to its clones, or as one.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Lineage {
+    /// It is a clone of that one.
+    pub from: Option<Pid>,
+    /// Who it is since the last fork that it was part of: a clone, from 1 on, or the one that was forked, 0.
+    pub number: u32,
+    /// What came of it when it was forked last.
+    pub clones: Vec<Pid>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

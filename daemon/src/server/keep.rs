@@ -66,7 +66,7 @@ impl Session<'_> {
     }
 
     /// Does something that may take long, and tells the client now and then that it goes on. It is done even if the client goes.
-    fn with_patience<T: Send>(&mut self, act: impl FnOnce() -> T + Send) -> Done<T> {
+    pub(super) fn with_patience<T: Send>(&mut self, act: impl FnOnce() -> T + Send) -> Done<T> {
         std::thread::scope(|scope| {
             let (give, get) = sync_channel(1);
             std::thread::Builder::new().name("una-patience".into()).spawn_scoped(scope, move || {

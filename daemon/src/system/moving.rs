@@ -21,15 +21,16 @@
 //!
 //! Frames: length (32 bits), content. A frame without content is the end of many.
 
+use super::fork;
 use super::pages::{self, Sending};
 use super::{Inner, System, service};
-use crate::node::{Baggage, Brought, ControlRefused, DepartRefused, FreezeRefused, Pages, Pid};
+use crate::node::{Baggage, Brought, ControlRefused, DepartRefused, FreezeRefused, Node, Pages, Pid};
 use crate::protocol::{MoveView, Stage};
 use abi::file::Entropy;
 use abi::ids::NodeId;
 use drivers::HostEntropy;
 use drivers::wire::Stream;
-use engine::pages::{Content, PagesError, Piece, Span, Staging, Tracker};
+use engine::pages::{Content, PagesError, Piece, Span, Staging, Stem, Tracker};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use services::events::Kind;
@@ -38,9 +39,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long the other node may take to answer at all.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long it may take to have the program ready: it may have to compile it.
-const PREPARE_TIMEOUT: Duration = Duration::from_secs(180);
+pub(super) const PREPARE_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long one piece may take on its way. The process stands still meanwhile.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a reader of the process's output has to come after it.
@@ -56,7 +57,7 @@ const STREAMS_BYTES_MAX: usize = 1 << 20;
 
 /// The first word, as the head of the stream.
 #[derive(Serialize, Deserialize)]
-struct Head {
+pub(super) struct Head {
     ticket: u64,
     baggage: Baggage,
 }
@@ -64,7 +65,7 @@ struct Head {
 /// What the other side answers.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
-enum Word {
+pub(super) enum Word {
     /// It has not got the program.
     WantsProgram,
     Prepared {
@@ -86,12 +87,13 @@ struct State {
     has_pages: bool,
 }
 
-/// The head of a stream, which is about a process that comes, or about pages of one that came.
+/// The head of a stream, which is about a process that comes, or about pages of one that came, or about clones.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Opening {
+pub(super) enum Opening {
     Moves(Head),
     Pages { ticket: u64 },
+    Forks(fork::Head),
 }
 
 /// More rounds than this are not made: a process that writes faster than the link carries would never stop.
@@ -140,7 +142,8 @@ impl From<FreezeRefused> for MoveRefused {
 }
 
 /// Why one step of the talk failed.
-enum Broken {
+#[derive(Debug)]
+pub(super) enum Broken {
     Lost(io::Error),
     Refused(String),
 }
@@ -207,7 +210,7 @@ impl System {
         let opened = inner.wire.open(key, service::MOVES, &head, began + OPEN_TIMEOUT);
         let stream = opened.map_err(|error| MoveRefused::NotHeard { node: name.clone(), why: error.to_string() })?;
         let mut talk = Talk::new(stream);
-        let may_wait = talk.prepare(inner, &baggage).map_err(broken)?;
+        let may_wait = talk.prepare(inner, &baggage.program).map_err(broken)?;
         // Without a tracker all goes over while the process stands still.
         let mut tracker = Tracker::begin(&node.memories(pid)?).ok();
         let mut rounds = 0;
@@ -263,7 +266,7 @@ impl System {
             return Err(MoveRefused::Abandoned);
         }
         let sending = match tracker {
-            Some(tracker) if !later.is_empty() => Some(Sending::new(tracker, &later)),
+            Some(tracker) if !later.is_empty() => Some(Sending::new(Box::new(tracker), &later)),
             _ => None,
         };
         if let Some(sending) = &sending {
@@ -323,7 +326,7 @@ impl From<io::Error> for Round {
 
 impl Inner {
     /// Sends what is left of a departed process's memory, until the other side has all of it or its life is over.
-    fn send_pages(&self, ticket: u64, sending: &Arc<Sending>, stream: Stream, mut tell: impl FnMut()) {
+    pub(super) fn send_pages(&self, ticket: u64, sending: &Arc<Sending>, stream: Stream, mut tell: impl FnMut()) {
         let serve = sending.clone();
         let mut stream = Some(stream);
         let first = std::thread::Builder::new().name("una-pages".into());
@@ -362,6 +365,12 @@ pub(super) fn arrived(inner: &Arc<Inner>, from: NodeId, head: &[u8], stream: Str
                 let _ = talk.say(&Word::Refused { why });
             }
         }
+        Opening::Forks(head) => {
+            let mut talk = Talk::new(stream);
+            if let Err(Broken::Refused(why)) = inner.grow_for(from, head, &mut talk) {
+                let _ = talk.say(&Word::Refused { why });
+            }
+        }
         Opening::Pages { ticket } => {
             if let Some(sending) = inner.departures.find(ticket, from) {
                 // If this link breaks too, another one comes.
@@ -382,19 +391,7 @@ impl Inner {
         if self.is_stopping() {
             return Err(refused(&"it is stopping"));
         }
-        let hash = blake3::Hash::from_hex(&baggage.program).map_err(|error| refused(&error))?;
-        let program = match node.known_program(&baggage.program) {
-            Some(program) => program,
-            None => {
-                let wasm = match self.library.find(&hash).ok().flatten() {
-                    Some(wasm) => wasm,
-                    None => talk.fetch_program(&hash)?,
-                };
-                // Not to keep it costs the same way again the next time.
-                let _ = self.library.keep(&wasm);
-                node.load(wasm, &mut |_| {}).map_err(|error| refused(&error))?
-            }
-        };
+        let program = self.program_for(node, talk, &baggage.program)?;
         let may_wait = engine::pages::support().missing.is_ok();
         talk.say(&Word::Prepared { may_wait })?;
         let mut staged = node.engine().stage(baggage.limits.memory_bytes.unwrap_or(u64::MAX).min(MEMORY_BYTES_MAX));
@@ -441,8 +438,23 @@ impl Inner {
 }
 
 impl Inner {
+    /// A program by its hash, which is here or comes from the other side.
+    pub(super) fn program_for(&self, node: &Node, talk: &mut Talk, hash: &str) -> Result<engine::Program, Broken> {
+        if let Some(program) = node.known_program(hash) {
+            return Ok(program);
+        }
+        let hash = blake3::Hash::from_hex(hash).map_err(|error| Broken::Refused(error.to_string()))?;
+        let wasm = match self.library.find(&hash).ok().flatten() {
+            Some(wasm) => wasm,
+            None => talk.fetch_program(&hash)?,
+        };
+        // Not to keep it costs the same way again the next time.
+        let _ = self.library.keep(&wasm);
+        node.load(wasm, &mut |_| {}).map_err(|error| Broken::Refused(error.to_string()))
+    }
+
     /// Another link to where a process's pages are.
-    fn reopen(&self, from: NodeId, ticket: u64) -> Option<Stream> {
+    pub(super) fn reopen(&self, from: NodeId, ticket: u64) -> Option<Stream> {
         let until = Instant::now() + PAGES_TIMEOUT;
         let head = serde_json::to_vec(&Opening::Pages { ticket }).expect("plain data");
         while Instant::now() < until && !self.is_stopping() {
@@ -458,14 +470,14 @@ impl Inner {
 }
 
 /// One side of the talk about one process.
-struct Talk {
-    stream: Stream,
+pub(super) struct Talk {
+    pub stream: Stream,
     piece: Vec<u8>,
     sent: u64,
 }
 
 impl Talk {
-    fn new(stream: Stream) -> Talk {
+    pub fn new(stream: Stream) -> Talk {
         stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
         Talk { stream, piece: vec![], sent: 0 }
     }
@@ -520,20 +532,33 @@ impl Talk {
         }
     }
 
+    /// The same for a stem, until its end.
+    pub fn take_pieces_into(&mut self, stem: &Stem) -> Result<(), Broken> {
+        loop {
+            self.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
+            let frame = self.receive(FRAME_BYTES_MAX)?;
+            if frame.is_empty() {
+                return Ok(());
+            }
+            let piece = pages::piece_of_bytes(&frame).map_err(|_| Broken::Refused("a malformed piece".into()))?;
+            pages::put(stem, piece).map_err(|error| Broken::Refused(error.to_string()))?;
+        }
+    }
+
     /// Sends, with the time for it counted from now.
-    fn send_within(&mut self, content: &[u8]) -> io::Result<()> {
+    pub fn send_within(&mut self, content: &[u8]) -> io::Result<()> {
         self.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
         self.send(content)
     }
 
     /// Here: until the other side has the program. Says whether a process may run there before all of its memory has come.
-    fn prepare(&mut self, inner: &Inner, baggage: &Baggage) -> Result<bool, Broken> {
+    pub fn prepare(&mut self, inner: &Inner, program: &str) -> Result<bool, Broken> {
         self.stream.set_deadline(Some(Instant::now() + PREPARE_TIMEOUT));
         let mut word: Word = self.hear()?;
         if word == Word::WantsProgram {
-            let hash = blake3::Hash::from_hex(&baggage.program).map_err(io::Error::other)?;
+            let hash = blake3::Hash::from_hex(program).map_err(io::Error::other)?;
             let kept = inner.library.find(&hash).ok().flatten();
-            let loaded = || inner.node.get()?.known_program(&baggage.program).map(|program| program.wasm().to_vec());
+            let loaded = || inner.node.get()?.known_program(program).map(|program| program.wasm().to_vec());
             let Some(wasm) = kept.or_else(loaded) else {
                 return Err(Broken::Refused("its program is not there, nor here any more".into()));
             };
@@ -565,13 +590,22 @@ impl Talk {
         check(word, expected)
     }
 
-    fn say(&mut self, word: &impl Serialize) -> io::Result<()> {
+    pub fn say(&mut self, word: &impl Serialize) -> io::Result<()> {
         self.send(&serde_json::to_vec(word).expect("plain data"))
     }
 
-    fn hear<T: DeserializeOwned>(&mut self) -> Result<T, Broken> {
+    pub fn hear<T: DeserializeOwned>(&mut self) -> Result<T, Broken> {
         let frame = self.receive(FRAME_BYTES_MAX)?;
         serde_json::from_slice(&frame).map_err(|error| Broken::Lost(io::Error::other(error)))
+    }
+
+    /// Where something else than a word is due, but for the one that says why it does not come.
+    pub fn hear_or_refused<T: DeserializeOwned>(&mut self) -> Result<T, Broken> {
+        let frame = self.receive(FRAME_BYTES_MAX)?;
+        match serde_json::from_slice(&frame) {
+            Ok(Word::Refused { why }) => Err(Broken::Refused(why)),
+            _ => serde_json::from_slice(&frame).map_err(|error| Broken::Lost(io::Error::other(error))),
+        }
     }
 
     fn send(&mut self, content: &[u8]) -> io::Result<()> {
@@ -583,7 +617,7 @@ impl Talk {
         pages::receive(&mut self.stream, bytes_max)
     }
 
-    fn end_pieces(&mut self) -> io::Result<()> {
+    pub fn end_pieces(&mut self) -> io::Result<()> {
         self.flush()?;
         self.send(&[])
     }
@@ -621,7 +655,7 @@ impl Write for Talk {
 }
 
 /// The other side of them.
-struct Pieces<'a> {
+pub(super) struct Pieces<'a> {
     talk: &'a mut Talk,
     piece: Vec<u8>,
     at: usize,
@@ -634,7 +668,7 @@ impl Pieces<'_> {
         io::copy(&mut self, &mut io::sink()).map(drop)
     }
 
-    fn of(talk: &mut Talk) -> Pieces<'_> {
+    pub fn of(talk: &mut Talk) -> Pieces<'_> {
         Pieces { talk, piece: vec![], at: 0, ended: false }
     }
 }

@@ -126,7 +126,7 @@ impl Tracker {
                     if std::mem::take(&mut tracked.is_new) {
                         // After it: what is written from here on is told next time.
                         found.clear();
-                        mapping.reservation().resident(all, usize::MAX, &mut found)?;
+                        mapping.contents(all, &mut found)?;
                     }
                 }
                 Way::Compare => tracked.compare(&mut found),

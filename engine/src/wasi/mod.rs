@@ -244,6 +244,11 @@ impl System {
         self.now_ns()
     }
 
+    /// Its standard input is at its end: what waits to be read there is read by somebody else.
+    pub(crate) fn end_input(&mut self) {
+        self.unread = Unread { bytes: vec![], start: 0, ended: true };
+    }
+
     /// So much time has passed for everybody else while the process was on its way.
     pub(crate) fn pass_time(&mut self, ns: u64) {
         self.monotonic.own_ns = self.monotonic.own_ns.saturating_add(ns);

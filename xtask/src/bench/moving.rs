@@ -60,7 +60,7 @@ fn directory() -> PathBuf {
 }
 
 /// `bench/move/NAME.c` as wasm.
-fn compiled(name: &str) -> Outcome<PathBuf> {
+pub fn compiled(name: &str) -> Outcome<PathBuf> {
     std::fs::create_dir_all(directory())?;
     let wasm = directory().join(format!("{name}.wasm"));
     let mut command = Command::new("clang");
@@ -186,7 +186,7 @@ fn shown(bytes: usize) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-fn line(table: &mut Table, what: &str, bytes: usize, unit: &str, figures: &[f64]) {
+pub fn line(table: &mut Table, what: &str, bytes: usize, unit: &str, figures: &[f64]) {
     let Spread { median, min, max } = Spread::of(figures);
     let spread = format!("{median:.3} ({min:.3}-{max:.3})");
     table.0.push(vec![what.into(), shown(bytes), unit.into(), spread]);
@@ -482,7 +482,7 @@ fn moves(pairs: &[(&str, PathBuf)], wasm: &Path, mib: u32, hot: u32, rounds: u32
 }
 
 /// What the program has printed, as soon as that is so many lines.
-fn wait_lines(place: &Path, pid: &str, lines: usize) -> Outcome<Vec<f64>> {
+pub fn wait_lines(place: &Path, pid: &str, lines: usize) -> Outcome<Vec<f64>> {
     let until = Instant::now() + SOON;
     loop {
         let said = cluster::speak(place, 1, &["logs", pid])?;
