@@ -5,7 +5,7 @@ mod machine;
 
 use engine::pages::{Content, Fetch, NotThere, PAGE, PagesError, Piece, Span, Stem, Tracker, UNIT};
 use engine::{Engine, Process, Program, RunError, Stop, Stopper, Target};
-use machine::{engine, load, nothing, resume, setup};
+use machine::{engine, load, resume, setup};
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::process::Command;
 use std::sync::{Arc, Mutex};

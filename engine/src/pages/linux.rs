@@ -196,6 +196,11 @@ impl MemoryFile {
     }
 }
 
+/// Did [`Reservation::move_out`] fail since the range is more than one mapping of Linux's?
+pub fn is_several(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EFAULT)
+}
+
 /// How far a call came, which was to read or write something.
 fn counted(result: libc::ssize_t) -> io::Result<usize> {
     match result {

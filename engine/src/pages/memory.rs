@@ -9,7 +9,7 @@
 //! ```
 
 use super::PagesError;
-use super::linux::{MemoryFile, PAGE, Reservation};
+use super::linux::{MemoryFile, PAGE, Reservation, is_several};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -391,7 +391,7 @@ fn move_mapped(
             Ok(())
         }
         // Where it consists of several: there is no call that tells where they meet.
-        Err(error) if error.raw_os_error() == Some(libc::EFAULT) && range.len() > PAGE => {
+        Err(error) if is_several(&error) && range.len() > PAGE => {
             let half = (range.len() / 2).next_multiple_of(PAGE);
             move_mapped(from, range.start..range.start + half, to, at, moved)?;
             move_mapped(from, range.start + half..range.end, to, at + half, moved)

@@ -49,6 +49,8 @@ struct State {
     /// What the process that was forked had. Nothing for a memory whose pages come from elsewhere.
     aside: Vec<Aside>,
     users: Vec<User>,
+    /// There were some: if none is left what is still missing is wanted by nobody.
+    had_users: bool,
     stage: Stage,
     /// Where [`Stem::settle`] goes on.
     next: (usize, usize),
@@ -160,6 +162,7 @@ impl Stem {
             left,
             aside: vec![],
             users: vec![],
+            had_users: false,
             stage: Stage::Filling,
             next: (0, 0),
         };
@@ -210,6 +213,7 @@ impl Stem {
             return Err(error);
         }
         state.users.push(User { mappings, presence: process.presence.clone() });
+        state.had_users = true;
         Ok(())
     }
 
@@ -292,7 +296,8 @@ impl Stem {
     /// Bytes that are still missing and that somebody may still want.
     pub fn left(&self) -> u64 {
         let state = self.inner.state();
-        if state.stage == Stage::Filling { (state.left * PAGE) as u64 } else { 0 }
+        let is_wanted = state.stage == Stage::Filling && !(state.had_users && state.users.is_empty());
+        if is_wanted { (state.left * PAGE) as u64 } else { 0 }
     }
 
     pub fn whole(&self) -> Whole {
