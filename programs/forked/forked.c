@@ -33,7 +33,7 @@ static int own_number(void) {
 }
 
 static void add_clones(const char *from) {
-    char text[8192];
+    static char text[8192];
     strncpy(text, from, sizeof text - 1);
     text[sizeof text - 1] = 0;
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
@@ -44,7 +44,9 @@ static void add_clones(const char *from) {
 
 // Comes back in the original and in each of the clones; gives which one it is.
 static int forked(int count) {
-    char order[32], answer[4096];
+    // Not on the stack, which some cases need for themselves.
+    static char answer[8192];
+    char order[32];
     int length = snprintf(order, sizeof order, "fork %d", count);
     int control = open("/proc/self/ctl", O_RDWR);
     MUST(control >= 0);
@@ -74,7 +76,7 @@ static void moved_once(void (*work)(void)) {
     }
     printf("ready\n");
     fflush(stdout);
-    char text[4096], before[4096];
+    static char text[8192], before[8192];
     MUST(read_text("/proc/self/clones", before, sizeof before) >= 0);
     for (;;) {
         for (int i = 0; i < 1000; i++) work();
@@ -109,7 +111,8 @@ static int64_t now(void) {
 // Each of the clones that came of this process has ended well.
 static void wait_for_clones(void) {
     for (int i = 0; i < clone_count; i++) {
-        char path[64], status[2048], log[4096];
+        static char status[2048], log[4096];
+        char path[64];
         snprintf(path, sizeof path, "/proc/%s/status", clones[i]);
         int64_t until = now() + 60000000000;
         do {
