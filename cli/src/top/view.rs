@@ -3,7 +3,7 @@
 use super::model::{Mode, Model, Order, Row, Sample};
 use crate::failure::printable;
 use crate::{freeze, ps};
-use daemon::node::State;
+use daemon::node::{Kind, State};
 use daemon::system::view::{NodeLine, NodeState};
 use drivers::clock::now_ms;
 use ratatui::Frame;
@@ -112,7 +112,15 @@ fn title_line(model: &Model, palette: Palette, width: u16) -> Line<'static> {
         let up = sample.nodes.iter().filter(|line| line.state == NodeState::Up).count();
         left += &format!("  {up} of {} nodes", sample.nodes.len());
     }
-    let right = format!("{} processes  {} running  {} ready", node.processes, node.running, node.ready);
+    let right = match sample.is_of_many() {
+        false => format!("{} processes  {} running  {} ready", node.processes, node.running, node.ready),
+        true => {
+            let programs = || sample.processes.iter().filter(|view| view.kind == Kind::Program);
+            let living = programs().filter(|view| !matches!(view.state, State::Ended(_))).count();
+            let running = programs().filter(|view| matches!(view.state, State::Running)).count();
+            format!("{living} processes  {running} running")
+        }
+    };
     let used = 3 + left.len() + right.len();
     let gap = " ".repeat(usize::from(width).saturating_sub(used).max(2));
     Line::from(vec![name, Span::raw(left), Span::raw(gap), Span::raw(right)])
@@ -533,7 +541,7 @@ mod tests {
     fn each_node_has_a_line() {
         let (text, _) = screen(&mut of_many(), 80, 24, true);
         let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[0].contains("2 of 3 nodes"), "{text}");
+        assert!(lines[0].contains("2 of 3 nodes") && lines[0].trim_end().ends_with("3 processes  1 running"), "{text}");
         assert!(lines[1].contains("of 4"), "{text}");
         assert!(lines[2].contains("12.9 GB of 17.2 GB"), "{text}");
         assert!(lines[3].starts_with("n1  box1 █") && lines[3].contains("1.5 of 2"), "{text}");
