@@ -51,7 +51,7 @@ pub struct Cutting {
     pub stem: Stem,
     /// Since when its clock stands still, as far as this node can tell.
     pub stopped: Instant,
-    /// How long the process stood still for it.
+    /// How long the process stood still for it, from the moment at which it was asked to stop.
     pub pause: Duration,
 }
 
@@ -107,8 +107,8 @@ impl Node {
     pub fn fork_here(&self, origin: Origin, asker: Asker) -> Result<Cutting, ForkRefused> {
         let pid = origin.pid;
         let info = self.find(pid)?;
-        let began = Instant::now();
         let mut stopped = self.stop_still(pid)?;
+        let asked = stopped.asked();
         let mut state = vec![];
         stopped.save_without_pages(&mut state)?;
         let process = stopped.process();
@@ -117,7 +117,7 @@ impl Node {
         info.set_coming(stem.whole());
         info.lineage().number = 0;
         drop(stopped);
-        Ok(Cutting { origin, program, asker, state, stem, stopped: began, pause: began.elapsed() })
+        Ok(Cutting { origin, program, asker, state, stem, stopped: asked, pause: asked.elapsed() })
     }
 
     /// Begins a clone.

@@ -60,6 +60,8 @@ pub struct Stopped {
     pid: Pid,
     process: Option<Box<engine::Process>>,
     back: SyncSender<Back>,
+    /// When it was asked to stop.
+    asked: Instant,
     /// Somebody had stopped it before.
     was_held: bool,
     is_leaving: bool,
@@ -86,8 +88,9 @@ impl Node {
         if was_held {
             self.cont(pid)?;
         }
+        let asked = Instant::now();
         let process = self.take_loan(pid, &info, &lent)?;
-        Ok(Stopped { node: self.clone(), info, pid, process: Some(process), back, was_held, is_leaving: false })
+        Ok(Stopped { node: self.clone(), info, pid, process: Some(process), back, asked, was_held, is_leaving: false })
     }
 
     fn take_loan(
@@ -170,6 +173,11 @@ fn wait_whole(pid: Pid, info: &Info) -> Result<(), FreezeRefused> {
 }
 
 impl Stopped {
+    /// Since when it stands still, at the earliest.
+    pub(super) fn asked(&self) -> Instant {
+        self.asked
+    }
+
     pub(super) fn process(&mut self) -> &mut engine::Process {
         self.process.as_mut().expect("it is lent until it is given back")
     }

@@ -32,8 +32,8 @@ use serde::{Deserialize, Serialize};
 use services::events::Kind;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// One order makes no more.
@@ -139,9 +139,10 @@ impl System {
         // First the others, who have a longer way.
         others.values().for_each(|there| drop(there.cut.send(cutting.clone())));
         settle(cutting.stem.clone());
-        for (number, why) in here {
-            match self.grow(&cutting, number, why) {
-                Ok(clone) => answers.begun(number, clone, inner.me),
+        let numbers: Vec<u32> = here.iter().map(|(number, _)| *number).collect();
+        for (number, grown) in numbers.into_iter().zip(self.grow_all(&cutting, here)) {
+            match grown {
+                Ok((clone, at)) => answers.begun(number, clone, inner.me, at),
                 Err(error) => answers.failed.push((number, error)),
             }
         }
@@ -154,7 +155,7 @@ impl System {
                     let clones = others.remove(&from).map(|there| there.clones).unwrap_or_default();
                     for ((number, _), result) in clones.iter().zip(results) {
                         match result {
-                            Ok(clone) => answers.begun(*number, clone, from),
+                            Ok(clone) => answers.begun(*number, clone, from, Instant::now()),
                             Err(why) => answers.failed.push((*number, why)),
                         }
                     }
@@ -172,6 +173,30 @@ impl System {
         let pause_us = cutting.pause.as_micros() as u64;
         let total_us = began.elapsed().as_micros() as u64;
         Ok(ForkView { pid, clones, failed, memory_bytes, pause_us, total_us })
+    }
+
+    /// Begins clones here, as many at once as there are processors. Gives for each, in their order, which process it is and when it began.
+    fn grow_all(&self, cutting: &Cutting, clones: Vec<(u32, WhyView)>) -> Vec<Result<(Pid, Instant), String>> {
+        let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(clones.len());
+        let grown: Vec<OnceLock<_>> = clones.iter().map(|_| OnceLock::new()).collect();
+        let queue = Mutex::new(clones.into_iter().zip(&grown));
+        let work = || {
+            loop {
+                let next = queue.lock().expect("nothing panics while it holds this lock").next();
+                let Some(((number, why), place)) = next else { return };
+                let _ = place.set(self.grow(cutting, number, why).map(|clone| (clone, Instant::now())));
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..at_once {
+                // Fewer are as good, and take longer.
+                let _ =
+                    std::thread::Builder::new().name("una-grow".into()).stack_size(1 << 20).spawn_scoped(scope, work);
+            }
+            work();
+        });
+        drop(queue);
+        grown.into_iter().map(|place| place.into_inner().unwrap_or_else(|| Err("it was forgotten".into()))).collect()
     }
 
     /// Begins one clone here.
@@ -213,8 +238,8 @@ struct Answers {
 }
 
 impl Answers {
-    fn begun(&mut self, number: u32, pid: Pid, node: NodeId) {
-        let after_us = self.began.elapsed().as_micros() as u64;
+    fn begun(&mut self, number: u32, pid: Pid, node: NodeId, at: Instant) {
+        let after_us = at.duration_since(self.began).as_micros() as u64;
         self.clones.push(CloneView { number, pid, node: node.0, after_us });
     }
 
@@ -330,8 +355,8 @@ impl Inner {
         let name = origin.pid;
         let cutting = Cutting { origin, program, asker, state, stem, stopped, pause: Duration::ZERO };
         let system = System(self.clone());
-        let grown: Vec<Result<Pid, String>> =
-            clones.into_iter().map(|(number, why)| system.grow(&cutting, number, why)).collect();
+        let grown = system.grow_all(&cutting, clones);
+        let grown: Vec<Result<Pid, String>> = grown.into_iter().map(|grown| grown.map(|(clone, _)| clone)).collect();
         let (any, stem) = (grown.iter().any(Result::is_ok), cutting.stem.clone());
         drop(cutting);
         let said = talk.say(&Begun { clones: grown });

@@ -171,8 +171,10 @@ impl MemoryFile {
         Ok(())
     }
 
-    /// Ranges of it that take up memory.
+    /// Ranges of it that take up memory. Where one is adjacent to the next they are two.
     pub fn filled(&self, range: Range<usize>, found: &mut Vec<Range<usize>>) -> io::Result<()> {
+        // Linux looks for the end of what is filled in all of the file: for a few pages it is cheaper to ask for each.
+        let ends_are_looked_for = range.len() > 256 * PAGE;
         let mut at = range.start;
         while at < range.end {
             // SAFETY: calls on a file of ours, whose own position nobody uses.
@@ -181,16 +183,20 @@ impl MemoryFile {
                 let error = io::Error::last_os_error();
                 return if error.raw_os_error() == Some(libc::ENXIO) { Ok(()) } else { Err(error) };
             }
-            // SAFETY: as above.
-            let end = unsafe { libc::lseek(self.file.as_raw_fd(), start, libc::SEEK_HOLE) };
-            if end < 0 {
-                return Err(io::Error::last_os_error());
+            let start = start as usize;
+            if start >= range.end {
+                return Ok(());
             }
-            let (start, end) = (start as usize, (end as usize).min(range.end));
-            if start < range.end {
-                found.push(start..end);
-            }
-            at = end.max(start + 1);
+            let end = match ends_are_looked_for {
+                false => start + PAGE,
+                // SAFETY: as above.
+                true => match unsafe { libc::lseek(self.file.as_raw_fd(), start as libc::off_t, libc::SEEK_HOLE) } {
+                    end if end < 0 => return Err(io::Error::last_os_error()),
+                    end => end as usize,
+                },
+            };
+            found.push(start..end.min(range.end));
+            at = end;
         }
         Ok(())
     }
