@@ -196,6 +196,16 @@ pub trait FileSystem: Send {
         None
     }
 
+    /// By which other views of the same files find what is open here, as [`FileSystem::adopt`] does. Nothing where there is no such word.
+    fn token(&mut self, _id: OpenId) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Opens what another view had open: that, whatever has its name now. [`Errno::Stale`] if it is gone.
+    fn adopt(&mut self, _token: &[u8]) -> Result<OpenId, Errno> {
+        Err(Errno::NotSup)
+    }
+
     /// A new file with this content and no name, open for reading and writing.
     fn orphan_file(&mut self, content: &[u8]) -> Result<OpenId, Errno>;
 

@@ -124,6 +124,61 @@ fn a_durable_process_outlives_its_node() {
     assert_eq!(computer.home_of(0, &durable), Some(home));
 }
 
+/// Looks whether what a witness printed is what one run of it printed: its numbers in order, its clock never back, and the sum of all that it
+/// saw what it said it saw. Gives how many lines there are; the first may be of any number, and the last may be cut off.
+fn check_witness(out: &str) -> usize {
+    let whole = out.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let mut before: Option<[u64; 5]> = None;
+    for line in whole.lines() {
+        let fields: Vec<u64> = line.split(' ').map(|field| u64::from_str_radix(field, 16).unwrap()).collect();
+        let [number, random, clock, byte, sum] = fields.try_into().unwrap_or_else(|_| panic!("{line:?}"));
+        assert_eq!(byte, u64::from(b'a') + number % 26, "{line}");
+        if let Some([last, _, last_clock, _, last_sum]) = before {
+            assert_eq!(number, last + 1, "{line}");
+            assert!(clock >= last_clock, "{line}");
+            let seen = random ^ clock ^ byte;
+            assert_eq!(sum, last_sum.wrapping_mul(1_099_511_628_211).wrapping_add(seen), "{line}");
+        }
+        before = Some([number, random, clock, byte, sum]);
+    }
+    whole.lines().count()
+}
+
+/// What it prints is seen long before its next checkpoint, and whichever node dies it goes on with what it had seen until then: random
+/// numbers, clocks, files, and how long it slept.
+#[test]
+fn a_durable_process_is_told_again_what_it_was_told() {
+    let computer = Computer::of(3);
+    computer.nodes[0].done_with(&["cp", "-", "una:/letters"], "abcdefghijklmnopqrstuvwxyz").expect(0, "");
+    computer.nodes[0].program("witness.wasm", &programs::witnessing(200_000));
+    // After the first there is no other checkpoint in this test.
+    let pid = started(&computer, 0, &["--durable", "--every", "60", "--on", "b", "witness.wasm"]);
+    let mut home = 1;
+    let mut seen = String::new();
+    for round in 0..3 {
+        let lines = check_witness(&seen);
+        until("more to be seen", || {
+            let now = computer.on(0, &["logs", &pid]).out;
+            (now.starts_with(&seen) && check_witness(&now) > lines + 100).then(|| seen = now)
+        });
+        let checkpoints: serde_json::Value =
+            serde_json::from_str(&computer.in_the_end(0, &["checkpoints", "--json", &pid]).out).unwrap();
+        assert!(
+            checkpoints["checkpoints"].as_array().unwrap().len() <= round + 2,
+            "none but those at the beginning of each life"
+        );
+        if home == 0 {
+            break;
+        }
+        computer.kill(home);
+        let lost = home;
+        home = until("it to go on elsewhere", || computer.home_of(0, &pid).filter(|home| *home != lost));
+        computer.up(lost);
+        until("it to be there again", || (computer.status(0)["nodes"][lost]["state"] == "up").then_some(()));
+    }
+    computer.on(0, &["kill", &pid]).expect(0, "");
+}
+
 /// It goes where it is told, with all that it printed, and outlives the machine on which it is then.
 #[test]
 fn a_durable_process_is_moved_and_outlives_that_node_too() {

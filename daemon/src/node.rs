@@ -19,7 +19,6 @@ mod machine;
 mod moving;
 mod process;
 mod puppet;
-mod read_only;
 mod seekers;
 mod system_files;
 mod view;
@@ -49,6 +48,7 @@ use bodies::Bodies;
 use console::{ConsoleWaiter, Rouse, Side};
 use drivers::clock::now_ms;
 use drivers::{FileJournal, HostDirectory, HostEntropy};
+use engine::tape::{Mark, Tape, TapedFiles, Told};
 use engine::una::Child;
 use engine::{Fiber, Image, Usage, wasi};
 use guest::{Calls, Children, ProcessClock};
@@ -57,7 +57,6 @@ use kernel::{Key, Process};
 use machine::{Machine, Place, Used};
 use process::{Facts, Info};
 use puppet::{Refused, Strings};
-use read_only::ReadOnly;
 use services::members::ProgramMark;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -344,7 +343,7 @@ impl Node {
             return Err(RunRefused::Alive(again.id.into()));
         }
         let started_ms = now_ms();
-        let world = self.0.world_at(&program, &mounts, &limits, stdio, console.clone(), console)?;
+        let world = self.0.world_at(&program, &mounts, &limits, stdio, (console.clone(), console), None)?;
         let (setup, fiber, rest) = world.for_new(args.clone(), env);
         let process = at_once(self.0.engine.start_on_fiber(&program, &name, setup, fiber))?;
         let common = Common { name, args, mounts, limits, stdio, started_ms, moves: moves(again), again };
@@ -366,7 +365,11 @@ impl Node {
         &self, program: &engine::Program, mut process: engine::Process, common: Common, rest: Rest,
     ) -> Result<Started, RunRefused> {
         let (console, limits, again) = (rest.output.clone(), common.limits.clone(), common.again);
+        let tape = rest.tape.clone();
         let info = self.0.info(program, &mut process, common, rest);
+        if let Some(tape) = tape {
+            tape.begin();
+        }
         let arguments = self.0.bodies.expect(guest::Program::new(process, info.clone()), info.clone());
         let spawn = Spawn {
             program: Program::Module(ProgramId(*program.hash().as_bytes())),
@@ -766,12 +769,13 @@ impl Inner {
         self: &Arc<Inner>, program: &engine::Program, mounts: &[MountOrder], limits: &ProcessLimits, stdio: Stdio,
     ) -> Result<World, RunRefused> {
         let console = Console::new(stdio.input, stdio.lossless, limits.output_bytes.unwrap_or(u64::MAX));
-        self.world_at(program, mounts, limits, stdio, console.clone(), console)
+        self.world_at(program, mounts, limits, stdio, (console.clone(), console), None)
     }
 
+    /// `replay`: what it was told since the state from which it goes on, and where that stands.
     fn world_at(
         self: &Arc<Inner>, program: &engine::Program, mounts: &[MountOrder], limits: &ProcessLimits, stdio: Stdio,
-        input: Console, output: Console,
+        (input, output): (Console, Console), replay: Option<(Mark, Told)>,
     ) -> Result<World, RunRefused> {
         if stdio.held {
             if program.uses_una() {
@@ -786,7 +790,6 @@ impl Inner {
                     mount.guest
                 )));
             }
-            output.hold_back();
         }
         let mut opened = vec![];
         for mount in mounts {
@@ -812,10 +815,20 @@ impl Inner {
             }
         });
         if mounts.iter().all(|mount| mount.guest != "/") {
-            let session = self.tree.session();
-            let files = if stdio.held { Box::new(ReadOnly(session)) } else { session };
+            let files = self.tree.session();
             opened.push(Mount { guest: "/".into(), host: "una:/".into(), read_only: stdio.held, files });
         }
+        let mut waiter = ConsoleWaiter::new(&input, &output, rouse.clone());
+        let tape = stdio.held.then(|| {
+            let (mark, told) = replay.unwrap_or_default();
+            let shows = output.clone();
+            // What it does for the first time is shown when it is safe; what it does again was.
+            let tape = Tape::new(mark, told, waiter.interrupted(), Box::new(move || shows.hold_back()));
+            waiter.by_tape(&tape);
+            let taped = |mount: Mount| Mount { files: Box::new(TapedFiles::new(&tape, mount.files)), ..mount };
+            opened = opened.drain(..).map(taped).collect();
+            tape
+        });
         // Reading and writing there has effects.
         for root in Root::ALL.into_iter().filter(|_| !stdio.held) {
             // What the user mounts there comes first.
@@ -830,24 +843,27 @@ impl Inner {
         let max_ns = limits.cpu_total.map_or(0, |total| (total.as_nanos() as u64).max(1));
         let time = Arc::new(Used::new(max_ns, limits.cpu_weight.unwrap_or(WEIGHT_NORMAL)));
         let began = self.machine.began();
+        let clock = || -> Box<dyn abi::file::Clock> { Box::new(ProcessClock { time: time.clone(), began }) };
+        let entropy = || -> Box<dyn abi::file::Entropy> { Box::new(HostEntropy) };
         let children: std::sync::Weak<dyn Children> = Arc::<Inner>::downgrade(self);
         let calls = Calls { key: key.clone(), began, program: program.clone(), info: known.clone(), children };
         Ok(World {
             mounts: opened,
-            stdin: Box::new(input.stream(Side::In, kind(stdio.input_is_terminal))),
-            stdout: Box::new(output.stream(Side::Out(Output::Out), kind(stdio.output_is_terminal))),
-            stderr: Box::new(output.stream(Side::Out(Output::Err), kind(stdio.output_is_terminal))),
-            clock: Box::new(ProcessClock { time: time.clone(), began }),
-            waiter: Box::new(ConsoleWaiter::new(&input, &output, rouse)),
+            stdin: Box::new(input.stream(Side::In, kind(stdio.input_is_terminal), tape.as_ref())),
+            stdout: Box::new(output.stream(Side::Out(Output::Out), kind(stdio.output_is_terminal), tape.as_ref())),
+            stderr: Box::new(output.stream(Side::Out(Output::Err), kind(stdio.output_is_terminal), tape.as_ref())),
+            clock: tape.as_ref().map_or_else(|| clock(), |tape| tape.clock(clock())),
+            entropy: tape.as_ref().map_or_else(|| entropy(), |tape| tape.entropy(entropy())),
+            waiter: Box::new(waiter),
             fiber: Fiber { calls: Box::new(calls), usage: usage.clone() },
-            rest: Rest { output, is_shared: false, usage, time, key, known },
+            rest: Rest { output, is_shared: false, usage, time, tape, key, known },
         })
     }
 
     fn info(&self, program: &engine::Program, process: &mut engine::Process, common: Common, rest: Rest) -> Arc<Info> {
         self.remember(program);
         let Common { name, args, mounts, limits, stdio, started_ms, moves, again } = common;
-        let Rest { output, is_shared, usage, time, key, known } = rest;
+        let Rest { output, is_shared, usage, time, tape, key, known } = rest;
         let info = Info::new(Facts {
             name,
             args,
@@ -866,6 +882,7 @@ impl Inner {
             memories: Some(process.memories()),
             key,
             stopper: Some(process.stopper()),
+            tape,
             began: self.machine.began(),
         });
         let set = known.set(Arc::downgrade(&info));
@@ -897,7 +914,7 @@ impl Children for Inner {
         let limits = ProcessLimits::default();
         let input = Console::new(false, false, 0);
         let mut world = this
-            .world_at(program, &parent.mounts, &limits, Stdio::default(), input, output)
+            .world_at(program, &parent.mounts, &limits, Stdio::default(), (input, output), None)
             .map_err(|refused| refused.to_string())?;
         world.rest.is_shared = true;
         let name =
@@ -922,6 +939,7 @@ struct World {
     stdout: Box<dyn abi::file::Stream>,
     stderr: Box<dyn abi::file::Stream>,
     clock: Box<dyn abi::file::Clock>,
+    entropy: Box<dyn abi::file::Entropy>,
     waiter: Box<dyn abi::file::Waiter>,
     fiber: Fiber,
     rest: Rest,
@@ -930,8 +948,7 @@ struct World {
 impl World {
     /// For a program that begins.
     fn for_new(self, args: Vec<String>, env: Vec<(String, String)>) -> (wasi::Setup, Fiber, Rest) {
-        let World { mounts, stdin, stdout, stderr, clock, waiter, fiber, rest } = self;
-        let entropy = Box::new(HostEntropy);
+        let World { mounts, stdin, stdout, stderr, clock, entropy, waiter, fiber, rest } = self;
         (wasi::Setup { args, env, mounts, stdin, stdout, stderr, clock, entropy, waiter }, fiber, rest)
     }
 }
@@ -944,6 +961,7 @@ struct Rest {
     known: Arc<OnceLock<std::sync::Weak<Info>>>,
     usage: Arc<Usage>,
     time: Arc<Used>,
+    tape: Option<Tape>,
     key: Arc<OnceLock<Key<Process>>>,
 }
 

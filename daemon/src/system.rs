@@ -33,6 +33,7 @@ mod place;
 mod programs;
 mod record;
 pub mod supervise;
+pub mod tape;
 pub mod view;
 
 pub use join::{JoinError, join};

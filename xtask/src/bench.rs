@@ -5,6 +5,7 @@ mod cluster;
 mod continuing;
 mod freeze;
 mod host;
+mod keeping;
 mod local;
 mod moving;
 mod programs;
@@ -28,6 +29,8 @@ enum Benchmark {
     Cluster(cluster::Arguments),
     /// Pages of a process: followed, missing, moved
     Move(moving::Arguments),
+    /// Checkpoints, and what it costs to be durable
+    Keep(keeping::Arguments),
 }
 
 pub fn run(arguments: Arguments) -> crate::Outcome {
@@ -36,5 +39,6 @@ pub fn run(arguments: Arguments) -> crate::Outcome {
         Benchmark::Local(arguments) => local::run(&arguments),
         Benchmark::Cluster(arguments) => cluster::run(&arguments),
         Benchmark::Move(arguments) => moving::run(&arguments),
+        Benchmark::Keep(arguments) => keeping::run(&arguments),
     }
 }

@@ -17,9 +17,11 @@ use super::remote::RemoteFiles;
 use super::request::{Act, Asked, Told};
 use super::shared::{Inner, random};
 use super::tree::{Held, SessionKey, TreeFiles};
+use abi::encoding::{Malformed, Reader, Writer};
 use abi::errno::Errno;
 use abi::file::*;
 use abi::wasi::Advice;
+use services::files::Inode;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -231,6 +233,19 @@ impl SharedFiles {
     }
 }
 
+fn read_token(token: &[u8]) -> Result<Held, Malformed> {
+    let mut from = Reader::new(token);
+    let inode = Inode(from.u64()?);
+    let access = match from.u8()? {
+        0 => Access::Read,
+        1 => Access::Write,
+        2 => Access::ReadWrite,
+        _ => return Err(from.malformed()),
+    };
+    from.finish()?;
+    Ok(Held { inode, access })
+}
+
 impl Drop for SharedFiles {
     fn drop(&mut self) {
         self.shared.forget_session(&self.key);
@@ -415,6 +430,35 @@ impl FileSystem for SharedFiles {
     fn content(&mut self, file: OpenId, bytes_max: u64) -> Result<Vec<u8>, Errno> {
         self.check(file)?;
         self.act(Again::Same, |files| files.content(file, bytes_max))
+    }
+
+    fn token(&mut self, id: OpenId) -> Option<Vec<u8>> {
+        let Held { inode, access } = self.held.get(&id)?.held;
+        Some(Writer::default().u64(inode.0).u8(access as u8).finish())
+    }
+
+    fn adopt(&mut self, token: &[u8]) -> Result<OpenId, Errno> {
+        let held = read_token(token).map_err(|_| Errno::Inval)?;
+        let is_free = |id: &OpenId| !self.held.contains_key(id) && !self.gone.contains(id);
+        let id = (1..).map(OpenId).find(is_free).expect("there are more numbers than things that are open");
+        self.held.insert(id, One { held, content: Unsynced::Nothing });
+        // It is claimed with all that is open. What is open now is open until then, so that nothing goes that has no name.
+        let seat = std::mem::replace(&mut self.seat, Seat::Nowhere);
+        let number = self.next;
+        self.next += 1;
+        let sat = self.sit(number, Instant::now() + self.shared.options.patience);
+        drop(seat);
+        match (sat, self.held.contains_key(&id)) {
+            (Ok(()), true) => Ok(id),
+            (Ok(()), false) => {
+                self.gone.remove(&id);
+                Err(Errno::Stale)
+            }
+            (Err(errno), _) => {
+                self.held.remove(&id);
+                Err(errno)
+            }
+        }
     }
 
     fn orphan_file(&mut self, content: &[u8]) -> Result<OpenId, Errno> {

@@ -85,6 +85,9 @@ impl Node {
             self.cont(pid)?;
         }
         let process = self.take_loan(pid, &info, &lent)?;
+        if let Some(tape) = &info.tape {
+            tape.stand_aside();
+        }
         Ok(Stopped { node: self.clone(), info, pid, process: Some(process), back, was_held, is_leaving: false })
     }
 
@@ -244,6 +247,9 @@ impl Drop for Stopped {
             console.stay();
         }
         if let Some(process) = self.process.take() {
+            if let Some(tape) = &self.info.tape {
+                tape.go_on();
+            }
             // If it was killed meanwhile nobody takes it.
             let _ = self.back.send(Back::Resumes(process));
             if self.was_held {
@@ -293,7 +299,7 @@ impl Node {
         let contents = Contents::from_bytes(&streams).map_err(|_| ArriveRefused::Malformed)?;
         let lossless = contents.is_lossless();
         let console = Console::restore(contents);
-        let world = self.0.world_at(program, &[], &limits, stdio, console.clone(), console.clone())?;
+        let world = self.0.world_at(program, &[], &limits, stdio, (console.clone(), console.clone()), None)?;
         world.rest.time.carry_over(cpu_ns);
         let (resume, fiber, rest) = world.for_old();
         let thawed = at_once(self.0.engine.thaw_on_fiber(program, image, resume, fiber));
