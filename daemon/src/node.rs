@@ -33,7 +33,7 @@ pub use view::{
     Order, Pid, PortError, ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
 };
 
-use crate::files::{Shared, Tree};
+use crate::files::{Lasting, Shared, Tree};
 use abi::call::{
     CallError, ControlError, Deadline, Outcome, PortOptions, ReceiveError, SendError, SendMode, SystemCall, Wait,
 };
@@ -169,6 +169,15 @@ impl AnyTree {
         match self {
             AnyTree::Own(tree) => Box::new(tree.session()),
             AnyTree::Shared(shared) => Box::new(shared.session()),
+        }
+    }
+
+    /// Of a process that goes on elsewhere.
+    fn lasting_session(&self, session: Lasting) -> Box<dyn FileSystem + Send> {
+        match self {
+            // There is no elsewhere.
+            AnyTree::Own(tree) => Box::new(tree.session()),
+            AnyTree::Shared(shared) => Box::new(shared.lasting_session(session)),
         }
     }
 
@@ -322,20 +331,24 @@ impl Node {
     pub fn run(&self, order: Order) -> Result<Started, RunRefused> {
         let limit = order.limits.output_bytes.unwrap_or(u64::MAX);
         let console = Console::new(order.stdio.input, order.stdio.lossless, limit);
-        self.begin(order, console, None)
+        self.begin(order, console, None, Life::default())
     }
 
-    /// Begins a process under the number that it had. `console`: what it had printed before.
-    pub fn run_again(&self, order: Order, again: Again, console: Option<&[u8]>) -> Result<Started, RunRefused> {
+    /// Begins a process under the number that it had. `console`: what it had printed before; `since`: the incarnation that was the first to
+    /// begin so.
+    pub fn run_again(
+        &self, order: Order, again: Again, since: u32, console: Option<&[u8]>,
+    ) -> Result<Started, RunRefused> {
         let limit = order.limits.output_bytes.unwrap_or(u64::MAX);
         let console = match console {
             Some(saved) => Console::restored(saved).map_err(|_| RunRefused::Streams)?,
             None => Console::new(order.stdio.input, order.stdio.lossless, limit),
         };
-        self.begin(order, console, Some(again))
+        let life = Life { since, incarnation: again.incarnation, ..Life::default() };
+        self.begin(order, console, Some(again), life)
     }
 
-    fn begin(&self, order: Order, console: Console, again: Option<Again>) -> Result<Started, RunRefused> {
+    fn begin(&self, order: Order, console: Console, again: Option<Again>, life: Life) -> Result<Started, RunRefused> {
         let Order { program, name, args, env, mounts, limits, stdio } = order;
         if let Some(again) = again
             && self.is_alive(again.id.into())
@@ -343,7 +356,7 @@ impl Node {
             return Err(RunRefused::Alive(again.id.into()));
         }
         let started_ms = now_ms();
-        let world = self.0.world_at(&program, &mounts, &limits, stdio, (console.clone(), console), None)?;
+        let world = self.0.world_at(&program, &mounts, &limits, stdio, (console.clone(), console), life)?;
         let (setup, fiber, rest) = world.for_new(args.clone(), env);
         let process = at_once(self.0.engine.start_on_fiber(&program, &name, setup, fiber))?;
         let common = Common { name, args, mounts, limits, stdio, started_ms, moves: moves(again), again };
@@ -769,13 +782,12 @@ impl Inner {
         self: &Arc<Inner>, program: &engine::Program, mounts: &[MountOrder], limits: &ProcessLimits, stdio: Stdio,
     ) -> Result<World, RunRefused> {
         let console = Console::new(stdio.input, stdio.lossless, limits.output_bytes.unwrap_or(u64::MAX));
-        self.world_at(program, mounts, limits, stdio, (console.clone(), console), None)
+        self.world_at(program, mounts, limits, stdio, (console.clone(), console), Life::default())
     }
 
-    /// `replay`: what it was told since the state from which it goes on, and where that stands.
     fn world_at(
         self: &Arc<Inner>, program: &engine::Program, mounts: &[MountOrder], limits: &ProcessLimits, stdio: Stdio,
-        (input, output): (Console, Console), replay: Option<(Mark, Told)>,
+        (input, output): (Console, Console), life: Life,
     ) -> Result<World, RunRefused> {
         if stdio.held {
             if program.uses_una() {
@@ -815,12 +827,16 @@ impl Inner {
             }
         });
         if mounts.iter().all(|mount| mount.guest != "/") {
-            let files = self.tree.session();
-            opened.push(Mount { guest: "/".into(), host: "una:/".into(), read_only: stdio.held, files });
+            let Life { since, incarnation, .. } = life;
+            let files = match stdio.held {
+                true => self.tree.lasting_session(Lasting { name: stdio.session, since, incarnation }),
+                false => self.tree.session(),
+            };
+            opened.push(Mount { guest: "/".into(), host: "una:/".into(), read_only: false, files });
         }
         let mut waiter = ConsoleWaiter::new(&input, &output, rouse.clone());
         let tape = stdio.held.then(|| {
-            let (mark, told) = replay.unwrap_or_default();
+            let Life { mark, told, .. } = life;
             let shows = output.clone();
             // What it does for the first time is shown when it is safe; what it does again was.
             let tape = Tape::new(mark, told, waiter.interrupted(), Box::new(move || shows.hold_back()));
@@ -914,7 +930,7 @@ impl Children for Inner {
         let limits = ProcessLimits::default();
         let input = Console::new(false, false, 0);
         let mut world = this
-            .world_at(program, &parent.mounts, &limits, Stdio::default(), (input, output), None)
+            .world_at(program, &parent.mounts, &limits, Stdio::default(), (input, output), Life::default())
             .map_err(|refused| refused.to_string())?;
         world.rest.is_shared = true;
         let name =
@@ -931,6 +947,17 @@ impl Children for Inner {
     fn load(&self, wasm: Vec<u8>) -> Result<engine::Program, String> {
         self.engine.load(wasm, &mut |_| {}).map_err(|error| error.to_string())
     }
+}
+
+/// Which life of a process it is, and what it was told in earlier ones.
+#[derive(Default)]
+pub struct Life {
+    /// The incarnation that began from the beginning.
+    pub since: u32,
+    pub incarnation: u32,
+    /// Where the state stands from which it goes on, and what it was told since then.
+    pub mark: Mark,
+    pub told: Told,
 }
 
 struct World {

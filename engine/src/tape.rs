@@ -60,6 +60,27 @@ pub enum Tag {
     StatAt,
     ReadLink,
     Sync,
+    Create,
+    WriteAt,
+    Append,
+    SetSize,
+    SetTimes,
+    Allocate,
+    SetTimesAt,
+    CreateDirectory,
+    RemoveDirectory,
+    Unlink,
+    Rename,
+    Link,
+    Symlink,
+    /// No question: the call was put off, and is issued again.
+    PutOff,
+}
+
+impl Tag {
+    fn is_change(self) -> bool {
+        self as u8 >= Tag::Create as u8
+    }
 }
 
 /// One process's tape. All copies are the same.
@@ -93,6 +114,12 @@ struct State {
     /// Somebody waits to see what came of what was told.
     is_awaited: bool,
     differs: Option<String>,
+    /// Changes that it has asked for, and was answered.
+    changes: u64,
+    /// The next change may have been made before.
+    is_doubtful: bool,
+    /// A call has done nothing, because the process is to stop.
+    is_put_off: bool,
     monotonic: Line,
     cputime: Line,
 }
@@ -118,6 +145,8 @@ impl Line {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Mark {
     pub position: u64,
+    /// So many changes of files it had asked for.
+    pub changes: u64,
     /// The process's own clocks.
     pub monotonic_ns: u64,
     pub cputime_ns: u64,
@@ -226,6 +255,9 @@ impl Tape {
             is_fresh: true,
             is_awaited: false,
             differs: None,
+            changes: mark.changes,
+            is_doubtful: true,
+            is_put_off: false,
             monotonic: Line::at(mark.monotonic_ns),
             cputime: Line::at(mark.cputime_ns),
         };
@@ -274,7 +306,12 @@ impl Tape {
     /// Where the state stands that was saved last. The process has caught up, and has not run since.
     pub fn mark(&self) -> Mark {
         let state = self.state();
-        Mark { position: state.end, monotonic_ns: state.monotonic.saved_ns, cputime_ns: state.cputime.saved_ns }
+        Mark {
+            position: state.end,
+            changes: state.changes,
+            monotonic_ns: state.monotonic.saved_ns,
+            cputime_ns: state.cputime.saved_ns,
+        }
     }
 
     /// What lies before this position needs not be kept: a state was saved there, and there is none before it.
@@ -366,7 +403,7 @@ impl Tape {
                     void
                 })
             }
-            Next::Void => void,
+            Next::Void | Next::PutOff => void,
         }
     }
 
@@ -375,22 +412,77 @@ impl Tape {
         &self, tag: Tag, write: impl FnOnce(&T, &mut Writer), read: impl FnOnce(&mut Reader) -> Result<T, Malformed>,
         ask: impl FnOnce() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        let write = |answer: &Result<T, Errno>, to: &mut Writer| match answer {
-            Ok(value) => write(value, to.u8(0)),
-            Err(errno) => {
-                to.u8(1).u32(errno.raw().into());
+        let write = |answer: &Result<T, Errno>, to: &mut Writer| write_result(answer, to, write);
+        self.told(tag, Err(Errno::Io), write, |from| read_result(from, read), ask)
+    }
+
+    /// Has a change made, once: what led to it is safe before, and its number tells who is asked whether it was made already.
+    pub(crate) fn change<T>(
+        &self, tag: Tag, write: impl FnOnce(&T, &mut Writer), read: impl FnOnce(&mut Reader) -> Result<T, Malformed>,
+        act: impl FnOnce(Change) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        match self.next(tag) {
+            Next::Aside => act(Change { number: None, is_doubtful: false }),
+            Next::Void => Err(Errno::Io),
+            Next::PutOff => {
+                self.state().is_put_off = true;
+                Err(Errno::Again)
             }
-        };
-        let read = |from: &mut Reader| match from.u8()? {
-            0 => read(from).map(Ok),
-            1 => {
-                let raw = from.u32()?;
-                let errno = u16::try_from(raw).ok().and_then(Errno::from_raw);
-                errno.map(Err).ok_or_else(|| from.malformed())
+            Next::Ask => {
+                if !self.settle() {
+                    // When it is told again it must be put off again, or it would not ask the same twice.
+                    self.add(&[Tag::PutOff as u8]);
+                    self.state().is_put_off = true;
+                    return Err(Errno::Again);
+                }
+                let change = {
+                    let mut state = self.state();
+                    let is_doubtful = std::mem::take(&mut state.is_doubtful);
+                    Change { number: Some(state.changes + 1), is_doubtful }
+                };
+                let answer = act(change);
+                let mut to = Writer::default();
+                write_result(&answer, to.u8(tag as u8), write);
+                self.add(&to.finish());
+                self.state().changes += 1;
+                answer
             }
-            _ => Err(from.malformed()),
-        };
-        self.told(tag, Err(Errno::Io), write, read, ask)
+            Next::Again(record) => {
+                let mut from = Reader::new(&record);
+                let answer = read_result(&mut from, read).and_then(|answer| from.finish().map(|()| answer));
+                let mut state = self.state();
+                state.changes += 1;
+                answer.unwrap_or_else(|_| {
+                    state.differ(format!("the answer to {tag:?} is not of its form"));
+                    Err(Errno::Io)
+                })
+            }
+        }
+    }
+
+    /// Waits until all that was told is safe. False: the process is to stop first.
+    fn settle(&self) -> bool {
+        let mut state = self.state();
+        let end = state.end;
+        while state.safe < end {
+            if self.0.interrupted.load(Ordering::SeqCst) {
+                return false;
+            }
+            if !std::mem::replace(&mut state.is_awaited, true) {
+                self.0.news.notify_all();
+            }
+            state = self.0.room.wait_timeout(state, LOOK_INTERVAL).expect("nothing panics while it holds a tape").0;
+        }
+        true
+    }
+
+    pub(crate) fn is_put_off(&self) -> bool {
+        self.state().is_put_off
+    }
+
+    /// Has the last call done nothing because the process is to stop? Said once.
+    pub fn take_put_off(&self) -> bool {
+        std::mem::take(&mut self.state().is_put_off)
     }
 
     fn next(&self, tag: Tag) -> Next {
@@ -405,6 +497,10 @@ impl Tape {
             let rest = &state.again[state.told..];
             let length = length_of(rest).ok().flatten().expect("only whole records are told again");
             let start = rest[..length].iter().position(|byte| byte & 0x80 == 0).expect("a length has an end") + 1;
+            if rest[start] == Tag::PutOff as u8 && tag.is_change() {
+                state.told += length;
+                return Next::PutOff;
+            }
             if rest[start] != tag as u8 {
                 let (at, was) = (state.told, rest[start]);
                 state.differ(format!(
@@ -445,10 +541,44 @@ impl Tape {
     }
 }
 
+/// A change that is about to be made.
+#[derive(Clone, Copy)]
+pub(crate) struct Change {
+    /// Its number among all changes of the process; none if it is not the process's.
+    pub number: Option<u64>,
+    /// It may have been made before, by who asked for it and was lost before it was told.
+    pub is_doubtful: bool,
+}
+
+fn write_result<T>(answer: &Result<T, Errno>, to: &mut Writer, write: impl FnOnce(&T, &mut Writer)) {
+    match answer {
+        Ok(value) => write(value, to.u8(0)),
+        Err(errno) => {
+            to.u8(1).u32(errno.raw().into());
+        }
+    }
+}
+
+fn read_result<T>(
+    from: &mut Reader, read: impl FnOnce(&mut Reader) -> Result<T, Malformed>,
+) -> Result<Result<T, Errno>, Malformed> {
+    match from.u8()? {
+        0 => read(from).map(Ok),
+        1 => {
+            let raw = from.u32()?;
+            let errno = u16::try_from(raw).ok().and_then(Errno::from_raw);
+            errno.map(Err).ok_or_else(|| from.malformed())
+        }
+        _ => Err(from.malformed()),
+    }
+}
+
 enum Next {
     Aside,
     Ask,
     Again(Vec<u8>),
+    /// Now as then nothing is done, and it is asked again.
+    PutOff,
     Void,
 }
 

@@ -15,6 +15,7 @@ use super::hold::{Confirmed, Where};
 use super::outside::Service;
 use super::remote::RemoteFiles;
 use super::request::{Act, Asked, Told};
+use super::serve::FOR_GOOD;
 use super::shared::{Inner, random};
 use super::tree::{Held, SessionKey, TreeFiles};
 use abi::encoding::{Malformed, Reader, Writer};
@@ -26,8 +27,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Of a larger file it cannot be said whether something was appended to it.
+const DOUBT_BYTES_MAX: u64 = 256 << 20;
+/// Between two changes there is room for so many questions, in bits.
+const CHANGE_SHIFT: u32 = 32;
 /// Whoever ends waits so long for the holder to hear of it.
 const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The session of a process that lasts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lasting {
+    pub name: u64,
+    /// The incarnation that began from the beginning.
+    pub since: u32,
+    pub incarnation: u32,
+}
 
 /// Whether an act may be done twice.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -82,7 +96,23 @@ impl SharedFiles {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&number().to_le_bytes());
         key[8..].copy_from_slice(&number().to_le_bytes());
-        let key = SessionKey(key);
+        SharedFiles::of(shared, SessionKey::of_one_life(key))
+    }
+
+    /// Of a process that goes on elsewhere when its node is lost.
+    pub(super) fn lasting(shared: Arc<Inner>, session: Lasting) -> SharedFiles {
+        let Lasting { name, since, incarnation } = session;
+        SharedFiles::of(shared, SessionKey::lasting(name, since, incarnation))
+    }
+
+    /// Nobody goes on for it: what it was answered last is forgotten.
+    pub(super) fn end_for_good(mut self) {
+        self.next = FOR_GOOD;
+        // Whoever does not hear it keeps 48 bytes.
+        let _ = self.sit(1, Instant::now() + END_PATIENCE);
+    }
+
+    fn of(shared: Arc<Inner>, key: SessionKey) -> SharedFiles {
         shared.remember_session(key);
         SharedFiles {
             shared,
@@ -102,6 +132,7 @@ impl SharedFiles {
             let (epoch, lost, seat) = match self.shared.find(deadline)? {
                 Where::Here { epoch, tree } => {
                     let (files, lost) = tree.claim(self.key, &held);
+                    self.shared.served.supersede(&self.key);
                     (epoch, lost, Seat::Here { epoch, files })
                 }
                 Where::There { node, epoch } => {
@@ -152,7 +183,7 @@ impl SharedFiles {
                 Seat::Nowhere => unreachable!("it has just sat down"),
                 Seat::Here { epoch, files } => {
                     // Alone there is nobody who could take over.
-                    let is_recorded = again == Again::Numbered && !self.shared.living.is_empty();
+                    let is_recorded = again == Again::Numbered && (self.key.lasts() || !self.shared.living.is_empty());
                     files.asks(is_recorded.then_some((self.key, number)));
                     let result = act(files);
                     let is_lost =
@@ -233,6 +264,16 @@ impl SharedFiles {
     }
 }
 
+impl SharedFiles {
+    /// How much of this is where it was to be appended.
+    fn was_appended(&mut self, file: OpenId, bytes: &[u8], end: u64) -> Result<usize, Errno> {
+        let all = self.content(file, DOUBT_BYTES_MAX)?;
+        let there = all.get(end as usize..).unwrap_or(&[]);
+        let count = there.len().min(bytes.len());
+        if count > 0 && there[..count] == bytes[..count] { Ok(count) } else { Err(Errno::Again) }
+    }
+}
+
 fn read_token(token: &[u8]) -> Result<Held, Malformed> {
     let mut from = Reader::new(token);
     let inode = Inode(from.u64()?);
@@ -255,7 +296,7 @@ impl Drop for SharedFiles {
                 let done = files.done();
                 let tree = files.tree().clone();
                 drop(files);
-                if done.is_some() {
+                if done.is_some() && !self.key.lasts() || self.next == FOR_GOOD {
                     tree.forget(self.key);
                 }
             }
@@ -430,6 +471,27 @@ impl FileSystem for SharedFiles {
     fn content(&mut self, file: OpenId, bytes_max: u64) -> Result<Vec<u8>, Errno> {
         self.check(file)?;
         self.act(Again::Same, |files| files.content(file, bytes_max))
+    }
+
+    fn append_at(&mut self, file: OpenId, bytes: &[u8], end: u64) -> Result<usize, Errno> {
+        self.check(file)?;
+        let mut attempts = 0;
+        let appended = self.act(Again::Same, |files| {
+            attempts += 1;
+            files.append_at(file, bytes, end)
+        });
+        let count = match appended {
+            // It may have been this that moved the end, before its answer was lost with a holder.
+            Err(Errno::Again) if attempts > 1 => self.was_appended(file, bytes, end)?,
+            appended => appended?,
+        };
+        self.written(file);
+        Ok(count)
+    }
+
+    /// Questions in between have numbers in between.
+    fn is_change(&mut self, number: u64) {
+        self.next = self.next.max(number << CHANGE_SHIFT);
     }
 
     fn token(&mut self, id: OpenId) -> Option<Vec<u8>> {

@@ -48,6 +48,8 @@ pub struct TapeMark {
     /// The incarnation that began from the beginning, and this tape with it.
     pub since: u32,
     pub position: u64,
+    /// So many changes of files it had asked for.
+    pub changes: u64,
     /// What the process's own clocks said.
     pub monotonic_ns: u64,
     pub cputime_ns: u64,

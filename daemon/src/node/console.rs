@@ -832,6 +832,10 @@ impl Watcher for ConsoleWaiter {
 }
 
 impl Waiter for ConsoleWaiter {
+    fn is_put_off(&mut self) -> bool {
+        self.tape.as_ref().is_some_and(Tape::take_put_off)
+    }
+
     /// A process on a fiber never waits on its thread.
     fn wait(&mut self, _interests: &[Interest], _timeout_ns: Option<u64>) -> Result<Wake, Errno> {
         Err(Errno::NotSup)

@@ -5,11 +5,11 @@
 //! kernel nothing happens: it is the same process, which came back from its processor and goes on.
 
 use super::view::{ControlRefused, End, FreezeRefused, Kind, Pid, RunRefused, State};
-use super::{Common, Console, MountOrder, Node, ProcessLimits, Started, Stdio, at_once};
+use super::{Common, Console, Life, MountOrder, Node, ProcessLimits, Started, Stdio, at_once};
 use abi::ids::NodeId;
 use abi::process::Again;
 use drivers::clock::now_ms;
-use engine::tape::{Mark, Tape, Told};
+use engine::tape::{Mark, Tape};
 use engine::{Image, SaveError, ThawError, wasi};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -49,8 +49,7 @@ pub struct GoOn {
     pub program: engine::Program,
     pub outward: Outward,
     pub streams: Vec<u8>,
-    /// What a durable one was told since then.
-    pub replay: Option<(Mark, Told)>,
+    pub life: Life,
     /// Under which number; a new one if it is not said.
     pub again: Option<Again>,
 }
@@ -121,7 +120,7 @@ impl Node {
 
     /// Makes a process of an image, which goes on where it was, with what its streams held.
     pub fn go_on(&self, image: Image<impl Read>, order: GoOn) -> Result<Started, RunRefused> {
-        let GoOn { program, outward, streams, replay, again } = order;
+        let GoOn { program, outward, streams, life, again } = order;
         let Outward { name, args, mounts, limits, stdio, cpu_ns, .. } = outward;
         if let Some(again) = again
             && self.find(again.id.into()).is_ok_and(|info| info.fate().end.is_none())
@@ -133,7 +132,7 @@ impl Node {
             true => Console::new(stdio.input, false, bytes_max),
             false => Console::restored(&streams).map_err(|_| RunRefused::Streams)?,
         };
-        let world = self.0.world_at(&program, &mounts, &limits, stdio, (console.clone(), console), replay)?;
+        let world = self.0.world_at(&program, &mounts, &limits, stdio, (console.clone(), console), life)?;
         world.rest.time.carry_over(cpu_ns);
         let (resume, fiber, rest) = world.for_old();
         let process = at_once(self.0.engine.thaw_on_fiber(&program, image, resume, fiber))?;
@@ -156,7 +155,7 @@ impl Node {
             &info.limits,
             info.stdio,
             (console.clone(), console.clone()),
-            None,
+            Life::default(),
         )?;
         // It is the same process: whatever rouses it, and whatever its kernel knows it by.
         let key = *info.key.get().ok_or(FreezeRefused::from(ControlRefused::NoSuchProcess(pid)))?;

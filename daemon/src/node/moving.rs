@@ -15,7 +15,7 @@ use super::console::{Console, Contents};
 use super::guest::{self, Back, Loan};
 use super::process::Info;
 use super::view::*;
-use super::{Common, Node, STOP_INTERVAL, STOP_TIMEOUT, at_once, bodies, grant_names};
+use super::{Common, Life, Node, STOP_INTERVAL, STOP_TIMEOUT, at_once, bodies, grant_names};
 use abi::ids::NodeId;
 use engine::Image;
 use engine::pages::{Fetch, Memories, Missing, PagesError, Span, Staging};
@@ -299,7 +299,8 @@ impl Node {
         let contents = Contents::from_bytes(&streams).map_err(|_| ArriveRefused::Malformed)?;
         let lossless = contents.is_lossless();
         let console = Console::restore(contents);
-        let world = self.0.world_at(program, &[], &limits, stdio, (console.clone(), console.clone()), None)?;
+        let world =
+            self.0.world_at(program, &[], &limits, stdio, (console.clone(), console.clone()), Life::default())?;
         world.rest.time.carry_over(cpu_ns);
         let (resume, fiber, rest) = world.for_old();
         let thawed = at_once(self.0.engine.thaw_on_fiber(program, image, resume, fiber));

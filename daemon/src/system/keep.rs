@@ -18,7 +18,7 @@ use crate::files::{KeepAsk, KeepError, KeepTold, Shared, Whereabouts};
 use crate::keep::record::{self, Checkpoint, Claim, Place, TapeMark};
 use crate::keep::watch::Watch;
 use crate::keep::{Broken, Cut, Cutter, Store, Whole};
-use crate::node::{GoOn, Node, Pid, RunRefused, SnapshotRefused, Started, UndoRefused, is_damage};
+use crate::node::{GoOn, Life, Node, Pid, RunRefused, SnapshotRefused, Started, UndoRefused, is_damage};
 use crate::protocol::Placement;
 use abi::ids::NodeId;
 use abi::process::Again;
@@ -231,6 +231,16 @@ impl System {
         made
     }
 
+    /// Somebody else wants to follow the pages of this process. The next checkpoint looks at all of its memory.
+    pub fn let_go_of_pages(&self, pid: Pid) {
+        let turns = self.0.keep.turns.lock().expect("nothing panics while it holds the last checkpoints");
+        let turn = turns.get(&pid).cloned();
+        drop(turns);
+        if let Some(turn) = turn {
+            turn.lock().expect("nothing panics while it makes a checkpoint").watch = None;
+        }
+    }
+
     fn try_often(&self, node: &Node, pid: Pid, name: Option<&str>, turn: &mut Turn) -> Result<Made, KeepRefused> {
         let mut attempt = 0;
         loop {
@@ -398,14 +408,16 @@ impl System {
                     }
                     None => None,
                 };
-                let (replay, pieces) = match read {
+                let incarnation = again.map_or(0, |again| again.incarnation);
+                let (life, pieces) = match read {
                     Some((mark, tape::Read { told, pieces })) => {
-                        let TapeMark { position, monotonic_ns, cputime_ns, .. } = mark;
-                        (Some((Mark { position, monotonic_ns, cputime_ns }, told)), pieces)
+                        let TapeMark { since, position, changes, monotonic_ns, cputime_ns } = mark;
+                        let mark = Mark { position, changes, monotonic_ns, cputime_ns };
+                        (Life { since, incarnation, mark, told }, pieces)
                     }
-                    None => (None, vec![]),
+                    None => (Life { incarnation, ..Life::default() }, vec![]),
                 };
-                let order = GoOn { program: program.clone(), outward, streams, replay, again };
+                let order = GoOn { program: program.clone(), outward, streams, life, again };
                 match node.go_on(image, order) {
                     Ok(Started { pid, console }) => {
                         if let (Some(mark), Some(tape)) = (mark, node.tape(pid)) {

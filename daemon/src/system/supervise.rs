@@ -20,6 +20,7 @@
 use super::keep::{KeepRefused, Made, Which};
 use super::tape::Taping;
 use super::{FACT_TIMEOUT, Inner, System, SystemError, ears};
+use crate::files::Lasting;
 use crate::keep::record::{self, Begin, Claim, Place, Restart, Supervision};
 use crate::node::{Console, End, Node, Order, Outward, Pid, SnapshotRefused};
 use abi::ids::NodeId;
@@ -461,10 +462,10 @@ impl Inner {
         let begun = match supervision.durable_every_ms.is_some() && console.is_none() {
             true => match system.go_on_again(pid, again, since) {
                 // Nothing of it was ever safe, so nobody has seen anything of it.
-                Err(KeepRefused::None(_)) => system.begin_anew(pid, &supervision.begin, again, None),
+                Err(KeepRefused::None(_)) => system.begin_anew(pid, &supervision.begin, (again, since), None),
                 begun => begun,
             },
-            false => system.begin_anew(pid, &supervision.begin, again, console.as_ref()),
+            false => system.begin_anew(pid, &supervision.begin, (again, since), console.as_ref()),
         };
         match begun {
             Ok(new) => {
@@ -589,6 +590,7 @@ impl Inner {
             let Some(charge) = state.charges.get(&pid) else { return };
             (charge.claim.clone(), charge.revision, charge.console.clone())
         };
+        let (ended, incarnation) = (claim.supervision.clone(), claim.incarnation);
         let over = Claim { place: Place::Ended { node: self.me.0, end: Some(end.clone()) }, ..claim };
         // If it cannot be written now it is tried again; if somebody else has taken it up, nobody is told of this end.
         match self.write_claim(pid, Some(revision), &over) {
@@ -600,7 +602,14 @@ impl Inner {
                     self.chronicle.record(Kind::ProcessGivenUp { process: pid.id() });
                 }
                 self.supervise.state().charges.remove(&pid);
-                self.forget_tapes(pid);
+                if let Some(supervision) = ended.filter(|one| one.durable_every_ms.is_some()) {
+                    let (name, since) = (supervision.begin.process.stdio.session, supervision.since);
+                    self.forget_tapes(pid);
+                    let files = self.files.clone();
+                    // It may have to wait for whoever holds the files. Without a thread 48 bytes stay.
+                    let forget = move || files.end_session(Lasting { name, since, incarnation });
+                    let _ = std::thread::Builder::new().name("una-forget".into()).spawn(forget);
+                }
             }
             Err(KeepRefused::System(SystemError::NoQuorum(_))) => {}
             Err(_) => drop(self.supervise.state().charges.remove(&pid)),
@@ -947,14 +956,14 @@ impl System {
     }
 
     fn begin_anew(
-        &self, pid: Pid, begin: &Begin, again: Again, before: Option<&Console>,
+        &self, pid: Pid, begin: &Begin, (again, since): (Again, u32), before: Option<&Console>,
     ) -> Result<Console, KeepRefused> {
         let node = self.node()?;
         let program = self.program_anywhere(pid, &begin.process.program)?;
         let Begin { env, process } = begin.clone();
         let Outward { name, args, mounts, limits, stdio, .. } = process;
         let order = Order { program, name, args, env, mounts, limits, stdio };
-        let started = node.run_again(order, again, before.map(Console::save).as_deref())?;
+        let started = node.run_again(order, again, since, before.map(Console::save).as_deref())?;
         self.moved_here(pid, again.moves());
         started.console.give_up_first();
         Ok(started.console)

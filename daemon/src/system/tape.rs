@@ -70,8 +70,8 @@ impl Taping {
     }
 
     pub fn mark(&self, mark: Mark) -> TapeMark {
-        let Mark { position, monotonic_ns, cputime_ns } = mark;
-        TapeMark { since: self.0.since, position, monotonic_ns, cputime_ns }
+        let Mark { position, changes, monotonic_ns, cputime_ns } = mark;
+        TapeMark { since: self.0.since, position, changes, monotonic_ns, cputime_ns }
     }
 }
 

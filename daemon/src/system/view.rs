@@ -168,8 +168,9 @@ pub enum CheckpointState {
 
 impl CheckpointView {
     pub fn of(checkpoint: Checkpoint, state: CheckpointState) -> CheckpointView {
-        let Checkpoint { pid, sequence, name, made_ms, made_on, incarnation, bytes, new_bytes, pause_us, process, .. } =
-            checkpoint;
+        let Checkpoint {
+            pid, sequence, name, made_ms, made_on, incarnation, bytes, new_bytes, pause_us, process, ..
+        } = checkpoint;
         let made = MadeView { name, made_ms, made_on, incarnation, bytes, new_bytes, pause_us, process };
         CheckpointView { pid: Some(pid), sequence, made: Some(made), state }
     }

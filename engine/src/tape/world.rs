@@ -46,7 +46,7 @@ impl Tape {
                 line.last_ns = u64::from_le_bytes(bytes);
                 line.last_ns
             }
-            Next::Void => 0,
+            Next::Void | Next::PutOff => 0,
         }
     }
 }

@@ -96,7 +96,9 @@ impl House {
     fn wait_pass(&self, pid: &str, after: u64) -> Outcome<(u64, u64)> {
         let until = Instant::now() + SOON;
         loop {
-            if let Some(last) = self.printed(pid).ok().and_then(|all| all.last().copied()).filter(|(pass, _)| *pass > after) {
+            if let Some(last) =
+                self.printed(pid).ok().and_then(|all| all.last().copied()).filter(|(pass, _)| *pass > after)
+            {
                 return Ok(last);
             }
             if Instant::now() > until {
@@ -120,7 +122,10 @@ fn number(made: &Value, name: &str) -> Outcome<f64> {
 /// The first checkpoint of a process that has not been kept, and later ones of one that is durable.
 fn checkpoints(house: &House, rounds: u32, table: &mut Table) -> Outcome {
     let bytes = (MIB as usize) << 20;
-    for (way, how) in [("not followed before", &["--on", "n1-box"][..]), ("followed", &["--on", "n1-box", "--durable", "--every", "60"])] {
+    for (way, how) in [
+        ("not followed before", &["--on", "n1-box"][..]),
+        ("followed", &["--on", "n1-box", "--durable", "--every", "60"]),
+    ] {
         let pid = house.start(how, [MIB, PAGES, 1000])?;
         house.wait_pass(&pid, 2)?;
         let (mut pause_ms, mut total_ms, mut new_mib) = (vec![], vec![], vec![]);
