@@ -1,6 +1,6 @@
 use super::*;
-use abi::file::{Clock, Entropy};
-use abi::wasi::Clockid;
+use abi::file::*;
+use abi::wasi::{Clockid, Filetype};
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
@@ -245,4 +245,329 @@ fn long_answers_come_in_parts() {
     let mut second = vec![0; first.len()];
     entropy.fill(&mut second).unwrap();
     assert_eq!(first, second);
+}
+
+/// Files of which a test says when whoever asks for them dies. Makes changes by their numbers, each once.
+#[derive(Default)]
+struct Disk {
+    files: std::collections::BTreeMap<String, Vec<u8>>,
+    /// The last change that was made, and what it opened.
+    done: Option<(u64, Option<String>)>,
+    asks: Option<u64>,
+    /// So many acts from now whoever asks dies: before it is done, or after.
+    dies_in: Option<(u32, bool)>,
+    is_dead: bool,
+    changes: u32,
+}
+
+#[derive(Clone)]
+struct View {
+    disk: Arc<Mutex<Disk>>,
+    open: Vec<String>,
+}
+
+impl View {
+    fn act<T>(&self, act: impl FnOnce(&mut Disk) -> Result<T, Errno>) -> Result<T, Errno> {
+        let mut disk = self.disk.lock().unwrap();
+        let dies = match &mut disk.dies_in {
+            Some((0, after)) => Some(*after),
+            Some((left, _)) => {
+                *left -= 1;
+                None
+            }
+            None => None,
+        };
+        if disk.is_dead || dies == Some(false) {
+            disk.is_dead = true;
+            return Err(Errno::OwnerDead);
+        }
+        let answer = act(&mut disk);
+        if dies == Some(true) {
+            disk.is_dead = true;
+            return Err(Errno::OwnerDead);
+        }
+        answer
+    }
+
+    fn change(&self, opened: Option<&str>, act: impl FnOnce(&mut Disk) -> Result<(), Errno>) -> Result<(), Errno> {
+        self.act(|disk| {
+            let number = disk.asks.take().expect("a change has a number");
+            if disk.done.as_ref().is_some_and(|(done, _)| *done == number) {
+                return Ok(());
+            }
+            act(disk)?;
+            disk.changes += 1;
+            disk.done = Some((number, opened.map(String::from)));
+            Ok(())
+        })
+    }
+
+    fn hold(&mut self, name: &str) -> OpenId {
+        self.open.push(name.into());
+        OpenId(self.open.len() as u64)
+    }
+
+    fn name(&self, id: OpenId) -> String {
+        self.open[id.0 as usize - 1].clone()
+    }
+}
+
+impl FileSystem for View {
+    fn root(&self) -> OpenId {
+        OpenId(0)
+    }
+
+    fn open(&mut self, _: OpenId, path: &str, how: &Open) -> Result<Opened, Errno> {
+        match how.existence {
+            Existence::Required => self.act(|disk| disk.files.get(path).map(drop).ok_or(Errno::NoEnt))?,
+            _ => self.change(Some(path), |disk| match disk.files.contains_key(path) {
+                true if how.existence == Existence::CreatedNew => Err(Errno::Exist),
+                _ => {
+                    disk.files.entry(path.into()).or_default();
+                    Ok(())
+                }
+            })?,
+        }
+        Ok(Opened { id: self.hold(path), kind: Filetype::RegularFile })
+    }
+
+    fn duplicate(&mut self, id: OpenId) -> Result<OpenId, Errno> {
+        let name = self.name(id);
+        Ok(self.hold(&name))
+    }
+
+    fn close(&mut self, _: OpenId) {}
+
+    fn read_at(&mut self, file: OpenId, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        let name = self.name(file);
+        self.act(|disk| {
+            let content = &disk.files[&name];
+            let rest = content.get(offset as usize..).unwrap_or(&[]);
+            let count = rest.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&rest[..count]);
+            Ok(count)
+        })
+    }
+
+    fn write_at(&mut self, file: OpenId, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
+        let name = self.name(file);
+        self.act(|disk| {
+            let content = disk.files.get_mut(&name).ok_or(Errno::Stale)?;
+            let end = offset as usize + bytes.len();
+            content.resize(content.len().max(end), 0);
+            content[offset as usize..end].copy_from_slice(bytes);
+            Ok(bytes.len())
+        })
+    }
+
+    fn append(&mut self, _: OpenId, _: &[u8]) -> Result<(usize, u64), Errno> {
+        unreachable!("where it ends is asked for before")
+    }
+
+    fn stat(&mut self, id: OpenId) -> Result<Stat, Errno> {
+        let name = self.name(id);
+        let size_bytes = self.act(|disk| Ok(disk.files.get(&name).ok_or(Errno::Stale)?.len() as u64))?;
+        Ok(Stat {
+            device: 0,
+            inode: 1,
+            kind: Filetype::RegularFile,
+            links: 1,
+            size_bytes,
+            accessed_ns: 0,
+            modified_ns: 0,
+            changed_ns: 0,
+            born_ns: None,
+        })
+    }
+
+    fn sync(&mut self, _: OpenId, _: Durable) -> Result<(), Errno> {
+        self.act(|_| Ok(()))
+    }
+
+    fn unlink(&mut self, _: OpenId, path: &str) -> Result<(), Errno> {
+        self.change(None, |disk| disk.files.remove(path).map(drop).ok_or(Errno::NoEnt))
+    }
+
+    fn rename(&mut self, from: (OpenId, &str), to: (OpenId, &str)) -> Result<(), Errno> {
+        self.change(None, |disk| {
+            let content = disk.files.remove(from.1).ok_or(Errno::NoEnt)?;
+            disk.files.insert(to.1.into(), content);
+            Ok(())
+        })
+    }
+
+    fn content(&mut self, file: OpenId, _: u64) -> Result<Vec<u8>, Errno> {
+        let name = self.name(file);
+        self.act(|disk| Ok(disk.files[&name].clone()))
+    }
+
+    fn is_change(&mut self, number: u64) {
+        self.disk.lock().unwrap().asks = Some(number);
+    }
+
+    fn token(&mut self, id: OpenId) -> Option<Vec<u8>> {
+        Some(self.name(id).into_bytes())
+    }
+
+    fn adopt(&mut self, token: &[u8]) -> Result<OpenId, Errno> {
+        let name = String::from_utf8(token.to_vec()).unwrap();
+        self.act(|disk| disk.files.get(&name).map(drop).ok_or(Errno::Stale))?;
+        Ok(self.hold(&name))
+    }
+
+    fn set_size(&mut self, _: OpenId, _: u64) -> Result<(), Errno> {
+        unreachable!()
+    }
+
+    fn set_times(&mut self, _: OpenId, _: SetTimes) -> Result<(), Errno> {
+        unreachable!()
+    }
+
+    fn allocate(&mut self, _: OpenId, _: u64, _: u64) -> Result<(), Errno> {
+        unreachable!()
+    }
+
+    fn advise(&mut self, _: OpenId, _: u64, _: u64, _: abi::wasi::Advice) -> Result<(), Errno> {
+        unreachable!()
+    }
+
+    fn list(&mut self, _: OpenId) -> Result<Vec<Entry>, Errno> {
+        unreachable!()
+    }
+
+    fn stat_at(&mut self, _: OpenId, _: &str, _: LastLink) -> Result<Stat, Errno> {
+        unreachable!()
+    }
+
+    fn set_times_at(&mut self, _: OpenId, _: &str, _: LastLink, _: SetTimes) -> Result<(), Errno> {
+        unreachable!()
+    }
+
+    fn create_directory(&mut self, _: OpenId, _: &str) -> Result<(), Errno> {
+        unreachable!()
+    }
+
+    fn remove_directory(&mut self, _: OpenId, _: &str) -> Result<(), Errno> {
+        unreachable!()
+    }
+
+    fn link(&mut self, _: (OpenId, &str), _: (OpenId, &str)) -> Result<(), Errno> {
+        unreachable!()
+    }
+
+    fn symlink(&mut self, _: &str, _: OpenId, _: &str) -> Result<(), Errno> {
+        unreachable!()
+    }
+
+    fn read_link(&mut self, _: OpenId, _: &str) -> Result<String, Errno> {
+        unreachable!()
+    }
+
+    fn locate(&mut self, _: OpenId) -> Result<Place, Errno> {
+        unreachable!()
+    }
+
+    fn orphan_file(&mut self, _: &[u8]) -> Result<OpenId, Errno> {
+        unreachable!()
+    }
+
+    fn orphan_directory(&mut self) -> Result<OpenId, Errno> {
+        unreachable!()
+    }
+}
+
+/// Draws numbers, appends each to a file, writes the last over another one, reads that again, and makes, renames and removes a third.
+fn keep_books(tape: &Tape, files: &mut TapedFiles, draw: &mut dyn FnMut() -> u64) -> Result<Vec<u64>, Errno> {
+    let how = |existence| Open {
+        last_link: LastLink::Itself,
+        existence,
+        kind: Kind::Any,
+        access: Access::ReadWrite,
+        truncate: false,
+    };
+    let book = files.open(OpenId(0), "book", &how(Existence::Created))?.id;
+    let last = files.open(OpenId(0), "last", &how(Existence::CreatedNew))?.id;
+    let mut drawn = vec![];
+    for round in 0..4 {
+        let value = number(tape, Tag::Random, &mut *draw);
+        files.append(book, &value.to_le_bytes())?;
+        files.write_at(last, &value.to_le_bytes(), 0)?;
+        let mut again = [0; 8];
+        files.read_at(last, &mut again, 0)?;
+        assert_eq!(u64::from_le_bytes(again), value);
+        let made = files.open(OpenId(0), "made", &how(Existence::CreatedNew))?.id;
+        files.close(made);
+        if round % 2 == 0 {
+            files.rename((OpenId(0), "made"), (OpenId(0), "named"))?;
+            files.unlink(OpenId(0), "named")?;
+        } else {
+            files.unlink(OpenId(0), "made")?;
+        }
+        drawn.push(value);
+    }
+    Ok(drawn)
+}
+
+/// Whoever dies at whatever act, before it is done or after, the next life goes on, and each change is made once.
+#[test]
+fn a_change_is_made_once_wherever_one_dies() {
+    let mut deaths = 0;
+    for dies_in in 0.. {
+        let mut finished = 0;
+        for after in [false, true] {
+            let disk = Arc::new(Mutex::new(Disk { dies_in: Some((dies_in, after)), ..Disk::default() }));
+            let mut kept: Vec<Piece> = vec![];
+            let mut seed = 100;
+            let drawn = loop {
+                let told = Told::of(0, kept.clone()).unwrap();
+                let tape = tape(Mark::default(), told);
+                tape.begin();
+                let mut files = TapedFiles::new(&tape, Box::new(View { disk: disk.clone(), open: vec![] }));
+                let over = AtomicBool::new(false);
+                let result = std::thread::scope(|scope| {
+                    let keeps = scope.spawn(|| {
+                        let mut more = vec![];
+                        while !over.load(Ordering::SeqCst) {
+                            let Some(piece) = tape.wait(Duration::from_millis(1)) else { continue };
+                            // What one who is dead was told is nowhere.
+                            if disk.lock().unwrap().is_dead {
+                                break;
+                            }
+                            tape.is_kept(&piece);
+                            more.push(piece);
+                        }
+                        more
+                    });
+                    let mut draw = || {
+                        seed += 1;
+                        seed
+                    };
+                    let result = keep_books(&tape, &mut files, &mut draw);
+                    over.store(true, Ordering::SeqCst);
+                    kept.extend(keeps.join().unwrap());
+                    result
+                });
+                assert_eq!(tape.differs(), None);
+                let mut disk = disk.lock().unwrap();
+                match result {
+                    Ok(drawn) => break drawn,
+                    Err(errno) => assert_eq!((errno, disk.is_dead), (Errno::OwnerDead, true), "at {dies_in}"),
+                }
+                deaths += 1;
+                // Later lives live.
+                (disk.is_dead, disk.dies_in, disk.asks) = (false, None, None);
+            };
+            let disk = disk.lock().unwrap();
+            finished += u32::from(disk.dies_in.is_some());
+            let book: Vec<u8> = drawn.iter().flat_map(|value| value.to_le_bytes()).collect();
+            assert_eq!(disk.files["book"], book, "died at act {dies_in}, after it was done: {after}");
+            assert_eq!(disk.files["last"], drawn[3].to_le_bytes());
+            assert_eq!((disk.files.len(), disk.changes), (2, 2 + 4 + 2 + 4), "died at act {dies_in}");
+        }
+        // In both nobody died any more: that was all.
+        if finished == 2 {
+            break;
+        }
+    }
+    assert!(deaths > 60, "{deaths}");
 }
