@@ -356,6 +356,12 @@ impl<'a> Session<'a> {
         let program = self.program(&program)?;
         let protocol::Placement { mounts, limits, mut stdio, follow, decided, .. } = place;
         stdio.held = lasting.durable_every_ms.is_some();
+        if stdio.held {
+            let mut session = [0; 8];
+            let filled = abi::file::Entropy::fill(&mut drivers::HostEntropy, &mut session);
+            filled.map_err(|errno| Undone::new(Reason::NotRun, format!("no random numbers: {errno}")))?;
+            stdio.session = u64::from_le_bytes(session);
+        }
         let looked_after = lasting
             .is_wanted()
             .then(|| keep::supervision(lasting, (&name, &arguments, &environment), &hash, (&mounts, &limits, stdio)));

@@ -34,6 +34,7 @@ mod place;
 mod programs;
 mod record;
 pub mod supervise;
+pub mod tape;
 pub mod view;
 
 pub use fork::NotForked;

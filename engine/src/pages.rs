@@ -82,6 +82,12 @@ impl Memories {
         staging.give(&self.mappings()?)
     }
 
+    /// What the process computes from now on is void: it ends as soon as may be, and says this.
+    pub fn give_up(&self, why: &str) {
+        self.presence.lose(why);
+        self.presence.stop();
+    }
+
     /// Bytes of each memory, now.
     pub fn sizes(&self) -> Result<Vec<u64>, PagesError> {
         Ok(self.mappings()?.iter().map(|mapping| mapping.bytes() as u64).collect())

@@ -6,6 +6,7 @@ mod continuing;
 mod forking;
 mod freeze;
 mod host;
+mod keeping;
 mod local;
 mod moving;
 mod programs;
@@ -31,6 +32,8 @@ enum Benchmark {
     Move(moving::Arguments),
     /// Clones of a process: how soon they run, and what they take up
     Fork(forking::Arguments),
+    /// Checkpoints, and what it costs to be durable
+    Keep(keeping::Arguments),
 }
 
 pub fn run(arguments: Arguments) -> crate::Outcome {
@@ -40,5 +43,6 @@ pub fn run(arguments: Arguments) -> crate::Outcome {
         Benchmark::Cluster(arguments) => cluster::run(&arguments),
         Benchmark::Move(arguments) => moving::run(&arguments),
         Benchmark::Fork(arguments) => forking::run(&arguments),
+        Benchmark::Keep(arguments) => keeping::run(&arguments),
     }
 }

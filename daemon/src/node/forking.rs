@@ -11,7 +11,7 @@
 
 use super::console::Console;
 use super::view::*;
-use super::{Common, Node, Started, at_once};
+use super::{Common, Life, Node, Started, at_once};
 use drivers::clock::now_ms;
 use engine::Image;
 use engine::pages::{PagesError, Stem};
@@ -126,7 +126,8 @@ impl Node {
         let Origin { pid, name, args, mounts, limits, .. } = from.origin.clone();
         let stdio = Stdio::default();
         let console = Console::new(false, false, limits.output_bytes.unwrap_or(u64::MAX));
-        let mut world = self.0.world_at(program, &mounts, &limits, stdio, console.clone(), console)?;
+        let mut world =
+            self.0.world_at(program, &mounts, &limits, stdio, (console.clone(), console), Life::default())?;
         world.rest.lineage = Lineage { from: Some(pid), number, clones: vec![] };
         let (resume, fiber, rest) = world.for_old();
         let image = Image::open(&from.state[..]).map_err(|error| RunRefused::Thaw(error.into()))?;

@@ -15,7 +15,7 @@ use super::console::{Console, Contents};
 use super::guest::{self, Back, Loan};
 use super::process::Info;
 use super::view::*;
-use super::{Common, Node, STOP_INTERVAL, STOP_TIMEOUT, at_once, bodies, grant_names};
+use super::{Common, Life, Node, STOP_INTERVAL, STOP_TIMEOUT, at_once, bodies, grant_names};
 use abi::ids::NodeId;
 use engine::Image;
 use engine::pages::{Fetch, Memories, Missing, NotThere, PagesError, Span, Staging};
@@ -90,6 +90,9 @@ impl Node {
         }
         let asked = Instant::now();
         let process = self.take_loan(pid, &info, &lent)?;
+        if let Some(tape) = &info.tape {
+            tape.stand_aside();
+        }
         Ok(Stopped { node: self.clone(), info, pid, process: Some(process), back, asked, was_held, is_leaving: false })
     }
 
@@ -258,6 +261,9 @@ impl Drop for Stopped {
             console.stay();
         }
         if let Some(process) = self.process.take() {
+            if let Some(tape) = &self.info.tape {
+                tape.go_on();
+            }
             // If it was killed meanwhile nobody takes it.
             let _ = self.back.send(Back::Resumes(process));
             if self.was_held {
@@ -307,7 +313,8 @@ impl Node {
         let contents = Contents::from_bytes(&streams).map_err(|_| ArriveRefused::Malformed)?;
         let lossless = contents.is_lossless();
         let console = Console::restore(contents);
-        let mut world = self.0.world_at(program, &[], &limits, stdio, console.clone(), console.clone())?;
+        let mut world =
+            self.0.world_at(program, &[], &limits, stdio, (console.clone(), console.clone()), Life::default())?;
         world.rest.lineage = lineage;
         world.rest.time.carry_over(cpu_ns);
         let (resume, fiber, rest) = world.for_old();

@@ -7,6 +7,7 @@ use super::view::{End, Kind, Lineage, MountOrder, Pid, ProcessLimits, Stdio};
 use abi::ids::{HandleId, NodeId, Time};
 use abi::process::Exit;
 use engine::pages::{Memories, Missing, Whole};
+use engine::tape::Tape;
 use engine::{Stopper, Usage};
 use kernel::{Key, Process};
 use std::collections::{BTreeMap, VecDeque};
@@ -49,6 +50,8 @@ pub(crate) struct Info {
     pub handle: OnceLock<HandleId>,
     /// Taken away at the end: it holds memory of the process.
     stopper: Mutex<Option<Stopper>>,
+    /// What it was told, of a durable one.
+    pub tape: Option<Tape>,
     pub began: Instant,
     stopped: AtomicBool,
     fate: Mutex<Fate>,
@@ -86,13 +89,14 @@ pub(crate) struct Facts {
     pub memories: Option<Memories>,
     pub key: Arc<OnceLock<Key<Process>>>,
     pub stopper: Option<Stopper>,
+    pub tape: Option<Tape>,
     pub began: Instant,
 }
 
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
         let Facts { name, args, program, kind, console, is_console_shared, usage, time, mounts, .. } = facts;
-        let Facts { limits, stdio, started_ms, moves, incarnation, memories, key, stopper, began, .. } = facts;
+        let Facts { limits, stdio, started_ms, moves, incarnation, memories, key, stopper, tape, began, .. } = facts;
         Arc::new(Info {
             pid: OnceLock::new(),
             name,
@@ -117,6 +121,7 @@ impl Info {
             key,
             handle: OnceLock::new(),
             stopper: Mutex::new(stopper),
+            tape,
             began,
             stopped: AtomicBool::new(false),
             fate: Mutex::default(),

@@ -256,9 +256,12 @@ pub struct Stdio {
     pub output_is_terminal: bool,
     /// Output is not forgotten before the first reader has it: the process waits when nobody reads.
     pub lossless: bool,
-    /// Output is shown when what led to it is safe, as somebody says; and the process has no other effects.
+    /// Output is shown when what led to it is safe, as somebody says; files are changed when it is.
     #[serde(default)]
     pub held: bool,
+    /// By which the files know such a process, wherever it lives.
+    #[serde(default)]
+    pub session: u64,
 }
 
 /// The node as a whole.

@@ -14,7 +14,7 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 impl Session<'_> {
     pub(super) fn checkpoint(&mut self, pid: crate::node::Pid, name: Option<String>) -> Done {
         let system = self.shared.system.clone();
-        let made = self.with_patience(move || system.checkpoint(pid, name.as_deref()))?.map_err(undone)?;
+        let made = self.with_patience(move || system.checkpoint(pid, name.as_deref()))?.map_err(undone)?.checkpoint;
         let state = CheckpointState::Whole { chunks: 0, at: vec![] };
         Ok(self.reply(&Reply::Checkpoint(CheckpointView::of(made, state)))?)
     }

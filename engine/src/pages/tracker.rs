@@ -105,6 +105,14 @@ impl Tracker {
         Ok(tracker)
     }
 
+    /// Are these the memories that it follows?
+    pub fn follows(&self, process: &Memories) -> bool {
+        process.mappings().is_ok_and(|mappings| {
+            mappings.len() == self.memories.len()
+                && mappings.iter().zip(&self.memories).all(|(theirs, ours)| Arc::ptr_eq(theirs, &ours.mapping))
+        })
+    }
+
     /// Bytes of each memory, now.
     pub fn sizes(&self) -> Vec<u64> {
         self.memories.iter().map(|tracked| tracked.mapping.bytes() as u64).collect()

@@ -295,6 +295,11 @@ impl System {
         if watcher.is_interrupted() { Wake::Interrupted } else { Wake::Perhaps }
     }
 
+    /// Whether the call that was just issued is to be issued again when the process goes on.
+    pub(crate) fn is_put_off(&mut self) -> bool {
+        self.waiter.is_put_off()
+    }
+
     /// Whether the process is to be stopped.
     pub fn is_interrupted(&mut self) -> bool {
         self.waiter.watcher().is_some_and(|watcher| watcher.is_interrupted())

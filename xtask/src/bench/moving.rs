@@ -31,7 +31,7 @@ pub struct Arguments {
 }
 
 /// For what must come some day, on a machine however busy.
-const SOON: Duration = Duration::from_secs(120);
+pub(super) const SOON: Duration = Duration::from_secs(120);
 
 const PAGE: usize = engine::pages::PAGE;
 
@@ -55,12 +55,12 @@ pub fn run(arguments: &Arguments) -> Outcome {
     Ok(())
 }
 
-fn directory() -> PathBuf {
+pub(super) fn directory() -> PathBuf {
     crate::root().join("target/bench/move")
 }
 
 /// `bench/move/NAME.c` as wasm.
-pub fn compiled(name: &str) -> Outcome<PathBuf> {
+pub(super) fn compiled(name: &str) -> Outcome<PathBuf> {
     std::fs::create_dir_all(directory())?;
     let wasm = directory().join(format!("{name}.wasm"));
     let mut command = Command::new("clang");
@@ -186,7 +186,7 @@ fn shown(bytes: usize) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-pub fn line(table: &mut Table, what: &str, bytes: usize, unit: &str, figures: &[f64]) {
+pub(super) fn line(table: &mut Table, what: &str, bytes: usize, unit: &str, figures: &[f64]) {
     let Spread { median, min, max } = Spread::of(figures);
     let spread = format!("{median:.3} ({min:.3}-{max:.3})");
     table.0.push(vec![what.into(), shown(bytes), unit.into(), spread]);
