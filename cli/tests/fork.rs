@@ -1,5 +1,5 @@
-//! Processes that are forked, by real daemons: on one node and on several, from outside and by themselves. What they are alike in and apart in
-//! they look at themselves: `programs/forked`, one kind of state in each case.
+//! Processes that are forked, by real daemons: on one node and on several, from outside and by themselves. What they are alike in and apart
+//! in they look at themselves: `programs/forked`, one kind of state in each case.
 
 mod house;
 

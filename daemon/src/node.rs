@@ -562,8 +562,8 @@ impl Node {
         self.find(pid)?.console.clone().ok_or(ControlRefused::NoSuchProcess(pid))
     }
 
-    /// Does what was written into the `ctl` of a process of this node: `kill`, `stop`, `cont`, `move` and the name of a node, or `fork`, see
-    /// [`ForkOrder`].
+    /// Does what was written into the `ctl` of a process of this node: `kill`, `stop`, `cont`, `move` and the name of a node, or `fork`
+    /// ([`ForkOrder`]).
     pub fn command(&self, pid: Pid, bytes: &[u8]) -> Result<(), abi::errno::Errno> {
         use abi::errno::Errno;
         let done = match bytes.trim_ascii() {

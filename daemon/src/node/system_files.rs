@@ -81,8 +81,8 @@ pub struct OtherNode {
     pub load: Option<String>,
 }
 
-/// What is written into a `ctl` to have clones: `fork`, `fork N`, `fork on NODE` or `fork N on NODE`. Who writes it into its own is answered
-/// when the clones are there, and reads their pids from the file's beginning; each of the clones begins in that same call.
+/// What is written into a `ctl` to have clones: `fork`, `fork N`, `fork on NODE` or `fork N on NODE`. Who writes it into its own is
+/// answered when the clones are there, and reads their pids from the file's beginning; each of the clones begins in that same call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ForkOrder {
     pub count: u32,

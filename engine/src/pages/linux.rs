@@ -81,8 +81,8 @@ impl Reservation {
         unsafe { at.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 
-    /// Moves pages as they are from here to another reservation, whose own are thrown away. Here zeros are left, or what the file has that is
-    /// mapped there. The range is one mapping of Linux's; nobody touches either meanwhile.
+    /// Moves pages as they are from here to another reservation, whose own are thrown away. Here zeros are left, or what the file has that
+    /// is mapped there. The range is one mapping of Linux's; nobody touches either meanwhile.
     pub fn move_out(&self, range: Range<usize>, to: &Reservation, at: usize) -> io::Result<()> {
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
         let (from, bytes, to) = (self.at(&range), range.len(), to.at(&(at..at + range.len())));

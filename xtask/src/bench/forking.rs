@@ -1,8 +1,9 @@
-//! `cargo xtask bench fork`: clones of a process by real daemons of this machine: how long the process stands still, how long it takes until
-//! a clone runs on the same node and on another, and what eight clones take up beside the one.
+//! `cargo xtask bench fork`: clones of a process by real daemons of this machine: how long the process stands still, how long it takes
+//! until a clone runs on the same node and on another, and what eight clones take up beside the one.
 //!
-//! The one idea: the program looks at the clock on the wall all the time and prints the longest pause that it saw. What a clone prints first
-//! began before it was there: so it is the time from the last thing that the process did before it was forked to the first that the clone did.
+//! The one idea: the program looks at the clock on the wall all the time and prints the longest pause that it saw. What a clone prints
+//! first began before it was there: so it is the time from the last thing that the process did before it was forked to the first that the
+//! clone did.
 
 use super::moving::{compiled, line, wait_lines};
 use super::report::Table;
