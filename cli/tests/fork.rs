@@ -126,7 +126,7 @@ fn programs_and_their_clones_on_three_nodes() {
 fn clones_are_spread_and_go_on_where_the_process_was() {
     const END: u32 = 3000;
     let computer = Computer::of(3);
-    computer.nodes[0].program("count.wasm", &programs::counting(END, 400_000));
+    computer.nodes[0].program("count.wasm", &programs::counting(END, 1_500_000));
     let running = computer.nodes[0].start(&["run", "--on", "a", "--name", "counter", "count.wasm"]);
     let pid = pid_of(&computer, "counter");
     // Asked for on a node that has nothing to do with it.
@@ -161,9 +161,10 @@ fn clones_are_spread_and_go_on_where_the_process_was() {
 
 #[test]
 fn what_moved_is_forked_and_clones_move() {
-    const END: u32 = 4000;
+    // Long enough that all is asked for before it ends, on a busy machine too: its own time passes as slowly then.
+    const END: u32 = 3000;
     let computer = Computer::of(2);
-    computer.nodes[0].program("count.wasm", &programs::counting(END, 300_000));
+    computer.nodes[0].program("count.wasm", &programs::counting(END, 3_000_000));
     let running = computer.nodes[0].start(&["run", "--on", "a", "--name", "counter", "count.wasm"]);
     let pid = pid_of(&computer, "counter");
     computer.on(0, &["move", &pid, "b"]).expect_out(0, &["runs on b"]);

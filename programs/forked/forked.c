@@ -74,10 +74,11 @@ static void moved_once(void (*work)(void)) {
         forked(2);
         return;
     }
+    static char text[8192], before[8192];
+    // Before anybody is told that it may be forked.
+    MUST(read_text("/proc/self/clones", before, sizeof before) >= 0);
     printf("ready\n");
     fflush(stdout);
-    static char text[8192], before[8192];
-    MUST(read_text("/proc/self/clones", before, sizeof before) >= 0);
     for (;;) {
         for (int i = 0; i < 1000; i++) work();
         if (own_number()) {
