@@ -695,10 +695,11 @@ pub enum Reply {
         moved: u64,
         left: u64,
     },
-    /// Those that are stuck stay, and why.
+    /// Those that are stuck stay, and why; so much of what others have to do with one another still goes through the node.
     Emptied {
         moved: u64,
         stuck: Vec<(Pid, String)>,
+        through: u64,
     },
     /// It still goes on.
     Working,

@@ -325,6 +325,28 @@ pub fn asking(path: &str) -> String {
     )
 }
 
+/// Asks at the port of this path again and again, every few milliseconds, through the one handle that it found at first, and prints each
+/// answer.
+pub fn asking_on(path: &str) -> String {
+    let length = path.len();
+    format!(
+        r#"(module {UNA} (data (i32.const 1024) "{path}") (data (i32.const 2048) "ping\0a")
+             (func $in (param $ms i64) (result i64)
+               (call $check (call $clock_time_get (i32.const 1) (i64.const 0) (i32.const 80)))
+               (i64.add (i64.load (i32.const 80)) (i64.mul (local.get $ms) (i64.const 1000000))))
+             (func (export "_start")
+               (call $check (call $name_lookup (i32.const 1024) (i32.const {length}) (i32.const 64)))
+               (call $check (call $port_create (i32.const 1) (i32.const 64) (i32.const 0) (i32.const 68)))
+               (loop $next
+                 (call $check (call $call (i32.load (i32.const 64)) (i32.const 2048) (i32.const 5) (i32.const 0) (i32.const 0)
+                   (i32.const 4096) (i32.const 4096) (i32.const 128) (call $in (i64.const 30000))))
+                 (i32.store (i32.const 0) (i32.const 4096)) (i32.store (i32.const 4) (i32.load (i32.const 128)))
+                 (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                 (drop (call $receive (i32.load (i32.const 68)) (i32.const 4096) (i32.const 64) (i32.const 192) (call $in (i64.const 5))))
+                 (br $next))))"#
+    )
+}
+
 /// Makes the name free, whoever has bound it.
 pub fn unbinding(path: &str) -> String {
     let length = path.len();

@@ -137,6 +137,11 @@ impl Node {
         info.set_moved(to);
     }
 
+    /// How much of what processes of other nodes have to do with one another goes through this node.
+    pub fn leads_through(&self) -> u64 {
+        self.0.machine.inspect(|kernel| (kernel.ways_through().len() + kernel.acts_through().len()) as u64)
+    }
+
     /// What another node must know of this process, if it can move at all.
     pub fn baggage(&self, pid: Pid) -> Result<Baggage, DepartRefused> {
         let info = self.find(pid).map_err(FreezeRefused::from)?;
