@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 const SOON: Duration = Duration::from_secs(60);
 
 /// Fills its memory. Then, whenever a byte comes: grows by so many pages as its upper half says, adds up a word of each `step` bytes and
-/// one between each two, which nobody has written, multiplies each by the byte, adds them up again, and prints both sums. Ends at the end of
-/// its input, by the code 7.
+/// one between each two, which nobody has written, multiplies each by the byte, adds them up again, and prints both sums. Ends at the end
+/// of its input, by the code 7.
 fn changing(pages: u32, step: u32) -> String {
     format!(
         r#"(module
