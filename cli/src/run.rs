@@ -199,6 +199,7 @@ impl Run {
             output_is_terminal: !self.detach && std::io::stdout().is_terminal(),
             lossless: !self.detach,
             held: false,
+            session: 0,
         };
         let limits = ProcessLimits {
             memory_bytes: self.memory,
