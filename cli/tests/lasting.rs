@@ -186,23 +186,15 @@ fn a_durable_process_changes_files_once() {
     let computer = Computer::of(3);
     computer.nodes[0].program("book.wasm", &programs::bookkeeping(7_000, 2_000_000));
     let pid = started(&computer, 0, &["--durable", "--every", "1.5", "--on", "b", "book.wasm"]);
+    // Asked where it lives.
+    let shown = |from: usize| {
+        let done = computer.on(computer.home_of(from, &pid)?, &["logs", &pid]);
+        (done.status == 0).then_some(done.out)
+    };
     let mut lines = 0;
     // Its own node, the one that holds the files, and one of the two again.
     for (round, own) in [true, false, true, true, false, true, false, true].into_iter().enumerate() {
-        let began = std::time::Instant::now();
-        let seen = until("more to be printed", || {
-            let now = computer.on(round % 3, &["logs", &pid]);
-            if began.elapsed() > std::time::Duration::from_secs(40) {
-                for node in 0..3 {
-                    for words in [&["ps", "-a"][..], &["events"], &["status"], &["checkpoints", &pid]] {
-                        let done = computer.on(node, words);
-                        eprintln!("--- {node} {words:?}\n{}{}", done.out, done.err);
-                    }
-                }
-                panic!("it does not go on after {lines} lines: {} {}", now.out.lines().count(), now.err);
-            }
-            (now.out.lines().count() > lines + 12).then_some(now.out)
-        });
+        let seen = until("more to be printed", || shown(round % 3).filter(|now| now.lines().count() > lines + 12));
         lines = seen.lines().count();
         let victim = until("it to be known whom to kill", || match own {
             true => computer.home_of(round % 3, &pid),
@@ -211,15 +203,14 @@ fn a_durable_process_changes_files_once() {
         let from = (victim + 1) % 3;
         computer.kill(victim);
         until("it to be somewhere", || computer.home_of(from, &pid).filter(|home| *home != victim));
-        let now = until("its log to be there", || {
-            Some(computer.on(from, &["logs", &pid]).out).filter(|now| now.len() >= seen.len())
-        });
+        let now = until("its log to be there", || shown(from).filter(|now| now.len() >= seen.len()));
         assert!(now.starts_with(&seen), "what was seen is not in its past");
         computer.up(victim);
         until("the node to be there again", || (0..3).all(|node| computer.is_whole(node, 3)).then_some(()));
     }
-    computer.on(0, &["kill", &pid]).expect(0, "");
-    let printed = computer.in_the_end(0, &["logs", &pid]).out;
+    let home = until("it to be somewhere", || computer.home_of(0, &pid));
+    computer.on(home, &["kill", &pid]).expect(0, "");
+    let printed = computer.in_the_end(home, &["logs", &pid]).out;
     let book = computer.in_the_end(0, &["cp", "una:/book", "-"]).out;
     // It may have been killed between the two.
     assert!(book.starts_with(&printed) && book.len() - printed.len() <= 34, "{} and {}", book.len(), printed.len());
