@@ -124,8 +124,8 @@ fn a_durable_process_outlives_its_node() {
     assert_eq!(computer.home_of(0, &durable), Some(home));
 }
 
-/// Looks whether what a witness printed is what one run of it printed: its numbers in order, its clock never back, and the sum of all that it
-/// saw what it said it saw. Gives how many lines there are; the first may be of any number, and the last may be cut off.
+/// Looks whether what a witness printed is what one run of it printed: its numbers in order, its clock never back, and the sum of all that
+/// it saw what it said it saw. Gives how many lines there are; the first may be of any number, and the last may be cut off.
 fn check_witness(out: &str) -> usize {
     let whole = out.rsplit_once('\n').map_or("", |(whole, _)| whole);
     let mut before: Option<[u64; 5]> = None;
