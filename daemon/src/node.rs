@@ -543,6 +543,14 @@ impl Node {
     }
 
     pub fn cont(&self, pid: Pid) -> Result<(), ControlRefused> {
+        let known = self.find(pid)?;
+        // Also who is lent and was stopped before goes on when he comes back.
+        let mut stops_again = known.stops_again();
+        *stops_again = false;
+        self.go_on_now(pid)
+    }
+
+    fn go_on_now(&self, pid: Pid) -> Result<(), ControlRefused> {
         let info = self.control(pid, |process| SystemCall::Release { process })?;
         info.set_stopped(false);
         Ok(())
