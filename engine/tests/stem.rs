@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// Fills its memory. Then, whenever a byte comes: grows by so many pages as its upper half says, adds up a word of each `step` bytes,
-/// multiplies each by the byte, adds them up again, and prints both sums. Ends at the end of its input, by the code 7.
+/// Fills its memory. Then, whenever a byte comes: grows by so many pages as its upper half says, adds up a word of each `step` bytes and
+/// one between each two, which nobody has written, multiplies each by the byte, adds them up again, and prints both sums. Ends at the end of
+/// its input, by the code 7.
 fn changing(pages: u32, step: u32) -> String {
     format!(
         r#"(module
@@ -34,6 +35,9 @@ fn changing(pages: u32, step: u32) -> String {
         (local.set $at (i32.const 4096))
         (loop $l
           (local.set $sum (i32.add (i32.rotl (local.get $sum) (i32.const 5)) (i32.load (local.get $at))))
+          (local.set $sum (i32.add (i32.rotl (local.get $sum) (i32.const 5)) (i32.load (select
+            (i32.add (local.get $at) (i32.const {half})) (i32.const 4000)
+            (i32.lt_u (i32.add (local.get $at) (i32.const {half})) (call $end))))))
           (br_if $l (i32.lt_u (local.tee $at (i32.add (local.get $at) (i32.const {step}))) (call $end))))
         (local.get $sum))
       (func $change (param $by i32) (local $at i32)
@@ -58,7 +62,8 @@ fn changing(pages: u32, step: u32) -> String {
           (call $change (i32.and (local.get $byte) (i32.const 15)))
           (i32.store (i32.const 68) (call $sum))
           (call $print (i32.const 8))
-          (br $again))))"#
+          (br $again))))"#,
+        half = step / 2
     )
 }
 
@@ -81,7 +86,7 @@ impl Expected {
     }
 
     fn sum(&self) -> u32 {
-        self.memory.iter().fold(0, |sum: u32, word| sum.rotate_left(5).wrapping_add(*word))
+        self.memory.iter().fold(0, |sum: u32, word| sum.rotate_left(5).wrapping_add(*word).rotate_left(5))
     }
 
     fn told(&mut self, byte: u8) -> (u32, u32) {
@@ -238,6 +243,28 @@ fn clones_have_clones_and_grow() {
     }
     assert_eq!(living.len(), 11);
     living.into_iter().for_each(|(one, _)| one.end());
+}
+
+/// What it stands on is all that it has.
+#[test]
+fn a_clone_that_has_touched_nothing_has_clones() {
+    let engine = engine(Target::Native);
+    let (pages, step) = (20, 16384);
+    let program = load(&engine, &changing(pages, step));
+    let mut first = Running::begun(&engine, &program).stop();
+    let (stem, mut clones) = first.fork(&engine, &program, 1);
+    settle(&stem);
+    drop(stem);
+    let mut second = clones.pop().unwrap();
+    let (stem, mut clones) = second.fork(&engine, &program, 1);
+    for one in [first, second, clones.pop().unwrap()] {
+        let (mut one, mut expected) = (one.run(), Expected::new(pages, step));
+        // None of its memory has been asked for yet, and the pages between those that were written are nowhere.
+        assert_eq!(one.tell(5), expected.told(5));
+        assert_eq!(one.tell(3), expected.told(3));
+        one.end();
+    }
+    settle(&stem);
 }
 
 /// A clone is followed as any process is: all of it, and then what it writes.

@@ -440,14 +440,20 @@ impl SystemFiles {
         let Some(order) = ForkOrder::read(bytes) else {
             return self.command(self.own_pid()?, bytes).map(|()| None);
         };
-        let state = std::mem::take(&mut *self.forking());
+        let state = {
+            let mut forking = self.forking();
+            match std::mem::take(&mut *forking) {
+                // Under one lock: what is told meanwhile would else be lost.
+                Forking::Busy => {
+                    *forking = Forking::Busy;
+                    return Err(Errno::Again);
+                }
+                state => state,
+            }
+        };
         match state {
             Forking::Over(result) => result.map(Some),
-            Forking::Busy => {
-                *self.forking() = Forking::Busy;
-                Err(Errno::Again)
-            }
-            Forking::Nothing => {
+            Forking::Busy | Forking::Nothing => {
                 let info = self.process.get().and_then(Weak::upgrade).ok_or(Errno::Srch)?;
                 if info.answers_fork.swap(false, Ordering::Relaxed) {
                     // It is a clone, and this is the call that it came of.

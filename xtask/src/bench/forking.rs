@@ -101,7 +101,9 @@ impl Process<'_> {
         Ok(Process { place, pid, bytes: (mib as usize) << 20 })
     }
 
+    /// The memory of the fork before has come to its place by then, which is no part of this one.
     fn fork(&self, arguments: &[&str]) -> Outcome<Fork> {
+        self.settled()?;
         let words: Vec<&str> = ["fork", "--json", &self.pid].iter().chain(arguments).copied().collect();
         let said: Value = serde_json::from_str(&cluster::speak(self.place, 1, &words)?)?;
         let fork = &said["fork"];
@@ -150,7 +152,7 @@ impl Process<'_> {
                 first.push(self.first_look(clone)?);
             }
             self.kill(&fork.clones)?;
-            let before = self.memory()?;
+            let before = self.settled()?;
             let fork = self.fork(&["-n", &count, "--on", "n1-box"])?;
             here.push(fork.begun);
             for clone in &fork.clones {
