@@ -25,6 +25,7 @@ use super::pages::{self, Sending};
 use super::{Inner, System, service};
 use crate::node::{Baggage, Brought, ControlRefused, DepartRefused, FreezeRefused, Pages, Pid};
 use crate::protocol::{MoveView, Stage};
+use crate::steps::Step;
 use abi::file::Entropy;
 use abi::ids::NodeId;
 use drivers::HostEntropy;
@@ -33,6 +34,7 @@ use engine::pages::{Content, PagesError, Piece, Span, Staging, Tracker};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use services::events::Kind;
+use services::members::Standing;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,6 +45,12 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long one piece may take on its way. The process stands still meanwhile.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the other side may take from having the program to the first of what it sends: other things may have to be waited for there, such
+/// as a process that stops late.
+const BEGIN_TIMEOUT: Duration = PREPARE_TIMEOUT;
+/// So often it is tried to send a process, if the way is lost meanwhile or another node is late. The process runs on between tries.
+const TRIES_MAX: u32 = 3;
+const TRY_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a reader of the process's output has to come after it.
 const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -53,6 +61,8 @@ const TELL_INTERVAL: Duration = Duration::from_millis(50);
 /// What is collected before it is sent.
 const PIECE_BYTES: usize = 256 << 10;
 const STREAMS_BYTES_MAX: usize = 1 << 20;
+/// Frames are put together before they leave: each time that something leaves costs both sides a system call, and the other one a wake-up.
+const LEAVES_BYTES: usize = 64 << 10;
 
 /// The first word, as the head of the stream.
 #[derive(Serialize, Deserialize)]
@@ -100,6 +110,8 @@ const ROUNDS_MAX: u32 = 4;
 const ROUND_BYTES_MIN: u64 = 1 << 20;
 /// So much may be sent while the process stands still: it takes as long as a round trip or two.
 const STOPPED_BYTES_MAX: u64 = 128 << 10;
+/// The side to which a process comes says no more, in all.
+const WORDS_MAX: usize = 4;
 /// The list of what comes later has a bound.
 const SPANS_MAX: usize = 50_000;
 /// How long the link to where a process's pages are may be broken before they are given up.
@@ -166,7 +178,6 @@ impl System {
             return Err(MoveRefused::Draining { node: name });
         }
         let began = Instant::now();
-        let node = inner.node.get().expect("who asks is served by the node");
         if inner.supervise.is_durable(pid) {
             if !told(Stage::Preparing) {
                 return Err(MoveRefused::Abandoned);
@@ -184,39 +195,76 @@ impl System {
                 late_bytes: 0,
                 pause_us: micros(pause),
                 total_us: micros(began.elapsed()),
+                lost: vec![],
             });
         }
+        let mut lost = vec![];
+        loop {
+            match self.try_to_move(pid, to_node, &name, told) {
+                Ok(view) => return Ok(MoveView { lost, total_us: began.elapsed().as_micros() as u64, ..view }),
+                Err(refused) if lost.len() + 1 < TRIES_MAX as usize && self.may_try_again(&refused, to_node) => {
+                    lost.push(refused.to_string());
+                    if !told(Stage::Again { tries: lost.len() as u32 }) {
+                        return Err(MoveRefused::Abandoned);
+                    }
+                    std::thread::sleep(TRY_INTERVAL);
+                }
+                Err(refused) => return Err(refused),
+            }
+        }
+    }
+
+    /// It runs on here, and what was in the way may be gone.
+    fn may_try_again(&self, refused: &MoveRefused, to: NodeId) -> bool {
+        let is_transient = matches!(
+            refused,
+            MoveRefused::Lost { .. } | MoveRefused::NotHeard { .. } | MoveRefused::Depart(DepartRefused::Busy(_))
+        );
+        let is_there = matches!(self.0.health.standing(to), Standing::Alive | Standing::Suspect);
+        is_transient && is_there && !self.0.is_stopping()
+    }
+
+    /// One try. Whatever it fails with, the process runs on here.
+    fn try_to_move(
+        &self, pid: Pid, to_node: NodeId, name: &str, told: &mut dyn FnMut(Stage) -> bool,
+    ) -> Result<MoveView, MoveRefused> {
+        let (inner, began) = (&self.0, Instant::now());
+        let node = inner.node.get().expect("who asks is served by the node");
         let baggage = node.baggage(pid)?;
         if inner.supervise.has(pid) {
             return Err(DepartRefused::LookedAfter(pid).into());
         }
+        let broken = |broken: Broken| match broken {
+            Broken::Lost(error) => MoveRefused::Lost { node: name.into(), error },
+            Broken::Refused(why) => MoveRefused::Refused { node: name.into(), why },
+        };
         let mut ticket = [0; 8];
         HostEntropy.fill(&mut ticket).map_err(MoveRefused::Entropy)?;
         let ticket = u64::from_le_bytes(ticket);
-        let broken = |broken: Broken| match broken {
-            Broken::Lost(error) => MoveRefused::Lost { node: name.clone(), error },
-            Broken::Refused(why) => MoveRefused::Refused { node: name.clone(), why },
-        };
 
         if !told(Stage::Preparing) {
             return Err(MoveRefused::Abandoned);
         }
-        let key = inner.directory.key_of(to_node).ok_or_else(|| MoveRefused::NoNode(to.into()))?;
+        Step::LeavingAsked.reached();
+        // What of it is still on its way here is waited for before anybody there waits for us.
+        let memories = node.memories(pid)?;
+        let key = inner.directory.key_of(to_node).ok_or_else(|| MoveRefused::NoNode(name.into()))?;
         let head = Opening::Moves(Head { ticket, baggage: baggage.clone() });
         let head = serde_json::to_vec(&head).expect("plain data");
-        let opened = inner.wire.open(key, service::MOVES, &head, began + OPEN_TIMEOUT);
-        let stream = opened.map_err(|error| MoveRefused::NotHeard { node: name.clone(), why: error.to_string() })?;
+        let opened = inner.wire.open(key, service::MOVES, &head, Instant::now() + OPEN_TIMEOUT);
+        let stream = opened.map_err(|error| MoveRefused::NotHeard { node: name.into(), why: error.to_string() })?;
         let mut talk = Talk::new(stream);
         let may_wait = talk.prepare(inner, &baggage).map_err(broken)?;
+        Step::LeavingPrepared.reached();
         // Without a tracker all goes over while the process stands still.
-        let mut tracker = Tracker::begin(&node.memories(pid)?).ok();
+        let mut tracker = Tracker::begin(&memories).ok();
         let mut rounds = 0;
         while let Some(tracker) = &mut tracker {
             rounds += 1;
             let copied =
                 talk.copy_round(tracker, rounds, baggage.memory_bytes, told).map_err(|failed| match failed {
                     Round::Abandoned => MoveRefused::Abandoned,
-                    Round::Broken(error) => MoveRefused::Lost { node: name.clone(), error },
+                    Round::Broken(error) => broken(talk.explained(error.into())),
                     Round::Pages(PagesError::Ended) => FreezeRefused::from(ControlRefused::Ended(pid)).into(),
                     Round::Pages(error) => MoveRefused::Pages { pid, error },
                 })?;
@@ -225,14 +273,17 @@ impl System {
             }
         }
 
+        Step::LeavingCopied.reached();
         let stop_began = Instant::now();
         let mut stopped = node.stop_still(pid)?;
+        Step::LeavingStopped.reached();
         let carried = (|| {
             let (streams, cpu_ns) = stopped.streams();
             let other = |error: &dyn std::fmt::Display| Broken::Lost(io::Error::other(error.to_string()));
             // First of all, since the other side takes it for the moment at which the process's clock stopped.
             talk.say(&Frame::Stopped(State { cpu_ns, has_pages: tracker.is_some() }))?;
             talk.send(&streams)?;
+            talk.leave()?;
             let mut later = vec![];
             match &mut tracker {
                 None => stopped.save(&mut talk, false).map_err(|error| other(&error))?,
@@ -249,14 +300,16 @@ impl System {
                 }
             }
             talk.end_pieces()?;
+            Step::LeavingSent.reached();
             talk.expect(Word::Ready)?;
             Ok(later)
         })();
         let later = carried.map_err(|error| {
             // It may have come to expect the process before this went wrong.
             node.forgo(to_node, ticket);
-            broken(error)
+            broken(talk.explained(error))
         })?;
+        Step::LeavingReady.reached();
         let told_so = told(Stage::Stopped { bytes: talk.sent });
         if !told_so {
             node.forgo(to_node, ticket);
@@ -273,6 +326,7 @@ impl System {
             inner.departures.remove(ticket);
             node.forgo(to_node, ticket);
         })?;
+        Step::LeavingDeparted.reached();
         // What is still to be sent of its memory is kept by whoever sends it.
         drop(departed);
         // The word that it runs is for people alone: it is there, whether or not it comes.
@@ -289,7 +343,7 @@ impl System {
         }
         let total_us = began.elapsed().as_micros() as u64;
         let (from, to) = (inner.me.0, to_node.0);
-        Ok(MoveView { pid, from, to, rounds, bytes: bytes + late_bytes, late_bytes, pause_us, total_us })
+        Ok(MoveView { pid, from, to, rounds, bytes: bytes + late_bytes, late_bytes, pause_us, total_us, lost: vec![] })
     }
 }
 
@@ -327,7 +381,10 @@ impl Inner {
         let serve = sending.clone();
         let mut stream = Some(stream);
         let first = std::thread::Builder::new().name("una-pages".into());
-        let serving = first.spawn(move || stream.take().map(|stream| serve.serve(stream)));
+        let serving = first.spawn(move || {
+            Step::LeavingPages.reached();
+            stream.take().map(|stream| serve.serve(stream))
+        });
         // If the link breaks the other side opens another one.
         while !sending.is_done() && self.departures.has(ticket) && !self.is_stopping() {
             std::thread::sleep(TELL_INTERVAL);
@@ -357,9 +414,11 @@ pub(super) fn arrived(inner: &Arc<Inner>, from: NodeId, head: &[u8], stream: Str
     let take = move || match opening {
         Opening::Moves(head) => {
             let mut talk = Talk::new(stream);
-            // What went wrong here is told there; what went wrong on the way is known there.
-            if let Err(Broken::Refused(why)) = inner.take_in(from, head, &mut talk) {
-                let _ = talk.say(&Word::Refused { why });
+            match inner.take_in(from, head, &mut talk) {
+                Ok(()) => {}
+                Err(Broken::Refused(why)) => drop(talk.say(&Word::Refused { why }).and_then(|()| talk.leave())),
+                // If the way is there still, this is what the other side reads or writes against.
+                Err(Broken::Lost(error)) => talk.stream.refuse(&format!("there: {error}")),
             }
         }
         Opening::Pages { ticket } => {
@@ -378,6 +437,7 @@ impl Inner {
         let refused = |why: &dyn std::fmt::Display| Broken::Refused(why.to_string());
         let Head { ticket, baggage } = head;
         let moves = baggage.moves;
+        Step::ArrivingAsked.reached();
         let node = self.node.get().ok_or_else(|| refused(&"it is starting"))?;
         if self.is_stopping() {
             return Err(refused(&"it is stopping"));
@@ -395,8 +455,11 @@ impl Inner {
                 node.load(wasm, &mut |_| {}).map_err(|error| refused(&error))?
             }
         };
+        Step::ArrivingLoaded.reached();
         let may_wait = engine::pages::support().missing.is_ok();
         talk.say(&Word::Prepared { may_wait })?;
+        // To have it compiled may have taken all of the time that there was for anything.
+        talk.stream.set_deadline(Some(Instant::now() + BEGIN_TIMEOUT));
         let mut staged = node.engine().stage(baggage.limits.memory_bytes.unwrap_or(u64::MAX).min(MEMORY_BYTES_MAX));
         let state = loop {
             match talk.hear()? {
@@ -405,6 +468,8 @@ impl Inner {
             }
         };
         let stopped = Instant::now();
+        Step::ArrivingStopped.reached();
+        talk.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
         let streams = talk.receive(STREAMS_BYTES_MAX)?;
         let (fetch, wants) = pages::wanting();
         let pages = match state.has_pages {
@@ -421,14 +486,19 @@ impl Inner {
         let brought = Brought { streams, cpu_ns: state.cpu_ns, image, pages, stopped };
         let arrival = node.arrive(from, ticket, &program, baggage, brought).map_err(|error| refused(&error))?;
         whole.skip()?;
+        Step::ArrivingExpected.reached();
         talk.say(&Word::Ready)?;
+        talk.leave()?;
+        Step::ArrivingReady.reached();
         // It is not given up before it is certain that it does not come: whoever has it then would have lost it.
         let settled = arrival.wait(|| !self.is_stopping());
         if let Some(pid) = settled {
-            let _ = talk.say(&Word::Runs);
+            Step::ArrivingRuns.reached();
+            let _ = talk.say(&Word::Runs).and_then(|()| talk.leave());
             System(self.clone()).moved_here(pid, moves);
             self.tell_moved(pid);
             if let Some(missing) = &arrival.missing {
+                Step::ArrivingPages.reached();
                 let mut first = talk.stream.try_clone().ok();
                 if !pages::take_in(missing, wants, || first.take().or_else(|| self.reopen(from, ticket))) {
                     missing.lost(&format!("it was on {}, which is gone", self.name_of(from)));
@@ -460,6 +530,8 @@ impl Inner {
 /// One side of the talk about one process.
 struct Talk {
     stream: Stream,
+    /// What has been said and has not left: it leaves before an answer is waited for.
+    leaving: Vec<u8>,
     piece: Vec<u8>,
     sent: u64,
 }
@@ -467,7 +539,7 @@ struct Talk {
 impl Talk {
     fn new(stream: Stream) -> Talk {
         stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
-        Talk { stream, piece: vec![], sent: 0 }
+        Talk { stream, leaving: vec![], piece: vec![], sent: 0 }
     }
 
     /// A round of memory, while the process runs. Gives how much it was.
@@ -490,6 +562,8 @@ impl Talk {
             Ok(())
         })?;
         self.send(&[])?;
+        // The other side takes it in while this one has the process stop.
+        self.leave()?;
         Ok(taken.bytes)
     }
 
@@ -512,7 +586,7 @@ impl Talk {
             let frame = self.receive(FRAME_BYTES_MAX)?;
             if frame.is_empty() {
                 // The process may run on for a while until the next round.
-                self.stream.set_deadline(Some(Instant::now() + PREPARE_TIMEOUT));
+                self.stream.set_deadline(Some(Instant::now() + BEGIN_TIMEOUT));
                 return Ok(());
             }
             let piece = pages::piece_of_bytes(&frame).map_err(|_| Broken::Refused("a malformed piece".into()))?;
@@ -560,9 +634,28 @@ impl Talk {
         }
     }
 
+    /// The next word; the time for it is counted from now.
     fn expect(&mut self, expected: Word) -> Result<(), Broken> {
+        self.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
         let word = self.hear()?;
         check(word, expected)
+    }
+
+    /// If the other side has left, it may have said why before, while this one was still sending: then that is what is broken.
+    fn explained(&mut self, broken: Broken) -> Broken {
+        let left =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+        if matches!(&broken, Broken::Lost(error) if left(error)) {
+            self.leaving.clear();
+            for _ in 0..WORDS_MAX {
+                match self.hear() {
+                    Ok(Word::Refused { why }) => return Broken::Refused(why),
+                    Ok(_) => {}
+                    Err(_) => break,
+                }
+            }
+        }
+        broken
     }
 
     fn say(&mut self, word: &impl Serialize) -> io::Result<()> {
@@ -576,10 +669,18 @@ impl Talk {
 
     fn send(&mut self, content: &[u8]) -> io::Result<()> {
         self.sent += 4 + content.len() as u64;
-        pages::send(&mut self.stream, content)
+        pages::send(&mut self.leaving, content)?;
+        if self.leaving.len() >= LEAVES_BYTES { self.leave() } else { Ok(()) }
+    }
+
+    fn leave(&mut self) -> io::Result<()> {
+        let left = self.stream.write_all(&self.leaving);
+        self.leaving.clear();
+        left
     }
 
     fn receive(&mut self, bytes_max: usize) -> io::Result<Vec<u8>> {
+        self.leave()?;
         pages::receive(&mut self.stream, bytes_max)
     }
 
