@@ -294,7 +294,7 @@ impl Node {
     /// Something of another node, for the kernel.
     pub fn heard(&self, node: abi::ids::NodeId, heard: Heard) {
         use kernel::world::Event;
-        self.0.machine.tell(match heard {
+        self.0.machine.tell_brought(match heard {
             Heard::Arrived { life, packet } => Event::Arrived { from: node, life, packet: packet.into() },
             Heard::Linked { life } => Event::Linked { node, life },
             Heard::Unlinked => Event::Unlinked { node },

@@ -29,7 +29,7 @@ use crate::steps::Step;
 use abi::file::Entropy;
 use abi::ids::NodeId;
 use drivers::HostEntropy;
-use drivers::wire::Stream;
+use drivers::wire::{LinkState, Stream};
 use engine::pages::{Content, PagesError, Piece, Span, Staging, Tracker};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -436,6 +436,7 @@ impl Inner {
     fn take_in(self: &Arc<Inner>, from: NodeId, head: Head, talk: &mut Talk) -> Result<(), Broken> {
         let refused = |why: &dyn std::fmt::Display| Broken::Refused(why.to_string());
         let Head { ticket, baggage } = head;
+        let life = self.life_linked(from);
         let moves = baggage.moves;
         Step::ArrivingAsked.reached();
         let node = self.node.get().ok_or_else(|| refused(&"it is starting"))?;
@@ -500,7 +501,15 @@ impl Inner {
             if let Some(missing) = &arrival.missing {
                 Step::ArrivingPages.reached();
                 let mut first = talk.stream.try_clone().ok();
-                if !pages::take_in(missing, wants, || first.take().or_else(|| self.reopen(from, ticket))) {
+                let (mut left, mut until) = (missing.left(), Instant::now() + PAGES_TIMEOUT);
+                let open = || {
+                    // Each time that some of it has come there is time again for the rest.
+                    if missing.left() < left {
+                        (left, until) = (missing.left(), Instant::now() + PAGES_TIMEOUT);
+                    }
+                    first.take().or_else(|| self.reopen(from, life?, ticket, until))
+                };
+                if !pages::take_in(missing, wants, open) {
                     missing.lost(&format!("it was on {}, which is gone", self.name_of(from)));
                 }
             }
@@ -511,19 +520,32 @@ impl Inner {
 }
 
 impl Inner {
-    /// Another link to where a process's pages are.
-    fn reopen(&self, from: NodeId, ticket: u64) -> Option<Stream> {
-        let until = Instant::now() + PAGES_TIMEOUT;
+    /// Another link to where a process's pages are, in that life of the node.
+    fn reopen(&self, from: NodeId, life: u64, ticket: u64, until: Instant) -> Option<Stream> {
         let head = serde_json::to_vec(&Opening::Pages { ticket }).expect("plain data");
-        while Instant::now() < until && !self.is_stopping() {
-            // Once it is no member any more it does not come back.
+        loop {
+            // The one that broke may have been opened a moment ago.
+            std::thread::sleep(REOPEN_INTERVAL);
+            // Once it is no member any more it does not come back; and it has nothing of what it had in an earlier life.
             let key = self.directory.key_of(from)?;
-            match self.wire.open(key, service::MOVES, &head, Instant::now() + OPEN_TIMEOUT) {
-                Ok(stream) => return Some(stream),
-                Err(_) => std::thread::sleep(REOPEN_INTERVAL),
+            let is_over = self.life_linked(from).is_some_and(|now| now != life);
+            if is_over || Instant::now() >= until || self.is_stopping() {
+                return None;
+            }
+            if let Ok(stream) = self.wire.open(key, service::MOVES, &head, Instant::now() + OPEN_TIMEOUT) {
+                return Some(stream);
             }
         }
-        None
+    }
+
+    /// In which life a node is that there is a link to.
+    fn life_linked(&self, node: NodeId) -> Option<u64> {
+        let key = self.directory.key_of(node)?;
+        let link = self.wire.links().into_iter().find(|link| link.peer == key)?;
+        match link.state {
+            LinkState::Linked { hello, .. } => Some(hello.life),
+            _ => None,
+        }
     }
 }
 
@@ -613,6 +635,9 @@ impl Talk {
             };
             self.write_all(&wasm)?;
             self.end_pieces()?;
+            // From now on it compiles.
+            self.leave()?;
+            self.stream.set_deadline(Some(Instant::now() + PREPARE_TIMEOUT));
             word = self.hear()?;
         }
         self.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));

@@ -155,7 +155,7 @@ impl Machines {
     fn command(&self, machine: usize, arguments: &[&str]) -> Command {
         let home = self.home(machine);
         let mut command = self.network.on(machine, &self.una);
-        command.args(arguments).current_dir(&home).env_clear();
+        command.args(arguments).current_dir(&home).env_clear().env("RUST_BACKTRACE", "1");
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", home.join("home")).env("XDG_RUNTIME_DIR", home.join("run"));
         command.env(steps::VARIABLE, self.steps(machine));

@@ -119,25 +119,27 @@ impl Case<'_> {
         let said = finished(moving)?;
         let others: Vec<usize> = ALL.into_iter().filter(|machine| *machine != victim).collect();
         let watcher = others[series.below(2) as usize];
-        let fate = self.fate(watcher, &pid, &said)?;
+        let mut fate = self.fate(watcher, &pid, &said)?;
         if self.blow == Blow::Killed {
             machines.up(victim)?;
             machines.agree(&ALL)?;
         }
-        // A machine that comes back does not bring another copy.
-        let copies = usize::from(fate != Fate::Lost);
-        for by in ALL {
-            until(&format!("n{by} to see {copies} of process {pid}"), || match machines.copies(by, &pid)? {
-                seen if seen.len() == copies => Ok(()),
-                seen => Err(format!("on {seen:?}, after it had {fate:?}; {said}")),
-            })?;
-        }
         if fate != Fate::Lost {
             machines.store(BYSTANDER, &stop, "")?.ok()?;
             let waited = machines.una_within(watcher, &["wait", &pid], RUN_MAX)?;
-            must(waited.status == Some(0), format!("it finds its file as it wrote it: {waited:?}; {said}"))?;
-            let printed = self.printed(watcher, &pid)?;
-            each_once(&pid, &printed)?;
+            match waited.status {
+                Some(0) => each_once(&pid, &self.printed(watcher, &pid)?).map(drop)?,
+                // What of its memory had not followed it was lost with the machine that it left.
+                Some(_) if victim == SOURCE && fate == Fate::Moved => fate = Fate::Lost,
+                _ => return Err(format!("it finds its file as it wrote it: {waited:?}; {said}").into()),
+            }
+        }
+        // It has ended, and a machine that comes back does not bring another copy.
+        for by in ALL {
+            until(&format!("n{by} to see no process {pid}"), || match machines.copies(by, &pid)? {
+                seen if seen.is_empty() => Ok(()),
+                seen => Err(format!("on {seen:?}, after it had {fate:?}; {said}")),
+            })?;
         }
         Ok(fate)
     }
@@ -194,6 +196,8 @@ impl Case<'_> {
         let may_be = match (victim, self.blow, is_before) {
             // It can wait for a machine that it does not need, and go on to another that woke.
             (BYSTANDER, _, _) => fate == Fate::Moved,
+            // Nobody knows yet that there is nobody any more to whom the kernel sends it.
+            (DESTINATION, Blow::Killed, true) if step == Step::LeavingReady => fate != Fate::Moved,
             (DESTINATION, Blow::Killed, true) => fate == Fate::Stayed,
             (DESTINATION, Blow::Slept, true) => fate != Fate::Lost,
             (SOURCE, Blow::Killed, true) => fate == Fate::Lost,
