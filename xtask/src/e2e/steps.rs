@@ -124,6 +124,11 @@ impl Case<'_> {
             machines.up(victim)?;
             machines.agree(&ALL)?;
         }
+        // A machine that comes back does not bring another copy.
+        for by in ALL {
+            let copies = machines.copies(by, &pid)?;
+            must(copies.len() <= 1, format!("n{by} sees process {pid} on {copies:?}; {said}"))?;
+        }
         if fate != Fate::Lost {
             machines.store(BYSTANDER, &stop, "")?.ok()?;
             let waited = machines.una_within(watcher, &["wait", &pid], RUN_MAX)?;
@@ -134,7 +139,7 @@ impl Case<'_> {
                 _ => return Err(format!("it finds its file as it wrote it: {waited:?}; {said}").into()),
             }
         }
-        // It has ended, and a machine that comes back does not bring another copy.
+        // It has ended, wherever it was.
         for by in ALL {
             until(&format!("n{by} to see no process {pid}"), || match machines.copies(by, &pid)? {
                 seen if seen.is_empty() => Ok(()),
