@@ -35,17 +35,8 @@ impl Move {
 
     pub fn execute(self) -> Result<u8> {
         let Move { pid, to, json } = self;
-        let mut connection = node::connect()?;
         let mut bar = Bar::new(format!("moving {pid} to {to}"));
-        connection.send(&Request::Move { pid, node: to.clone() }).map_err(node::failed)?;
-        connection.be_patient().map_err(|error| Failure::new(status::FAILED, "cannot wait").because(error))?;
-        let moved = loop {
-            match connection.reply().map_err(node::failed)? {
-                Reply::Moving(stage) => bar.tell(stage),
-                Reply::Moved(moved) => break moved,
-                other => return Err(node::unexpected(&other)),
-            }
-        };
+        let moved = go(pid, &to, |stage| bar.tell(stage))?;
         drop(bar);
         match json {
             true => {
@@ -55,6 +46,27 @@ impl Move {
             false => crate::print(&(describe(&moved, &to) + "\n"))?,
         }
         Ok(0)
+    }
+}
+
+fn go(pid: Pid, to: &str, mut tell: impl FnMut(Stage)) -> Result<MoveView> {
+    let mut connection = node::connect()?;
+    connection.send(&Request::Move { pid, node: to.into() }).map_err(node::failed)?;
+    connection.be_patient().map_err(|error| Failure::new(status::FAILED, "cannot wait").because(error))?;
+    loop {
+        match connection.reply().map_err(node::failed)? {
+            Reply::Moving(stage) => tell(stage),
+            Reply::Moved(moved) => return Ok(moved),
+            other => return Err(node::unexpected(&other)),
+        }
+    }
+}
+
+/// The same for whoever has a line for what came of it.
+pub fn quietly(pid: Pid, to: &str) -> String {
+    match go(pid, to, |_| {}) {
+        Ok(moved) => describe(&moved, to),
+        Err(failure) => failure.to_string(),
     }
 }
 

@@ -11,7 +11,7 @@ mod model;
 mod view;
 
 use crate::failure::{Failure, Result, status};
-use crate::{node, print, ps};
+use crate::{moving, node, print, ps};
 use clap::Args;
 use daemon::node::Pid;
 use daemon::protocol::client::{AskError, Connection};
@@ -21,14 +21,15 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use std::io::IsTerminal;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 /// Lines of a process's output that are looked at.
 const LOG_LINES: u64 = 1000;
 
-/// See the node and its processes live
+/// See all nodes and their processes live
 ///
-/// Keys: arrows move, / filters, c m p n u sort, r turns the order, k kills, s stops and lets run on, Enter shows the output, a shows
+/// Keys: arrows move, / filters, c m p n u sort, r turns the order, k kills, s stops and lets run on, v moves to another node, Enter shows the output, a shows
 /// what ended and the parts of the system too, ? tells of the keys, q quits. Without a terminal: prints one snapshot.
 #[derive(Args)]
 pub struct Top {
@@ -100,10 +101,15 @@ fn look_on(
     let mut model = Model::new();
     let mut connection = Some(connection);
     let mut next = Instant::now();
+    // What is on its way, and tells what came of it.
+    let (tell, told_later) = channel();
     loop {
         if Instant::now() >= next {
             next = Instant::now() + delay;
             look(&mut model, &mut connection);
+        }
+        while let Ok(word) = told_later.try_recv() {
+            model.say(word);
         }
         terminal.draw(|frame| view::draw(frame, &mut model, coloured)).map_err(failure)?;
         if !event::poll(next.saturating_duration_since(Instant::now())).map_err(failure)? {
@@ -122,6 +128,16 @@ fn look_on(
             Action::Kill(pid) => (Request::Kill { pid }, format!("killed {pid}")),
             Action::Stop(pid) => (Request::Stop { pid }, format!("stopped {pid}")),
             Action::Cont(pid) => (Request::Cont { pid }, format!("{pid} runs on")),
+            Action::Move(pid, to) => {
+                model.say(format!("moving {pid} to {to} ..."));
+                let tell = tell.clone();
+                // A large process takes seconds, and the screen is not to stand still meanwhile.
+                std::thread::spawn(move || {
+                    // Whoever has left is not told.
+                    let _ = tell.send(moving::quietly(pid, &to));
+                });
+                continue;
+            }
         };
         model.say(told(&mut connection, &request, done));
         next = Instant::now();
@@ -154,8 +170,14 @@ fn sample(connection: &mut Connection) -> Result<Sample> {
         Reply::Status(status) => status,
         other => return Err(node::unexpected(&other)),
     };
+    let system = match connection.ask(&Request::System).map_err(node::failed)? {
+        Reply::System(system) => system,
+        other => return Err(node::unexpected(&other)),
+    };
     let (processes, _) = ps::in_system(connection, true)?;
     Ok(Sample {
+        nodes: system.nodes,
+        me: system.me,
         at: Instant::now(),
         version: status.version,
         node: status.node,

@@ -1,6 +1,7 @@
 //! The pictures in the documents, made from what una really prints. Knows how a terminal looks and how SVG and PNG are written.
 
 use crate::Outcome;
+use crate::cluster;
 use crate::step::{cargo, step};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fmt::Write as _;
@@ -56,51 +57,40 @@ fn half(root: &Path, una: &Path) -> Outcome {
     Ok(())
 }
 
-/// `una top` over a node with a few processes in it.
+/// `una top` over three nodes with a few processes on them.
 fn top(root: &Path, una: &Path) -> Outcome {
     let python = root.join("target/programs/python.wasm");
     if !python.exists() {
         return Err("the picture of una top shows Python: cargo xtask fetch python".into());
     }
     let python = python.to_str().ok_or("the project's path is not UTF-8")?;
-    let raytracer = "programs/raytracer.wasm";
-    // A home of its own, which is nobody's.
-    let home = root.join("target/picture");
-    let _ = std::fs::remove_dir_all(&home);
-    std::fs::create_dir_all(home.join("run"))?;
-    let command = |arguments: &[&str]| {
-        let mut command = Command::new(una);
-        command.args(arguments).current_dir(root).env("HOME", &home).env("XDG_RUNTIME_DIR", home.join("run"));
-        for variable in ["XDG_DATA_HOME", "XDG_CACHE_HOME", "NO_COLOR"] {
-            command.env_remove(variable);
-        }
-        command
-    };
+    let raytracer = root.join("programs/raytracer.wasm").display().to_string();
+    let place = root.join("target/picture");
+    cluster::end(&place)?;
     let drawn = (|| -> Outcome<String> {
-        step(&mut command(&["up", "-d"]), "una is built by this command")?;
+        cluster::start(&place, 3, una, &[])?;
         let busy = "import time, hashlib\nwhile True:\n  hashlib.sha256(bytes(4000000)).digest()\n  time.sleep(0.08)";
         let idle = "import time\nwhile True: time.sleep(60)";
-        let poster: &[&str] = &[raytracer, "--size", "4000", "3000", "--rays", "99"];
-        let processes: [(&[&str], &[&str]); 5] = [
-            (&["--name", "feeds"], &[python, "-c", idle]),
-            (&["--name", "crawler"], &[python, "-c", idle]),
-            (&["--name", "importer"], &[python, "-c", busy]),
-            (&["--name", "poster"], poster),
-            (&["--name", "thumbnails"], poster),
+        let poster: &[&str] = &[&raytracer, "--size", "4000", "3000", "--rays", "99"];
+        let processes: [(&str, &str, &[&str]); 5] = [
+            ("feeds", "1", &[python, "-c", idle]),
+            ("crawler", "3", &[python, "-c", idle]),
+            ("importer", "1", &[python, "-c", busy]),
+            ("poster", "2", poster),
+            ("thumbnails", "2", poster),
         ];
         let mut last = String::new();
-        for (options, words) in processes {
-            let started = command(&[&["run", "-d"], options, words].concat()).output()?;
-            last = String::from_utf8(started.stdout)?.trim().to_string();
+        for (name, node, words) in processes {
+            let started = cluster::speak(&place, 1, &[&["run", "-d", "--on", node, "--name", name], words].concat())?;
+            last = started.trim().to_string();
         }
-        step(&mut command(&["stop", &last]), "una is up")?;
-        Ok(String::from_utf8(command(&["top", "--draw", "92x17"]).output()?.stdout)?)
+        cluster::speak(&place, 1, &["stop", &last])?;
+        cluster::speak(&place, 1, &["top", "--draw", "96x18"])
     })();
-    step(&mut command(&["down"]), "una is up")?;
-    std::fs::remove_dir_all(&home)?;
+    cluster::end(&place)?;
     let path = root.join("docs/pictures/top.svg");
     // Where the project lies on this machine is nobody's business.
-    std::fs::write(&path, screen(&drawn?))?;
+    std::fs::write(&path, screen(&drawn?.replace(&root.display().to_string(), "~/una")))?;
     eprintln!("{}: written", path.display());
     Ok(())
 }

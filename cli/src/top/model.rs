@@ -2,6 +2,7 @@
 //! Knows neither the daemon nor a screen: samples and keys come in, an [`Action`] comes out.
 
 use daemon::node::{Kind, NodeView, Pid, ProcessView, State};
+use daemon::system::view::NodeLine;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -17,9 +18,36 @@ pub struct Sample {
     pub at: Instant,
     pub version: String,
     pub node: NodeView,
+    /// Of the whole system.
     pub processes: Vec<ProcessView>,
     /// Bytes that the machine has.
     pub machine_memory: u64,
+    /// All nodes of the system as this one sees them; this is one of them.
+    pub nodes: Vec<NodeLine>,
+    pub me: u16,
+}
+
+impl Sample {
+    pub fn is_of_many(&self) -> bool {
+        self.nodes.len() > 1
+    }
+
+    /// Of all nodes that are heard.
+    pub fn processors(&self) -> u32 {
+        let heard = self.nodes.iter().filter_map(|line| line.facts.as_ref());
+        heard.map(|facts| facts.processors).sum::<u32>().max(self.node.processors.into())
+    }
+
+    /// Bytes that are used, and that there are: by una on a node alone, else by all programs of all nodes that are heard.
+    pub fn memory(&self) -> (u64, u64) {
+        if !self.is_of_many() {
+            return (self.node.memory_bytes, self.machine_memory);
+        }
+        let heard = self.nodes.iter().filter_map(|line| line.facts.as_ref());
+        heard.fold((0, 0), |(used, all), facts| {
+            (used + facts.memory_bytes.saturating_sub(facts.memory_free_bytes), all + facts.memory_bytes)
+        })
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,7 +66,7 @@ pub enum Key {
 }
 
 /// What is to be done about a key outside of here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
     None,
     Leave,
@@ -47,6 +75,8 @@ pub enum Action {
     Kill(Pid),
     Stop(Pid),
     Cont(Pid),
+    /// To the node of this name or number.
+    Move(Pid, String),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +96,12 @@ pub enum Mode {
     Filter,
     /// Shall this process be killed?
     AskKill(Pid, String),
+    /// To which node shall this process go? What has been typed of the answer.
+    AskMove {
+        pid: Pid,
+        name: String,
+        to: String,
+    },
     /// The output of a process; how many lines it is scrolled back from its end.
     Output {
         pid: Pid,
@@ -138,7 +174,7 @@ impl Model {
             // The node's sum knows of those that ended meanwhile, the processes' own of slices that are not over yet.
             let ended = sample.node.cpu_ns.saturating_sub(before.node.cpu_ns) as f64 / elapsed_ns;
             let used = self.shares.values().sum::<f64>().max(ended);
-            self.history.push_back((used / f64::from(sample.node.processors.max(1))).min(1.0));
+            self.history.push_back((used / f64::from(sample.processors().max(1))).min(1.0));
             if self.history.len() > HISTORY_MAX {
                 self.history.pop_front();
             }
@@ -242,6 +278,19 @@ impl Model {
                 }
                 self.say("not killed".into());
             }
+            Mode::AskMove { pid, to, .. } => match key {
+                Key::Letter(letter) => to.push(letter),
+                Key::Backspace => {
+                    to.pop();
+                }
+                Key::Enter if !to.is_empty() => {
+                    let action = Action::Move(*pid, std::mem::take(to));
+                    self.mode = Mode::List;
+                    return action;
+                }
+                Key::Escape | Key::Enter => self.mode = Mode::List,
+                _ => {}
+            },
             Mode::Filter => {
                 match key {
                     Key::Letter(letter) => self.filter.push(letter),
@@ -306,6 +355,13 @@ impl Model {
             (Key::Letter('/'), _) => self.mode = Mode::Filter,
             (Key::Letter('?' | 'h'), _) => self.mode = Mode::Help,
             (Key::Letter('k'), Some(view)) => self.mode = Mode::AskKill(view.pid, view.name.clone()),
+            (Key::Letter('v'), Some(view)) => {
+                if self.sample.as_ref().is_some_and(Sample::is_of_many) {
+                    self.mode = Mode::AskMove { pid: view.pid, name: view.name.clone(), to: String::new() };
+                } else {
+                    self.say("there is no other node; una ticket prints how a machine joins".into());
+                }
+            }
             (Key::Letter('s'), Some(view)) => {
                 return match view.state {
                     State::Stopped => Action::Cont(view.pid),
@@ -327,6 +383,7 @@ impl Model {
 pub mod tests {
     use super::*;
     use daemon::node::Waits;
+    use daemon::system::view::{Facts, NodeState, Role};
 
     pub fn process(pid: u64, name: &str, cpu_ns: u64, memory_bytes: u64, state: State) -> ProcessView {
         ProcessView {
@@ -359,7 +416,41 @@ pub mod tests {
             uptime_ms: 3_725_000,
             memory_bytes: 300 << 20,
         };
-        Sample { at, version: "0.1.0".into(), node, processes, machine_memory: 4 << 30 }
+        Sample { at, version: "0.1.0".into(), node, processes, machine_memory: 4 << 30, nodes: vec![], me: 1 }
+    }
+
+    /// A node that has two processors, of which so many are busy.
+    fn line(number: u16, state: NodeState, load: f64) -> NodeLine {
+        let facts = Facts {
+            architecture: "x86_64".into(),
+            processors: 2,
+            load,
+            memory_bytes: 8 << 30,
+            memory_free_bytes: 2 << 30,
+            processes: 3,
+            life: 1,
+        };
+        NodeLine {
+            number,
+            name: format!("box{number}"),
+            key: String::new(),
+            state,
+            role: Role::Voter,
+            draining: false,
+            addresses: vec![],
+            round_trip_us: (number != 1).then_some(430),
+            facts: (state == NodeState::Up).then_some(facts),
+        }
+    }
+
+    /// The same on three nodes, of which one is gone.
+    pub fn of_many() -> Model {
+        let mut model = model();
+        let mut last = model.sample.take().unwrap();
+        last.nodes = vec![line(1, NodeState::Up, 1.5), line(2, NodeState::Up, 0.2), line(3, NodeState::Down, 0.0)];
+        last.processes[0].node = 2;
+        model.take(last);
+        model
     }
 
     /// Two looks, one second apart.
@@ -428,6 +519,34 @@ pub mod tests {
         model.order = Order::Pid;
         model.arrange();
         assert_eq!(model.press(Key::Letter('y')), Action::Kill(Pid::new(14)));
+    }
+
+    #[test]
+    fn a_process_goes_where_it_is_typed() {
+        let mut alone = model();
+        assert_eq!(alone.press(Key::Letter('v')), Action::None);
+        assert_eq!(alone.mode, Mode::List, "there is nowhere to go");
+        let mut model = of_many();
+        let chosen = model.rows[0].view.pid;
+        for key in [Key::Letter('v'), Key::Enter, Key::Letter('v'), Key::Letter('q'), Key::Backspace] {
+            assert_eq!(model.press(key), Action::None);
+        }
+        for letter in "box2".chars() {
+            model.press(Key::Letter(letter));
+        }
+        assert_eq!(model.press(Key::Enter), Action::Move(chosen, "box2".into()));
+        assert_eq!(model.mode, Mode::List);
+        model.press(Key::Letter('v'));
+        assert_eq!(model.press(Key::Escape), Action::None);
+        assert_eq!(model.mode, Mode::List);
+    }
+
+    #[test]
+    fn many_nodes_are_summed_up() {
+        let sample = of_many().sample.unwrap();
+        assert_eq!((sample.processors(), sample.memory()), (4, (12 << 30, 16 << 30)));
+        let alone = model().sample.unwrap();
+        assert_eq!((alone.processors(), alone.memory()), (2, (300 << 20, 4 << 30)));
     }
 
     #[test]

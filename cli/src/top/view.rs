@@ -1,9 +1,10 @@
 //! What `una top` looks like, from 40 columns and 8 lines on. Knows the model and the cells of a screen.
 
-use super::model::{Mode, Model, Order, Row};
+use super::model::{Mode, Model, Order, Row, Sample};
 use crate::failure::printable;
 use crate::{freeze, ps};
-use daemon::node::State;
+use daemon::node::{Kind, State};
+use daemon::system::view::{NodeLine, NodeState};
 use drivers::clock::now_ms;
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
@@ -50,10 +51,12 @@ impl Palette {
 
 pub fn draw(frame: &mut Frame, model: &mut Model, coloured: bool) {
     let palette = Palette { coloured };
-    let [title, load, memory, _, body, foot] = Layout::vertical([
+    let lines = node_lines(model, palette, frame.area());
+    let [title, load, memory, nodes, _, body, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(1),
         Constraint::Length(1),
+        Constraint::Length(lines.len() as u16),
         Constraint::Length(1),
         Constraint::Min(2),
         Constraint::Length(1),
@@ -62,6 +65,7 @@ pub fn draw(frame: &mut Frame, model: &mut Model, coloured: bool) {
     frame.render_widget(title_line(model, palette, title.width), title);
     frame.render_widget(load_line(model, palette, load.width), load);
     frame.render_widget(memory_line(model, palette, memory.width), memory);
+    frame.render_widget(Paragraph::new(lines), nodes);
     // The heading takes one line of it.
     model.page = usize::from(body.height.saturating_sub(1)).max(1);
     match &model.mode {
@@ -81,6 +85,18 @@ pub fn draw(frame: &mut Frame, model: &mut Model, coloured: bool) {
             ];
             popup(frame, " kill ", lines, palette);
         }
+        Mode::AskMove { pid, name, to } => {
+            let ask = format!("Move process {pid} ({}) to the node ", printable(name));
+            let lines = vec![
+                Line::from(vec![
+                    Span::raw(ask),
+                    Span::raw(printable(to)),
+                    Span::styled("▏", palette.of(Color::Yellow)),
+                ]),
+                Line::styled("its name or number; Enter moves it, Esc does not", palette.faint()),
+            ];
+            popup(frame, " move ", lines, palette);
+        }
         _ => {}
     }
 }
@@ -91,8 +107,20 @@ fn title_line(model: &Model, palette: Palette, width: u16) -> Line<'static> {
         return Line::from(vec![name, Span::raw("  looking ...")]);
     };
     let node = &sample.node;
-    let left = format!(" {}  up {}", sample.version, ps::duration(node.uptime_ms));
-    let right = format!("{} processes  {} running  {} ready", node.processes, node.running, node.ready);
+    let mut left = format!(" {}  up {}", sample.version, ps::duration(node.uptime_ms));
+    if sample.is_of_many() {
+        let up = sample.nodes.iter().filter(|line| line.state == NodeState::Up).count();
+        left += &format!("  {up} of {} nodes", sample.nodes.len());
+    }
+    let right = match sample.is_of_many() {
+        false => format!("{} processes  {} running  {} ready", node.processes, node.running, node.ready),
+        true => {
+            let programs = || sample.processes.iter().filter(|view| view.kind == Kind::Program);
+            let living = programs().filter(|view| !matches!(view.state, State::Ended(_))).count();
+            let running = programs().filter(|view| matches!(view.state, State::Running)).count();
+            format!("{living} processes  {running} running")
+        }
+    };
     let used = 3 + left.len() + right.len();
     let gap = " ".repeat(usize::from(width).saturating_sub(used).max(2));
     Line::from(vec![name, Span::raw(left), Span::raw(gap), Span::raw(right)])
@@ -108,7 +136,7 @@ fn load_line(model: &Model, palette: Palette, width: u16) -> Line<'static> {
     let columns = bar_width(width);
     let mut spans = vec![Span::raw("cpu "), bar(load, columns, palette.load(load))];
     spans.extend([rest(load, columns, palette), Span::raw(format!(" {:>4.0} %", load * 100.0))]);
-    let processors = model.sample.as_ref().map_or(0, |sample| sample.node.processors);
+    let processors = model.sample.as_ref().map_or(0, Sample::processors);
     let left = usize::from(width).saturating_sub(columns + 12);
     // History from here to the edge, if there is room for more than a few moments.
     if left > 14 {
@@ -121,7 +149,7 @@ fn load_line(model: &Model, palette: Palette, width: u16) -> Line<'static> {
 }
 
 fn memory_line(model: &Model, palette: Palette, width: u16) -> Line<'static> {
-    let (used, all) = model.sample.as_ref().map_or((0, 0), |sample| (sample.node.memory_bytes, sample.machine_memory));
+    let (used, all) = model.sample.as_ref().map_or((0, 0), Sample::memory);
     let share = if all == 0 { 0.0 } else { (used as f64 / all as f64).min(1.0) };
     let columns = bar_width(width);
     let shown = format!(" {} of {}", freeze::size(used), freeze::size(all));
@@ -131,6 +159,64 @@ fn memory_line(model: &Model, palette: Palette, width: u16) -> Line<'static> {
         rest(share, columns, palette),
         Span::raw(shown),
     ])
+}
+
+/// A line for each node, if there are several and there is room. Those that are not heard come first, then the busiest.
+fn node_lines(model: &Model, palette: Palette, area: Rect) -> Vec<Line<'static>> {
+    let Some(sample) = model.sample.as_ref().filter(|sample| sample.is_of_many()) else {
+        return vec![];
+    };
+    let room = usize::from(area.height.saturating_sub(8)) / 2;
+    let busy =
+        |line: &NodeLine| line.facts.as_ref().map_or(2.0, |facts| facts.load / f64::from(facts.processors.max(1)));
+    let mut nodes: Vec<&NodeLine> = sample.nodes.iter().collect();
+    if nodes.len() > room {
+        nodes.sort_by(|a, b| busy(b).total_cmp(&busy(a)));
+    }
+    let shown = if nodes.len() > room { room.saturating_sub(1) } else { nodes.len() };
+    let hidden = nodes.len() - shown;
+    let width = nodes.iter().map(|line| line.name.chars().count()).max().unwrap_or(0).min(16);
+    let columns = usize::from(area.width).saturating_sub(width + 56).clamp(6, 30);
+    let mut lines: Vec<Line> =
+        nodes[..shown].iter().map(|line| node_line(line, sample.me, width, columns, palette)).collect();
+    if hidden > 0 && room > 0 {
+        lines.push(Line::styled(format!("    and {hidden} more: una nodes"), palette.faint()));
+    }
+    lines
+}
+
+fn node_line(line: &NodeLine, me: u16, width: usize, columns: usize, palette: Palette) -> Line<'static> {
+    let name: String = printable(&line.name).chars().take(width).collect();
+    let number = Span::styled(format!("n{:<3}", line.number), palette.of(Color::Cyan));
+    let mut spans = vec![number, Span::raw(format!("{name:<width$} "))];
+    let said = match (&line.facts, line.state) {
+        (Some(facts), NodeState::Up) => {
+            let processors = f64::from(facts.processors.max(1));
+            let load = (facts.load / processors).min(1.0);
+            let used = facts.memory_bytes.saturating_sub(facts.memory_free_bytes);
+            spans.extend([bar(load, columns, palette.load(load)), rest(load, columns, palette)]);
+            let of = format!(" {:>4.1} of {}", facts.load, facts.processors);
+            format!(
+                "{of}  {} of {}  {} processes",
+                freeze::size(used),
+                freeze::size(facts.memory_bytes),
+                facts.processes
+            )
+        }
+        (_, NodeState::Up) => "up".into(),
+        (_, NodeState::Suspect) => "does not answer".into(),
+        (_, NodeState::Down) => "down".into(),
+        (_, NodeState::Left) => "ended".into(),
+    };
+    let style = if line.state == NodeState::Up { Style::new() } else { palette.of(Color::Red) };
+    spans.push(Span::styled(said, style));
+    if line.draining {
+        spans.push(Span::styled("  draining", palette.of(Color::Yellow)));
+    }
+    if line.number == me {
+        spans.push(Span::styled("  here", palette.faint()));
+    }
+    Line::from(spans)
 }
 
 /// The full part of a bar, to an eighth of a column.
@@ -175,8 +261,17 @@ fn list(frame: &mut Frame, area: Rect, model: &Model, palette: Palette) {
         Span::styled(format!("{title}{arrow}"), style)
     };
     let right = |span: Span<'static>| Line::from(span).right_aligned();
-    let headings = ratatui::widgets::Row::new([
+    let is_of_many = model.sample.as_ref().is_some_and(Sample::is_of_many);
+    // Where there is one node nobody is told which.
+    let row_of = |mut cells: Vec<Line<'static>>| {
+        if !is_of_many {
+            cells.remove(1);
+        }
+        ratatui::widgets::Row::new(cells)
+    };
+    let headings = row_of(vec![
         right(heading("PID", Some(Order::Pid))),
+        heading("NODE", None).into(),
         heading("NAME", Some(Order::Name)).into(),
         heading("STATE", None).into(),
         right(heading("CPU%", Some(Order::Cpu))),
@@ -189,8 +284,9 @@ fn list(frame: &mut Frame, area: Rect, model: &Model, palette: Palette) {
         let faint = if matches!(view.state, State::Ended(_)) { palette.faint() } else { Style::new() };
         let share_style = if *share < 0.005 { palette.faint() } else { palette.load(*share) };
         let up = ps::duration(now_ms().saturating_sub(view.started_ms));
-        ratatui::widgets::Row::new([
+        row_of(vec![
             right(Span::raw(view.pid.to_string())),
+            Span::styled(format!("n{}", view.node), palette.of(Color::Cyan)).into(),
             Span::styled(printable(&view.name), faint.add_modifier(Modifier::BOLD)).into(),
             Span::styled(ps::describe_state(&view.state), palette.state(&view.state)).into(),
             right(Span::styled(format!("{:.1}", share * 100.0), share_style)),
@@ -201,8 +297,10 @@ fn list(frame: &mut Frame, area: Rect, model: &Model, palette: Palette) {
         ])
     };
     let name = model.rows.iter().map(|row| row.view.name.chars().count()).max().unwrap_or(4).clamp(5, 16);
-    let widths = [
-        Constraint::Length(5),
+    let pid = model.rows.iter().map(|row| row.view.pid.to_string().len()).max().unwrap_or(0).clamp(5, 12);
+    let mut widths = vec![
+        Constraint::Length(pid as u16),
+        Constraint::Length(4),
         Constraint::Length(name as u16),
         Constraint::Length(9),
         Constraint::Length(6),
@@ -211,6 +309,9 @@ fn list(frame: &mut Frame, area: Rect, model: &Model, palette: Palette) {
         Constraint::Length(7),
         Constraint::Min(4),
     ];
+    if !is_of_many {
+        widths.remove(1);
+    }
     let table = Table::new(model.rows.iter().map(row), widths)
         .header(headings)
         .column_spacing(1)
@@ -254,10 +355,11 @@ fn foot_line(model: &Model, palette: Palette) -> Line<'static> {
         Mode::Output { .. } => &[("↑↓ PgUp PgDn", "scroll"), ("Esc", "back")],
         _ => &[
             ("/", "filter"),
-            ("c m p n u r", "sort"),
+            ("cmpnur", "sort"),
             ("k", "kill"),
             ("s", "stop"),
-            ("Enter", "output"),
+            ("v", "move"),
+            ("⏎", "output"),
             ("a", "all"),
             ("?", "keys"),
             ("q", "quit"),
@@ -285,6 +387,7 @@ fn help(frame: &mut Frame, palette: Palette) {
         ("Enter", "what it printed"),
         ("k", "kill it (asks first)"),
         ("s", "stop it, or let it run on"),
+        ("v", "move it to another node"),
         ("q  Esc", "quit"),
     ];
     let line = |(key, what): (&'static str, &'static str)| {
@@ -321,21 +424,27 @@ pub fn plain(model: &Model) -> String {
             node.running,
             node.ready,
             model.load() * 100.0,
-            node.processors,
-            freeze::size(node.memory_bytes),
-            freeze::size(sample.machine_memory),
+            sample.processors(),
+            freeze::size(sample.memory().0),
+            freeze::size(sample.memory().1),
         );
+        for line in sample.nodes.iter().filter(|_| sample.is_of_many()) {
+            let shown = node_line(line, sample.me, 16, 8, Palette { coloured: false });
+            let text_of = shown.spans.iter().map(|span| span.content.as_ref());
+            let _ = writeln!(text, "{}", text_of.collect::<String>().trim_end());
+        }
     }
     let _ = writeln!(
         text,
-        "{:>6} {:<16} {:<10} {:>6} {:>9} {:>10} {:>7} COMMAND",
-        "PID", "NAME", "STATE", "CPU%", "TIME", "MEMORY", "UP"
+        "{:>6} {:<5} {:<16} {:<10} {:>6} {:>9} {:>10} {:>7} COMMAND",
+        "PID", "NODE", "NAME", "STATE", "CPU%", "TIME", "MEMORY", "UP"
     );
     for Row { view, share } in &model.rows {
         let _ = writeln!(
             text,
-            "{:>6} {:<16} {:<10} {:>6.1} {:>9} {:>10} {:>7} {}",
+            "{:>6} {:<5} {:<16} {:<10} {:>6.1} {:>9} {:>10} {:>7} {}",
             view.pid,
+            format!("n{}", view.node),
             printable(&view.name),
             ps::describe_state(&view.state),
             share * 100.0,
@@ -392,7 +501,7 @@ fn code_of(colour: Color) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::tests::model;
+    use super::super::model::tests::{model, of_many};
     use super::super::model::{Key, Model};
     use super::*;
     use ratatui::Terminal;
@@ -429,9 +538,37 @@ mod tests {
     }
 
     #[test]
+    fn each_node_has_a_line() {
+        let (text, _) = screen(&mut of_many(), 80, 24, true);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].contains("2 of 3 nodes") && lines[0].trim_end().ends_with("3 processes  1 running"), "{text}");
+        assert!(lines[1].contains("of 4"), "{text}");
+        assert!(lines[2].contains("12.9 GB of 17.2 GB"), "{text}");
+        assert!(lines[3].starts_with("n1  box1 █") && lines[3].contains("1.5 of 2"), "{text}");
+        assert!(lines[3].trim_end().ends_with("3 processes  here"), "{text}");
+        assert!(lines[5].starts_with("n3  box3 down"), "{text}");
+        assert!(lines[7].contains("PID NODE NAME"), "{text}");
+        assert!(text.contains("   12 n2   crawler"), "{text}");
+        // With little room the one that is missing is what matters.
+        let (text, _) = screen(&mut of_many(), 80, 12, true);
+        assert!(text.contains("n3  box3 down") && text.contains("and 2 more"), "{text}");
+    }
+
+    #[test]
+    fn where_to_is_asked() {
+        let mut model = of_many();
+        for key in ['v', 'n', '2'] {
+            model.press(Key::Letter(key));
+        }
+        let (text, _) = screen(&mut model, 80, 24, true);
+        assert!(text.contains("to the node n2▏"), "{text}");
+    }
+
+    #[test]
     fn small_and_large_screens_are_drawn() {
         for (columns, lines) in [(1, 1), (20, 5), (40, 8), (300, 100)] {
             screen(&mut model(), columns, lines, true);
+            screen(&mut of_many(), columns, lines, true);
             screen(&mut Model::new(), columns, lines, true);
             let mut asking = model();
             asking.press(Key::Letter('k'));

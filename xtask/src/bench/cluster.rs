@@ -4,7 +4,11 @@
 //! The one idea is that of `bench local`: the sides take turns. Both ends of each side are processes of their own, and what is between
 //! them is the network of this machine, so the figures are of the software and not of a cable.
 
+mod acts;
+mod calls;
 mod far;
+mod peers;
+mod system;
 mod wire;
 
 use super::local::{compare::Row, table};
@@ -19,7 +23,7 @@ pub struct Arguments {
     /// How often all sides of each comparison take their turn
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Only these: wire
+    /// Only these: wire, calls, spawns, joins, failover, idle
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Be the other end of a comparison: for the command itself
@@ -29,7 +33,14 @@ pub struct Arguments {
 
 type Part = fn(u32) -> Outcome<Vec<Row>>;
 
-const PARTS: [(&str, Part); 1] = [("wire", wire::measure)];
+const PARTS: [(&str, Part); 6] = [
+    ("wire", wire::measure),
+    ("calls", calls::measure),
+    ("spawns", acts::spawns),
+    ("joins", acts::joins),
+    ("failover", acts::failover),
+    ("idle", acts::idle),
+];
 
 pub fn run(arguments: &Arguments) -> Outcome {
     if !arguments.far.is_empty() {
@@ -55,4 +66,16 @@ pub fn run(arguments: &Arguments) -> Outcome {
     };
     std::io::stdout().write_all(format!("{}\n", text.trim_end()).as_bytes())?;
     Ok(())
+}
+
+/// The figure at this share of all, in microseconds.
+pub fn ranked(mut nanoseconds: Vec<u64>, share: f64) -> f64 {
+    nanoseconds.sort_unstable();
+    let place = ((nanoseconds.len() as f64 * share) as usize).min(nanoseconds.len().saturating_sub(1));
+    nanoseconds.get(place).map_or(f64::NAN, |value| *value as f64 / 1000.0)
+}
+
+/// A peer that is not there is left out, and it is said why.
+fn or_without<T>(part: &str, peer: Outcome<T>) -> Option<T> {
+    peer.map_err(|error| eprintln!("{part}: left out: {error}")).ok()
 }

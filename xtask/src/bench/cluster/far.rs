@@ -1,5 +1,6 @@
 //! The other end of a comparison: a process that answers, until its standard input ends. Knows nothing of what is measured.
 
+use super::ranked;
 use crate::Outcome;
 use abi::ids::NodeKey;
 use drivers::wire::{Answer, Class, Hello, Identity, Receiver, Service, Stream, Unlinked, Wire};
@@ -7,6 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A request begins with the length of the answer that it wants.
 pub const SIZED: Service = Service(1);
@@ -152,4 +154,59 @@ impl Receiver for Answers {
     fn visited(&self, _: NodeKey, _: &Hello, _: SocketAddr, _: Vec<u8>, _: Stream) {}
 
     fn room(&self, _: NodeKey, _: Class) {}
+}
+
+/// One that wants so many bytes.
+pub fn request(bytes: usize) -> [u8; 64] {
+    let mut request = [0; 64];
+    request[..4].copy_from_slice(&(bytes as u32).to_le_bytes());
+    request
+}
+
+pub fn expect_length(found: usize, wanted: usize) -> Outcome {
+    if found != wanted {
+        return Err(format!("{found} bytes instead of {wanted}").into());
+    }
+    Ok(())
+}
+
+/// Requests over a connection with nothing on it.
+pub struct Tcp {
+    far: Far,
+    socket: TcpStream,
+}
+
+impl Tcp {
+    pub fn start() -> Outcome<Tcp> {
+        let far = Far::start(&["tcp"])?;
+        let socket = TcpStream::connect(&far.line)?;
+        socket.set_nodelay(true)?;
+        Ok(Tcp { far, socket })
+    }
+
+    pub fn pings(&mut self, count: u32, bytes: usize, share: f64) -> Outcome<f64> {
+        let (request, mut answer) = (request(bytes), vec![0; bytes]);
+        let mut times = Vec::with_capacity(count as usize);
+        for _ in 0..count {
+            let start = Instant::now();
+            self.socket.write_all(&request)?;
+            self.socket.read_exact(&mut answer)?;
+            times.push(start.elapsed().as_nanos() as u64);
+        }
+        Ok(ranked(times, share))
+    }
+
+    pub fn bulk(&mut self, bytes: usize) -> Outcome<f64> {
+        let mut socket = TcpStream::connect(&self.far.line)?;
+        let (piece, start) = (vec![5; 256 << 10], Instant::now());
+        socket.write_all(&request(0))?;
+        for _ in 0..bytes / piece.len() {
+            socket.write_all(&piece)?;
+        }
+        socket.shutdown(Shutdown::Write)?;
+        let mut counted = [0; 8];
+        socket.read_exact(&mut counted)?;
+        expect_length(u64::from_le_bytes(counted) as usize, bytes)?;
+        Ok(bytes as f64 / start.elapsed().as_secs_f64() / 1e6)
+    }
 }

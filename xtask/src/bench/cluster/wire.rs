@@ -1,15 +1,15 @@
 //! The wire between two nodes, beside plain TCP with nothing on it, which is the floor, and Erlang's distribution, which is not secret.
 
-use super::far::{Far, SINK, SIZED, key_of, start};
+use super::far::{Far, SINK, SIZED, Tcp, expect_length, key_of, request, start};
+use super::peers;
+use super::ranked;
 use crate::Outcome;
 use crate::bench::local::compare::{Better, Row, Side, compare};
-use crate::step::output;
 use abi::ids::NodeKey;
 use drivers::wire::{Ask, AskError, Class, LinkState, Wire};
 use std::cell::RefCell;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -25,13 +25,7 @@ const BULK_BYTES: usize = 128 << 20;
 pub fn measure(rounds: u32) -> Outcome<Vec<Row>> {
     let una = Una::start()?;
     let tcp = RefCell::new(Tcp::start()?);
-    let erlang = match Erlang::start() {
-        Ok(erlang) => Some(RefCell::new(erlang)),
-        Err(error) => {
-            eprintln!("wire: without Erlang: {error}");
-            None
-        }
-    };
+    let erlang = super::or_without("wire", peers::erlang(false)).map(RefCell::new);
     let mut rows = vec![];
     for (what, bytes) in [("64 bytes there and back", 64), ("4 KiB page", 4 << 10), ("64 KiB page", 64 << 10)] {
         for (rank, share) in [("p50", 0.5), ("p99", 0.99)] {
@@ -39,10 +33,11 @@ pub fn measure(rounds: u32) -> Outcome<Vec<Row>> {
             let mut sides = vec![
                 Side::new("una", || una.chained(class, bytes, share)),
                 Side::new("una, a thread that waits", || una.waited(class, bytes, share)),
-                Side::new("plain TCP", || tcp.borrow_mut().pings(bytes, share)),
+                Side::new("plain TCP", || tcp.borrow_mut().pings(PINGS, bytes, share)),
             ];
             if let Some(erlang) = &erlang {
-                sides.push(Side::new("Erlang, not secret", move || erlang.borrow_mut().pings(bytes, share)));
+                let take = move || Ok(ranked(erlang.borrow_mut().pings(PINGS, bytes)?, share));
+                sides.push(Side::new("Erlang, not secret", take));
             }
             rows.push(compare(&format!("{what}, {rank}"), "us", Better::Less, rounds, sides)?);
         }
@@ -50,28 +45,15 @@ pub fn measure(rounds: u32) -> Outcome<Vec<Row>> {
     for in_flight in [64, 1000] {
         let mut sides = vec![Side::new("una", || una.many(in_flight))];
         if let Some(erlang) = &erlang {
-            sides.push(Side::new("Erlang, not secret", move || erlang.borrow_mut().many(in_flight)));
+            sides.push(Side::new("Erlang, not secret", move || erlang.borrow_mut().many(MANY, in_flight)));
         }
         rows.push(compare(&format!("requests, {in_flight} in flight"), "1000/s", Better::More, rounds, sides)?);
     }
-    let sides = vec![Side::new("una", || una.bulk()), Side::new("plain TCP", || tcp.borrow_mut().bulk())];
+    let sides = vec![Side::new("una", || una.bulk()), Side::new("plain TCP", || tcp.borrow_mut().bulk(BULK_BYTES))];
     rows.push(compare("a stream of 128 MiB", "MB/s", Better::More, rounds, sides)?);
     let sides = vec![Side::new("una", || una.under_bulk())];
     rows.push(compare("64 bytes while a stream runs, p99", "us", Better::Less, rounds, sides)?);
     Ok(rows)
-}
-
-/// The figure at this share of all, in microseconds.
-fn ranked(mut nanoseconds: Vec<u64>, share: f64) -> f64 {
-    nanoseconds.sort_unstable();
-    let place = ((nanoseconds.len() as f64 * share) as usize).min(nanoseconds.len().saturating_sub(1));
-    nanoseconds.get(place).map_or(f64::NAN, |value| *value as f64 / 1000.0)
-}
-
-fn request(bytes: usize) -> [u8; 64] {
-    let mut request = [0; 64];
-    request[..4].copy_from_slice(&(bytes as u32).to_le_bytes());
-    request
 }
 
 struct Una {
@@ -204,115 +186,4 @@ fn next(mut chain: Chain) {
         Err(error) => drop(chain.done.send(Err(error))),
     };
     wire.ask(peer, ask, Box::new(arrived));
-}
-
-fn expect_length(found: usize, wanted: usize) -> Outcome {
-    if found != wanted {
-        return Err(format!("{found} bytes instead of {wanted}").into());
-    }
-    Ok(())
-}
-
-struct Tcp {
-    far: Far,
-    socket: TcpStream,
-}
-
-impl Tcp {
-    fn start() -> Outcome<Tcp> {
-        let far = Far::start(&["tcp"])?;
-        let socket = TcpStream::connect(&far.line)?;
-        socket.set_nodelay(true)?;
-        Ok(Tcp { far, socket })
-    }
-
-    fn pings(&mut self, bytes: usize, share: f64) -> Outcome<f64> {
-        let (request, mut answer) = (request(bytes), vec![0; bytes]);
-        let mut times = Vec::with_capacity(PINGS as usize);
-        for _ in 0..PINGS {
-            let start = Instant::now();
-            self.socket.write_all(&request)?;
-            self.socket.read_exact(&mut answer)?;
-            times.push(start.elapsed().as_nanos() as u64);
-        }
-        Ok(ranked(times, share))
-    }
-
-    fn bulk(&mut self) -> Outcome<f64> {
-        let mut socket = TcpStream::connect(&self.far.line)?;
-        let (piece, start) = (vec![5; 256 << 10], Instant::now());
-        socket.write_all(&request(0))?;
-        for _ in 0..BULK_BYTES / piece.len() {
-            socket.write_all(&piece)?;
-        }
-        socket.shutdown(Shutdown::Write)?;
-        let mut counted = [0; 8];
-        socket.read_exact(&mut counted)?;
-        expect_length(u64::from_le_bytes(counted) as usize, BULK_BYTES)?;
-        Ok(BULK_BYTES as f64 / start.elapsed().as_secs_f64() / 1e6)
-    }
-}
-
-/// Two Erlang systems on this machine that know each other by a port of their own, so that no registry is left running.
-struct Erlang {
-    near: Child,
-    questions: ChildStdin,
-    answers: BufReader<ChildStdout>,
-    _far: Far,
-}
-
-const ADVICE: &str = "Debian's package erlang-base has it";
-
-impl Erlang {
-    fn start() -> Outcome<Erlang> {
-        let directory = crate::root().join("target/bench/cluster");
-        std::fs::create_dir_all(&directory)?;
-        let source = crate::root().join("bench/cluster/far.erl");
-        output(Command::new("erlc").arg("-o").arg(&directory).arg(source), ADVICE)?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
-        let erl = |name: &str, more: &[&str]| {
-            let mut command = Command::new("erl");
-            command.args(["-noshell", "-pa"]).arg(&directory).args(["-setcookie", "una", "-name", name]);
-            command.args(["-start_epmd", "false", "-erl_epmd_port", &port]).args(more);
-            command
-        };
-        let far = Far::of(&mut erl("far@127.0.0.1", &["-s", "far", "serve"]))?;
-        let mut near = erl("near@127.0.0.1", &["-dist_listen", "false", "-s", "far", "main"]);
-        let mut near = near.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let questions = near.stdin.take().ok_or("a pipe was asked for")?;
-        let answers = BufReader::new(near.stdout.take().ok_or("a pipe was asked for")?);
-        let mut erlang = Erlang { near, questions, answers, _far: far };
-        match erlang.ask("ready 0 0")?.as_str() {
-            "1" => Ok(erlang),
-            _ => Err("its nodes do not find each other".into()),
-        }
-    }
-
-    fn ask(&mut self, line: &str) -> Outcome<String> {
-        writeln!(self.questions, "{line}")?;
-        let mut answer = String::new();
-        self.answers.read_line(&mut answer)?;
-        Ok(answer.trim_end().into())
-    }
-
-    fn pings(&mut self, bytes: usize, share: f64) -> Outcome<f64> {
-        let answer = self.ask(&format!("pings {PINGS} {bytes}"))?;
-        let times: Result<Vec<u64>, _> = answer.split(' ').map(str::parse).collect();
-        Ok(ranked(times.map_err(|_| format!("`{answer}` instead of times"))?, share))
-    }
-
-    fn many(&mut self, in_flight: u32) -> Outcome<f64> {
-        let each = MANY / in_flight;
-        let answer = self.ask(&format!("many {each} {in_flight}"))?;
-        let nanoseconds: f64 = answer.parse().map_err(|_| format!("`{answer}` instead of a time"))?;
-        Ok(f64::from(each * in_flight) / nanoseconds * 1e6)
-    }
-}
-
-impl Drop for Erlang {
-    fn drop(&mut self) {
-        // It only answers questions: nothing is lost.
-        let _ = self.near.kill();
-        let _ = self.near.wait();
-    }
 }

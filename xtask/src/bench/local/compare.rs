@@ -54,6 +54,7 @@ pub enum Better {
 
 /// Each side takes one figure that does not count, and then one a round.
 pub fn compare(what: &str, unit: &'static str, better: Better, rounds: u32, mut sides: Vec<Side>) -> Outcome<Row> {
+    eprintln!("  {what}, {} sides, {rounds} rounds", sides.len());
     let mut figures = vec![vec![]; sides.len()];
     for round in 0..=rounds as usize {
         for turn in 0..sides.len() {

@@ -1,0 +1,2 @@
+/* A program that begins and ends. */
+int main(void) { return 0; }
