@@ -120,7 +120,7 @@ const REOPEN_INTERVAL: Duration = Duration::from_millis(200);
 /// No process has more.
 const MEMORY_BYTES_MAX: u64 = 16 << 30;
 
-/// Why a process was not moved: it runs on where it was, unless the last one is said.
+/// Why a process was not moved: it runs on where it was, unless [`MoveRefused::Gone`] is said.
 #[derive(Debug, thiserror::Error)]
 pub enum MoveRefused {
     #[error("there is no node `{0}`")]
@@ -139,6 +139,8 @@ pub enum MoveRefused {
     Lost { node: String, error: io::Error },
     #[error("the memory of process {pid} cannot be followed: {error}")]
     Pages { pid: Pid, error: PagesError },
+    #[error("process {pid} went to {node}, which has not got all of its memory and is not heard any more")]
+    Gone { pid: Pid, node: String },
     #[error("no random numbers: {0}")]
     Entropy(abi::errno::Errno),
     #[error("whoever asked for it has gone; the process runs on where it was")]
@@ -336,10 +338,14 @@ impl System {
         inner.chronicle.record(Kind::ProcessMoved { process: pid.id(), from: inner.me, to: to_node });
         let (late_bytes, bytes) = (pages::bytes_of(&later), talk.sent);
         if let Some(sending) = sending {
-            let in_all = bytes + late_bytes;
-            inner.send_pages(ticket, &sending, talk.stream, || {
-                let _ = told(Stage::Following { bytes: bytes + sending.progress().0, total: in_all });
+            let total = bytes + late_bytes;
+            let follows = Follows { ticket, to: to_node, sending };
+            let has_all = inner.send_pages(follows, talk.stream, |sent| {
+                let _ = told(Stage::Following { bytes: bytes + sent, total });
             });
+            if !has_all {
+                return Err(MoveRefused::Gone { pid, node: name.into() });
+            }
         }
         let total_us = began.elapsed().as_micros() as u64;
         let (from, to) = (inner.me.0, to_node.0);
@@ -375,10 +381,37 @@ impl From<io::Error> for Round {
     }
 }
 
+/// What of a departed process is still here.
+struct Follows {
+    ticket: u64,
+    to: NodeId,
+    sending: Arc<Sending>,
+}
+
+/// How long pages that do not arrive are kept: each time that some did there is time again for the rest.
+struct Patience {
+    left: u64,
+    until: Instant,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience { left: u64::MAX, until: Instant::now() }
+    }
+
+    fn lasts(&mut self, left: u64) -> bool {
+        if left < self.left {
+            *self = Patience { left, until: Instant::now() + PAGES_TIMEOUT };
+        }
+        Instant::now() < self.until
+    }
+}
+
 impl Inner {
-    /// Sends what is left of a departed process's memory, until the other side has all of it or its life is over.
-    fn send_pages(&self, ticket: u64, sending: &Arc<Sending>, stream: Stream, mut tell: impl FnMut()) {
-        let serve = sending.clone();
+    /// Sends what is left of a departed process's memory, until the other side has all of it. If that is not heard meanwhile it goes on
+    /// without whoever asked for the move, who is told so: false.
+    fn send_pages(self: &Arc<Inner>, follows: Follows, stream: Stream, mut tell: impl FnMut(u64)) -> bool {
+        let serve = follows.sending.clone();
         let mut stream = Some(stream);
         let first = std::thread::Builder::new().name("una-pages".into());
         let serving = first.spawn(move || {
@@ -386,16 +419,34 @@ impl Inner {
             stream.take().map(|stream| serve.serve(stream))
         });
         // If the link breaks the other side opens another one.
-        while !sending.is_done() && self.departures.has(ticket) && !self.is_stopping() {
+        let mut patience = Patience::new();
+        while self.goes_on(&follows, &mut patience) {
+            if !self.health.is_up(follows.to) {
+                let inner = self.clone();
+                let rest = std::thread::Builder::new().name("una-pages".into());
+                let _ = rest.spawn(move || {
+                    while inner.goes_on(&follows, &mut patience) {
+                        std::thread::sleep(TELL_INTERVAL);
+                    }
+                    inner.departures.remove(follows.ticket);
+                });
+                return false;
+            }
             std::thread::sleep(TELL_INTERVAL);
-            tell();
+            tell(follows.sending.progress().0);
         }
-        self.departures.remove(ticket);
-        if sending.is_done()
-            && let Ok(serving) = serving
-        {
+        self.departures.remove(follows.ticket);
+        let is_done = follows.sending.is_done();
+        if is_done && let Ok(serving) = serving {
             let _ = serving.join();
         }
+        is_done
+    }
+
+    /// Does the other side still want something, and may it still come for it?
+    fn goes_on(&self, follows: &Follows, patience: &mut Patience) -> bool {
+        let (_, left) = follows.sending.progress();
+        left > 0 && patience.lasts(left as u64) && self.departures.has(follows.ticket) && !self.is_stopping()
     }
 
     /// Waits until nothing of departed processes is left here, or so long.
@@ -501,13 +552,10 @@ impl Inner {
             if let Some(missing) = &arrival.missing {
                 Step::ArrivingPages.reached();
                 let mut first = talk.stream.try_clone().ok();
-                let (mut left, mut until) = (missing.left(), Instant::now() + PAGES_TIMEOUT);
+                let mut patience = Patience::new();
                 let open = || {
-                    // Each time that some of it has come there is time again for the rest.
-                    if missing.left() < left {
-                        (left, until) = (missing.left(), Instant::now() + PAGES_TIMEOUT);
-                    }
-                    first.take().or_else(|| self.reopen(from, life?, ticket, until))
+                    patience.lasts(missing.left());
+                    first.take().or_else(|| self.reopen(from, life?, ticket, patience.until))
                 };
                 if !pages::take_in(missing, wants, open) {
                     missing.lost(&format!("it was on {}, which is gone", self.name_of(from)));
