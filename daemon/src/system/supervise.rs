@@ -282,8 +282,9 @@ impl System {
                             return;
                         }
                         inner.supervise.state().charges.remove(&pid);
-                        let _ = inner.node.get().map(|node| node.kill(pid));
-                        inner.chronicle.record(Kind::ProcessFenced { process: pid.id() });
+                        if let Some(node) = inner.node.get() {
+                            inner.fence(node, pid);
+                        }
                         return;
                     }
                     // It is tried again, and nothing is shown meanwhile.
