@@ -6,7 +6,7 @@ use crate::program::EngineArgument;
 use crate::{directories, freeze, limits, node, print, up};
 use clap::{Args, Subcommand};
 use daemon::node::Pid;
-use daemon::protocol::{Reply, Request};
+use daemon::protocol::{Reply, Request, place};
 use daemon::system::view::{EventView, NodeLine, NodeState, Role, SystemView, WhyView};
 use daemon::system::{self, JoinError};
 use serde::Serialize;
@@ -321,7 +321,15 @@ pub struct Leave {}
 
 impl Leave {
     pub fn execute(self) -> Result<u8> {
+        let data = directories::node()?;
+        let holder = match place::find(&data) {
+            Ok(place::Found::Node(holder, _)) => Some(holder),
+            _ => None,
+        };
         node::order(&Request::Leave)?;
+        if let Some(holder) = holder {
+            up::wait_ended(&data, holder.pid)?;
+        }
         print("this machine is no node of the system any more\n")?;
         Ok(0)
     }

@@ -68,6 +68,8 @@ pub fn address(text: &str) -> std::result::Result<SocketAddr, String> {
 const TICKET_LASTS: Duration = Duration::from_secs(3600);
 /// How long a start waits for its system before it goes on without having heard it.
 const SYSTEM_PATIENCE: Duration = Duration::from_secs(1);
+/// How long it waits for facts that somebody decides about and that must come, on a machine however busy.
+const KNOWN_PATIENCE: Duration = Duration::from_secs(20);
 
 impl Up {
     /// For a machine that has just joined.
@@ -129,8 +131,12 @@ impl Up {
         let started = Node::start(&options).map_err(|error| not_started(error, &data))?;
         system.serve(started.clone());
         let status = started.status();
+        let is_writable = system.wait_writable(SYSTEM_PATIENCE);
+        if is_writable {
+            system.wait_known(KNOWN_PATIENCE);
+        }
         system.wait_heard(SYSTEM_PATIENCE);
-        let ticket = match system.wait_writable(SYSTEM_PATIENCE) {
+        let ticket = match is_writable {
             true if !self.alone => system.ticket(TICKET_LASTS).ok(),
             _ => None,
         };
@@ -341,20 +347,25 @@ impl Down {
                 return Err(asked.err().unwrap_or_else(node::no_daemon));
             }
         }
-        let start = std::time::Instant::now();
-        while place::is_held(&data).map_err(cannot_look)? {
-            if start.elapsed() > DOWN_TIMEOUT {
-                let pid = holder.pid;
-                return Err(Failure::new(status::FAILED, "the daemon does not end")
-                    .because(format!("process {pid} was asked {} seconds ago", DOWN_TIMEOUT.as_secs()))
-                    .help(format!("end it by force: kill -9 {pid} (what it acknowledged is on the disk)")));
-            }
-            // The end of another process: there is nothing to wait on but the lock itself.
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        wait_ended(&data, holder.pid)?;
         print("una is down\n")?;
         Ok(0)
     }
+}
+
+/// A daemon that was asked to end has ended: its directory is free, and all is on the disk.
+pub fn wait_ended(data: &Path, pid: u32) -> Result<()> {
+    let start = std::time::Instant::now();
+    while place::is_held(data).map_err(cannot_look)? {
+        if start.elapsed() > DOWN_TIMEOUT {
+            return Err(Failure::new(status::FAILED, "the daemon does not end")
+                .because(format!("process {pid} was asked {} seconds ago", DOWN_TIMEOUT.as_secs()))
+                .help(format!("end it by force: kill -9 {pid} (what it acknowledged is on the disk)")));
+        }
+        // The end of another process: there is nothing to wait on but the lock itself.
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 fn cannot_look(error: std::io::Error) -> Failure {

@@ -589,6 +589,15 @@ impl System {
         }
     }
 
+    /// Waits until this node knows of the system that it is one of its nodes, or so long. Before that it finds no node by a name, not even
+    /// itself.
+    pub fn wait_known(&self, timeout: Duration) {
+        let until = Instant::now() + timeout;
+        while Instant::now() < until && !self.0.directory.members().contains_key(&self.0.me) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Can the system decide anything within this time?
     pub fn wait_writable(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;

@@ -188,6 +188,10 @@ impl Running {
     }
 
     /// Waits for its end; `out` is what it printed since the last line that was read. Its input is closed.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     pub fn end(mut self) -> Done {
         drop(self.stdin.take());
         let status = code(self.child.wait().unwrap());

@@ -29,9 +29,10 @@ pub fn text(rows: &[Row], loads: &[f64]) -> String {
         let Judged { wanted, found, met } = judge(row, goal);
         goals.0.push(vec![row.what.clone(), wanted, found, if met { "yes" } else { "no" }.into()]);
     }
+    let goals = if goals.0.len() > 1 { format!("Goals\n\n{goals}\n") } else { String::new() };
     let loads: Vec<String> = loads.iter().map(|load| format!("{load:.1}")).collect();
     format!(
-        "Goals\n\n{goals}\nMedians (least-most) of figures taken in turns\n\n{table}\nLoad of the machine before and after each part: {}\n",
+        "{goals}Medians (least-most) of figures taken in turns\n\n{table}\nLoad of the machine before and after each part: {}\n",
         loads.join(", ")
     )
 }
