@@ -45,8 +45,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long one piece may take on its way. The process stands still meanwhile.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the other side may take from having the program to the first of what it sends: other things may have to be waited for there, such
-/// as a process that stops late.
+/// How long the other side may take from having the program to the first of what it sends: other things may have to be waited for there,
+/// such as a process that stops late.
 const BEGIN_TIMEOUT: Duration = PREPARE_TIMEOUT;
 /// So often it is tried to send a process, if the way is lost meanwhile or another node is late. The process runs on between tries.
 const TRIES_MAX: u32 = 3;

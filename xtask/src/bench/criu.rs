@@ -1,4 +1,4 @@
-//! The same program as `bench move --only nodes` moves, stopped and continued on one machine by CRIU, which does this for processes of Linux.
+//! The program that `bench move --only nodes` moves, stopped and continued on one machine by CRIU, which does this for processes of Linux.
 //! Knows CRIU's command line, and that many kernels do not let it work: then the table says why.
 
 use super::moving::{HOT, House, SOON, compiled, directory, line, most};

@@ -1,8 +1,8 @@
 //! Machines die at random under load, one after the other, again and again; and one sleeps past its lease and wakes. What anybody was told
 //! stays true: what a durable process has shown, and what was stored.
 //!
-//! The one idea: whatever is read from outside is noted, and must be a beginning of whatever is read later. How long nothing new came is what a
-//! user waits when a machine dies.
+//! The one idea: whatever is read from outside is noted, and must be a beginning of whatever is read later. How long nothing new came is
+//! what a user waits when a machine dies.
 
 use super::enduring::{ENDLESS, Program, Ready, each_once};
 use super::moving::{Series, must};

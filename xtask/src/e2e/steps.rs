@@ -1,5 +1,5 @@
-//! A move is struck at each of its steps: the machine that a process leaves, that to which it goes, or a third one is killed there, or stands
-//! still until the others have taken it for dead and then wakes.
+//! A move is struck at each of its steps: the machine that a process leaves, that to which it goes, or a third one is killed there, or
+//! stands still until the others have taken it for dead and then wakes.
 //!
 //! The one idea: the daemon that comes to the step is held there (`daemon/src/steps.rs`), so that the blow falls at the step and not about
 //! then. Afterwards there is exactly one copy of the process, or it was lost with a machine that was struck and everybody is told so; never

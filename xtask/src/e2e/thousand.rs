@@ -1,7 +1,8 @@
 //! Many moves of many kinds of programs at random, among machines of which one interprets what the others compile, while clients read all
 //! that is printed and ask a server that moves too.
 //!
-//! The one idea: see [`super::enduring`]. What a process has printed is what it prints where it stays, and each answer is the one that is due.
+//! The one idea: see [`super::enduring`]. What a process has printed is what it prints where it stays, and each answer is the one that
+//! is due.
 
 use super::enduring::{ENDLESS, Program, Ready, Running, as_unmoved};
 use super::moving::{RUN_MAX, Series, must};
