@@ -177,20 +177,15 @@ fn una(given: Option<PathBuf>) -> Outcome<PathBuf> {
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `look` finds what is waited for; says what it saw last if it does not come.
-pub fn until<T>(what: &str, look: impl FnMut() -> Result<T, String>) -> Outcome<T> {
-    within(PATIENCE, what, look)
-}
-
-/// The same, for what may take so long.
-pub fn within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Result<T, String>) -> Outcome<T> {
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> Outcome<T> {
     let begun = Instant::now();
     loop {
         let seen = match look() {
             Ok(found) => return Ok(found),
             Err(seen) => seen,
         };
-        if begun.elapsed() > patience {
-            return Err(format!("waited {} s for: {what}\nseen last: {seen}", patience.as_secs()).into());
+        if begun.elapsed() > PATIENCE {
+            return Err(format!("waited {} s for: {what}\nseen last: {seen}", PATIENCE.as_secs()).into());
         }
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -11,6 +11,7 @@ use crate::Outcome;
 use crate::step::output;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 /// Sources beside this file, and what `cargo xtask fetch` brings.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -37,7 +38,7 @@ impl Program {
     pub fn ready(self, machines: &Machines) -> Outcome<Ready> {
         let sources = crate::root().join("xtask/src/e2e/programs");
         let compile = |source: &str| -> Outcome<Ready> {
-            let wasm = machines.home(1).join(source).with_extension("wasm");
+            let wasm = machines.home(1).join(format!("{source}.wasm"));
             let mut command = Command::new(crate::root().join("programs/compile"));
             let advice = "cargo xtask setup installs what compiles to WebAssembly";
             output(command.arg(sources.join(source)).arg(&wasm), advice)?;
@@ -103,8 +104,26 @@ impl Running {
         let words: Vec<String> = words.iter().map(|word| word.to_string()).collect();
         let arguments = ready.run(&["--name", name, "--on", &node], &words);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let child = machines.begin_una_into(1, &arguments, &out)?;
-        let pid = machines.pid_of(1, name)?;
+        let mut child = machines.begin_una_into(1, &arguments, &out)?;
+        let begun = Instant::now();
+        // It may have to be compiled first, which takes longer than anything else.
+        let pid = loop {
+            let found = machines.named(1, name);
+            if let Ok(Some(pid)) = found {
+                break pid;
+            }
+            if let Some(status) = child.try_wait()? {
+                let said = std::fs::read_to_string(out.with_extension("err")).unwrap_or_default();
+                return Err(
+                    format!("{name} is not listed ({found:?}), and its command has ended: {status}; {said}").into()
+                );
+            }
+            if begun.elapsed() > RUN_MAX {
+                child.kill()?;
+                return Err(format!("{name} does not begin: {found:?}").into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
         Ok(Running { name: name.into(), pid, at, moves: 0, child, out })
     }
 
@@ -126,12 +145,12 @@ impl Running {
 
     /// It ends by itself, and has printed each line once. Gives all that it printed.
     pub fn ends_well(&mut self) -> Outcome<String> {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let status = loop {
             match self.child.try_wait()? {
                 Some(status) => break status,
                 None if begun.elapsed() > RUN_MAX => return Err(format!("{} does not end", self.name).into()),
-                None => std::thread::sleep(std::time::Duration::from_millis(20)),
+                None => std::thread::sleep(Duration::from_millis(20)),
             }
         };
         let printed = self.printed()?;

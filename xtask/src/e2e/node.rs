@@ -405,15 +405,12 @@ impl Machines {
         Ok(same.filter_map(|process| process["node"].as_u64()).collect())
     }
 
-    /// The number of the one process of this name.
-    pub fn pid_of(&self, by: usize, name: &str) -> Outcome<String> {
-        // It may have to be compiled first.
-        within(RUN_MAX, &format!("n{by} to list {name}"), || {
-            let listed = self.json(by, &["ps", "--json"])?;
-            let processes = listed["processes"].as_array().cloned().unwrap_or_default();
-            let found = processes.iter().find(|process| process["name"] == name);
-            found.map(|process| shown(&process["pid"])).ok_or_else(|| listed.to_string())
-        })
+    /// The number of the one process of this name, if there is one.
+    pub fn named(&self, by: usize, name: &str) -> Result<Option<String>, String> {
+        let listed = self.json(by, &["ps", "--json"])?;
+        let processes = listed["processes"].as_array().cloned().unwrap_or_default();
+        let found = processes.iter().find(|process| process["name"] == name);
+        Ok(found.map(|process| shown(&process["pid"])))
     }
 
     // Files and programs.
