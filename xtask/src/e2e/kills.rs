@@ -171,8 +171,8 @@ pub fn asleep_past_its_lease(setting: &Setting) -> Outcome {
     let plain = Program::C.ready(&machines)?;
     for round in 0..2 {
         let mut durable = Durable::start(&machines, 3, &ready)?;
-        let (file, stop) = (format!("/slept{round}"), format!("/slept-stop{round}"));
-        let other = plain.start_detached(&machines, 3, &["1", ENDLESS, &file, &stop])?;
+        let stop = format!("/slept-stop{round}");
+        let other = plain.start_detached(&machines, 3, &["1", ENDLESS, "-", &stop])?;
         until("it to show something", || shows_more(&mut durable, &machines, 1))?;
         machines.signal(3, "STOP")?;
         machines.agree(&[1, 2])?;
@@ -191,7 +191,7 @@ pub fn asleep_past_its_lease(setting: &Setting) -> Outcome {
             until("it to show more", || shows_more(&mut durable, &machines, by))?;
         }
         durable.is_whole()?;
-        // What is not durable slept with its machine: it is there at most once, and its file is as it wrote it.
+        // What is not durable slept with its machine, and is there at most once.
         machines.store(1, &stop, "")?.ok()?;
         let waited = machines.una(2, &["wait", &other])?;
         must(waited.status.is_some(), format!("who waits for process {other} is told what became of it: {waited:?}"))?;
