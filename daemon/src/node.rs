@@ -468,9 +468,12 @@ impl Node {
     fn find(&self, pid: Pid) -> Result<Arc<Info>, ControlRefused> {
         let processes = self.0.bodies.processes();
         let info = processes.find(pid).ok_or_else(|| absent(pid, &processes))?;
-        match info.kind {
-            Kind::Program => Ok(info.clone()),
-            Kind::Service => Err(ControlRefused::Service(pid)),
+        let fate = info.fate();
+        match (info.kind, fate.moved) {
+            // What has ended here was not it any more.
+            (Kind::Program, Some(to)) if fate.end.is_some() => Err(ControlRefused::Moved { pid, to }),
+            (Kind::Program, _) => Ok(info.clone()),
+            (Kind::Service, _) => Err(ControlRefused::Service(pid)),
         }
     }
 

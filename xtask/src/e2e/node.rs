@@ -3,9 +3,8 @@
 //! The one idea: each machine has directories of its own for everything that una keeps, and loses them only with the scenario; so a daemon
 //! that is killed and started again is the same node.
 
-use super::moving::RUN_MAX;
 use super::network::Network;
-use super::{until, within};
+use super::until;
 use crate::Outcome;
 use daemon::steps::{self, Step};
 use serde_json::Value;
