@@ -468,10 +468,10 @@ impl Node {
     fn find(&self, pid: Pid) -> Result<Arc<Info>, ControlRefused> {
         let processes = self.0.bodies.processes();
         let info = processes.find(pid).ok_or_else(|| absent(pid, &processes))?;
-        let fate = info.fate();
-        match (info.kind, fate.moved) {
+        let has_ended = info.fate().end.is_some();
+        match (info.kind, info.moved()) {
             // What has ended here was not it any more.
-            (Kind::Program, Some(to)) if fate.end.is_some() => Err(ControlRefused::Moved { pid, to }),
+            (Kind::Program, Some(to)) if has_ended => Err(ControlRefused::Moved { pid, to }),
             (Kind::Program, _) => Ok(info.clone()),
             (Kind::Service, _) => Err(ControlRefused::Service(pid)),
         }
