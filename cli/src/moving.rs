@@ -86,7 +86,7 @@ fn describe(moved: &MoveView, to: &str) -> String {
     )
 }
 
-fn time(us: u64) -> String {
+pub fn time(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),
         1_000..10_000 => format!("{:.1} ms", us as f64 / 1e3),
@@ -188,9 +188,9 @@ impl Drain {
         loop {
             match connection.reply().map_err(node::failed)? {
                 Reply::Emptying { moved, left } => bar.count(moved, moved + left),
-                Reply::Emptied { moved, stuck } => {
+                Reply::Emptied { moved, stuck, through } => {
                     drop(bar);
-                    return tell_emptied(&name, moved, &stuck);
+                    return tell_emptied(&name, moved, &stuck, through);
                 }
                 other => return Err(node::unexpected(&other)),
             }
@@ -198,7 +198,15 @@ impl Drain {
     }
 }
 
-fn tell_emptied(name: &str, moved: u64, stuck: &[(Pid, String)]) -> Result<u8> {
+fn tell_emptied(name: &str, moved: u64, stuck: &[(Pid, String)], through: u64) -> Result<u8> {
+    if stuck.is_empty() && through > 0 {
+        return Err(Failure::new(
+            status::FAILED,
+            format!("{name} is empty, but {through} ways of others lead through it"),
+        )
+        .because("the nodes at their ends do not hear one another, or only now and then")
+        .help("see which nodes are heard: una nodes; then drain it again: una drain NODE"));
+    }
     if stuck.is_empty() {
         crate::print(&format!("{name} is empty: {moved} processes moved\n"))?;
         return Ok(0);

@@ -120,3 +120,46 @@ fn what_cannot_move_is_refused_with_the_reason_and_runs_on() {
     computer.on(0, &["move", &pid, "a"]).expect_out(0, &["runs on a"]);
     computer.on(1, &["kill", &pid]).expect(0, "");
 }
+
+#[test]
+fn a_node_that_was_drained_leaves_and_nobody_who_went_through_it_notices() {
+    let computer = Computer::of(3);
+    for node in &computer.nodes {
+        node.program("answers.wasm", &programs::answering("/asked"));
+        node.program("asks.wasm", &programs::asking_on("/asked"));
+        node.program("asks-once.wasm", &programs::asking("/asked"));
+    }
+    let started = computer.on(0, &["run", "-d", "--on", "a", "--name", "server", "answers.wasm"]);
+    assert_eq!((started.status, started.err.as_str()), (0, ""));
+    let server = started.out.trim().to_string();
+    for node in 1..3 {
+        until("the name to be found", || (computer.on(node, &["run", "asks-once.wasm"]).out == "ping\n").then_some(()));
+    }
+    // Each found the port on the node that is to go, and keeps that one handle. Where the server goes one of them is at home, and one is not.
+    let mut clients: Vec<Running> = (1..3)
+        .map(|node| {
+            let on = ["b", "c"][node - 1];
+            computer.nodes[node].start(&["run", "--on", on, "--name", &format!("client-{on}"), "asks.wasm"])
+        })
+        .collect();
+    let mut go_on = |answers: u32| {
+        for client in &mut clients {
+            (0..answers).for_each(|_| client.expect_line("ping"));
+        }
+    };
+    go_on(5);
+    computer.on(1, &["drain", "a"]).expect_out(0, &["a is empty", "1 processes moved"]);
+    assert_ne!(node_of(&computer, 1, &server), 1);
+    go_on(20);
+    let left = computer.on(0, &["leave"]);
+    assert_eq!(left.status, 0, "{}", left.err);
+    until("a to be gone", || (!computer.status(1)["nodes"].to_string().contains("\"a\"")).then_some(()));
+    go_on(100);
+    assert_ne!(node_of(&computer, 1, &server), 0);
+    // They end by nothing but this.
+    computer.on(1, &["kill", &server]).expect(0, "");
+    for client in clients {
+        let end = client.end();
+        assert_ne!(end.status, 0, "a client ended well: {}", end.err);
+    }
+}

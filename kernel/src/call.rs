@@ -274,7 +274,7 @@ impl Kernel {
         }
         let caller = self.calls[key].caller;
         if !message.handles.is_empty()
-            && self.processes.get(caller).is_some_and(|caller| caller.abroad.is_some())
+            && self.processes.get(caller).is_some_and(|caller| caller.is_for_another(self.node))
             && let Err(error) = self.check_leaving(me, &message.handles)
         {
             return refuse(ReplyError::Transfer(error));

@@ -91,6 +91,8 @@ impl Kernel {
         self.grants.values().for_each(|grant| count(&grant.right));
         self.expected.values().flat_map(|expected| &expected.grants).for_each(|(_, right)| count(right));
         self.door.iter().for_each(&mut count);
+        self.imports.iter().flat_map(|(_, import)| import.way.rights()).for_each(&mut count);
+        self.holds.values().flat_map(|hold| hold.rights()).for_each(&mut count);
         assert_eq!(receivers, self.receivers_in_transit, "receiving ends in transit are miscounted");
         let none = Counts::default();
         let of = |object| counts.get(&object).unwrap_or(&none);

@@ -30,10 +30,12 @@ use crate::luggage::{ADOPTED_MIN, Luggage};
 use crate::packet::{Act, Content, Passed, Patience, Place, SpawnAct, Verdict};
 use crate::planted::{Bug, planted};
 use crate::process::{Cause, Process, State, Waiting};
+use crate::relay::{Handing, Inward};
 use crate::schedule::Next;
 use crate::session::{Breach, Session};
 use crate::table::Key;
 use crate::watch::{Subject, Watch};
+use crate::ways::{Given, HeldBack, Next as NextWay, Way};
 use crate::world::{Effect, WorkerId};
 use abi::call::{
     CallError, ControlError, Deadline, DoorError, HandleError, Outcome, Reached, ReadError, SendError, SendMode,
@@ -61,6 +63,8 @@ pub struct Import {
     pub(crate) kept: Bytes,
     /// A read whose process gave up, and of which nobody knows yet whether it took bytes.
     pub(crate) reading: Option<Key<Errand>>,
+    /// How it is with a shorter way to the object.
+    pub(crate) way: Way,
 }
 
 /// An act under way at another node.
@@ -84,6 +88,10 @@ pub struct Errand {
     at_once: bool,
     /// The watch that a spawn's supervisor will have.
     supervisor: Option<Key<Watch>>,
+    /// Another node may answer it than the one that was asked.
+    pub(crate) handing: Option<Handing>,
+    /// A node, in a life of it, that could answer it if there were a session with it.
+    pub(crate) elsewhere: Option<(NodeId, u64)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +101,8 @@ pub(crate) enum Purpose {
     Watch(Key<Watch>),
     Kept(Key<Import>),
     Child(Key<Process>),
+    /// A right takes a shorter way when it is done.
+    Way,
     Nobody,
 }
 
@@ -111,6 +121,7 @@ pub(crate) enum What {
     Watch,
     Door,
     Spawn,
+    Flush,
 }
 
 /// A right that one node gave another and that is not claimed yet.
@@ -166,8 +177,13 @@ pub(crate) struct Delayed {
 
 /// Whom a stand-in stands in for.
 pub(crate) struct Abroad {
+    /// Its own node, for who has come back to where what it asked for is.
     pub node: NodeId,
-    errand: u64,
+    pub errand: u64,
+    /// Where the one for whom it stands in could ask, as that was told.
+    pub offered: Option<NodeId>,
+    /// The node that it waits for was told to answer without it.
+    pub handing: bool,
 }
 
 /// No worker runs a stand-in; while it acts it is as if one did.
@@ -175,7 +191,7 @@ const NO_WORKER: WorkerId = WorkerId(u16::MAX);
 
 impl Import {
     pub(crate) fn new(home: NodeId, number: u64, object: ObjectId) -> Import {
-        Import { home, number, object, lost: false, kept: Bytes::EMPTY, reading: None }
+        Import { home, number, object, lost: false, kept: Bytes::EMPTY, reading: None, way: Way::default() }
     }
 }
 
@@ -192,7 +208,21 @@ impl Errand {
             then: None,
             at_once: false,
             supervisor: None,
+            handing: None,
+            elsewhere: None,
         }
+    }
+
+    pub(crate) fn what(&self) -> What {
+        self.what
+    }
+
+    pub(crate) fn import(&self) -> Option<Key<Import>> {
+        self.import
+    }
+
+    pub(crate) fn withdrawn(&self) -> Option<Cause> {
+        self.withdrawn
     }
 
     #[cfg(test)]
@@ -202,16 +232,17 @@ impl Errand {
 }
 
 /// What is asked, beside for whom.
-struct Asked {
+struct Asked<'a> {
     what: What,
     act: Act,
-    rights: Vec<Passed>,
+    import: Option<Key<Import>>,
+    given: Given<'a>,
     moved: Box<[HandleId]>,
 }
 
-impl Asked {
-    fn plain(what: What, act: Act) -> Asked {
-        Asked { what, act, rights: Vec::new(), moved: Box::default() }
+impl Asked<'_> {
+    fn plain(what: What, act: Act, import: Option<Key<Import>>) -> Asked<'static> {
+        Asked { what, act, import, given: Given::NOTHING, moved: Box::default() }
     }
 }
 
@@ -291,6 +322,7 @@ impl What {
             })),
             What::Door => Outcome::Door(Err(if expired { DoorError::Expired } else { DoorError::Interrupted })),
             What::Spawn => Outcome::Spawned(Err(SpawnError::Unknown)),
+            What::Flush => Outcome::Yielded,
             What::Call | What::Watch => {
                 unreachable!("no process waits for these by an errand of its own")
             }
@@ -315,6 +347,7 @@ impl What {
             What::Door => Outcome::Door(Err(DoorError::Unreachable)),
             What::Spawn if was_sent => Outcome::Spawned(Err(SpawnError::NodeLost)),
             What::Spawn => Outcome::Spawned(Err(SpawnError::Unreachable)),
+            What::Flush => Outcome::Yielded,
             What::Call | What::Watch => {
                 unreachable!("no process waits for these by an errand of its own")
             }
@@ -339,7 +372,18 @@ impl Kernel {
             self.retain(&right);
             return right;
         };
-        let Import { home, number, object, lost, .. } = self.imports[import];
+        let Import { home, number, object, lost, ref way, .. } = self.imports[import];
+        let hold = way.hold;
+        if let Some(here) = way.here.clone() {
+            let copy = self.copy_right(&here, rights, badge);
+            let Some(hold) = hold else { return copy };
+            // What is done by it comes after what was done before.
+            let number = self.serial();
+            let import = self.add_import(Import::new(home, number, object));
+            self.imports[import].way.here = Some(copy);
+            self.join_hold(hold, import);
+            return Right { object: Object::Foreign(kind, import), rights, badge };
+        }
         let (new, lost) = match self.open_session(home) {
             Some(session) if !lost => {
                 let new = session.next_import;
@@ -350,15 +394,51 @@ impl Kernel {
             _ => (0, true),
         };
         self.stir_session(home);
-        let import = Import { home, number: new, object, lost, kept: Bytes::EMPTY, reading: None };
-        let import = self.imports.insert(import).expect("this table has no bound of its own");
+        let import = self.add_import(Import { lost, ..Import::new(home, new, object) });
+        if let (Some(hold), false) = (hold, lost) {
+            self.join_hold(hold, import);
+        }
         Right { object: Object::Foreign(kind, import), rights, badge }
     }
 
+    pub(crate) fn add_import(&mut self, import: Import) -> Key<Import> {
+        let place = (!import.lost).then_some((import.home, import.number));
+        let key = self.imports.insert(import).expect("this table has no bound of its own");
+        if let Some(place) = place {
+            self.imported.insert(place, key);
+        }
+        key
+    }
+
     pub(crate) fn narrow_import(&mut self, import: Key<Import>, rights: Rights) {
-        let Import { home, number, lost, .. } = self.imports[import];
-        if !lost {
-            self.tell(home, Content::Narrow { number, rights });
+        let Import { home, number, lost, ref mut way, .. } = self.imports[import];
+        if lost {
+            return;
+        }
+        let narrowed = Content::Narrow { number, rights };
+        match way.hold {
+            Some(hold) if way.here.is_none() => return self.hold_back(hold, HeldBack::Content(narrowed)),
+            _ => {}
+        }
+        if let Some(NextWay::There { narrowed, .. }) = &mut way.next {
+            *narrowed = Some(rights);
+        }
+        let here = match (&way.here, &way.next) {
+            (Some(here), _) | (None, Some(NextWay::Here(here))) => Some(here.clone()),
+            _ => None,
+        };
+        let is_here = way.here.is_some();
+        if let Some(here) = here {
+            let narrow = self.copy_right(&here, rights.both(here.rights), here.badge);
+            let way = &mut self.imports[import].way;
+            match &mut way.here {
+                Some(here) => *here = narrow,
+                None => way.next = Some(NextWay::Here(narrow)),
+            }
+            self.dropped.push(here);
+        }
+        if !is_here {
+            self.tell(home, narrowed);
         }
     }
 
@@ -366,14 +446,30 @@ impl Kernel {
         if let Some(errand) = self.imports[key].reading {
             self.recall(errand, Cause::Interrupted);
         }
-        let Import { home, number, lost, .. } =
+        let Import { home, number, lost, way, .. } =
             self.imports.remove(key).expect("an import has one right, which is dropped once");
-        if !lost && !planted(Bug::ReleaseForgotten) {
-            self.tell(home, Content::Release { number });
+        self.forget_place(home, number, key);
+        self.leave_way(key, way.next);
+        if let Some(here) = way.here {
+            return self.dropped.push(here);
+        }
+        if lost || planted(Bug::ReleaseForgotten) {
+            return;
+        }
+        let release = Content::Release { number };
+        match way.hold {
+            Some(hold) => self.hold_back(hold, HeldBack::Content(release)),
+            None => self.tell(home, release),
         }
     }
 
-    fn open_session(&mut self, node: NodeId) -> Option<&mut Session> {
+    pub(crate) fn forget_place(&mut self, home: NodeId, number: u64, key: Key<Import>) {
+        if self.imported.get(&(home, number)) == Some(&key) {
+            self.imported.remove(&(home, number));
+        }
+    }
+
+    pub(crate) fn open_session(&mut self, node: NodeId) -> Option<&mut Session> {
         self.sessions.get_mut(&node).filter(|session| session.breach.is_none())
     }
 
@@ -413,7 +509,7 @@ impl Kernel {
     }
 
     /// What these transfers say, as copies on their way. What is to be moved leaves the table when the act is done.
-    fn pass_all(&mut self, me: Key<Process>, transfers: &[Transfer], to: NodeId) -> Vec<Passed> {
+    pub(crate) fn pass_all(&mut self, me: Key<Process>, transfers: &[Transfer], to: NodeId) -> Vec<Passed> {
         let pass = |transfer: &Transfer| {
             let right = self.processes[me].handles.find(transfer.handle).expect("it was checked").clone();
             self.pass(&right, transfer.rights, to)
@@ -445,7 +541,11 @@ impl Kernel {
             };
             return Passed { object, rights, badge, place };
         };
-        let Import { home, number, object, lost, .. } = self.imports[import];
+        let Import { home, number, object, lost, ref way, .. } = self.imports[import];
+        if let Some(here) = &way.here {
+            let here = Right { object: here.object, rights: right.rights, badge };
+            return self.pass(&here, rights.both(here.rights), to);
+        }
         let to_life = self.sessions.get(&to).map_or(0, |session| session.life);
         let place = if lost {
             Place::Nowhere
@@ -464,11 +564,12 @@ impl Kernel {
     }
 
     /// `None` if it is no more.
-    fn object_id(&self, object: Object) -> Option<ObjectId> {
+    pub(crate) fn object_id(&self, object: Object) -> Option<ObjectId> {
         match object {
             Object::Process(key) => Some(ObjectId::Process(self.processes[key].id)),
             Object::Port(key) => self.ports.get(key).map(|port| ObjectId::Port(port.id)),
             Object::Pipe(key) => Some(ObjectId::Pipe(self.pipes[key].id)),
+            Object::Foreign(_, import) => Some(self.imports[import].object),
             _ => unreachable!("what stays home is never passed"),
         }
     }
@@ -525,32 +626,42 @@ impl Kernel {
             Place::Third { home, .. } if home == self.node || home == from => {
                 return Err(Breach::Right);
             }
-            Place::Third { home, life, ticket } => {
-                let giver_life = self.sessions[&from].life;
-                match self.open_session(home) {
-                    Some(session) if session.life == life => {
-                        let number = session.next_import;
-                        session.next_import += 2;
-                        session.push(Content::Claim { giver: from, life: giver_life, ticket, number }, None);
-                        self.stir_session(home);
-                        waits.insert((home, number));
-                        (home, number, false)
-                    }
-                    known => {
-                        // The home keeps it until it is told, which it can be only once it is met.
-                        let may_be_met = known.is_none_or(|session| session.life < life);
-                        if may_be_met && self.unclaimed.len() < FOREIGN_MAX as usize {
-                            self.unclaimed.insert(Unclaimed { home, life, giver: from, giver_life, ticket });
-                        }
-                        (home, 0, true)
-                    }
+            Place::Third { home, life, ticket } => match self.claim(from, home, life, ticket) {
+                Some(number) => {
+                    waits.insert((home, number));
+                    (home, number, false)
                 }
-            }
+                None => (home, 0, true),
+            },
             _ => (object_home(object), 0, true),
         };
-        let import = Import { home, number, object, lost, kept: Bytes::EMPTY, reading: None };
-        let import = self.imports.insert(import).expect("this table has no bound of its own");
+        let import = self.add_import(Import { lost, ..Import::new(home, number, object) });
         Ok(Right { object: Object::Foreign(kind, import), rights, badge })
+    }
+}
+
+impl Kernel {
+    /// Claims what that node gave by this ticket: the number under which its home will keep it. None if that life of the home is not known
+    /// here; then it is given back as soon as it is.
+    pub(crate) fn claim(&mut self, giver: NodeId, home: NodeId, life: u64, ticket: u64) -> Option<u64> {
+        let giver_life = self.sessions[&giver].life;
+        match self.open_session(home) {
+            Some(session) if session.life == life => {
+                let number = session.next_import;
+                session.next_import += 2;
+                session.push(Content::Claim { giver, life: giver_life, ticket, number }, None);
+                self.stir_session(home);
+                Some(number)
+            }
+            known => {
+                // The home keeps it until it is told, which it can be only once it is met.
+                let may_be_met = known.is_none_or(|session| session.life < life);
+                if may_be_met && self.unclaimed.len() < FOREIGN_MAX as usize {
+                    self.unclaimed.insert(Unclaimed { home, life, giver, giver_life, ticket });
+                }
+                None
+            }
+        }
     }
 }
 
@@ -567,13 +678,19 @@ fn object_home(object: ObjectId) -> NodeId {
 impl Kernel {
     /// Sends an errand on its way. Whoever calls this has seen that there is a session and room.
     fn send_errand(&mut self, node: NodeId, purpose: Purpose, actor: ProcessId, asked: Asked) -> Key<Errand> {
-        let Asked { what, act, rights, moved } = asked;
-        let key = self.add_errand(Errand { moved, ..Errand::new(node, purpose, what) });
-        let content = Content::Act { errand: self.errands[key].number, actor, act, rights };
-        let session = self.open_session(node).expect("there is a session, as the caller has seen");
-        session.push(content, Some(key));
-        self.stir_session(node);
+        let Asked { what, act, import, given, moved } = asked;
+        let key = self.add_errand(Errand { moved, import, ..Errand::new(node, purpose, what) });
+        self.send_act(node, import, Some(key), actor, act, given);
         key
+    }
+
+    /// Whether what cannot wait may go this way.
+    fn way_has_room(&self, import: Key<Import>) -> bool {
+        let Import { home, ref way, .. } = self.imports[import];
+        match way.hold {
+            Some(hold) => self.holds[&hold].has_room(),
+            None => way.here.is_some() || self.sessions[&home].has_room(),
+        }
     }
 
     /// An errand with a number of this node's. Whoever calls this has seen that there is room.
@@ -583,9 +700,16 @@ impl Kernel {
         key
     }
 
-    fn remove_errand(&mut self, key: Key<Errand>) -> Errand {
+    pub(crate) fn find_errand(&self, node: NodeId, number: u64) -> Option<Key<Errand>> {
+        let adopted = self.sessions.get(&node).and_then(|session| session.adopted.get(&number).copied());
+        let key = adopted.or(number.checked_sub(1).map(Key::<Errand>::from_bits))?;
+        let errand = self.errands.get(key).filter(|errand| errand.node == node && errand.number == number);
+        errand.map(|_| key)
+    }
+
+    pub(crate) fn remove_errand(&mut self, key: Key<Errand>) -> Errand {
         let errand = self.errands.remove(key).expect("an errand ends once");
-        if errand.number >= ADOPTED_MIN
+        if errand.number != key.to_bits() + 1
             && let Some(session) = self.sessions.get_mut(&errand.node)
         {
             session.adopted.remove(&errand.number);
@@ -594,12 +718,9 @@ impl Kernel {
     }
 
     /// A process waits for an errand of its own.
-    fn wait_abroad(
-        &mut self, me: Key<Process>, node: NodeId, import: Option<Key<Import>>, asked: Asked, wait: Wait,
-    ) -> Next {
+    fn wait_abroad(&mut self, me: Key<Process>, node: NodeId, asked: Asked, wait: Wait) -> Next {
         let actor = self.processes[me].id;
         let errand = self.send_errand(node, Purpose::Process(me), actor, asked);
-        self.errands[errand].import = import;
         self.errands[errand].at_once = wait == Wait::No;
         // What is to be done now is done when the home has done it.
         let wait = if wait == Wait::No { Wait::Until(self.now.after(VERDICT_NS)) } else { wait };
@@ -622,15 +743,15 @@ impl Kernel {
         if lost {
             return refuse(SendError::PortClosed);
         }
-        let has_room = self.sessions[&home].has_room() && !self.errands.is_full();
+        let has_room = self.way_has_room(import) && !self.errands.is_full();
+        let given = Given { giver: me, transfers: &message.handles };
         let wait = match mode {
             SendMode::Unreliable => {
                 let gone = moved_of(&message.handles);
                 if has_room {
-                    let rights = self.pass_all(me, &message.handles, home);
                     let act = Act::Send { port, bytes: message.bytes, patience: Patience::Careless };
                     let actor = self.processes[me].id;
-                    self.tell(home, Content::Act { errand: 0, actor, act, rights });
+                    self.send_act(home, Some(import), None, actor, act, given);
                 }
                 self.drop_handles(me, &gone);
                 return Next::Return(Outcome::Sent(Ok(())));
@@ -643,10 +764,10 @@ impl Kernel {
         if wait != Wait::No && !self.may_wait(wait) {
             return refuse(SendError::Expired);
         }
-        let rights = self.pass_all(me, &message.handles, home);
         let act = Act::Send { port, bytes: message.bytes, patience: patience(wait) };
-        let asked = Asked { what: What::Send, act, rights, moved: moved_of(&message.handles) };
-        self.wait_abroad(me, home, Some(import), asked, wait)
+        let moved = moved_of(&message.handles);
+        let asked = Asked { what: What::Send, act, import: Some(import), given, moved };
+        self.wait_abroad(me, home, asked, wait)
     }
 
     /// A call, blocking or begun, to a port of another node.
@@ -683,17 +804,18 @@ impl Kernel {
         if deadline.at.is_some_and(|at| at <= self.now) {
             return refuse(CallError::Expired(Reached::Nobody));
         }
-        if !blocks && !self.sessions[&home].has_room() {
+        if !blocks && !self.way_has_room(import) {
             return refuse(CallError::Full);
         }
         let id = match self.number_call(me, deadline) {
             Ok(id) => id,
             Err(error) => return refuse(error),
         };
-        let rights = self.pass_all(me, &message.handles, home);
+        let given = Given { giver: me, transfers: &message.handles };
         let gone = moved_of(&message.handles);
         let act = Act::Call { port, bytes: message.bytes, sequence: id.sequence };
-        let asked = Asked { what: What::Call, act, rights, moved: if blocks { gone.clone() } else { Box::default() } };
+        let moved = if blocks { gone.clone() } else { Box::default() };
+        let asked = Asked { what: What::Call, act, import: Some(import), given, moved };
         let errand = self.send_errand(home, Purpose::Nobody, id.caller, asked);
         let server = ServerSide::Away(errand);
         if blocks {
@@ -740,7 +862,12 @@ impl Kernel {
         if self.errands.is_full() {
             return Next::Return(what.given_up(Cause::Expired, false, true));
         }
-        self.wait_abroad(me, home, Some(import), Asked::plain(what, act(number)), wait)
+        self.wait_abroad(me, home, Asked::plain(what, act(number), Some(import)), wait)
+    }
+
+    /// A flush goes on, behind what went before it.
+    pub(crate) fn flush_on(&mut self, me: Key<Process>, import: Key<Import>) -> Next {
+        self.observe(me, import, What::Flush, |object| Act::Flush { object }, Wait::Forever)
     }
 
     pub(crate) fn read_abroad(&mut self, me: Key<Process>, import: Key<Import>, bytes_max: u32, wait: Wait) -> Next {
@@ -749,6 +876,7 @@ impl Kernel {
             return give(Ok(Bytes::EMPTY));
         }
         if let Some(bytes) = self.imports[import].take_kept(bytes_max) {
+            self.landed.push(import);
             return give(Ok(bytes));
         }
         if self.imports[import].lost {
@@ -775,8 +903,8 @@ impl Kernel {
         if bytes.len() > MESSAGE_BYTES_MAX {
             return refuse(WriteCause::TooLong);
         }
-        let Import { home, lost, .. } = self.imports[import];
-        if !lost && (self.errands.is_full() || wait == Wait::No && !self.sessions[&home].has_room()) {
+        let lost = self.imports[import].lost;
+        if !lost && (self.errands.is_full() || wait == Wait::No && !self.way_has_room(import)) {
             return refuse(WriteCause::Full);
         }
         if wait != Wait::No && !self.may_wait(wait) {
@@ -793,9 +921,8 @@ impl Kernel {
             return self.fire(watch, lost_event(object));
         }
         let actor = self.processes[me].id;
-        let asked = Asked::plain(What::Watch, Act::Watch { subject: number });
+        let asked = Asked::plain(What::Watch, Act::Watch { subject: number }, Some(import));
         let errand = self.send_errand(home, Purpose::Watch(watch), actor, asked);
-        self.errands[errand].import = Some(import);
         self.watches[watch].subject = Subject::Abroad { errand, object };
     }
 
@@ -855,7 +982,7 @@ impl Kernel {
         if wait != Wait::No && !self.may_wait(wait) {
             return give(Err(DoorError::Expired));
         }
-        self.wait_abroad(me, node, None, Asked::plain(What::Door, Act::Door), wait)
+        self.wait_abroad(me, node, Asked::plain(What::Door, Act::Door, None), wait)
     }
 
     pub(crate) fn spawn_on(&mut self, me: Key<Process>, node: NodeId, spawn: Spawn, effects: &mut Vec<Effect>) -> Next {
@@ -893,11 +1020,11 @@ impl Kernel {
             Ok(supervisor) => supervisor,
             Err(error) => return refuse(error),
         };
-        let rights = self.pass_all(me, &spawn.handles, node);
         let moved = moved_of(&spawn.handles);
-        let Spawn { program, arguments, limits, weight, orphan, .. } = spawn;
+        let Spawn { program, arguments, limits, weight, orphan, handles, .. } = spawn;
         let act = Act::Spawn(Box::new(SpawnAct { program, arguments, limits, weight, orphan }));
-        let asked = Asked { what: What::Spawn, act, rights, moved };
+        let given = Given { giver: me, transfers: &handles };
+        let asked = Asked { what: What::Spawn, act, import: None, given, moved };
         let actor = self.processes[me].id;
         let errand = self.send_errand(node, Purpose::Process(me), actor, asked);
         if let Some((port, token)) = supervisor {
@@ -909,7 +1036,7 @@ impl Kernel {
     }
 
     /// Handles that went with an act are gone from the table.
-    fn drop_handles(&mut self, me: Key<Process>, handles: &[HandleId]) {
+    pub(crate) fn drop_handles(&mut self, me: Key<Process>, handles: &[HandleId]) {
         for handle in handles {
             if let Ok(right) = self.processes[me].handles.remove(*handle) {
                 self.dropped.push(right);
@@ -960,7 +1087,8 @@ impl Kernel {
         if let Some(watch) = self.errands[key].supervisor.take().or(supervisor) {
             self.forget_watch(watch);
         }
-        let taken_back = self.open_session(node).is_some_and(|session| session.take_back(key));
+        let taken_back =
+            self.take_held_back(key) || self.open_session(node).is_some_and(|session| session.take_back(key));
         if taken_back {
             self.remove_errand(key);
             return true;
@@ -973,12 +1101,16 @@ impl Kernel {
         false
     }
 
-    fn withdraw_errand(&mut self, key: Key<Errand>, cause: Cause) {
+    pub(crate) fn withdraw_errand(&mut self, key: Key<Errand>, cause: Cause) {
         self.errands[key].withdrawn = Some(cause);
         let Errand { node, number: errand, .. } = self.errands[key];
-        if !planted(Bug::WithdrawLost) {
-            self.tell(node, Content::Withdraw { errand, expired: u8::from(cause == Cause::Expired) });
+        if planted(Bug::WithdrawLost) {
+            return;
         }
+        if node == self.node {
+            return self.inward.push_back(Inward::Withdraw { errand, cause });
+        }
+        self.tell(node, Content::Withdraw { errand, expired: u8::from(cause == Cause::Expired) });
     }
 
     /// A process gives up waiting: why it does, or nothing if it waits a little longer, for word of how far its act at another node had
@@ -995,6 +1127,12 @@ impl Kernel {
             },
             _ => return Some(cause),
         };
+        if self.is_handing(key) {
+            if self.errands[errand].withdrawn.is_none() {
+                self.withdraw_errand(errand, cause);
+            }
+            return None;
+        }
         // What only looks has no effect; of a second end there is no more to know than of the first.
         let only_looks = matches!(self.errands[errand].what, What::Wait | What::Status | What::Door);
         if only_looks {
@@ -1008,12 +1146,7 @@ impl Kernel {
             }
             return Some(if self.errands[errand].then.is_some() { cause } else { first });
         }
-        let node = self.errands[errand].node;
-        let unsent = self
-            .sessions
-            .get(&node)
-            .is_some_and(|session| session.pending.iter().any(|pending| pending.errand == Some(errand)));
-        if unsent {
+        if self.is_unsent(errand) {
             return Some(cause);
         }
         match self.errands[errand].what {
@@ -1036,19 +1169,22 @@ impl Kernel {
 
     /// A process is roused that waits for another node: if something may happen there, word of it is awaited.
     pub(crate) fn rouse_abroad(&mut self, key: Key<Process>, errand: Key<Errand>) {
-        let Errand { what, withdrawn, ref then, node, .. } = self.errands[errand];
-        let unsent = |kernel: &Kernel| {
-            let session = kernel.sessions.get(&node);
-            session.is_some_and(|session| session.pending.iter().any(|pending| pending.errand == Some(errand)))
-        };
+        let Errand { what, withdrawn, ref then, .. } = self.errands[errand];
         match what {
             // It is over when the child is there, or not.
             What::Spawn => {}
             What::Wait | What::Status | What::Door => self.give_up(key, Cause::Interrupted),
-            _ if then.is_some() || unsent(self) => self.give_up(key, Cause::Interrupted),
+            _ if then.is_some() || self.is_unsent(errand) => self.give_up(key, Cause::Interrupted),
             _ if withdrawn.is_none() => self.withdraw_errand(errand, Cause::Interrupted),
             _ => {}
         }
+    }
+
+    /// Whether nobody else has heard of it yet.
+    fn is_unsent(&self, key: Key<Errand>) -> bool {
+        let session = self.sessions.get(&self.errands[key].node);
+        session.is_some_and(|session| session.pending.iter().any(|pending| pending.errand == Some(key)))
+            || self.is_held_back(key)
     }
 
     /// The handles that go with a call to another node are gone.
@@ -1100,12 +1236,7 @@ impl Kernel {
         let ServerSide::Away(errand) = self.calls[call].server_side else {
             return false;
         };
-        let node = self.errands[errand].node;
-        let unsent = self
-            .sessions
-            .get(&node)
-            .is_some_and(|session| session.pending.iter().any(|pending| pending.errand == Some(errand)));
-        if unsent || self.errands[errand].withdrawn.is_some() {
+        if self.is_unsent(errand) || self.errands[errand].withdrawn.is_some() {
             return false;
         }
         self.withdraw_errand(errand, Cause::Expired);
@@ -1163,13 +1294,16 @@ impl Kernel {
                 // What it names is looked up before anything is made of it.
                 let lent = match act.number().map(|number| self.export(from, number).cloned()) {
                     None => None,
-                    Some(Ok(right)) => Some(self.copy_right(&right, right.rights, right.badge)),
+                    Some(Ok(right)) => Some(self.lend_right(&right)),
                     Some(Err(breach)) => {
                         self.dropped.extend(rights);
                         return Err(breach);
                     }
                 };
-                let behind = self.is_delayed(actor);
+                let behind = match act {
+                    Act::Flush { .. } => !self.sessions[&from].delayed.is_empty(),
+                    _ => self.is_delayed(actor),
+                };
                 if waits.is_empty() && !behind {
                     return self.perform(from, errand, actor, act, lent, rights, effects);
                 }
@@ -1233,18 +1367,30 @@ impl Kernel {
             Content::Grant { number, ticket, to, life, rights } => self.granted(from, number, ticket, to, life, rights),
             Content::Claim { giver, life, ticket, number } => self.claimed(from, giver, life, ticket, number),
             Content::Claimed { number } => {
+                self.way_claimed(from, number);
                 self.claim_settled(from, number, effects);
                 Ok(())
             }
             Content::Dead { number } => {
-                for import in self.imports.iter_mut() {
-                    if import.home == from && import.number == number {
-                        import.lost = true;
-                    }
-                }
+                self.claim_dead(from, number);
                 self.claim_settled(from, number, effects);
                 Ok(())
             }
+            Content::Shorter { number, place } => self.heed_shorter(from, number, place),
+            Content::Again { number } => {
+                self.export(from, number)?;
+                self.long.insert((from, number));
+                Ok(())
+            }
+            Content::Onward { errand, at, life } => self.heed_onward(from, errand, at, life),
+            Content::Agreed { errand, at, number } => {
+                self.heed_agreed(from, errand, at, number);
+                Ok(())
+            }
+            Content::HandOver { errand, to, life, number } => self.heed_hand_over(from, errand, to, life, number),
+            Content::Taken { errand } => self.heed_taken(from, errand),
+            Content::HandedOver { errand } => self.heed_handed_over(from, errand, effects),
+            Content::Relieved { errand } => self.heed_relieved(from, errand),
             Content::Settled { node, life } => {
                 let session = self.sessions.get_mut(&from).expect("who says something has a session");
                 let known = session.settled.entry(node).or_insert(0);
@@ -1253,6 +1399,7 @@ impl Kernel {
                 let gone: Vec<_> =
                     self.grants.extract_if((node, 0)..=(node, u64::MAX), over).map(|(_, grant)| grant.right).collect();
                 self.dropped.extend(gone);
+                self.orphans_settled(from, node, life);
                 Ok(())
             }
         }
@@ -1299,6 +1446,9 @@ impl Kernel {
         } else if session.exports.len() >= FOREIGN_MAX as usize * 2 {
             Breach::Limit
         } else {
+            if matches!(right.object, Object::Foreign(..)) {
+                self.long.insert((node, number));
+            }
             session.exports.insert(number, right);
             return Ok(());
         };
@@ -1398,8 +1548,10 @@ impl Kernel {
         loop {
             let all = || self.sessions.values().flat_map(|session| &session.delayed);
             let found = self.sessions.iter().find_map(|(node, session)| {
-                let ready = |(_, delayed): &(usize, &Delayed)| {
-                    delayed.waits.is_empty() && !all().any(|other| other.is_before(delayed))
+                let ready = |(index, delayed): &(usize, &Delayed)| {
+                    // A flush is behind all that came from the same node.
+                    let first = *index == 0 || !delayed.is_flush();
+                    delayed.waits.is_empty() && first && !all().any(|other| other.is_before(delayed))
                 };
                 session.delayed.iter().enumerate().find(ready).map(|(index, _)| (*node, index))
             });
@@ -1440,9 +1592,7 @@ impl Kernel {
     /// Nobody over there wants this errand any more.
     fn withdrawn(&mut self, from: NodeId, errand: u64, cause: Cause, effects: &mut Vec<Effect>) {
         let session = self.sessions.get_mut(&from).expect("who says something has a session");
-        let is_it =
-            |delayed: &Delayed| matches!(delayed.content, Content::Act { errand: other, .. } if other == errand);
-        if let Some(index) = session.delayed.iter().position(is_it) {
+        if let Some(index) = session.delayed.iter().position(|delayed| delayed.is_act(errand)) {
             let Delayed { content, lent, rights, .. } = session.delayed.remove(index);
             self.dropped.extend(rights.into_iter().chain(lent));
             let Content::Act { act, .. } = content else { unreachable!("it was just seen") };
@@ -1462,9 +1612,22 @@ impl Kernel {
             self.tell(from, Content::Done { errand, verdict, rights: Vec::new() });
             return self.go_on(effects);
         }
-        let Some(&key) = session.stand_ins.get(&errand) else {
+        if let Some(&key) = session.stand_ins.get(&errand) {
+            self.dismiss(key, cause, effects);
+        }
+    }
+
+    /// Nobody wants what this stand-in does.
+    pub(crate) fn dismiss(&mut self, key: Key<Process>, cause: Cause, effects: &mut Vec<Effect>) {
+        if self.is_handing(key) {
+            // Whether it is still asked is not known here: its last word comes from where it was handed over.
+            if let Some(errand) = self.middle(key)
+                && self.errands[errand].withdrawn.is_none()
+            {
+                self.withdraw_errand(errand, cause);
+            }
             return;
-        };
+        }
         match &self.processes[key].state {
             State::Waiting { waiting: Waiting::Post, .. } => {
                 self.dismiss_children(key, effects);
@@ -1480,14 +1643,15 @@ impl Kernel {
         clippy::too_many_arguments,
         reason = "they are what an act is; a struct of them would be made here and taken apart here"
     )]
-    fn perform(
+    pub(crate) fn perform(
         &mut self, from: NodeId, errand: u64, actor: ProcessId, act: Act, lent: Option<Right>, rights: Vec<Right>,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Breach> {
-        let session = &self.sessions[&from];
-        let breach = if errand != 0 && session.stand_ins.contains_key(&errand) {
+        let stand_ins = self.stand_ins(from);
+        let (known, count) = (stand_ins.contains_key(&errand), stand_ins.len());
+        let breach = if errand != 0 && known {
             Some(Breach::Errand)
-        } else if session.stand_ins.len() >= 2 * ERRANDS_MAX as usize || self.processes.is_full() {
+        } else if count >= 2 * ERRANDS_MAX as usize || self.processes.is_full() {
             Some(Breach::Limit)
         } else {
             None
@@ -1555,6 +1719,7 @@ impl Kernel {
             Act::Read { bytes_max, patience, .. } => self.read(me, handle, bytes_max, wait(patience)),
             Act::Write { bytes, patience, .. } => self.write(me, handle, bytes, wait(patience)),
             Act::Watch { .. } => self.watch_for_another(me, handle),
+            Act::Flush { .. } => self.flush(me, handle),
             Act::Door => Next::Return(Outcome::Door(self.own_door(me))),
             Act::Spawn(spawn) => {
                 let SpawnAct { program, arguments, limits, weight, orphan } = *spawn;
@@ -1620,13 +1785,13 @@ impl Kernel {
         let process = Process {
             state: State::Running { worker: NO_WORKER, since: self.now },
             handles: Handles::new(4 * MESSAGE_HANDLES_MAX as u32),
-            abroad: Some(Box::new(Abroad { node, errand })),
+            abroad: Some(Box::new(Abroad { node, errand, offered: None, handing: false })),
             ..Process::new(actor, program, UNLIMITED, WEIGHT_NORMAL, Orphan::Dies)
         };
         let key = self.processes.insert(process).expect("there is room, as was just seen");
-        let session = self.sessions.get_mut(&node).expect("who says something has a session");
         if errand != 0 {
-            session.stand_ins.insert(errand, key);
+            self.stand_ins(node).insert(errand, key);
+            self.looked_at.push(key);
         }
         key
     }
@@ -1635,10 +1800,13 @@ impl Kernel {
     pub(crate) fn settle_abroad(&mut self, effects: &mut Vec<Effect>) {
         loop {
             self.release_dropped();
-            let Some((key, verdict)) = self.homeward.pop_front() else {
+            if let Some((key, verdict)) = self.homeward.pop_front() {
+                self.go_home(key, verdict, effects);
+            } else if let Some(inward) = self.inward.pop_front() {
+                self.go_inward(inward, effects);
+            } else {
                 return;
-            };
-            self.go_home(key, verdict, effects);
+            }
         }
     }
 
@@ -1647,7 +1815,7 @@ impl Kernel {
         let Some(process) = self.processes.get_mut(key) else {
             return;
         };
-        let Some(Abroad { node, errand }) = process.abroad.as_deref() else {
+        let Some(Abroad { node, errand, .. }) = process.abroad.as_deref() else {
             unreachable!("only who stands in goes home")
         };
         let (node, errand) = (*node, *errand);
@@ -1672,6 +1840,15 @@ impl Kernel {
             .iter()
             .map(|handle| process.handles.remove(*handle).expect("an outcome's handles are there"))
             .collect();
+        if node == self.node {
+            self.remove_stand_in(key, effects);
+            if errand != 0 {
+                self.done(node, errand, verdict, rights).expect("an errand at this node is asked as it is answered");
+            } else {
+                self.dropped.extend(rights);
+            }
+            return;
+        }
         let passed: Vec<Passed> = rights.iter().map(|right| self.pass(right, right.rights, node)).collect();
         self.dropped.extend(rights);
         if errand != 0 && !(planted(Bug::VerdictLost) && verdict == Verdict::Outcome(Outcome::Sent(Ok(())))) {
@@ -1688,14 +1865,16 @@ impl Kernel {
         self.remove_stand_in(key, effects);
     }
 
-    fn remove_stand_in(&mut self, key: Key<Process>, effects: &mut Vec<Effect>) {
+    pub(crate) fn remove_stand_in(&mut self, key: Key<Process>, effects: &mut Vec<Effect>) {
         self.dismiss_children(key, effects);
         let process = self.processes.remove(key).expect("a stand-in goes once");
-        let Some(Abroad { node, errand }) = process.abroad.as_deref() else {
+        let Some(Abroad { node, errand, .. }) = process.abroad.as_deref() else {
             unreachable!("only who stands in goes home")
         };
         if let Some(session) = self.sessions.get_mut(node) {
             session.stand_ins.remove(errand);
+        } else if *node == self.node {
+            self.own_stand_ins.remove(errand);
         }
         let mut handles = process.handles;
         self.dropped.extend(handles.drain());
@@ -1720,12 +1899,11 @@ impl Kernel {
 
     /// What became of an errand of ours.
     fn done(&mut self, from: NodeId, errand: u64, verdict: Verdict, rights: Vec<Right>) -> Result<(), Breach> {
-        let adopted = self.sessions[&from].adopted.get(&errand).copied();
-        let key = adopted.or(errand.checked_sub(1).map(Key::<Errand>::from_bits));
-        let found = key.filter(|key| self.errands.get(*key).is_some_and(|errand| errand.node == from));
-        let Some(key) = found else {
+        let Some(key) = self.find_errand(from, errand) else {
             self.dropped.extend(rights);
-            return Err(Breach::Errand);
+            // Somebody else answers it, and this one did not know it yet.
+            let relieved = self.sessions.get_mut(&from).is_some_and(|session| session.relieved.remove(&errand));
+            return if relieved { Ok(()) } else { Err(Breach::Errand) };
         };
         let what = self.errands[key].what;
         let brought = match &verdict {
@@ -1739,6 +1917,7 @@ impl Kernel {
             Verdict::Fired(event) => {
                 what == What::Watch && matches!(event, NoticeEvent::Exited { .. } | NoticeEvent::PortClosed)
             }
+            Verdict::Over if what == What::Flush => true,
             // A child is over only after it has begun.
             Verdict::Over => match self.errands[key].purpose {
                 Purpose::Process(_) => false,
@@ -1753,6 +1932,8 @@ impl Kernel {
         if began {
             // The child's parent over there stays until the child is over.
             let purpose = self.errands[key].purpose;
+            // Whoever had given up waiting for it has it now.
+            self.errands[key].withdrawn = self.errands[key].withdrawn.filter(|_| purpose == Purpose::Nobody);
             self.errands[key].purpose = match purpose {
                 Purpose::Process(me) => Purpose::Child(me),
                 _ => Purpose::Nobody,
@@ -1768,7 +1949,18 @@ impl Kernel {
             return Ok(());
         }
         let Errand { purpose, moved, then, import, supervisor, at_once, .. } = self.remove_errand(key);
+        if what == What::Flush {
+            match purpose {
+                Purpose::Process(me) => self.wake(me, Outcome::Yielded),
+                Purpose::Way => self.release_hold(key),
+                _ => {}
+            }
+            return Ok(());
+        }
         let verdict = if at_once { in_no_time(verdict) } else { verdict };
+        if what == What::Read {
+            self.landed.extend(import);
+        }
         if let Some(watch) = supervisor {
             self.forget_watch(watch);
         }
@@ -1784,10 +1976,10 @@ impl Kernel {
                     // What was given up brought nothing: now the read that is wanted.
                     (Err(ReadError::Interrupted | ReadError::Expired), Some((bytes_max, patience))) => {
                         let Import { home, number: pipe, .. } = self.imports[import];
-                        let asked = Asked::plain(What::Read, Act::Read { pipe, bytes_max, patience });
+                        let act = Act::Read { pipe, bytes_max, patience };
+                        let asked = Asked::plain(What::Read, act, Some(import));
                         let actor = self.processes[me].id;
                         let new = self.send_errand(home, purpose, actor, asked);
-                        self.errands[new].import = Some(import);
                         let State::Waiting { waiting: Waiting::Away { errand }, .. } = &mut self.processes[me].state
                         else {
                             unreachable!("who has an errand waits for it")
@@ -1806,7 +1998,17 @@ impl Kernel {
                 self.answered_abroad(call, result.map(|answer| answer.bytes), rights.into());
             }
             (Purpose::Watch(watch), Verdict::Fired(event)) => self.fire(watch, event),
-            (Purpose::Watch(watch), _) => self.forget_watch(watch),
+            (Purpose::Watch(watch), _) => {
+                let owner = self.watches[watch].owner;
+                self.forget_watch(watch);
+                // Who stands in for somebody who has given up waits for this word.
+                if let Some(Process { state: State::Waiting { waiting, .. }, abroad: Some(_), .. }) =
+                    self.processes.get_mut(owner)
+                {
+                    *waiting = Waiting::Post;
+                    self.homeward.push_back((owner, Some(Verdict::Over)));
+                }
+            }
             (Purpose::Kept(import), Verdict::Outcome(Outcome::Read(result))) => {
                 self.imports[import].reading = None;
                 if let Ok(bytes) = result {
@@ -1869,10 +2071,19 @@ impl Delayed {
     /// Whose act it is, or who comes.
     fn actor(&self) -> Option<ProcessId> {
         match (&self.content, &self.luggage) {
+            (Content::Act { act: Act::Flush { .. }, .. }, _) => None,
             (Content::Act { actor, .. }, _) => Some(*actor),
             (_, Some(luggage)) => Some(luggage.process.id),
             _ => None,
         }
+    }
+
+    fn is_flush(&self) -> bool {
+        matches!(self.content, Content::Act { act: Act::Flush { .. }, .. })
+    }
+
+    pub(crate) fn is_act(&self, number: u64) -> bool {
+        matches!(self.content, Content::Act { errand, .. } if errand == number)
     }
 
     /// Whether the other one has to wait for this one: acts of one process keep their order, also if it moved between them.
@@ -1897,6 +2108,7 @@ impl Act {
             Act::Watch { .. } => What::Watch,
             Act::Door => What::Door,
             Act::Spawn(_) => What::Spawn,
+            Act::Flush { .. } => What::Flush,
         }
     }
 
@@ -1913,6 +2125,7 @@ impl Act {
             | Act::Interrupt { process: number }
             | Act::Read { pipe: number, .. }
             | Act::Write { pipe: number, .. }
+            | Act::Flush { object: number }
             | Act::Watch { subject: number } => Some(*number),
             Act::Door | Act::Spawn(_) => None,
         }
@@ -1933,9 +2146,8 @@ const UNLIMITED: Limits = Limits {
 impl Kernel {
     /// Ends all that rested on a session, which is out of the table.
     pub(crate) fn drop_foreign(&mut self, node: NodeId, session: Session, effects: &mut Vec<Effect>) {
-        for import in self.imports.iter_mut().filter(|import| import.home == node) {
-            import.lost = true;
-        }
+        self.drop_ways(node);
+        self.keep_handed(node, &session);
         let unsent: BTreeSet<Key<Errand>> = session.pending.iter().filter_map(|pending| pending.errand).collect();
         for delayed in session.delayed {
             self.dropped.extend(delayed.rights.into_iter().chain(delayed.lent));
@@ -1954,7 +2166,10 @@ impl Kernel {
         let over: Vec<Key<Errand>> =
             self.errands.iter().filter(|(_, errand)| errand.node == node).map(|(key, _)| key).collect();
         for key in over {
-            self.lose_errand(key, !unsent.contains(&key));
+            // One may have been held back by another.
+            if self.errands.get(key).is_some() {
+                self.lose_errand(key, !unsent.contains(&key));
+            }
         }
         self.miss_expected(node, effects);
         // Grants to that life are void; those that it made stand until their receivers have settled.
@@ -1982,10 +2197,14 @@ impl Kernel {
         self.sweep_wanted = true;
     }
 
-    fn lose_errand(&mut self, key: Key<Errand>, was_sent: bool) {
+    pub(crate) fn lose_errand(&mut self, key: Key<Errand>, was_sent: bool) {
         let Errand { purpose, what, moved, supervisor, import, .. } = self.remove_errand(key);
         if let Some(watch) = supervisor {
             self.forget_watch(watch);
+        }
+        if let (What::Read, Some(import), true) = (what, import, was_sent) {
+            // It may have brought bytes: what came after them would come with a gap before it.
+            self.lose_import(import);
         }
         match purpose {
             Purpose::Process(_) if planted(Bug::LossSilent) => {}
@@ -2015,6 +2234,7 @@ impl Kernel {
             }
             Purpose::Kept(import) => self.imports[import].reading = None,
             Purpose::Child(me) => self.outpost_over(me, key),
+            Purpose::Way => self.fail_hold(key),
             Purpose::Nobody => {}
         }
     }
@@ -2055,9 +2275,11 @@ impl Kernel {
         assert!(self.homeward.is_empty(), "a stand-in did not go home");
         assert!(self.stirred_sessions.is_empty(), "a session was not looked after");
         self.sessions.values().for_each(Session::check);
+        self.check_ways();
         for (_, import) in self.imports.iter() {
             let open = self.sessions.get(&import.home).is_some_and(|session| session.breach.is_none());
-            assert!(import.lost || open, "{:?} is held without a session", import.object);
+            let here = import.way.here.is_some();
+            assert!(import.lost || open || here, "{:?} is held without a session", import.object);
             if let Some(errand) = import.reading {
                 let kept = self.errands.get(errand).map(|errand| errand.purpose);
                 assert!(matches!(kept, Some(Purpose::Kept(_))), "a read that was given up is under way for another");
@@ -2065,7 +2287,7 @@ impl Kernel {
         }
         for (key, errand) in self.errands.iter() {
             let open = self.sessions.get(&errand.node).is_some_and(|session| session.breach.is_none());
-            assert!(open, "an errand is under way without a session");
+            assert!(open || errand.node == self.node, "an errand is under way without a session");
             let right = match errand.purpose {
                 Purpose::Process(me) => matches!(
                     self.processes.get(me).map(|process| &process.state),
@@ -2077,6 +2299,7 @@ impl Kernel {
                 Purpose::Watch(watch) => self.watches.get(watch).is_some(),
                 Purpose::Kept(import) => self.imports.get(import).is_some_and(|import| import.reading == Some(key)),
                 Purpose::Child(me) => self.outposts.get(&me).is_some_and(|errands| errands.contains(&key)),
+                Purpose::Way => self.holds.contains_key(&key),
                 Purpose::Nobody => true,
             };
             assert!(right, "an errand is for somebody who does not know of it: {:?}", errand.purpose);
@@ -2093,8 +2316,9 @@ impl Kernel {
             }
         }
         for (_, process) in self.processes.iter() {
-            if let Some(Abroad { node, errand }) = process.abroad.as_deref() {
-                let known = self.sessions.get(node).is_some_and(|session| session.stand_ins.contains_key(errand));
+            if let Some(Abroad { node, errand, .. }) = process.abroad.as_deref() {
+                let known = self.sessions.get(node).is_some_and(|session| session.stand_ins.contains_key(errand))
+                    || *node == self.node && self.own_stand_ins.contains_key(errand);
                 assert!(known, "a stand-in's session does not know it");
             }
         }

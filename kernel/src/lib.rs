@@ -13,8 +13,9 @@
 //!   table, agenda   what all of them are kept in   reach     ports nobody can reach
 //!   session    exactly once, in order, between nodes    foreign   objects of other nodes
 //!   packet     what kernels say to one another       transfer   a process moves
-//!   luggage    what it takes along
-//!   limits     every bound                          check     what must hold between steps
+//!   luggage    what it takes along                  ways      rights that lead through a node it left
+//!   relay      acts that do                         limits    every bound
+//!   check      what must hold between steps
 //! ```
 #![no_std]
 
@@ -34,11 +35,13 @@ pub mod planted;
 mod port;
 mod process;
 mod reach;
+mod relay;
 mod schedule;
 pub mod session;
 mod table;
 mod transfer;
 mod watch;
+mod ways;
 pub mod world;
 
 pub use process::Process;
@@ -105,6 +108,8 @@ pub struct Kernel {
     /// Sessions in which something is to go out. Empty between steps.
     stirred_sessions: Vec<NodeId>,
     imports: Table<foreign::Import>,
+    /// By where their homes keep them: also where the one will that is to take its place.
+    imported: BTreeMap<(NodeId, u64), Key<foreign::Import>>,
     errands: Table<foreign::Errand>,
     /// By giver and ticket.
     grants: BTreeMap<(NodeId, u64), foreign::Grant>,
@@ -122,6 +127,23 @@ pub struct Kernel {
     homeward: VecDeque<(Key<Process>, Option<packet::Verdict>)>,
     /// What other nodes find first.
     door: Option<handles::Right>,
+
+    /// What waits for each flush.
+    holds: BTreeMap<Key<foreign::Errand>, ways::Hold>,
+    /// Imports whose shorter way can be taken.
+    ripe: BTreeSet<Key<foreign::Import>>,
+    /// Rights of other nodes that may lead on. Empty between steps.
+    long: BTreeSet<(NodeId, u64)>,
+    /// Imports whose way may have come home. Empty between steps.
+    landed: Vec<Key<foreign::Import>>,
+    /// Stand-ins that may only pass something on. Empty between steps.
+    looked_at: Vec<Key<Process>>,
+    /// What is to be handed over, by who said so and its errand.
+    handovers: BTreeMap<(NodeId, u64), relay::HandOver>,
+    /// Stand-ins for processes of this node, by their errands.
+    own_stand_ins: BTreeMap<u64, Key<Process>>,
+    /// What this node asks of itself. Empty between steps.
+    inward: VecDeque<relay::Inward>,
 }
 
 impl Kernel {
@@ -149,6 +171,7 @@ impl Kernel {
             over: BTreeMap::new(),
             stirred_sessions: Vec::new(),
             imports: Table::new(u32::MAX),
+            imported: BTreeMap::new(),
             errands: Table::new(limits::ERRANDS_MAX),
             grants: BTreeMap::new(),
             claims: BTreeMap::new(),
@@ -159,6 +182,14 @@ impl Kernel {
             outposts: BTreeMap::new(),
             homeward: VecDeque::new(),
             door: None,
+            holds: BTreeMap::new(),
+            ripe: BTreeSet::new(),
+            long: BTreeSet::new(),
+            landed: Vec::new(),
+            looked_at: Vec::new(),
+            handovers: BTreeMap::new(),
+            own_stand_ins: BTreeMap::new(),
+            inward: VecDeque::new(),
         }
     }
 
@@ -175,7 +206,7 @@ impl Kernel {
             Input::Event(event) => self.event(event, effects),
         }
         self.release_dropped();
-        if !self.homeward.is_empty() {
+        if !self.homeward.is_empty() || !self.inward.is_empty() {
             self.settle_abroad(effects);
         }
         if self.sweep_wanted {
@@ -183,11 +214,33 @@ impl Kernel {
             // What it closed may have ended the wait of a stand-in.
             self.settle_abroad(effects);
         }
+        self.shorten_all(effects);
         if !self.stirred_sessions.is_empty() {
             self.flush_sessions(effects);
         }
         self.wake_workers(effects);
         self.alarms.arm(effects);
+    }
+
+    /// Ways that have become longer than they must be.
+    fn shorten_all(&mut self, effects: &mut Vec<Effect>) {
+        let nothing = |kernel: &Kernel| {
+            kernel.looked_at.is_empty()
+                && kernel.long.is_empty()
+                && kernel.landed.is_empty()
+                && kernel.inward.is_empty()
+        };
+        if nothing(self) && self.ripe.is_empty() && self.handovers.is_empty() {
+            return;
+        }
+        loop {
+            self.relieve(effects);
+            self.shorten();
+            self.settle_abroad(effects);
+            if nothing(self) {
+                return;
+            }
+        }
     }
 
     /// What the last system call of a process that shall run gives; once for each [`Effect::Run`].

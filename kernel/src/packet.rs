@@ -118,24 +118,75 @@ pub(crate) enum Content {
     Transfer { ticket: u64, bytes: Bytes },
     /// What you expect under this ticket will not come.
     Forgo { ticket: u64 },
+    /// This right of mine that you hold leads on to another node: there is a shorter way to what it is to.
+    Shorter { number: u64, place: Place },
+    /// Say again whether there is a shorter way: I may be able to take it now.
+    Again { number: u64 },
+    /// What I do for this errand of yours is under way at that node, in that life of it.
+    Onward { errand: u64, at: NodeId, life: u64 },
+    /// Let that node answer me itself. The errand has this number between it and me.
+    Agreed { errand: u64, at: NodeId, number: u64 },
+    /// Whoever stands in for this errand of mine stands in for that node from now on, under this number of its.
+    HandOver { errand: u64, to: NodeId, life: u64, number: u64 },
+    /// This errand of yours is with me: I answer it.
+    Taken { errand: u64 },
+    /// I answer somebody else for this errand of yours: you will not hear of it any more.
+    HandedOver { errand: u64 },
+    /// You will not hear of this errand any more from me.
+    Relieved { errand: u64 },
 }
 
 /// What a process wants done with an object of another node. Numbers are those of the asker's rights there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Act {
-    Send { port: u64, bytes: Bytes, patience: Patience },
-    Call { port: u64, bytes: Bytes, sequence: u64 },
-    Status { port: u64 },
-    Wait { process: u64, patience: Patience },
-    Kill { process: u64 },
-    Hold { process: u64 },
-    Let { process: u64 },
-    Interrupt { process: u64 },
-    Read { pipe: u64, bytes_max: u32, patience: Patience },
-    Write { pipe: u64, bytes: Bytes, patience: Patience },
-    Watch { subject: u64 },
+    Send {
+        port: u64,
+        bytes: Bytes,
+        patience: Patience,
+    },
+    Call {
+        port: u64,
+        bytes: Bytes,
+        sequence: u64,
+    },
+    Status {
+        port: u64,
+    },
+    Wait {
+        process: u64,
+        patience: Patience,
+    },
+    Kill {
+        process: u64,
+    },
+    Hold {
+        process: u64,
+    },
+    Let {
+        process: u64,
+    },
+    Interrupt {
+        process: u64,
+    },
+    Read {
+        pipe: u64,
+        bytes_max: u32,
+        patience: Patience,
+    },
+    Write {
+        pipe: u64,
+        bytes: Bytes,
+        patience: Patience,
+    },
+    Watch {
+        subject: u64,
+    },
     Door,
     Spawn(Box<SpawnAct>),
+    /// Nothing: but it is done when all is done that was asked before it on the same way.
+    Flush {
+        object: u64,
+    },
 }
 
 /// A process to be made.
@@ -190,14 +241,22 @@ pub(crate) enum Place {
     Nowhere,
 }
 
+impl Act {
+    /// How many bytes it brings.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Act::Send { bytes, .. } | Act::Call { bytes, .. } | Act::Write { bytes, .. } => bytes.len(),
+            Act::Spawn(spawn) => spawn.arguments.len(),
+            _ => 0,
+        }
+    }
+}
+
 impl Content {
     /// About how many bytes it takes.
     pub fn bytes(&self) -> usize {
         let bytes = match self {
-            Content::Act {
-                act: Act::Send { bytes, .. } | Act::Call { bytes, .. } | Act::Write { bytes, .. }, ..
-            } => bytes.len(),
-            Content::Act { act: Act::Spawn(spawn), .. } => spawn.arguments.len(),
+            Content::Act { act, .. } => act.bytes(),
             Content::Done { verdict: Verdict::Outcome(Outcome::Called(Ok(answer))), .. } => answer.bytes.len(),
             Content::Done { verdict: Verdict::Outcome(Outcome::Read(Ok(bytes))), .. } => bytes.len(),
             Content::Luggage { bytes } | Content::Transfer { bytes, .. } => bytes.len(),
@@ -274,13 +333,15 @@ numbered! {
         4 = Release { number }, 5 = Duplicate { number, new, rights }, 6 = Narrow { number, rights },
         7 = Grant { number, ticket, to, life, rights }, 8 = Claim { giver, life, ticket, number }, 9 = Claimed { number },
         10 = Dead { number }, 11 = Settled { node, life }, 12 = Void { rights }, 13 = Luggage { bytes },
-        14 = Transfer { ticket, bytes }, 15 = Forgo { ticket },
+        14 = Transfer { ticket, bytes }, 15 = Forgo { ticket }, 16 = Shorter { number, place }, 17 = Again { number },
+        18 = Onward { errand, at, life }, 19 = Agreed { errand, at, number }, 20 = HandOver { errand, to, life, number },
+        21 = Taken { errand }, 22 = HandedOver { errand }, 23 = Relieved { errand },
     }
     Act {
         1 = Send { port, bytes, patience }, 2 = Call { port, bytes, sequence }, 3 = Status { port },
         4 = Wait { process, patience }, 5 = Kill { process }, 6 = Hold { process }, 7 = Let { process },
         8 = Interrupt { process }, 9 = Read { pipe, bytes_max, patience }, 10 = Write { pipe, bytes, patience },
-        11 = Watch { subject }, 12 = Door, 13 = Spawn(spawn),
+        11 = Watch { subject }, 12 = Door, 13 = Spawn(spawn), 14 = Flush { object },
     }
     Patience { 0 = None, 1 = Endless, 2 = Careless }
     Verdict { 1 = Outcome(outcome), 2 = Fired(event), 3 = Over }
@@ -680,6 +741,10 @@ mod tests {
         let fired = NoticeEvent::Exited { process: actor, exit: Exit::Faulted(Fault::OutOfMemory) };
         check(Content::Done { errand: 8, verdict: Verdict::Fired(fired), rights: Vec::new() });
         check(Content::Grant { number: 3, ticket: 4, to: NodeId(2), life: 6, rights: Rights::SEND });
+        check(Content::Act { errand: 2, actor, act: Act::Flush { object: 11 }, rights: Vec::new() });
+        check(Content::Shorter { number: 3, place: Place::Third { home: NodeId(7), life: 4, ticket: 99 } });
+        check(Content::Onward { errand: 3, at: NodeId(2), life: 1 });
+        check(Content::HandOver { errand: 3, to: NodeId(2), life: 1, number: 9 });
     }
 
     #[test]

@@ -86,4 +86,22 @@ planted::bugs! {
     MovedUnclaimed,
     /// Children that stay behind are not told of their parent's end.
     MovedChildForgotten,
+    /// A node does not say that a right leads on from it.
+    WayNeverSaid,
+    /// What is done on a shorter way does not wait for what was done on the longer one.
+    WayOvertaken,
+    /// A flush comes back from a node that only passes things on.
+    WayFlushedShort,
+    /// The longer way is not given up when the shorter one is taken.
+    WayKept,
+    /// A way that has come home goes on through the node where it has been.
+    WayNeverLands,
+    /// A node does not say that an act is under way elsewhere.
+    HandedNever,
+    /// An act that was handed over is answered to the node between too.
+    HandedTwice,
+    /// What was handed over by a node that is lost is lost with it.
+    HandedLost,
+    /// Of an act that was given up while it was handed over, the node where it is is not told.
+    HandedNotWithdrawn,
 }

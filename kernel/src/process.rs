@@ -194,6 +194,13 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Whether it stands in for a process of another node than this.
+    pub(crate) fn is_for_another(&self, node: abi::ids::NodeId) -> bool {
+        self.abroad.as_deref().is_some_and(|abroad| abroad.node != node)
+    }
+}
+
 /// Birth.
 impl Kernel {
     pub(crate) fn boot(&mut self, program: Program, arguments: Bytes, limits: Limits, effects: &mut Vec<Effect>) {

@@ -29,7 +29,7 @@ use crate::table::Key;
 use crate::world::Effect;
 use abi::ids::{NodeId, Time};
 use abi::message::Bytes;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 /// Why a session was ended although both nodes live: the other kernel did what none does.
@@ -92,6 +92,8 @@ pub(crate) struct Session {
     pub stand_ins: BTreeMap<u64, Key<Process>>,
     /// Contents whose rights of third nodes are not claimed yet, in the order of arrival.
     pub delayed: Vec<Delayed>,
+    /// Errands of ours of which it has still to say that it will not answer them.
+    pub relieved: BTreeSet<u64>,
     /// Lives of third nodes from which the other node will not claim anything any more.
     pub settled: BTreeMap<NodeId, u64>,
 }
@@ -131,6 +133,7 @@ impl Session {
             behind: VecDeque::new(),
             stand_ins: BTreeMap::new(),
             delayed: Vec::new(),
+            relieved: BTreeSet::new(),
             settled: BTreeMap::new(),
         }
     }
@@ -300,7 +303,7 @@ impl Session {
     }
 
     /// How much of it is under way, on this side.
-    pub fn under_way(&self) -> [(&'static str, usize); 6] {
+    pub fn under_way(&self) -> [(&'static str, usize); 7] {
         [
             ("contents", self.pending.len()),
             ("packets", self.flight.len()),
@@ -308,6 +311,7 @@ impl Session {
             ("stand-ins", self.stand_ins.len()),
             ("errands that came with a process", self.adopted.len()),
             ("bytes of luggage", self.luggage.len()),
+            ("errands that were handed over", self.relieved.len()),
         ]
     }
 
@@ -413,6 +417,8 @@ impl Kernel {
         }
         self.sessions.insert(node, session);
         self.stir_session(node);
+        self.ask_again(node);
+        self.agree_late(node, life);
         true
     }
 

@@ -45,7 +45,7 @@ pub(crate) struct TableFull;
 
 impl<T> Key<T> {
     /// Of a place that no table has.
-    pub(crate) fn nothing() -> Key<T> {
+    pub(crate) const fn nothing() -> Key<T> {
         Key { place: u32::MAX, generation: u32::MAX, kind: PhantomData }
     }
 

@@ -33,7 +33,7 @@ use crate::port::{Cargo, Envelope, Letter, Pending, Port};
 use crate::process::{Process, State, Waiting};
 use crate::schedule::Due;
 use crate::session::Breach;
-use crate::table::Key;
+use crate::table::{Key, Table};
 use crate::watch::{Subject, Watch};
 use crate::world::{DepartError, Effect};
 use abi::call::{CallError, Outcome, SendError};
@@ -112,6 +112,7 @@ impl Kernel {
             let survey = self.survey(me, to, &[])?;
             let luggage = self.pack(me, to, left, keeps_parent, survey);
             self.send_luggage(to, ticket, &luggage);
+            self.look_at_all();
             Ok(())
         });
         effects.push(Effect::Departed { process: me, result });
@@ -189,7 +190,10 @@ impl Kernel {
                 }
                 Object::Foreign(_, import) => {
                     let import = &self.imports[import];
-                    if import.reading.is_some() || import.home == to && !import.kept.is_empty() {
+                    // What it does where it goes would come before what it did here and that is still on its way.
+                    let held_back = import.way.hold.is_some() && handle != HandleId::NONE;
+                    let kept = import.home == to || import.way.here.is_some();
+                    if import.reading.is_some() || kept && !import.kept.is_empty() || held_back {
                         return Err(DepartError::Undecided(handle));
                     }
                     bytes += import.kept.len();
@@ -437,7 +441,7 @@ impl Kernel {
     /// A copy of a right that is to lie in the luggage.
     fn pack_right(&mut self, packing: &mut Packing, right: &Right, rights: Rights) -> Item {
         let badge = right.badge;
-        match right.object {
+        match self.resolved(right.object) {
             Object::Process(key) if key == packing.me => return Item::Itself { rights },
             Object::Port(key) => match packing.ports.get(&key) {
                 Some(index) => return Item::Port { index: *index, rights, badge },
@@ -477,6 +481,11 @@ impl Kernel {
         let item = self.pack_right(packing, &right, right.rights);
         if let Item::Given { .. } = item {
             self.dropped.push(right);
+        } else if let Object::Foreign(_, import) = right.object {
+            // It had come here, and leaves with what it is to.
+            let (home, number) = (self.imports[import].home, self.imports[import].number);
+            self.imported.remove(&(home, number));
+            self.imports.remove(import);
         }
         item
     }
@@ -828,9 +837,15 @@ impl Kernel {
 
     /// All rights to what left, wherever they are, are imports from now on.
     fn keep_rights(&mut self, packing: &Packing) -> Vec<Left> {
-        let Kernel { processes, ports, calls, sessions, grants, door, expected, imports, .. } = self;
         let mut exports = Vec::new();
-        let mut number = sessions[&packing.to].next_import;
+        let mut number = self.sessions[&packing.to].next_import;
+        let mut imports = core::mem::replace(&mut self.imports, Table::new(0));
+        // Imports hold rights too, of ways that end here.
+        let mut inner: Vec<(Key<Import>, Right)> = Vec::new();
+        for (key, import) in imports.iter() {
+            inner.extend(import.way.rights().map(|right| (key, right.clone())));
+        }
+        let mut imported = core::mem::take(&mut self.imported);
         let mut keep = |right: &mut Right| {
             let Right { object, rights, badge } = *right;
             let (item, id) = match object {
@@ -847,33 +862,19 @@ impl Kernel {
             };
             let import = Import::new(packing.to, number, id);
             let import = imports.insert(import).expect("this table has no bound of its own");
+            imported.insert((packing.to, number), import);
             right.object = Object::Foreign(object.kind(), import);
             exports.push(Left { number, item });
             number += 2;
         };
-        processes.iter_mut().flat_map(|process| process.handles.iter_mut()).for_each(&mut keep);
-        for port in ports.iter_mut() {
-            for envelope in &mut port.queue {
-                if let Envelope::Letter(Letter { cargo: Cargo::Taken(rights), .. }) = envelope {
-                    rights.iter_mut().for_each(&mut keep);
-                }
-            }
+        self.every_right(&mut keep);
+        inner.iter_mut().for_each(|(_, right)| keep(right));
+        (self.imports, self.imported) = (imports, imported);
+        for (key, right) in inner {
+            self.imports[key].way.set_right(right);
         }
-        for call in calls.iter_mut() {
-            if let CallerSide::Over(Ok(answering)) = &mut call.caller_side {
-                answering.rights.iter_mut().for_each(&mut keep);
-            }
-        }
-        for session in sessions.values_mut() {
-            session.exports.values_mut().for_each(&mut keep);
-            for delayed in &mut session.delayed {
-                delayed.rights.iter_mut().chain(&mut delayed.lent).for_each(&mut keep);
-            }
-        }
-        grants.values_mut().for_each(|grant| keep(&mut grant.right));
-        door.iter_mut().for_each(&mut keep);
-        expected.values_mut().flat_map(|expected| &mut expected.grants).for_each(|(_, right)| keep(right));
-        sessions.get_mut(&packing.to).expect("it was seen to be there").next_import = number;
+        self.sessions.get_mut(&packing.to).expect("it was seen to be there").next_import = number;
+        self.find_long();
         exports
     }
 

@@ -179,7 +179,8 @@ pub enum DepartError {
     StaysHome(HandleId),
     /// A notice that it waits for goes to a port that stays, or one of somebody who stays to its own.
     Watches,
-    /// A read of a pipe of another node was given up, and it is not known yet what it brought: ask again.
+    /// A read of a pipe of another node was given up, and it is not known yet what it brought; or what was done through this handle is
+    /// not all where it is to be: ask again.
     Undecided(HandleId),
     Limit(Limit),
     /// What lies in its queues is more than may go along.

@@ -13,13 +13,20 @@ use crate::history::HistoryHash;
 use crate::machine::{Body, Faults, Machine, Moved, Options, Traveller};
 use crate::random::Random;
 use crate::runs::{Failure, HISTORY_SHOWN, Report, Run, caught};
-use abi::ids::{HandleId, NodeId, ProcessId, Time};
+use abi::ids::{HandleId, NodeId, ObjectId, ProcessId, Time};
 use abi::limits::Limits;
 use abi::message::Bytes;
 use kernel::world::{DepartError, Event};
 use kernel::{Key, Process};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// What a kernel has under way that comes to an end whatever processes do.
+const MOVING: [&str; 6] =
+    ["contents", "packets", "waiting for claims", "grants", "claims", "errands that were handed over"];
+/// After so many steps processes that move stand still for once, so that it can be seen how their ways are.
+const REST_STEPS: u64 = 1_000;
+/// How many packets and alarms it may take until nothing is on its way.
+const RESTING_MAX: u64 = 40_000;
 /// Steps with faults, and how many more everything may take to end.
 const STEPS_FAULTY: u64 = 4_000;
 const STEPS_MAX: u64 = 60_000;
@@ -257,6 +264,9 @@ impl Cluster {
             if !self.happen()? {
                 break;
             }
+            if self.step.is_multiple_of(REST_STEPS) && self.weather.move_once_in.is_some() {
+                self.rest_and_lose_one()?;
+            }
         }
         self.heal()?;
         while self.step < STEPS_MAX && self.happen()? {}
@@ -299,6 +309,92 @@ impl Cluster {
                 Some(next) => self.now = next.max(self.now + 1),
             }
         }
+    }
+
+    /// All links are there and no process runs, until nothing is on its way any more. Then no way leads through a node where nothing of it
+    /// is; so when one dies, nothing is lost to anybody but what was there.
+    fn rest_and_lose_one(&mut self) -> Result<(), Violation> {
+        let weather = std::mem::replace(&mut self.weather, Weather::CALM);
+        self.cut.clear();
+        for node in (0..self.machines.len()).filter(|node| self.up[*node]).collect::<Vec<_>>() {
+            self.link_up(node);
+        }
+        for planned in std::mem::take(&mut self.planned) {
+            self.forgo(planned)?;
+        }
+        self.rest()?;
+        self.check_ways()?;
+        let up: Vec<usize> = (0..self.machines.len()).filter(|node| self.up[*node]).collect();
+        if let Some(gone) = self.random.pick(&up).copied()
+            && self.random.once_in(2)
+        {
+            let before = self.lost_rights();
+            self.crash(gone);
+            self.rest()?;
+            let home = NodeId(gone as u16 + 1);
+            let lost = self.lost_rights();
+            let with_others = lost.difference(&before).find(|(_, at, ..)| *at != home);
+            ensure!(with_others.is_none(), "with n{} a right of another node was lost: {with_others:?}", gone + 1);
+            self.check_ways()?;
+        }
+        self.weather = weather;
+        Ok(())
+    }
+
+    /// The rights of other nodes that are lost, by who holds them.
+    fn lost_rights(&self) -> BTreeSet<(usize, NodeId, u64, ObjectId)> {
+        let up = self.machines.iter().enumerate().filter(|(node, _)| self.up[*node]);
+        let all = up.flat_map(|(node, machine)| machine.kernel.imports().map(move |import| (node, import)));
+        all.filter(|(_, (.., lost))| *lost)
+            .map(|(node, (home, number, object, _))| (node, home, number, object))
+            .collect()
+    }
+
+    /// What is on its way arrives, and nobody does anything new.
+    fn rest(&mut self) -> Result<(), Violation> {
+        for _ in 0..RESTING_MAX {
+            let due: Vec<usize> = (0..self.coming.len()).filter(|index| self.coming[*index].due <= self.now).collect();
+            if let Some(index) = self.random.pick(&due).copied() {
+                self.arrive(index)?;
+                continue;
+            }
+            let up: Vec<usize> = (0..self.machines.len()).filter(|node| self.up[*node]).collect();
+            for node in &up {
+                let clock = self.clock(*node, self.now);
+                self.machines[*node].now = self.machines[*node].now.max(clock);
+            }
+            let rings = |node: &&usize| self.machines[**node].alarm().is_some_and(|at| at <= self.machines[**node].now);
+            if let Some(node) = up.iter().find(rings).copied() {
+                self.machines[node].ring();
+                self.after(node)?;
+                continue;
+            }
+            // What is for a node that is down waits until it is up, or is known to have been.
+            let moving = |kernel: &kernel::Kernel| {
+                let counts =
+                    |(to, what, _): &(NodeId, &str, usize)| MOVING.contains(what) && self.up[usize::from(to.0) - 1];
+                kernel.under_way().iter().any(counts)
+            };
+            if self.coming.is_empty() && !up.iter().any(|node| moving(&self.machines[*node].kernel)) {
+                return Ok(());
+            }
+            let alarms = up.iter().filter_map(|node| Some(self.when(*node, self.machines[*node].alarm()?)));
+            match alarms.chain(self.coming.iter().map(|coming| coming.due)).min() {
+                Some(next) => self.now = next.max(self.now + 1),
+                None => break,
+            }
+        }
+        let under_way: Vec<_> = self.machines.iter().map(|machine| machine.kernel.under_way()).collect();
+        Err(Violation(format!("it does not come to rest: {:?}, {under_way:?}", self.coming)))
+    }
+
+    fn check_ways(&self) -> Result<(), Violation> {
+        for (node, machine) in self.machines.iter().enumerate().filter(|(node, _)| self.up[*node]) {
+            let (rights, acts) = (machine.kernel.ways_through(), machine.kernel.acts_through());
+            ensure!(rights.is_empty(), "rights of others lead on from n{}: {rights:?}", node + 1);
+            ensure!(acts.is_empty(), "acts of others only pass through n{}: {acts:?}", node + 1);
+        }
+        Ok(())
     }
 
     fn arrive(&mut self, index: usize) -> Result<(), Violation> {

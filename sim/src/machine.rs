@@ -306,6 +306,16 @@ impl Machine {
         choices
     }
 
+    /// When the kernel wants to be told the time, whatever processes do.
+    pub fn alarm(&self) -> Option<Time> {
+        self.alarm
+    }
+
+    /// Tells the kernel the time for which it asked.
+    pub fn ring(&mut self) {
+        self.happen(Choice::Alarm);
+    }
+
     fn is_sleeping(&self, process: Key<Process>) -> bool {
         self.kernel.processes().any(|view| view.key == process && view.activity == Activity::Sleeping)
     }

@@ -33,7 +33,7 @@ fn every_planted_bug_is_found() {
         }
         kernel::planted::plant(Some(bug));
         // What moves does so in the cluster alone.
-        let moves = name.starts_with("Moved");
+        let moves = ["Moved", "Way", "Handed"].iter().any(|kind| name.starts_with(kind));
         report(format!("kernel {name}"), if moves { hunt(&[Run::Cluster]) } else { hunt(&runs::ALL) });
     }
     kernel::planted::plant(None);

@@ -217,6 +217,7 @@ impl Bodies {
             memories: None,
             key,
             stopper: None,
+            tape: None,
             began: self.machine.began(),
         });
         self.processes().add(Pid::from(start.id), info);

@@ -15,10 +15,10 @@ use super::console::{Console, Contents};
 use super::guest::{self, Back, Loan};
 use super::process::Info;
 use super::view::*;
-use super::{Common, Node, STOP_INTERVAL, STOP_TIMEOUT, at_once, bodies, grant_names};
+use super::{Common, Life, Node, STOP_INTERVAL, STOP_TIMEOUT, at_once, bodies, grant_names};
 use abi::ids::NodeId;
 use engine::Image;
-use engine::pages::{Fetch, Memories, Missing, PagesError, Span, Staging};
+use engine::pages::{Fetch, Memories, Missing, NotThere, PagesError, Span, Staging};
 use kernel::world::{DepartError, Event};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
@@ -49,6 +49,8 @@ pub struct Baggage {
     pub memory_bytes: u64,
     /// How often it will have moved then.
     pub moves: u32,
+    #[serde(default)]
+    pub lineage: Lineage,
 }
 
 /// A process that was stopped and lent to us. Dropped, it goes on.
@@ -58,6 +60,8 @@ pub struct Stopped {
     pid: Pid,
     process: Option<Box<engine::Process>>,
     back: SyncSender<Back>,
+    /// When it was asked to stop.
+    asked: Instant,
     /// Somebody had stopped it before.
     was_held: bool,
     is_leaving: bool,
@@ -84,8 +88,12 @@ impl Node {
         if was_held {
             self.cont(pid)?;
         }
+        let asked = Instant::now();
         let process = self.take_loan(pid, &info, &lent)?;
-        Ok(Stopped { node: self.clone(), info, pid, process: Some(process), back, was_held, is_leaving: false })
+        if let Some(tape) = &info.tape {
+            tape.stand_aside();
+        }
+        Ok(Stopped { node: self.clone(), info, pid, process: Some(process), back, asked, was_held, is_leaving: false })
     }
 
     fn take_loan(
@@ -129,6 +137,11 @@ impl Node {
         info.set_moved(to);
     }
 
+    /// How much of what processes of other nodes have to do with one another goes through this node.
+    pub fn leads_through(&self) -> u64 {
+        self.0.machine.inspect(|kernel| (kernel.ways_through().len() + kernel.acts_through().len()) as u64)
+    }
+
     /// What another node must know of this process, if it can move at all.
     pub fn baggage(&self, pid: Pid) -> Result<Baggage, DepartRefused> {
         let info = self.find(pid).map_err(FreezeRefused::from)?;
@@ -154,16 +167,25 @@ impl Node {
             started_ms: info.started_ms,
             memory_bytes: info.memory_bytes(),
             moves: info.moves + 1,
+            lineage: info.lineage().clone(),
         })
     }
 }
 
 fn wait_whole(pid: Pid, info: &Info) -> Result<(), FreezeRefused> {
-    let Some(missing) = info.missing.get() else { return Ok(()) };
-    missing.wait(WHOLE_TIMEOUT).map_err(|error| FreezeRefused::Partial { pid, why: error.to_string() })
+    let partial = |error: NotThere| FreezeRefused::Partial { pid, why: error.to_string() };
+    if let Some(missing) = info.missing.get() {
+        missing.wait(WHOLE_TIMEOUT).map_err(partial)?;
+    }
+    info.coming().map_or(Ok(()), |coming| coming.wait(WHOLE_TIMEOUT).map_err(partial))
 }
 
 impl Stopped {
+    /// Since when it stands still, at the earliest.
+    pub(super) fn asked(&self) -> Instant {
+        self.asked
+    }
+
     pub(super) fn process(&mut self) -> &mut engine::Process {
         self.process.as_mut().expect("it is lent until it is given back")
     }
@@ -244,6 +266,9 @@ impl Drop for Stopped {
             console.stay();
         }
         if let Some(process) = self.process.take() {
+            if let Some(tape) = &self.info.tape {
+                tape.go_on();
+            }
             // If it was killed meanwhile nobody takes it.
             let _ = self.back.send(Back::Resumes(process));
             if self.was_held {
@@ -289,11 +314,13 @@ impl Node {
         &self, from: NodeId, ticket: u64, program: &engine::Program, baggage: Baggage, state: Brought<impl Read>,
     ) -> Result<Arrival, ArriveRefused> {
         let Brought { streams, cpu_ns, image, pages, stopped } = state;
-        let Baggage { name, args, limits, stdio, started_ms, moves, .. } = baggage;
+        let Baggage { name, args, limits, stdio, started_ms, moves, lineage, .. } = baggage;
         let contents = Contents::from_bytes(&streams).map_err(|_| ArriveRefused::Malformed)?;
         let lossless = contents.is_lossless();
         let console = Console::restore(contents);
-        let world = self.0.world_at(program, &[], &limits, stdio, console.clone(), console.clone())?;
+        let mut world =
+            self.0.world_at(program, &[], &limits, stdio, (console.clone(), console.clone()), Life::default())?;
+        world.rest.lineage = lineage;
         world.rest.time.carry_over(cpu_ns);
         let (resume, fiber, rest) = world.for_old();
         let thawed = at_once(self.0.engine.thaw_on_fiber(program, image, resume, fiber));

@@ -11,6 +11,8 @@ const TICKET_MAX: Duration = drivers::coordinator::TTL_MAX;
 /// How often a node that empties itself is asked how far it is, and how often it must have said that nothing is left.
 const EMPTYING_INTERVAL: Duration = Duration::from_millis(150);
 const SETTLED_LOOKS: u32 = 3;
+/// So often it is looked whether nothing goes through an empty node any more; then who waits is told that it does.
+const THROUGH_LOOKS: u32 = 200;
 
 impl Session<'_> {
     pub(super) fn answer_of_system(&mut self, request: Request) -> Done {
@@ -51,9 +53,10 @@ impl Session<'_> {
             let emptying = self.shared.system.emptying(node).map_err(undone)?;
             // Between two rounds of the node's own nothing is left for a moment.
             settled = if emptying.left == 0 { settled + 1 } else { 0 };
-            if settled > SETTLED_LOOKS {
+            let free = emptying.through == 0 || settled > THROUGH_LOOKS;
+            if settled > SETTLED_LOOKS && free {
                 let (moved, stuck) = (emptying.moved, emptying.stuck.into_iter().collect());
-                return Ok(self.reply(&Reply::Emptied { moved, stuck })?);
+                return Ok(self.reply(&Reply::Emptied { moved, stuck, through: emptying.through })?);
             }
             self.still_working()?;
             self.reply(&Reply::Emptying { moved: emptying.moved, left: emptying.left })?;

@@ -1,6 +1,9 @@
 //! A node that is drained empties itself: each of its processes moves to where placement would put it now. Knows what a move is to ask for;
 //! not how it is done.
 //!
+//! It is empty when no process is left that could go and nothing that others have to do with one another goes through it any more
+//! ([`kernel::Kernel::ways_through`]): it can leave then, and nobody notices.
+//!
 //! What cannot move stays, with the reason, and is tried again now and then: its directories may be unmounted, or a node may come that can
 //! take it.
 
@@ -27,6 +30,10 @@ pub struct Emptying {
     pub moved: u64,
     /// They are still to be tried, or on their way.
     pub left: u64,
+    /// What processes of other nodes have to do with one another and still goes through this one. It gets less by itself, as long as they
+    /// hear one another.
+    #[serde(default)]
+    pub through: u64,
     pub stuck: BTreeMap<Pid, String>,
 }
 
@@ -158,7 +165,8 @@ impl System {
         let node = self.0.find(named)?;
         if node == self.0.me {
             let left = movable(&self.0).len() as u64;
-            return Ok(Emptying { left, ..self.0.drainer.view() });
+            let through = self.0.node.get().map_or(0, |node| node.leads_through());
+            return Ok(Emptying { left, through, ..self.0.drainer.view() });
         }
         let said = self.0.ask(node, &ears::Question::Emptying);
         let said = said.and_then(|body| serde_json::from_slice(&body).map_err(|error| error.to_string()));

@@ -21,16 +21,17 @@
 //!
 //! Frames: length (32 bits), content. A frame without content is the end of many.
 
+use super::fork;
 use super::pages::{self, Sending};
 use super::{Inner, System, service};
-use crate::node::{Baggage, Brought, ControlRefused, DepartRefused, FreezeRefused, Pages, Pid};
+use crate::node::{Baggage, Brought, ControlRefused, DepartRefused, FreezeRefused, Node, Pages, Pid};
 use crate::protocol::{MoveView, Stage};
 use crate::steps::Step;
 use abi::file::Entropy;
 use abi::ids::NodeId;
 use drivers::HostEntropy;
 use drivers::wire::{LinkState, Stream};
-use engine::pages::{Content, PagesError, Piece, Span, Staging, Tracker};
+use engine::pages::{Content, PagesError, Piece, Span, Staging, Stem, Tracker};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use services::events::Kind;
@@ -40,9 +41,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long the other node may take to answer at all.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long it may take to have the program ready: it may have to compile it.
-const PREPARE_TIMEOUT: Duration = Duration::from_secs(180);
+pub(super) const PREPARE_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long one piece may take on its way. The process stands still meanwhile.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the other side may take from having the program to the first of what it sends: other things may have to be waited for there,
@@ -66,7 +67,7 @@ const LEAVES_BYTES: usize = 64 << 10;
 
 /// The first word, as the head of the stream.
 #[derive(Serialize, Deserialize)]
-struct Head {
+pub(super) struct Head {
     ticket: u64,
     baggage: Baggage,
 }
@@ -74,7 +75,7 @@ struct Head {
 /// What the other side answers.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
-enum Word {
+pub(super) enum Word {
     /// It has not got the program.
     WantsProgram,
     Prepared {
@@ -96,12 +97,13 @@ struct State {
     has_pages: bool,
 }
 
-/// The head of a stream, which is about a process that comes, or about pages of one that came.
+/// The head of a stream, which is about a process that comes, or about pages of one that came, or about clones.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Opening {
+pub(super) enum Opening {
     Moves(Head),
     Pages { ticket: u64 },
+    Forks(fork::Head),
 }
 
 /// More rounds than this are not made: a process that writes faster than the link carries would never stop.
@@ -154,7 +156,8 @@ impl From<FreezeRefused> for MoveRefused {
 }
 
 /// Why one step of the talk failed.
-enum Broken {
+#[derive(Debug)]
+pub(super) enum Broken {
     Lost(io::Error),
     Refused(String),
 }
@@ -256,7 +259,7 @@ impl System {
         let opened = inner.wire.open(key, service::MOVES, &head, Instant::now() + OPEN_TIMEOUT);
         let stream = opened.map_err(|error| MoveRefused::NotHeard { node: name.into(), why: error.to_string() })?;
         let mut talk = Talk::new(stream);
-        let may_wait = talk.prepare(inner, &baggage).map_err(broken)?;
+        let may_wait = talk.prepare(inner, &baggage.program).map_err(broken)?;
         Step::LeavingPrepared.reached();
         // Without a tracker all goes over while the process stands still.
         let mut tracker = Tracker::begin(&memories).ok();
@@ -318,7 +321,7 @@ impl System {
             return Err(MoveRefused::Abandoned);
         }
         let sending = match tracker {
-            Some(tracker) if !later.is_empty() => Some(Sending::new(tracker, &later)),
+            Some(tracker) if !later.is_empty() => Some(Sending::new(Box::new(tracker), &later)),
             _ => None,
         };
         if let Some(sending) = &sending {
@@ -382,10 +385,10 @@ impl From<io::Error> for Round {
 }
 
 /// What of a departed process is still here.
-struct Follows {
-    ticket: u64,
-    to: NodeId,
-    sending: Arc<Sending>,
+pub(super) struct Follows {
+    pub ticket: u64,
+    pub to: NodeId,
+    pub sending: Arc<Sending>,
 }
 
 /// How long pages that do not arrive are kept: each time that some did there is time again for the rest.
@@ -410,7 +413,7 @@ impl Patience {
 impl Inner {
     /// Sends what is left of a departed process's memory, until the other side has all of it. If that is not heard meanwhile it goes on
     /// without whoever asked for the move, who is told so: false.
-    fn send_pages(self: &Arc<Inner>, follows: Follows, stream: Stream, mut tell: impl FnMut(u64)) -> bool {
+    pub(super) fn send_pages(self: &Arc<Inner>, follows: Follows, stream: Stream, mut tell: impl FnMut(u64)) -> bool {
         let serve = follows.sending.clone();
         let mut stream = Some(stream);
         let first = std::thread::Builder::new().name("una-pages".into());
@@ -465,12 +468,13 @@ pub(super) fn arrived(inner: &Arc<Inner>, from: NodeId, head: &[u8], stream: Str
     let take = move || match opening {
         Opening::Moves(head) => {
             let mut talk = Talk::new(stream);
-            match inner.take_in(from, head, &mut talk) {
-                Ok(()) => {}
-                Err(Broken::Refused(why)) => drop(talk.say(&Word::Refused { why }).and_then(|()| talk.leave())),
-                // If the way is there still, this is what the other side reads or writes against.
-                Err(Broken::Lost(error)) => talk.stream.refuse(&format!("there: {error}")),
-            }
+            let taken = inner.take_in(from, head, &mut talk);
+            talk.end_with(taken);
+        }
+        Opening::Forks(head) => {
+            let mut talk = Talk::new(stream);
+            let grown = inner.grow_for(from, head, &mut talk);
+            talk.end_with(grown);
         }
         Opening::Pages { ticket } => {
             if let Some(sending) = inner.departures.find(ticket, from) {
@@ -494,19 +498,7 @@ impl Inner {
         if self.is_stopping() {
             return Err(refused(&"it is stopping"));
         }
-        let hash = blake3::Hash::from_hex(&baggage.program).map_err(|error| refused(&error))?;
-        let program = match node.known_program(&baggage.program) {
-            Some(program) => program,
-            None => {
-                let wasm = match self.library.find(&hash).ok().flatten() {
-                    Some(wasm) => wasm,
-                    None => talk.fetch_program(&hash)?,
-                };
-                // Not to keep it costs the same way again the next time.
-                let _ = self.library.keep(&wasm);
-                node.load(wasm, &mut |_| {}).map_err(|error| refused(&error))?
-            }
-        };
+        let program = self.program_for(node, talk, &baggage.program)?;
         Step::ArrivingLoaded.reached();
         let may_wait = engine::pages::support().missing.is_ok();
         talk.say(&Word::Prepared { may_wait })?;
@@ -552,12 +544,8 @@ impl Inner {
             if let Some(missing) = &arrival.missing {
                 Step::ArrivingPages.reached();
                 let mut first = talk.stream.try_clone().ok();
-                let mut patience = Patience::new();
-                let open = || {
-                    patience.lasts(missing.left());
-                    first.take().or_else(|| self.reopen(from, life?, ticket, patience.until))
-                };
-                if !pages::take_in(missing, wants, open) {
+                let mut again = self.again(from, life, ticket);
+                if !pages::take_in(missing, wants, || first.take().or_else(|| again(missing.left()))) {
                     missing.lost(&format!("it was on {}, which is gone", self.name_of(from)));
                 }
             }
@@ -568,6 +556,32 @@ impl Inner {
 }
 
 impl Inner {
+    /// A program by its hash, which is here or comes from the other side.
+    pub(super) fn program_for(&self, node: &Node, talk: &mut Talk, hash: &str) -> Result<engine::Program, Broken> {
+        if let Some(program) = node.known_program(hash) {
+            return Ok(program);
+        }
+        let hash = blake3::Hash::from_hex(hash).map_err(|error| Broken::Refused(error.to_string()))?;
+        let wasm = match self.library.find(&hash).ok().flatten() {
+            Some(wasm) => wasm,
+            None => talk.fetch_program(&hash)?,
+        };
+        // Not to keep it costs the same way again the next time.
+        let _ = self.library.keep(&wasm);
+        node.load(wasm, &mut |_| {}).map_err(|error| Broken::Refused(error.to_string()))
+    }
+
+    /// Opens links to where pages are, one after another, as long as some may still come. They are asked for with how much is left.
+    pub(super) fn again(
+        self: &Arc<Inner>, from: NodeId, life: Option<u64>, ticket: u64,
+    ) -> impl FnMut(u64) -> Option<Stream> {
+        let (inner, mut patience) = (self.clone(), Patience::new());
+        move |left| {
+            patience.lasts(left);
+            inner.reopen(from, life?, ticket, patience.until)
+        }
+    }
+
     /// Another link to where a process's pages are, in that life of the node.
     fn reopen(&self, from: NodeId, life: u64, ticket: u64, until: Instant) -> Option<Stream> {
         let head = serde_json::to_vec(&Opening::Pages { ticket }).expect("plain data");
@@ -587,7 +601,7 @@ impl Inner {
     }
 
     /// In which life a node is that there is a link to.
-    fn life_linked(&self, node: NodeId) -> Option<u64> {
+    pub(super) fn life_linked(&self, node: NodeId) -> Option<u64> {
         let key = self.directory.key_of(node)?;
         let link = self.wire.links().into_iter().find(|link| link.peer == key)?;
         match link.state {
@@ -598,8 +612,8 @@ impl Inner {
 }
 
 /// One side of the talk about one process.
-struct Talk {
-    stream: Stream,
+pub(super) struct Talk {
+    pub stream: Stream,
     /// What has been said and has not left: it leaves before an answer is waited for.
     leaving: Vec<u8>,
     piece: Vec<u8>,
@@ -607,9 +621,19 @@ struct Talk {
 }
 
 impl Talk {
-    fn new(stream: Stream) -> Talk {
+    pub fn new(stream: Stream) -> Talk {
         stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
         Talk { stream, leaving: vec![], piece: vec![], sent: 0 }
+    }
+
+    /// The last word of the side to which something comes.
+    fn end_with(mut self, done: Result<(), Broken>) {
+        match done {
+            Ok(()) => {}
+            Err(Broken::Refused(why)) => drop(self.say(&Word::Refused { why }).and_then(|()| self.leave())),
+            // If the way is there still, this is what the other side reads or writes against.
+            Err(Broken::Lost(error)) => self.stream.refuse(&format!("there: {error}")),
+        }
     }
 
     /// A round of memory, while the process runs. Gives how much it was.
@@ -664,20 +688,33 @@ impl Talk {
         }
     }
 
+    /// The same for a stem, until its end.
+    pub fn take_pieces_into(&mut self, stem: &Stem) -> Result<(), Broken> {
+        loop {
+            self.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
+            let frame = self.receive(FRAME_BYTES_MAX)?;
+            if frame.is_empty() {
+                return Ok(());
+            }
+            let piece = pages::piece_of_bytes(&frame).map_err(|_| Broken::Refused("a malformed piece".into()))?;
+            pages::put(stem, piece).map_err(|error| Broken::Refused(error.to_string()))?;
+        }
+    }
+
     /// Sends, with the time for it counted from now.
-    fn send_within(&mut self, content: &[u8]) -> io::Result<()> {
+    pub fn send_within(&mut self, content: &[u8]) -> io::Result<()> {
         self.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
         self.send(content)
     }
 
     /// Here: until the other side has the program. Says whether a process may run there before all of its memory has come.
-    fn prepare(&mut self, inner: &Inner, baggage: &Baggage) -> Result<bool, Broken> {
+    pub fn prepare(&mut self, inner: &Inner, program: &str) -> Result<bool, Broken> {
         self.stream.set_deadline(Some(Instant::now() + PREPARE_TIMEOUT));
         let mut word: Word = self.hear()?;
         if word == Word::WantsProgram {
-            let hash = blake3::Hash::from_hex(&baggage.program).map_err(io::Error::other)?;
+            let hash = blake3::Hash::from_hex(program).map_err(io::Error::other)?;
             let kept = inner.library.find(&hash).ok().flatten();
-            let loaded = || inner.node.get()?.known_program(&baggage.program).map(|program| program.wasm().to_vec());
+            let loaded = || inner.node.get()?.known_program(program).map(|program| program.wasm().to_vec());
             let Some(wasm) = kept.or_else(loaded) else {
                 return Err(Broken::Refused("its program is not there, nor here any more".into()));
             };
@@ -731,13 +768,22 @@ impl Talk {
         broken
     }
 
-    fn say(&mut self, word: &impl Serialize) -> io::Result<()> {
+    pub fn say(&mut self, word: &impl Serialize) -> io::Result<()> {
         self.send(&serde_json::to_vec(word).expect("plain data"))
     }
 
-    fn hear<T: DeserializeOwned>(&mut self) -> Result<T, Broken> {
+    pub fn hear<T: DeserializeOwned>(&mut self) -> Result<T, Broken> {
         let frame = self.receive(FRAME_BYTES_MAX)?;
         serde_json::from_slice(&frame).map_err(|error| Broken::Lost(io::Error::other(error)))
+    }
+
+    /// Where something else than a word is due, but for the one that says why it does not come.
+    pub fn hear_or_refused<T: DeserializeOwned>(&mut self) -> Result<T, Broken> {
+        let frame = self.receive(FRAME_BYTES_MAX)?;
+        match serde_json::from_slice(&frame) {
+            Ok(Word::Refused { why }) => Err(Broken::Refused(why)),
+            _ => serde_json::from_slice(&frame).map_err(|error| Broken::Lost(io::Error::other(error))),
+        }
     }
 
     fn send(&mut self, content: &[u8]) -> io::Result<()> {
@@ -746,7 +792,7 @@ impl Talk {
         if self.leaving.len() >= LEAVES_BYTES { self.leave() } else { Ok(()) }
     }
 
-    fn leave(&mut self) -> io::Result<()> {
+    pub fn leave(&mut self) -> io::Result<()> {
         let left = self.stream.write_all(&self.leaving);
         self.leaving.clear();
         left
@@ -757,7 +803,7 @@ impl Talk {
         pages::receive(&mut self.stream, bytes_max)
     }
 
-    fn end_pieces(&mut self) -> io::Result<()> {
+    pub fn end_pieces(&mut self) -> io::Result<()> {
         self.flush()?;
         self.send(&[])
     }
@@ -795,7 +841,7 @@ impl Write for Talk {
 }
 
 /// The other side of them.
-struct Pieces<'a> {
+pub(super) struct Pieces<'a> {
     talk: &'a mut Talk,
     piece: Vec<u8>,
     at: usize,
@@ -808,7 +854,7 @@ impl Pieces<'_> {
         io::copy(&mut self, &mut io::sink()).map(drop)
     }
 
-    fn of(talk: &mut Talk) -> Pieces<'_> {
+    pub fn of(talk: &mut Talk) -> Pieces<'_> {
         Pieces { talk, piece: vec![], at: 0, ended: false }
     }
 }

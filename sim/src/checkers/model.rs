@@ -6,8 +6,8 @@
 use super::{Violation, ensure};
 use crate::history::{Record, Seen};
 use abi::call::{
-    CallError, Description, EndCallError, Outcome, Reached, ReceiveError, ReplyError, SendError, SendMode, SpawnError,
-    SystemCall, Wait, WriteCause, WriteError,
+    CallError, Description, EndCallError, Outcome, Reached, ReadError, ReceiveError, ReplyError, SendError, SendMode,
+    SpawnError, SystemCall, Wait, WriteCause, WriteError,
 };
 use abi::ids::{DeviceId, HandleId, NodeId, ObjectId, ProcessId, Time};
 use abi::message::{Answerable, Badge, Bytes, Delivery, Notice, NoticeEvent, Received, Transfer, TransferMode};
@@ -716,6 +716,16 @@ impl Model {
                     && let Some(write) = pipe.writes.iter_mut().rfind(|write| write.bytes == bytes)
                 {
                     write.written = written;
+                }
+                Ok(())
+            }
+            // Bytes that come from another node for a read that was given up wait for the next one of the same process.
+            (
+                Some(SystemCall::Read { pipe, .. }),
+                Outcome::Read(Err(ReadError::Expired | ReadError::Interrupted | ReadError::Empty)),
+            ) if self.cluster => {
+                if let Some(held) = self.held(process, pipe).cloned() {
+                    self.pipes.entry(held.thing).or_default().readers.insert(process);
                 }
                 Ok(())
             }

@@ -31,7 +31,7 @@ pub struct Arguments {
 }
 
 /// For what must come some day, on a machine however busy.
-pub const SOON: Duration = Duration::from_secs(120);
+pub(super) const SOON: Duration = Duration::from_secs(120);
 
 const PAGE: usize = engine::pages::PAGE;
 
@@ -61,12 +61,12 @@ pub fn run(arguments: &Arguments) -> Outcome {
     Ok(())
 }
 
-pub fn directory() -> PathBuf {
+pub(super) fn directory() -> PathBuf {
     crate::root().join("target/bench/move")
 }
 
 /// `bench/move/NAME.c` as wasm.
-pub fn compiled(name: &str) -> Outcome<PathBuf> {
+pub(super) fn compiled(name: &str) -> Outcome<PathBuf> {
     std::fs::create_dir_all(directory())?;
     let wasm = directory().join(format!("{name}.wasm"));
     let mut command = Command::new("clang");
@@ -192,7 +192,7 @@ pub fn shown(bytes: usize) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-pub fn line(table: &mut Table, what: &str, bytes: usize, unit: &str, figures: &[f64]) {
+pub(super) fn line(table: &mut Table, what: &str, bytes: usize, unit: &str, figures: &[f64]) {
     let Spread { median, min, max } = Spread::of(figures);
     let spread = format!("{median:.3} ({min:.3}-{max:.3})");
     table.0.push(vec![what.into(), shown(bytes), unit.into(), spread]);
@@ -491,7 +491,7 @@ fn moves(pairs: &[(&str, PathBuf)], wasm: &Path, mib: u32, hot: u32, rounds: u32
 }
 
 /// What the program has printed, as soon as that is so many lines.
-fn wait_lines(place: &Path, pid: &str, lines: usize) -> Outcome<Vec<f64>> {
+pub fn wait_lines(place: &Path, pid: &str, lines: usize) -> Outcome<Vec<f64>> {
     let until = Instant::now() + SOON;
     loop {
         let said = cluster::speak(place, 1, &["logs", pid])?;

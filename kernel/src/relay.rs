@@ -1,0 +1,507 @@
+//! Acts that are under way through a node which only passes their outcomes on: the node where they are answers straight. This file knows
+//! nothing of rights: see `ways`.
+//!
+//! The one idea: *a stand-in changes whom it stands in for*. Nothing is asked again and nothing leaves its queue, so nothing can happen
+//! twice; and of each errand every node between hears exactly one last word: its outcome, or that somebody else will tell it.
+//!
+//! ```text
+//!   X asked A (e)             A's stand-in for X asked Y (f)                 Y's stand-in for A waits
+//!   |<----- Onward e: at Y -----------|                                             |
+//!   |------ Agreed e: as g ---------->|------ HandOver f: to X, as g -------------->|  it stands in for X now
+//!   |<---------------------------------------------- Taken g -----------------------|
+//!   |<----- Relieved e ---------------|<----- HandedOver f -------------------------|
+//! ```
+//! If the outcome is on its way when it is handed over, there is no stand-in any more at Y, and it comes through A as ever. If A is lost, X
+//! waits until Y has said either `Taken` or that nothing can come from A any more. If Y is X itself, whoever waits there goes on standing
+//! in, for somebody of its own node.
+
+use crate::Kernel;
+use crate::call::ServerSide;
+use crate::foreign::{Abroad, Errand, Purpose, What};
+use crate::limits::ERRANDS_MAX;
+use crate::luggage::ADOPTED_MIN;
+use crate::packet::Content;
+use crate::planted::{Bug, planted};
+use crate::process::{Cause, Process, State, Waiting};
+use crate::session::{Breach, Session};
+use crate::table::Key;
+use crate::watch::Subject;
+use crate::ways::HeldAct;
+use crate::world::Effect;
+use abi::ids::NodeId;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+/// Who asked agreed that another node answers.
+pub(crate) struct Handing {
+    pub at: NodeId,
+    /// The node that was asked has said that it has no part in it any more.
+    relieved: bool,
+    /// It is lost, in this life; the other node knows whether it was handed over before.
+    lost: Option<(NodeId, u64)>,
+    /// The other node is lost: so is the act, if it was handed over.
+    at_lost: bool,
+}
+
+/// What was said of an errand that shall be handed over.
+#[derive(Clone, Copy)]
+pub(crate) struct HandOver {
+    to: NodeId,
+    life: u64,
+    number: u64,
+}
+
+/// What this node asks of itself.
+pub(crate) enum Inward {
+    Act(HeldAct),
+    Withdraw { errand: u64, cause: Cause },
+}
+
+/// The node between.
+impl Kernel {
+    /// Those who stand in for processes of that node, by their errands.
+    pub(crate) fn stand_ins(&mut self, node: NodeId) -> &mut BTreeMap<u64, Key<Process>> {
+        if node == self.node {
+            return &mut self.own_stand_ins;
+        }
+        &mut self.sessions.get_mut(&node).expect("who says something has a session").stand_ins
+    }
+
+    pub(crate) fn is_handing(&self, key: Key<Process>) -> bool {
+        let abroad = self.processes.get(key).and_then(|process| process.abroad.as_deref());
+        abroad.is_some_and(|abroad| abroad.handing)
+    }
+
+    /// The errand at another node of which this stand-in only passes the outcome on.
+    pub(crate) fn middle(&self, key: Key<Process>) -> Option<Key<Errand>> {
+        let process = self.processes.get(key)?;
+        let abroad = process.abroad.as_deref()?;
+        let State::Waiting { waiting, .. } = &process.state else { return None };
+        let errand = match waiting {
+            Waiting::Away { errand } => *errand,
+            Waiting::Call { call } => match self.calls.get(*call)?.server_side {
+                ServerSide::Away(errand) => errand,
+                _ => return None,
+            },
+            Waiting::Notice { watch } => match self.watches.get(*watch)?.subject {
+                Subject::Abroad { errand, .. } => errand,
+                _ => return None,
+            },
+            Waiting::Post if process.used.children == 0 => match self.outposts.get(&key)?.as_slice() {
+                [one] => *one,
+                _ => return None,
+            },
+            _ => return None,
+        };
+        let known = self.errands.get(errand)?;
+        (abroad.errand != 0 && known.what() != What::Flush).then_some(errand)
+    }
+
+    /// The stand-in, if it is one, that waits for this errand.
+    fn waits_for(&self, errand: Key<Errand>) -> Option<Key<Process>> {
+        let process = match self.errands.get(errand)?.purpose {
+            Purpose::Process(process) | Purpose::Child(process) => process,
+            Purpose::Call(call) => self.calls.get(call)?.caller,
+            Purpose::Watch(watch) => self.watches.get(watch)?.owner,
+            Purpose::Kept(_) | Purpose::Way | Purpose::Nobody => return None,
+        };
+        (self.middle(process) == Some(errand)).then_some(process)
+    }
+
+    pub(crate) fn look_at_errand(&mut self, errand: Option<Key<Errand>>) {
+        self.looked_at.extend(errand.and_then(|errand| self.waits_for(errand)));
+    }
+
+    /// A process left: all that its node still does for others is looked at.
+    pub(crate) fn look_at_all(&mut self) {
+        let stand_ins = self.processes.iter().filter(|(_, process)| process.abroad.is_some());
+        self.looked_at.extend(stand_ins.map(|(key, _)| key));
+    }
+
+    /// At the end of a step: whoever only passes something on is made needless.
+    pub(crate) fn relieve(&mut self, effects: &mut Vec<Effect>) {
+        while let Some(key) = self.looked_at.pop() {
+            self.look(key, effects);
+        }
+        if !self.handovers.is_empty() {
+            self.hand_over(effects);
+            while let Some(key) = self.looked_at.pop() {
+                self.look(key, effects);
+            }
+        }
+    }
+
+    fn look(&mut self, key: Key<Process>, effects: &mut Vec<Effect>) {
+        let Some(errand) = self.middle(key) else { return };
+        let Errand { node: at, ref handing, .. } = self.errands[errand];
+        if self.errands[errand].withdrawn().is_some() || self.is_handing(key) || self.is_held_back(errand) {
+            return;
+        }
+        let (is_lost, agreed) = (handing.as_ref().is_some_and(|handing| handing.lost.is_some()), handing.is_some());
+        let process = self.processes.get_mut(key).expect("who is in the middle is there");
+        let abroad = process.abroad.as_deref_mut().expect("who is in the middle stands in");
+        let (asker, number) = (abroad.node, abroad.errand);
+        if at == self.node {
+            return self.join_inner(key, errand, effects);
+        }
+        if asker == self.node {
+            // What the other node was told to call it must stay until it has.
+            return if agreed { () } else { self.join_outer(key, errand, number, effects) };
+        }
+        if abroad.offered == Some(at) || is_lost || planted(Bug::HandedNever) {
+            return;
+        }
+        abroad.offered = Some(at);
+        let life = self.sessions[&at].life;
+        self.tell(asker, Content::Onward { errand: number, at, life });
+    }
+
+    /// Two stand-ins at this node, of which the first waits for what the second does: the second is enough.
+    fn join_inner(&mut self, outer: Key<Process>, errand: Key<Errand>, effects: &mut Vec<Effect>) {
+        let number = self.errands[errand].number;
+        let Some(inner) = self.own_stand_ins.get(&number).copied() else { return };
+        if self.is_handing(inner) {
+            return;
+        }
+        let abroad = self.processes[outer].abroad.as_deref().expect("it stands in");
+        let (node, asked) = (abroad.node, abroad.errand);
+        self.discard_middle(outer, errand, effects);
+        self.own_stand_ins.remove(&number);
+        self.set_asker(inner, node, asked);
+    }
+
+    /// A process of this node waits for a stand-in of its own node that waits for another: it waits for that one itself.
+    fn join_outer(&mut self, middle: Key<Process>, inner: Key<Errand>, number: u64, effects: &mut Vec<Effect>) {
+        let Some(outer) = self.find_errand(self.node, number) else { return };
+        let Errand { node, number, .. } = self.errands[inner];
+        if let Some(session) = self.sessions.get_mut(&node) {
+            for pending in session.pending.iter_mut().filter(|pending| pending.errand == Some(inner)) {
+                pending.errand = Some(outer);
+            }
+        }
+        self.discard_middle(middle, inner, effects);
+        let errand = &mut self.errands[outer];
+        (errand.node, errand.number) = (node, number);
+        if let Some(session) = self.sessions.get_mut(&node) {
+            session.adopted.insert(number, outer);
+        }
+        self.look_at_errand(Some(outer));
+    }
+
+    fn set_asker(&mut self, key: Key<Process>, node: NodeId, errand: u64) {
+        let abroad = Abroad { node, errand, offered: None, handing: false };
+        **self.processes[key].abroad.as_mut().expect("who stands in goes on standing in") = abroad;
+        self.stand_ins(node).insert(errand, key);
+        self.looked_at.push(key);
+    }
+
+    /// A stand-in and its errand go, and nobody is told: somebody else tells.
+    fn discard_middle(&mut self, key: Key<Process>, errand: Key<Errand>, effects: &mut Vec<Effect>) {
+        self.remove_errand(errand);
+        let State::Waiting { waiting, .. } = &mut self.processes[key].state else {
+            unreachable!("who is in the middle waits")
+        };
+        match core::mem::replace(waiting, Waiting::Post) {
+            Waiting::Call { call } => drop(self.calls.remove(call)),
+            Waiting::Notice { watch } => self.forget_watch(watch),
+            Waiting::Post => drop(self.outposts.remove(&key)),
+            _ => {}
+        }
+        self.remove_stand_in(key, effects);
+    }
+
+    /// The asker lets the node where its errand is answer.
+    pub(crate) fn heed_agreed(&mut self, from: NodeId, errand: u64, at: NodeId, number: u64) {
+        let Some(key) = self.sessions[&from].stand_ins.get(&errand).copied() else { return };
+        let Some(inner) = self.middle(key) else { return };
+        let known = &self.errands[inner];
+        let (node, inner_number, withdrawn) = (known.node, known.number, known.withdrawn().is_some());
+        let elsewhere =
+            node != at || at == self.node || withdrawn || known.handing.as_ref().is_some_and(|h| h.lost.is_some());
+        if elsewhere || self.is_handing(key) || self.is_held_back(inner) {
+            return;
+        }
+        self.processes[key].abroad.as_mut().expect("it stands in").handing = true;
+        let life = self.sessions[&from].life;
+        self.tell(at, Content::HandOver { errand: inner_number, to: from, life, number });
+    }
+
+    /// Somebody else answers an errand of ours.
+    pub(crate) fn heed_handed_over(
+        &mut self, from: NodeId, errand: u64, effects: &mut Vec<Effect>,
+    ) -> Result<(), Breach> {
+        let Some(key) = self.find_errand(from, errand) else { return Err(Breach::Errand) };
+        if self.errands[key].purpose == Purpose::Nobody {
+            self.remove_errand(key);
+            return Ok(());
+        }
+        let Some(middle) = self.waits_for(key).filter(|middle| self.is_handing(*middle)) else {
+            return Err(Breach::Errand);
+        };
+        let abroad = self.processes[middle].abroad.as_deref().expect("it stands in");
+        let (asker, number) = (abroad.node, abroad.errand);
+        self.discard_middle(middle, key, effects);
+        self.tell(asker, Content::Relieved { errand: number });
+        Ok(())
+    }
+}
+
+/// Where the act is.
+impl Kernel {
+    pub(crate) fn heed_hand_over(
+        &mut self, from: NodeId, errand: u64, to: NodeId, life: u64, number: u64,
+    ) -> Result<(), Breach> {
+        if to == from || number == 0 || number >= ADOPTED_MIN {
+            return Err(Breach::Errand);
+        }
+        let waiting = self.handovers.range((from, 0)..=(from, u64::MAX)).count();
+        if waiting >= 2 * ERRANDS_MAX as usize {
+            return Err(Breach::Limit);
+        }
+        self.handovers.insert((from, errand), HandOver { to, life, number });
+        Ok(())
+    }
+
+    /// Hands over what can be; the rest waits, for who stands in to begin, or for the other node to be met.
+    fn hand_over(&mut self, effects: &mut Vec<Effect>) {
+        let all: Vec<((NodeId, u64), HandOver)> = self.handovers.iter().map(|(key, hand)| (*key, *hand)).collect();
+        for ((from, errand), HandOver { to, life, number }) in all {
+            let Some(session) = self.sessions.get(&from).filter(|session| session.breach.is_none()) else {
+                self.handovers.remove(&(from, errand));
+                continue;
+            };
+            let Some(key) = session.stand_ins.get(&errand).copied() else {
+                // Its outcome is on its way.
+                if !session.delayed.iter().any(|delayed| delayed.is_act(errand)) {
+                    self.handovers.remove(&(from, errand));
+                }
+                continue;
+            };
+            if self.is_handing(key) {
+                continue;
+            }
+            if to == self.node {
+                self.handovers.remove(&(from, errand));
+                self.hand_inward(key, from, errand, number, effects);
+                continue;
+            }
+            match self.sessions.get(&to) {
+                Some(session) if session.life == life && session.breach.is_none() => {
+                    self.handovers.remove(&(from, errand));
+                    if session.stand_ins.contains_key(&number) {
+                        continue;
+                    }
+                    self.stand_ins(from).remove(&errand);
+                    self.set_asker(key, to, number);
+                    self.tell(to, Content::Taken { errand: number });
+                    self.tell(from, Content::HandedOver { errand });
+                    if planted(Bug::HandedTwice) {
+                        self.tell(from, Content::HandedOver { errand });
+                    }
+                }
+                Some(session) if session.life >= life => drop(self.handovers.remove(&(from, errand))),
+                None if self.over.get(&to).is_some_and(|over| *over >= life) => {
+                    self.handovers.remove(&(from, errand));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Who asked is at this node.
+    fn hand_inward(&mut self, key: Key<Process>, from: NodeId, errand: u64, number: u64, effects: &mut Vec<Effect>) {
+        let asker = Key::<Errand>::from_bits(number - 1);
+        let known = self.errands.get(asker).filter(|asked| asked.node == from);
+        let agreed = known.and_then(|asked| asked.handing.as_ref()).is_some_and(|handing| handing.at == self.node);
+        if !agreed {
+            return;
+        }
+        self.stand_ins(from).remove(&errand);
+        self.set_asker(key, self.node, number);
+        self.answered_by(asker, self.node);
+        self.tell(from, Content::HandedOver { errand });
+        let withdrawn = self.errands[asker].withdrawn();
+        if let Some(cause) = withdrawn {
+            self.dismiss(key, cause, effects);
+            self.settle_abroad(effects);
+        }
+    }
+}
+
+/// Who asked.
+impl Kernel {
+    pub(crate) fn heed_onward(&mut self, from: NodeId, errand: u64, at: NodeId, life: u64) -> Result<(), Breach> {
+        if at == from {
+            return Err(Breach::Errand);
+        }
+        if let Some(key) = self.find_errand(from, errand) {
+            self.agree(key, at, life);
+        }
+        Ok(())
+    }
+
+    /// Lets the node where an errand is answer it, if there is a session with it.
+    fn agree(&mut self, key: Key<Errand>, at: NodeId, life: u64) {
+        let errand = &mut self.errands[key];
+        if errand.withdrawn().is_some() || errand.handing.as_ref().is_some_and(|handing| handing.lost.is_some()) {
+            return;
+        }
+        let (node, number) = (errand.node, errand.number);
+        let known = self.sessions.get(&at).filter(|session| session.breach.is_none());
+        if at != self.node && known.is_none_or(|session| session.life != life) {
+            self.errands[key].elsewhere = Some((at, life));
+            return;
+        }
+        self.errands[key].handing = Some(Handing { at, relieved: false, lost: None, at_lost: false });
+        self.tell(node, Content::Agreed { errand: number, at, number: key.to_bits() + 1 });
+    }
+
+    /// There is a session with that node: what is under way there can be answered from there.
+    pub(crate) fn agree_late(&mut self, node: NodeId, life: u64) {
+        let late = self.errands.iter().filter(|(_, errand)| errand.elsewhere == Some((node, life)));
+        for key in late.map(|(key, _)| key).collect::<Vec<_>>() {
+            self.errands[key].elsewhere = None;
+            self.agree(key, node, life);
+        }
+    }
+
+    /// The node where an errand is answers it from now on.
+    pub(crate) fn heed_taken(&mut self, from: NodeId, number: u64) -> Result<(), Breach> {
+        let key = Key::<Errand>::from_bits(number.checked_sub(1).ok_or(Breach::Errand)?);
+        let handing = self.errands.get(key).and_then(|errand| errand.handing.as_ref());
+        if handing.is_none_or(|handing| handing.at != from) {
+            // It was given up when the node between was lost: what comes of it is for nobody.
+            let session = self.sessions.get_mut(&from).expect("who says something has a session");
+            session.expect_no_more(number)?;
+            self.tell(from, Content::Withdraw { errand: number, expired: 0 });
+            return Ok(());
+        }
+        self.answered_by(key, from);
+        let withdrawn = self.errands[key].withdrawn();
+        if let Some(cause) = withdrawn
+            && !planted(Bug::HandedNotWithdrawn)
+        {
+            self.withdraw_errand(key, cause);
+        }
+        Ok(())
+    }
+
+    fn answered_by(&mut self, key: Key<Errand>, node: NodeId) {
+        let errand = &mut self.errands[key];
+        let (old, number) = (errand.node, errand.number);
+        let handing = errand.handing.take();
+        (errand.node, errand.number, errand.elsewhere) = (node, key.to_bits() + 1, None);
+        let settled = handing.is_some_and(|handing| handing.relieved || handing.lost.is_some());
+        if let Some(session) = self.sessions.get_mut(&old)
+            && old != node
+        {
+            session.adopted.remove(&number);
+            if !settled {
+                session.relieved.insert(number);
+            }
+        }
+        if let Some(middle) = self.waits_for(key) {
+            let abroad = self.processes[middle].abroad.as_mut().expect("it stands in");
+            (abroad.offered, abroad.handing) = (None, false);
+            self.looked_at.push(middle);
+        }
+    }
+
+    /// The node that was asked has no part in it any more.
+    pub(crate) fn heed_relieved(&mut self, from: NodeId, errand: u64) -> Result<(), Breach> {
+        let session = self.sessions.get_mut(&from).expect("who says something has a session");
+        if session.relieved.remove(&errand) {
+            return Ok(());
+        }
+        let key = self.find_errand(from, errand).ok_or(Breach::Errand)?;
+        let handing = self.errands[key].handing.as_mut().ok_or(Breach::Errand)?;
+        handing.relieved = true;
+        if handing.at_lost {
+            self.lose_errand(key, true);
+        }
+        Ok(())
+    }
+
+    /// A session is over. What was perhaps handed over waits for word of that; what was, and is at that node, is lost.
+    pub(crate) fn keep_handed(&mut self, node: NodeId, session: &Session) {
+        self.handovers.retain(|(from, _), _| *from != node);
+        let keys: Vec<Key<Errand>> = self.errands.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let Some(errand) = self.errands.get_mut(key) else { continue };
+            let Some(handing) = &mut errand.handing else { continue };
+            let (at, relieved) = (handing.at, handing.relieved);
+            if at == node {
+                handing.at_lost = true;
+                if relieved && errand.node != node {
+                    self.lose_errand(key, true);
+                }
+                continue;
+            }
+            if errand.node != node || planted(Bug::HandedLost) {
+                continue;
+            }
+            let known = self.sessions.get(&at).filter(|other| other.breach.is_none());
+            let settled = |other: &Session| other.settled.get(&node).is_some_and(|life| *life >= session.life);
+            if session.breach.is_some() || known.is_none_or(|other| settled(other) && !relieved) {
+                continue;
+            }
+            handing.lost = Some((node, session.life));
+            (errand.node, errand.number) = (at, key.to_bits() + 1);
+        }
+    }
+
+    /// Another node says that nothing can come to it any more from one that is lost.
+    pub(crate) fn orphans_settled(&mut self, from: NodeId, node: NodeId, life: u64) {
+        let lost = |errand: &Errand| {
+            let handing = errand.handing.as_ref().filter(|handing| errand.node == from && !handing.relieved);
+            handing.and_then(|handing| handing.lost).is_some_and(|(other, until)| other == node && until <= life)
+        };
+        let keys: Vec<Key<Errand>> =
+            self.errands.iter().filter(|(_, errand)| lost(errand)).map(|(key, _)| key).collect();
+        for key in keys {
+            if self.errands.get(key).is_some() {
+                self.lose_errand(key, true);
+            }
+        }
+    }
+}
+
+/// This node.
+impl Kernel {
+    /// Does what this node asks of itself.
+    pub(crate) fn go_inward(&mut self, inward: Inward, effects: &mut Vec<Effect>) {
+        match inward {
+            Inward::Act(HeldAct { errand, actor, act, lent, rights }) => {
+                let number = errand.map_or(0, |errand| self.errands[errand].number);
+                let done = self.perform(self.node, number, actor, act, lent, rights, effects);
+                done.expect("what a node asks of itself can be done");
+            }
+            Inward::Withdraw { errand, cause } => {
+                if let Some(key) = self.own_stand_ins.get(&errand).copied() {
+                    self.dismiss(key, cause, effects);
+                }
+            }
+        }
+    }
+
+    /// The acts of other nodes that only pass through this one, with where they are: none, once everything has come to rest.
+    pub fn acts_through(&self) -> Vec<(NodeId, NodeId)> {
+        let through = |(key, process): (Key<Process>, &Process)| {
+            let abroad = process.abroad.as_deref()?;
+            let errand = self.middle(key)?;
+            Some((abroad.node, self.errands[errand].node))
+        };
+        self.processes.iter().filter_map(through).collect()
+    }
+}
+
+impl Session {
+    /// What comes for this errand is for nobody.
+    fn expect_no_more(&mut self, errand: u64) -> Result<(), Breach> {
+        if self.relieved.len() >= 2 * ERRANDS_MAX as usize {
+            return Err(Breach::Limit);
+        }
+        self.relieved.insert(errand);
+        Ok(())
+    }
+}
