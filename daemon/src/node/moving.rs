@@ -243,6 +243,7 @@ impl Stopped {
                 Err(DepartError::Undecided(_)) if Instant::now() < until => std::thread::sleep(STOP_INTERVAL),
                 // It was killed meanwhile.
                 Err(DepartError::Ended) => return Err(FreezeRefused::from(ControlRefused::Ended(pid)).into()),
+                Err(DepartError::Busy | DepartError::Undecided(_)) => return Err(DepartRefused::Busy(pid)),
                 Err(error) => return Err(DepartRefused::Kernel { pid, why: why(error) }),
             }
         }
@@ -257,7 +258,6 @@ impl Stopped {
 fn why(error: DepartError) -> String {
     match error {
         DepartError::Ended => "it has ended".into(),
-        DepartError::Busy => "it waits for another node, which does not answer".into(),
         DepartError::First => "it is a part of the system".into(),
         DepartError::Unreachable => "that node cannot be reached".into(),
         DepartError::Device(_) => "it holds a device of this machine".into(),
