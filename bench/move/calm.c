@@ -1,6 +1,6 @@
-// Has as much memory as its first argument says, in MiB, none of it zero; then writes so many pages of it (second argument), other ones each
-// time, and sleeps for so many milliseconds (third), for ever; or, if the third is 0, looks at the clock and prints a line each time, as fast
-// as it can. Each line is the number of the pass and the time of day in nanoseconds. Has no C library.
+// Has as much memory as its first argument says, in MiB, none of it zero; then writes so many pages of it (second argument), other ones
+// each time, and sleeps for so many milliseconds (third), for ever; or, if the third is 0, looks at the clock and prints a line each
+// time, as fast as it can. Each line is the number of the pass and the time of day in nanoseconds. Has no C library.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;

@@ -86,7 +86,7 @@ fn a_durable_process_prints_and_changes_files_and_nothing_else() {
     computer.nodes[0].program("hello.wasm", &programs::hello());
     computer.nodes[0].program("exit7.wasm", &programs::exiting(7));
     computer.on(0, &["run", "--durable", "create.wasm"]).expect(0, "");
-    computer.on(0, &["ls", "una:/new"]).expect(0, "new\n");
+    computer.on(0, &["ls", "una:/new"]).expect(0, "/new\n");
     computer.on(0, &["run", "--durable", "hello.wasm"]).expect(0, "hello\n");
     computer.on(0, &["run", "--durable", "exit7.wasm"]).expect(7, "");
     let una = r#"(module (import "una" "port_status" (func (param i32 i32) (result i32))) (memory (export "memory") 1) (func (export "_start")))"#;
@@ -124,8 +124,8 @@ fn a_durable_process_outlives_its_node() {
     assert_eq!(computer.home_of(0, &durable), Some(home));
 }
 
-/// Looks whether what a witness printed is what one run of it printed: its numbers in order, its clock never back, and the sum of all that it
-/// saw what it said it saw. Gives how many lines there are; the first may be of any number, and the last may be cut off.
+/// Looks whether what a witness printed is what one run of it printed: its numbers in order, its clock never back, and the sum of all that
+/// it saw what it said it saw. Gives how many lines there are; the first may be of any number, and the last may be cut off.
 fn check_witness(out: &str) -> usize {
     let whole = out.rsplit_once('\n').map_or("", |(whole, _)| whole);
     let mut before: Option<[u64; 5]> = None;
@@ -184,41 +184,42 @@ fn a_durable_process_is_told_again_what_it_was_told() {
 #[test]
 fn a_durable_process_changes_files_once() {
     let computer = Computer::of(3);
-    computer.nodes[0].program("book.wasm", &programs::bookkeeping(400, 2_000_000));
+    computer.nodes[0].program("book.wasm", &programs::bookkeeping(7_000, 2_000_000));
     let pid = started(&computer, 0, &["--durable", "--every", "1.5", "--on", "b", "book.wasm"]);
-    let mut home = 1;
+    // Asked where it lives.
+    let shown = |from: usize| {
+        let done = computer.on(computer.home_of(from, &pid)?, &["logs", &pid]);
+        (done.status == 0).then_some(done.out)
+    };
     let mut lines = 0;
-    for _ in 0..6 {
-        let seen = until("more to be printed", || {
-            let now = computer.on(0, &["logs", &pid]).out;
-            (now.lines().count() > lines + 12).then_some(now)
-        });
+    // Its own node, the one that holds the files, and one of the two again.
+    for (round, own) in [true, false, true, true, false, true, false, true].into_iter().enumerate() {
+        let seen = until("more to be printed", || shown(round % 3).filter(|now| now.lines().count() > lines + 12));
         lines = seen.lines().count();
-        // Now its own node, now the one that holds the files, if that is not where commands are given.
-        let holder = computer.status(0)["files"]["holder"].as_u64().map_or(home, |number| number as usize - 1);
-        let victim = if lines % 2 == 0 && holder != 0 { holder } else { home };
-        if victim == 0 {
-            continue;
-        }
-        computer.kill(victim);
-        home = until("it to be somewhere", || computer.home_of(0, &pid).filter(|home| *home != victim));
-        let now = until("its log to be there", || {
-            Some(computer.on(0, &["logs", &pid]).out).filter(|now| now.len() >= seen.len())
+        let victim = until("it to be known whom to kill", || match own {
+            true => computer.home_of(round % 3, &pid),
+            false => computer.status(round % 3)["files"]["holder"].as_u64().map(|number| number as usize - 1),
         });
+        let from = (victim + 1) % 3;
+        computer.kill(victim);
+        until("it to be somewhere", || computer.home_of(from, &pid).filter(|home| *home != victim));
+        let now = until("its log to be there", || shown(from).filter(|now| now.len() >= seen.len()));
         assert!(now.starts_with(&seen), "what was seen is not in its past");
         computer.up(victim);
-        until("the node to be there again", || (computer.status(0)["nodes"][victim]["state"] == "up").then_some(()));
+        until("the node to be there again", || (0..3).all(|node| computer.is_whole(node, 3)).then_some(()));
     }
-    assert_eq!(computer.on(0, &["wait", &pid]).status, 0);
-    let printed = computer.in_the_end(0, &["logs", &pid]).out;
+    let home = until("it to be somewhere", || computer.home_of(0, &pid));
+    computer.on(home, &["kill", &pid]).expect(0, "");
+    let printed = computer.in_the_end(home, &["logs", &pid]).out;
     let book = computer.in_the_end(0, &["cp", "una:/book", "-"]).out;
-    assert_eq!(book, printed);
+    // It may have been killed between the two.
+    assert!(book.starts_with(&printed) && book.len() - printed.len() <= 34, "{} and {}", book.len(), printed.len());
     for (at, line) in book.lines().enumerate() {
         assert!(line.starts_with(&format!("{:016x} ", at + 1)), "line {at}: {line}");
     }
-    assert_eq!(book.lines().count(), 400);
     let names = computer.in_the_end(0, &["ls", "una:/"]).out;
-    assert!(!names.contains("temp") && !names.contains("gone"), "{names}");
+    // Of what is made and removed one thing may be there.
+    assert!(names.matches("temp").count() + names.matches("gone").count() <= 1, "{names}");
 }
 
 /// It goes where it is told, with all that it printed, and outlives the machine on which it is then.

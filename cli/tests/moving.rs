@@ -135,7 +135,7 @@ fn a_node_that_was_drained_leaves_and_nobody_who_went_through_it_notices() {
     for node in 1..3 {
         until("the name to be found", || (computer.on(node, &["run", "asks-once.wasm"]).out == "ping\n").then_some(()));
     }
-    // Each found the port on the node that is to go, and keeps that one handle. Where the server goes one of them is at home, and one is not.
+    // Each found the port on the node that is to go, and keeps that one handle. One of them is at home where the server goes.
     let mut clients: Vec<Running> = (1..3)
         .map(|node| {
             let on = ["b", "c"][node - 1];

@@ -305,7 +305,7 @@ impl Node {
     /// Something of another node, for the kernel.
     pub fn heard(&self, node: abi::ids::NodeId, heard: Heard) {
         use kernel::world::Event;
-        self.0.machine.tell(match heard {
+        self.0.machine.tell_brought(match heard {
             Heard::Arrived { life, packet } => Event::Arrived { from: node, life, packet: packet.into() },
             Heard::Linked { life } => Event::Linked { node, life },
             Heard::Unlinked => Event::Unlinked { node },
@@ -497,9 +497,12 @@ impl Node {
     fn find(&self, pid: Pid) -> Result<Arc<Info>, ControlRefused> {
         let processes = self.0.bodies.processes();
         let info = processes.find(pid).ok_or_else(|| absent(pid, &processes))?;
-        match info.kind {
-            Kind::Program => Ok(info.clone()),
-            Kind::Service => Err(ControlRefused::Service(pid)),
+        let has_ended = info.fate().end.is_some();
+        match (info.kind, info.moved()) {
+            // What has ended here was not it any more.
+            (Kind::Program, Some(to)) if has_ended => Err(ControlRefused::Moved { pid, to }),
+            (Kind::Program, _) => Ok(info.clone()),
+            (Kind::Service, _) => Err(ControlRefused::Service(pid)),
         }
     }
 
@@ -543,6 +546,14 @@ impl Node {
     }
 
     pub fn cont(&self, pid: Pid) -> Result<(), ControlRefused> {
+        let known = self.find(pid)?;
+        // Also who is lent and was stopped before goes on when he comes back.
+        let mut stops_again = known.stops_again();
+        *stops_again = false;
+        self.go_on_now(pid)
+    }
+
+    fn go_on_now(&self, pid: Pid) -> Result<(), ControlRefused> {
         let info = self.control(pid, |process| SystemCall::Release { process })?;
         info.set_stopped(false);
         Ok(())

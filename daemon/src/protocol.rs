@@ -732,6 +732,8 @@ pub enum Stage {
     Copying { round: u32, bytes: u64, total: u64 },
     /// The process stands still.
     Stopped { bytes: u64 },
+    /// The way was lost so many times, and the process runs on where it was; it is tried once more.
+    Again { tries: u32 },
     /// It runs there already, and what it wrote last comes after it.
     Following { bytes: u64, total: u64 },
 }
@@ -752,6 +754,9 @@ pub struct MoveView {
     pub pause_us: u64,
     /// From the beginning to the end, in microseconds.
     pub total_us: u64,
+    /// Why tries before this one came to nothing.
+    #[serde(default)]
+    pub lost: Vec<String>,
 }
 
 /// A fork that is done.

@@ -417,7 +417,9 @@ impl<'a> Session<'a> {
             Ok(moved) => Ok(self.reply(&Reply::Moved(moved))?),
             Err(MoveRefused::Depart(DepartRefused::Stop(refused))) => Err(frozen(refused)),
             Err(refused @ MoveRefused::NoNode(_)) => Err(Undone::new(Reason::NoNode, refused)),
-            Err(refused @ MoveRefused::NotHeard { .. }) => Err(Undone::new(Reason::Unreachable, refused)),
+            Err(refused @ (MoveRefused::NotHeard { .. } | MoveRefused::Gone { .. })) => {
+                Err(Undone::new(Reason::Unreachable, refused))
+            }
             Err(refused) => Err(Undone::new(Reason::NotMoved, refused)),
         }
     }

@@ -3,6 +3,7 @@
 mod asyncify;
 mod cluster;
 mod continuing;
+mod criu;
 mod forking;
 mod freeze;
 mod host;

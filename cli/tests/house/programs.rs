@@ -174,8 +174,8 @@ pub fn printing(name: &str) -> String {
     ))
 }
 
-/// Looks at everything that can differ from run to run, and says in each line what it saw and what all of it comes to so far: number, random
-/// number, monotonic clock, a byte of the file `letters`, sum; in hexadecimal. `work` rounds of work go into each. At times it sleeps.
+/// Looks at everything that can differ from run to run, and says in each line what it saw and what all of it comes to so far: number,
+/// random number, monotonic clock, a byte of the file `letters`, sum; in hexadecimal. `work` rounds of work go into each. At times it sleeps.
 pub fn witnessing(work: u32) -> String {
     let imports = r#"
       (import "wasi_snapshot_preview1" "random_get" (func $random_get (param i32 i32) (result i32)))
@@ -271,7 +271,8 @@ pub fn bookkeeping(lines: u32, work: u32) -> String {
                (if (i32.eqz (i32.and (i32.wrap_i64 (local.get $i)) (i32.const 3)))
                  (then
                    (call $check (call $fd_close (call $open (i32.const 1033) (i32.const 4) (i32.const 5) (i64.const 64))))
-                   (call $check (call $path_rename (i32.const 3) (i32.const 1033) (i32.const 4) (i32.const 3) (i32.const 1037) (i32.const 4)))
+                   (call $check (call $path_rename
+                     (i32.const 3) (i32.const 1033) (i32.const 4) (i32.const 3) (i32.const 1037) (i32.const 4)))
                    (call $check (call $path_unlink_file (i32.const 3) (i32.const 1037) (i32.const 4)))))
                (call $busy (i32.const {work}))
                (br_if $next (i64.lt_u (local.get $i) (i64.const {lines})))))"#

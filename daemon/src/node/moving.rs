@@ -62,8 +62,6 @@ pub struct Stopped {
     back: SyncSender<Back>,
     /// When it was asked to stop.
     asked: Instant,
-    /// Somebody had stopped it before.
-    was_held: bool,
     is_leaving: bool,
 }
 
@@ -84,16 +82,28 @@ impl Node {
             }
             fate.loan = Some(Loan { lend, back: get });
         }
-        let was_held = info.is_stopped();
-        if was_held {
-            self.cont(pid)?;
+        {
+            let mut stops_again = info.stops_again();
+            if info.is_stopped() {
+                *stops_again = true;
+                self.go_on_now(pid)?;
+            }
         }
         let asked = Instant::now();
-        let process = self.take_loan(pid, &info, &lent)?;
+        let process = self.take_loan(pid, &info, &lent).inspect_err(|_| drop(self.stop_again(pid, &info)))?;
         if let Some(tape) = &info.tape {
             tape.stand_aside();
         }
-        Ok(Stopped { node: self.clone(), info, pid, process: Some(process), back, asked, was_held, is_leaving: false })
+        Ok(Stopped { node: self.clone(), info, pid, process: Some(process), back, asked, is_leaving: false })
+    }
+
+    /// As somebody had it who has not let it go on since.
+    fn stop_again(&self, pid: Pid, info: &Info) -> Result<(), ControlRefused> {
+        let mut stops_again = info.stops_again();
+        match std::mem::take(&mut *stops_again) {
+            true => self.stop(pid),
+            false => Ok(()),
+        }
     }
 
     fn take_loan(
@@ -222,9 +232,7 @@ impl Stopped {
     /// sent of it.
     pub fn depart(mut self, to: NodeId, ticket: u64) -> Result<Box<engine::Process>, DepartRefused> {
         let pid = self.pid;
-        if self.was_held {
-            self.node.stop(pid).map_err(FreezeRefused::from)?;
-        }
+        self.node.stop_again(pid, &self.info).map_err(FreezeRefused::from)?;
         let key = *self.info.key.get().expect("a process that ran is in the kernel");
         let until = Instant::now() + UNDECIDED_TIMEOUT;
         loop {
@@ -235,6 +243,7 @@ impl Stopped {
                 Err(DepartError::Undecided(_)) if Instant::now() < until => std::thread::sleep(STOP_INTERVAL),
                 // It was killed meanwhile.
                 Err(DepartError::Ended) => return Err(FreezeRefused::from(ControlRefused::Ended(pid)).into()),
+                Err(DepartError::Busy | DepartError::Undecided(_)) => return Err(DepartRefused::Busy(pid)),
                 Err(error) => return Err(DepartRefused::Kernel { pid, why: why(error) }),
             }
         }
@@ -249,7 +258,6 @@ impl Stopped {
 fn why(error: DepartError) -> String {
     match error {
         DepartError::Ended => "it has ended".into(),
-        DepartError::Busy => "it waits for another node, which does not answer".into(),
         DepartError::First => "it is a part of the system".into(),
         DepartError::Unreachable => "that node cannot be reached".into(),
         DepartError::Device(_) => "it holds a device of this machine".into(),
@@ -271,9 +279,8 @@ impl Drop for Stopped {
             }
             // If it was killed meanwhile nobody takes it.
             let _ = self.back.send(Back::Resumes(process));
-            if self.was_held {
-                let _ = self.node.stop(self.pid);
-            }
+            // It may have ended.
+            let _ = self.node.stop_again(self.pid, &self.info);
         }
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct Info {
     pub tape: Option<Tape>,
     pub began: Instant,
     stopped: AtomicBool,
+    /// It was stopped, and is lent: when it comes back it is to be stopped again, unless somebody lets it go on meanwhile.
+    stops_again: Mutex<bool>,
     fate: Mutex<Fate>,
     ended: Condvar,
 }
@@ -124,6 +126,7 @@ impl Info {
             tape,
             began,
             stopped: AtomicBool::new(false),
+            stops_again: Mutex::new(false),
             fate: Mutex::default(),
             ended: Condvar::new(),
         })
@@ -136,6 +139,11 @@ impl Info {
     /// Whether somebody keeps it from running.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Whoever stops it, or lets it go on, does so while this is held.
+    pub fn stops_again(&self) -> MutexGuard<'_, bool> {
+        self.stops_again.lock().expect("no code panics while it holds this lock")
     }
 
     pub fn set_stopped(&self, stopped: bool) {

@@ -364,6 +364,8 @@ pub enum DepartRefused {
         "process {0} is looked after by its node (--restart, --durable), and stays there until that is lost or ends it"
     )]
     LookedAfter(Pid),
+    #[error("process {0} has asked another node for something, and that does not answer in time")]
+    Busy(Pid),
     #[error("the kernel cannot let process {pid} go: {why}")]
     Kernel { pid: Pid, why: String },
 }

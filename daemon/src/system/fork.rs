@@ -17,7 +17,7 @@
 //! Clones do not depend on one another, nor on the process of which they are. Those on another node depend on this one until all of the
 //! memory is there; if it is lost before, they end and say so.
 
-use super::moving::{Broken, OPEN_TIMEOUT, Opening, PREPARE_TIMEOUT, Pieces, Talk, Word};
+use super::moving::{Broken, Follows, OPEN_TIMEOUT, Opening, PREPARE_TIMEOUT, Pieces, Talk, Word};
 use super::pages::{self, Sending};
 use super::view::WhyView;
 use super::{Inner, System, service};
@@ -320,7 +320,7 @@ impl Inner {
         let _ = tell.send(Told::Begun(to, clones));
         drop(stem);
         if let Some(sending) = sending {
-            self.send_pages(ticket, &sending, talk.stream, || {});
+            self.send_pages(Follows { ticket, to, sending }, talk.stream, |_| {});
         }
         Ok(())
     }
@@ -329,6 +329,7 @@ impl Inner {
     pub(super) fn grow_for(self: &Arc<Inner>, from: NodeId, head: Head, talk: &mut Talk) -> Result<(), Broken> {
         let refused = |why: &dyn std::fmt::Display| Broken::Refused(why.to_string());
         let Head { ticket, origin, asker, clones } = head;
+        let life = self.life_linked(from);
         let node = self.node.get().ok_or_else(|| refused(&"it is starting"))?;
         if self.is_stopping() {
             return Err(refused(&"it is stopping"));
@@ -359,10 +360,11 @@ impl Inner {
         let grown: Vec<Result<Pid, String>> = grown.into_iter().map(|grown| grown.map(|(clone, _)| clone)).collect();
         let (any, stem) = (grown.iter().any(Result::is_ok), cutting.stem.clone());
         drop(cutting);
-        let said = talk.say(&Begun { clones: grown });
+        let said = talk.say(&Begun { clones: grown }).and_then(|()| talk.leave());
         if any && may_wait {
             let mut first = said.is_ok().then(|| talk.stream.try_clone().ok()).flatten();
-            if !pages::take_in(&stem, wants, || first.take().or_else(|| self.reopen(from, ticket))) {
+            let mut again = self.again(from, life, ticket);
+            if !pages::take_in(&stem, wants, || first.take().or_else(|| again(stem.left()))) {
                 let node = self.name_of(from);
                 stem.lost(&format!("it is a clone of process {name}, whose memory was on {node}, which is gone"));
             }

@@ -500,9 +500,9 @@ impl Inner {
         if !self.supervise.is_living(pid) || self.supervise.state().charges.remove(&pid).is_none() {
             return;
         }
-        // It may have ended by itself.
-        let _ = self.node.get().map(|node| node.kill(pid));
-        self.chronicle.record(Kind::ProcessFenced { process: pid.id() });
+        if let Some(node) = self.node.get() {
+            self.fence(node, pid);
+        }
     }
 
     /// A process that is looked after runs. If the lease was lost meanwhile it must not.
@@ -660,14 +660,26 @@ impl Inner {
                         continue;
                     }
                     self.supervise.state().charges.remove(&pid);
-                    let _ = node.kill(pid);
-                    self.chronicle.record(Kind::ProcessFenced { process: pid.id() });
+                    self.fence(node, pid);
                 }
                 // The doubt lasts.
                 Err(_) => return,
             }
         }
         self.supervise.state().in_doubt = false;
+    }
+
+    /// Somebody else has this process: what runs here is not it any more, and whoever looks for it here goes on where it is.
+    fn fence(&self, node: &Node, pid: Pid) {
+        let place = self.claim(pid).ok().flatten().map(|(claim, _)| claim.place);
+        match place {
+            Some(Place::At { node: to, .. } | Place::Ended { node: to, .. }) if NodeId(to) != self.me => {
+                node.gone_to(pid, NodeId(to));
+            }
+            // It may have ended by itself.
+            _ => drop(node.kill(pid)),
+        }
+        self.chronicle.record(Kind::ProcessFenced { process: pid.id() });
     }
 
     /// Renews the lease, if there is anything to look after.

@@ -1,7 +1,7 @@
 //! Files by a tape: what a process reads of them is told again, and what it changes is changed once. Knows no file system but by its trait.
 //!
-//! The one idea of reading: what was opened while the tape was told again is not open at all. Only when the process asks for it live it is looked up,
-//! by what its file system once said of it, or else under the name by which it was opened.
+//! The one idea of reading: what was opened while the tape was told again is not open at all. Only when the process asks for it live it is
+//! looked up, by what its file system once said of it, or else under the name by which it was opened.
 //!
 //! The one idea of writing: a change is asked for when all that led to it is safe, and is durable before the process hears of it. So at the
 //! end of a tape at most one change is in doubt, the next that the process asks for; and that one is asked for under the number

@@ -89,7 +89,7 @@ impl House {
         // The first may be cut off, and the last.
         let lines: Vec<&str> = said.lines().collect();
         let whole = lines.get(1..lines.len().saturating_sub(1)).unwrap_or(&[]);
-        Ok(whole.iter().filter_map(|line| pair(line)).collect())
+        Ok(whole.iter().copied().filter_map(pair).collect())
     }
 
     /// The last pass that is seen, as soon as it is a later one than that.
@@ -124,7 +124,7 @@ fn checkpoints(house: &House, rounds: u32, table: &mut Table) -> Outcome {
     let bytes = (MIB as usize) << 20;
     for (way, how) in [
         ("not followed before", &["--on", "n1-box"][..]),
-        ("followed", &["--on", "n1-box", "--durable", "--every", "60"]),
+        ("followed", &["--on", "n1-box", "--durable", "--every", "60"][..]),
     ] {
         let pid = house.start(how, [MIB, PAGES, 1000])?;
         house.wait_pass(&pid, 2)?;
@@ -157,7 +157,7 @@ fn checkpoints(house: &House, rounds: u32, table: &mut Table) -> Outcome {
 
 /// A look at the clock and a line, again and again: how often in a second, and when a line is seen.
 fn calls(house: &House, rounds: u32, table: &mut Table) -> Outcome {
-    for (way, how) in [("not durable", &["--on", "n1-box"][..]), ("durable", &["--on", "n1-box", "--durable"])] {
+    for (way, how) in [("not durable", &["--on", "n1-box"][..]), ("durable", &["--on", "n1-box", "--durable"][..])] {
         let pid = house.start(how, [1, 1, 0])?;
         house.wait_pass(&pid, 1000)?;
         let mut rates = vec![];
