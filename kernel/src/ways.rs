@@ -2,8 +2,8 @@
 //! straight to the object. This file knows nothing of acts that are under way: see `relay`.
 //!
 //! The one idea: *flush, then go*. Who holds the right gets a second one that leads straight on, while everything still goes the old way.
-//! Then it sends a flush the old way, behind all that it ever did there, and goes the new way from that moment on; but what it does there is
-//! held back until the flush has come back. So nothing is overtaken, nothing is done twice, and the old way is given up by its last act.
+//! Then it sends a flush the old way, behind all that it ever did there, and goes the new way from that moment on; but what it does there
+//! is held back until the flush has come back. So nothing is overtaken, nothing is done twice, and the old way is given up by its last act.
 //!
 //! ```text
 //!   X holds (A, n)            A holds (B, m), its n rests on it          B, where the object is

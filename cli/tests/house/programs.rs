@@ -175,7 +175,8 @@ pub fn printing(name: &str) -> String {
 }
 
 /// Looks at everything that can differ from run to run, and says in each line what it saw and what all of it comes to so far: number,
-/// random number, monotonic clock, a byte of the file `letters`, sum; in hexadecimal. `work` rounds of work go into each. At times it sleeps.
+/// random number, monotonic clock, a byte of the file `letters`, sum; in hexadecimal. `work` rounds of work go into each, and it
+/// sleeps at times.
 pub fn witnessing(work: u32) -> String {
     let imports = r#"
       (import "wasi_snapshot_preview1" "random_get" (func $random_get (param i32 i32) (result i32)))

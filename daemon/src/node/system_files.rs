@@ -389,7 +389,8 @@ impl SystemFiles {
         let parent = view.parent.map_or(String::new(), |parent| format!("parent: {parent}\n"));
         let from = view.lineage.from.map_or(String::new(), |from| format!("forked_from: {from}\n"));
         Ok(format!(
-            "pid: {pid}\nnode: {}\n{parent}{from}name: {}\nprogram: {}\nstate: {state}\n{end}cpu_ns: {}\nmemory_bytes: {}\nhandles: {}\noutput_bytes: {}\nstarted_ms: {}\n",
+            "pid: {pid}\nnode: {}\n{parent}{from}name: {}\nprogram: {}\nstate: {state}\n{end}\
+             cpu_ns: {}\nmemory_bytes: {}\nhandles: {}\noutput_bytes: {}\nstarted_ms: {}\n",
             view.node,
             view.name,
             view.program,

@@ -1,3 +1,5 @@
+//! A tape written, cut, told again and told wrongly, by its own face and through files and worlds. Knows no program.
+
 use super::*;
 use abi::file::*;
 use abi::wasi::{Clockid, Filetype};
