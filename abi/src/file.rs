@@ -196,6 +196,28 @@ pub trait FileSystem: Send {
         None
     }
 
+    /// What is asked next is this change, by its number among all that a process ever makes. If it was made before, and its answer was lost
+    /// with the view that asked, it is answered as it was and not made again.
+    fn is_change(&mut self, _number: u64) {}
+
+    /// Writes at the end, if that is there. [`Errno::Again`] if the file ends elsewhere.
+    fn append_at(&mut self, file: OpenId, bytes: &[u8], end: u64) -> Result<usize, Errno> {
+        match self.stat(file)?.size_bytes == end {
+            true => self.write_at(file, bytes, end),
+            false => Err(Errno::Again),
+        }
+    }
+
+    /// By which other views of the same files find what is open here, as [`FileSystem::adopt`] does. Nothing where there is no such word.
+    fn token(&mut self, _id: OpenId) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Opens what another view had open: that, whatever has its name now. [`Errno::Stale`] if it is gone.
+    fn adopt(&mut self, _token: &[u8]) -> Result<OpenId, Errno> {
+        Err(Errno::NotSup)
+    }
+
     /// A new file with this content and no name, open for reading and writing.
     fn orphan_file(&mut self, content: &[u8]) -> Result<OpenId, Errno>;
 
@@ -295,6 +317,11 @@ pub trait Waiter: Send {
     fn wait(&mut self, interests: &[Interest], timeout_ns: Option<u64>) -> Result<Wake, Errno>;
 
     fn interrupt(&self) -> Arc<dyn Interrupt>;
+
+    /// The call that was issued last has done nothing, because the process is to stop first: it is to be issued again when it goes on.
+    fn is_put_off(&mut self) -> bool {
+        false
+    }
 
     /// Who watches instead, where a process that waits gives its thread to others.
     fn watcher(&mut self) -> Option<&mut dyn Watcher> {

@@ -9,6 +9,7 @@ mod doctor;
 mod failure;
 mod fetch;
 mod files;
+mod fork;
 mod freeze;
 mod grants;
 mod image_file;
@@ -84,6 +85,7 @@ enum Command {
     Wait(processes::Wait),
     Freeze(freeze::Freeze),
     Move(moving::Move),
+    Fork(fork::Fork),
     Thaw(thaw::Thaw),
     Checkpoint(checkpoint::Checkpoint),
     Checkpoints(checkpoint::Checkpoints),
@@ -135,6 +137,7 @@ fn main() -> ExitCode {
         Command::Wait(command) => command.execute(),
         Command::Freeze(command) => command.execute(),
         Command::Move(command) => command.execute(),
+        Command::Fork(command) => command.execute(),
         Command::Thaw(command) => command.execute(),
         Command::Checkpoint(command) => command.execute(),
         Command::Checkpoints(command) => command.execute(),

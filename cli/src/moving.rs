@@ -71,21 +71,22 @@ pub fn quietly(pid: Pid, to: &str) -> String {
 }
 
 fn describe(moved: &MoveView, to: &str) -> String {
-    let MoveView { pid, rounds, bytes, pause_us, total_us, .. } = moved;
+    let MoveView { pid, rounds, bytes, pause_us, total_us, lost, .. } = moved;
     let rounds = match rounds {
         0 => String::new(),
         1 => ", one round of it while it ran".into(),
         rounds => format!(", {rounds} rounds of it while it ran"),
     };
     format!(
-        "process {pid} runs on {to}: it stood still for {} of {}; {} went over{rounds}",
+        "process {pid} runs on {to}: it stood still for {} of {}; {} went over{rounds}{}",
         time(*pause_us),
         time(*total_us),
-        freeze::size(*bytes)
+        freeze::size(*bytes),
+        lost.iter().map(|why| format!("\ntried again, since {why}")).collect::<String>()
     )
 }
 
-fn time(us: u64) -> String {
+pub fn time(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),
         1_000..10_000 => format!("{:.1} ms", us as f64 / 1e3),
@@ -118,6 +119,10 @@ impl Bar {
             }
             Stage::Following { bytes, total } => self.show("it runs there, its memory follows", bytes, total),
             Stage::Stopped { bytes } => self.show("it stands still for a moment", bytes, bytes),
+            Stage::Again { tries } => {
+                let tries = tries + 1;
+                self.show(&format!("the way was lost, it runs on; try {tries}"), 0, 0);
+            }
         }
     }
 
@@ -229,12 +234,15 @@ mod tests {
             late_bytes: 0,
             pause_us: 840,
             total_us: 61_000,
+            lost: vec![],
         };
         let line = describe(&moved, "box");
         assert_eq!(
             line,
             "process 7 runs on box: it stood still for 840 µs of 61 ms; 5.2 MB went over, one round of it while it ran"
         );
+        let again = MoveView { lost: vec!["the way to box was lost".into()], ..moved };
+        assert_eq!(describe(&again, "box"), line + "\ntried again, since the way to box was lost");
     }
 
     #[test]

@@ -97,9 +97,8 @@ pub fn refused(refusal: Refusal) -> Failure {
         Reason::NoPlace => Failure::new(status::FAILED, "no node can take the process")
             .because(refusal.why)
             .help("see what the nodes have: una nodes"),
-        Reason::BadProgram | Reason::NotRun | Reason::NotFrozen | Reason::NotMoved | Reason::NotFound | Reason::Port | Reason::File => {
-            failure
-        }
+        Reason::BadProgram | Reason::NotRun | Reason::NotFrozen | Reason::NotMoved | Reason::NotForked => failure,
+        Reason::NotFound | Reason::Port | Reason::File => failure,
     }
 }
 

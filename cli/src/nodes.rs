@@ -2,6 +2,7 @@
 //! Knows what is asked and how it is shown; the daemon does it.
 
 use crate::failure::{Failure, Result, printable, quoted, status};
+use crate::program::EngineArgument;
 use crate::{directories, freeze, limits, node, print, up};
 use clap::{Args, Subcommand};
 use daemon::node::Pid;
@@ -236,6 +237,10 @@ pub struct Join {
     /// How many threads run programs; one for each processor if not given
     #[arg(long, value_name = "COUNT")]
     workers: Option<u16>,
+
+    /// What executes programs
+    #[arg(long, value_enum, default_value = "native")]
+    engine: EngineArgument,
 }
 
 impl Join {
@@ -260,7 +265,7 @@ impl Join {
                 quoted(&aside.to_string_lossy())
             ))?;
         }
-        up::Up::after_join(!self.foreground, self.listen, self.workers).execute()
+        up::Up::after_join(!self.foreground, self.listen, self.workers, self.engine).execute()
     }
 }
 

@@ -26,6 +26,13 @@ impl EngineArgument {
             EngineArgument::Pulley => "pulley",
         }
     }
+
+    pub fn target(self) -> Target {
+        match self {
+            EngineArgument::Native => Target::Native,
+            EngineArgument::Pulley => Target::Pulley,
+        }
+    }
 }
 
 /// Must the program be freezable?
@@ -37,10 +44,7 @@ pub enum Freezing {
 
 /// The processor, with the user's cache of compiled code if there can be one.
 pub fn engine(argument: EngineArgument, canonical_nans: bool) -> Result<Engine> {
-    let target = match argument {
-        EngineArgument::Native => Target::Native,
-        EngineArgument::Pulley => Target::Pulley,
-    };
+    let target = argument.target();
     let warn = |why: String| eprintln!("una: warning: compiled code is not kept, so every start compiles anew: {why}");
     let cache = directories::cache().map_err(|failure| warn(failure.to_lines().0)).ok();
     let engine = Engine::new(&Options { target, canonical_nans, cache })

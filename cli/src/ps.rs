@@ -84,6 +84,8 @@ pub struct InNode {
     mounts: Vec<MountOrder>,
     /// How often it was begun, the first time not counted.
     incarnation: u32,
+    /// Of which process it is a clone.
+    forked_from: Option<Pid>,
 }
 
 impl From<ProcessView> for InNode {
@@ -114,6 +116,7 @@ impl From<ProcessView> for InNode {
             output_bytes: view.output_bytes,
             mounts: view.mounts,
             incarnation: view.incarnation,
+            forked_from: view.lineage.from,
         }
     }
 }

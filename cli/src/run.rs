@@ -78,11 +78,11 @@ pub struct Run {
     restart: Option<RestartArgument>,
 
     /// If its node is lost, let it go on on another one from where it was, as if nothing had been. It may print, read what is typed, and
-    /// read files, but not write them or call other programs; what it prints is shown once it is safe
+    /// use the files of the system, but not call other programs; what it prints is shown once it is safe, some milliseconds later
     #[arg(long, conflicts_with_all = PRIVATE)]
     durable: bool,
 
-    /// With --durable, how often it is kept: what it prints is shown so much later at most
+    /// With --durable, how often it is kept: going on elsewhere takes so much longer at most
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds, requires = "durable")]
     every: Duration,
 
@@ -199,6 +199,7 @@ impl Run {
             output_is_terminal: !self.detach && std::io::stdout().is_terminal(),
             lossless: !self.detach,
             held: false,
+            session: 0,
         };
         let limits = ProcessLimits {
             memory_bytes: self.memory,

@@ -157,6 +157,7 @@ impl Thaw {
             output_is_terminal: !self.detach && std::io::stdout().is_terminal(),
             lossless: !self.detach,
             held: false,
+            session: 0,
         };
         let place = Placement {
             mounts: mounts::resolve(mounts)?,

@@ -29,8 +29,9 @@ const LOG_LINES: u64 = 1000;
 
 /// See all nodes and their processes live
 ///
-/// Keys: arrows move, / filters, c m p n u sort, r turns the order, k kills, s stops and lets run on, v moves to another node, Enter shows the output, a shows
-/// what ended and the parts of the system too, ? tells of the keys, q quits. Without a terminal: prints one snapshot.
+/// Keys: arrows move, / filters, c m p n u sort, r turns the order, k kills, s stops and lets run on, v moves to
+/// another node, Enter shows the output, a shows what ended and the parts of the system too, ? tells of the keys, q quits.
+/// Without a terminal: prints one snapshot.
 #[derive(Args)]
 pub struct Top {
     /// How often it looks

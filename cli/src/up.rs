@@ -1,6 +1,7 @@
 //! `una up`: this process, or one in the background, is the user's node.
 
 use crate::failure::{Failure, Result, quoted, status};
+use crate::program::EngineArgument;
 use crate::{directories, node, print};
 use clap::Args;
 use daemon::node::{Node, NodeError, NodeOptions};
@@ -36,6 +37,10 @@ pub struct Up {
     #[arg(long, value_name = "COUNT")]
     workers: Option<u16>,
 
+    /// What executes programs
+    #[arg(long, value_enum, default_value = "native")]
+    engine: EngineArgument,
+
     /// Where other nodes reach this one; a port that is free is taken if none is given
     #[arg(long, value_name = "ADDRESS[:PORT]", default_value = "0.0.0.0", value_parser = address, conflicts_with = "alone")]
     listen: SocketAddr,
@@ -68,8 +73,8 @@ const KNOWN_PATIENCE: Duration = Duration::from_secs(20);
 
 impl Up {
     /// For a machine that has just joined.
-    pub fn after_join(detach: bool, listen: SocketAddr, workers: Option<u16>) -> Up {
-        Up { detach, workers, listen, alone: false, name: None, in_background: false }
+    pub fn after_join(detach: bool, listen: SocketAddr, workers: Option<u16>, engine: EngineArgument) -> Up {
+        Up { detach, workers, engine, listen, alone: false, name: None, in_background: false }
     }
 
     pub fn execute(self) -> Result<u8> {
@@ -120,7 +125,7 @@ impl Up {
             data: data.clone(),
             cache: directories::cache().ok(),
             workers: self.workers,
-            target: engine::Target::Native,
+            target: self.engine.target(),
             canonical_nans: false,
         };
         let started = Node::start(&options).map_err(|error| not_started(error, &data))?;
@@ -208,6 +213,7 @@ impl Up {
         if let Some(workers) = self.workers {
             command.arg("--workers").arg(workers.to_string());
         }
+        command.args(["--engine", self.engine.name()]);
         if let Some(name) = &self.name {
             command.arg("--name").arg(name);
         }

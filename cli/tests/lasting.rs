@@ -80,13 +80,13 @@ fn it_runs_again_after_its_only_node_was_lost() {
 }
 
 #[test]
-fn a_durable_process_has_no_effects_but_what_it_prints() {
+fn a_durable_process_prints_and_changes_files_and_nothing_else() {
     let computer = Computer::of(1);
     computer.nodes[0].program("create.wasm", &programs::creating("new"));
     computer.nodes[0].program("hello.wasm", &programs::hello());
     computer.nodes[0].program("exit7.wasm", &programs::exiting(7));
-    // A file system that is read-only: errno 69.
-    computer.on(0, &["run", "--durable", "create.wasm"]).expect(169, "");
+    computer.on(0, &["run", "--durable", "create.wasm"]).expect(0, "");
+    computer.on(0, &["ls", "una:/new"]).expect(0, "/new\n");
     computer.on(0, &["run", "--durable", "hello.wasm"]).expect(0, "hello\n");
     computer.on(0, &["run", "--durable", "exit7.wasm"]).expect(7, "");
     let una = r#"(module (import "una" "port_status" (func (param i32 i32) (result i32))) (memory (export "memory") 1) (func (export "_start")))"#;
@@ -122,6 +122,104 @@ fn a_durable_process_outlives_its_node() {
     computer.up(1);
     until("it to be there again", || (computer.status(0)["nodes"][1]["state"] == "up").then_some(()));
     assert_eq!(computer.home_of(0, &durable), Some(home));
+}
+
+/// Looks whether what a witness printed is what one run of it printed: its numbers in order, its clock never back, and the sum of all that
+/// it saw what it said it saw. Gives how many lines there are; the first may be of any number, and the last may be cut off.
+fn check_witness(out: &str) -> usize {
+    let whole = out.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let mut before: Option<[u64; 5]> = None;
+    for line in whole.lines() {
+        let fields: Vec<u64> = line.split(' ').map(|field| u64::from_str_radix(field, 16).unwrap()).collect();
+        let [number, random, clock, byte, sum] = fields.try_into().unwrap_or_else(|_| panic!("{line:?}"));
+        assert_eq!(byte, u64::from(b'a') + number % 26, "{line}");
+        if let Some([last, _, last_clock, _, last_sum]) = before {
+            assert_eq!(number, last + 1, "{line}");
+            assert!(clock >= last_clock, "{line}");
+            let seen = random ^ clock ^ byte;
+            assert_eq!(sum, last_sum.wrapping_mul(1_099_511_628_211).wrapping_add(seen), "{line}");
+        }
+        before = Some([number, random, clock, byte, sum]);
+    }
+    whole.lines().count()
+}
+
+/// What it prints is seen long before its next checkpoint, and whichever node dies it goes on with what it had seen until then: random
+/// numbers, clocks, files, and how long it slept.
+#[test]
+fn a_durable_process_is_told_again_what_it_was_told() {
+    let computer = Computer::of(3);
+    computer.nodes[0].done_with(&["cp", "-", "una:/letters"], "abcdefghijklmnopqrstuvwxyz").expect(0, "");
+    computer.nodes[0].program("witness.wasm", &programs::witnessing(200_000));
+    // After the first there is no other checkpoint in this test.
+    let pid = started(&computer, 0, &["--durable", "--every", "60", "--on", "b", "witness.wasm"]);
+    let mut home = 1;
+    let mut seen = String::new();
+    for round in 0..3 {
+        let lines = check_witness(&seen);
+        until("more to be seen", || {
+            let now = computer.on(0, &["logs", &pid]).out;
+            (now.starts_with(&seen) && check_witness(&now) > lines + 100).then(|| seen = now)
+        });
+        let checkpoints: serde_json::Value =
+            serde_json::from_str(&computer.in_the_end(0, &["checkpoints", "--json", &pid]).out).unwrap();
+        assert!(
+            checkpoints["checkpoints"].as_array().unwrap().len() <= round + 2,
+            "none but those at the beginning of each life"
+        );
+        if home == 0 {
+            break;
+        }
+        computer.kill(home);
+        let lost = home;
+        home = until("it to go on elsewhere", || computer.home_of(0, &pid).filter(|home| *home != lost));
+        computer.up(lost);
+        until("it to be there again", || (computer.status(0)["nodes"][lost]["state"] == "up").then_some(()));
+    }
+    computer.on(0, &["kill", &pid]).expect(0, "");
+}
+
+/// What it writes into files and what it prints are one thing: whichever nodes die, neither has a line twice or lacks one, and what it made
+/// and removed it made and removed once.
+#[test]
+fn a_durable_process_changes_files_once() {
+    let computer = Computer::of(3);
+    computer.nodes[0].program("book.wasm", &programs::bookkeeping(7_000, 2_000_000));
+    let pid = started(&computer, 0, &["--durable", "--every", "1.5", "--on", "b", "book.wasm"]);
+    // Asked where it lives.
+    let shown = |from: usize| {
+        let done = computer.on(computer.home_of(from, &pid)?, &["logs", &pid]);
+        (done.status == 0).then_some(done.out)
+    };
+    let mut lines = 0;
+    // Its own node, the one that holds the files, and one of the two again.
+    for (round, own) in [true, false, true, true, false, true, false, true].into_iter().enumerate() {
+        let seen = until("more to be printed", || shown(round % 3).filter(|now| now.lines().count() > lines + 12));
+        lines = seen.lines().count();
+        let victim = until("it to be known whom to kill", || match own {
+            true => computer.home_of(round % 3, &pid),
+            false => computer.status(round % 3)["files"]["holder"].as_u64().map(|number| number as usize - 1),
+        });
+        let from = (victim + 1) % 3;
+        computer.kill(victim);
+        until("it to be somewhere", || computer.home_of(from, &pid).filter(|home| *home != victim));
+        let now = until("its log to be there", || shown(from).filter(|now| now.len() >= seen.len()));
+        assert!(now.starts_with(&seen), "what was seen is not in its past");
+        computer.up(victim);
+        until("the node to be there again", || (0..3).all(|node| computer.is_whole(node, 3)).then_some(()));
+    }
+    let home = until("it to be somewhere", || computer.home_of(0, &pid));
+    computer.on(home, &["kill", &pid]).expect(0, "");
+    let printed = computer.in_the_end(home, &["logs", &pid]).out;
+    let book = computer.in_the_end(0, &["cp", "una:/book", "-"]).out;
+    // It may have been killed between the two.
+    assert!(book.starts_with(&printed) && book.len() - printed.len() <= 34, "{} and {}", book.len(), printed.len());
+    for (at, line) in book.lines().enumerate() {
+        assert!(line.starts_with(&format!("{:016x} ", at + 1)), "line {at}: {line}");
+    }
+    let names = computer.in_the_end(0, &["ls", "una:/"]).out;
+    // Of what is made and removed one thing may be there.
+    assert!(names.matches("temp").count() + names.matches("gone").count() <= 1, "{names}");
 }
 
 /// It goes where it is told, with all that it printed, and outlives the machine on which it is then.

@@ -39,6 +39,6 @@ mod workers;
 pub use copies::Scanned;
 pub use kept::{KeepAsk, KeepError, KeepTold, PUT_BYTES_MAX, RECORDS, Unreadable, Whereabouts, names_of};
 pub use outside::{BODY_BYTES_MAX, FilesNetwork, Reply, Service, Unanswered};
-pub use session::SharedFiles;
+pub use session::{Lasting, SharedFiles};
 pub use shared::{Shared, SharedOptions, SharedView};
 pub use tree::{Tree, TreeError, TreeFiles, TreeOptions, TreeView};

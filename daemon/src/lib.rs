@@ -5,4 +5,5 @@ pub mod keep;
 pub mod node;
 pub mod protocol;
 pub mod server;
+pub mod steps;
 pub mod system;

@@ -8,33 +8,35 @@
 //!   bodies    what each process is                  system_files   /proc, /port, /node
 //!   seekers   who works for names of other nodes
 //!   keep      a process stopped for a moment, and one that goes on
+//!   moving    a process that leaves, and one that comes   forking   clones of a process
 //! ```
 //! All calls here may be made from any thread that is not a worker; those that wait have a timeout.
 
 mod bodies;
 mod console;
+mod forking;
 mod guest;
 mod keep;
 mod machine;
 mod moving;
 mod process;
 mod puppet;
-mod read_only;
 mod seekers;
 mod system_files;
 mod view;
 
 pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
+pub use forking::{Asker, Cutting, ForkRefused, GrowRefused, Origin};
 pub use keep::{GoOn, Outward, Snapshot, SnapshotRefused, UndoRefused, is_damage};
 pub use moving::{Arrival, ArriveRefused, Baggage, Brought, Pages, Stopped};
 pub use seekers::{Fetched, Home, Registry};
-pub use system_files::{OtherNode, Others};
+pub use system_files::{ForkOrder, Forked, OtherNode, Others};
 pub use view::{
-    ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, MountOrder, NodeError, NodeView, NotPid,
-    Order, Pid, PortError, ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
+    ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, Lineage, MountOrder, NodeError, NodeView,
+    NotPid, Order, Pid, PortError, ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
 };
 
-use crate::files::{Shared, Tree};
+use crate::files::{Lasting, Shared, Tree};
 use abi::call::{
     CallError, ControlError, Deadline, Outcome, PortOptions, ReceiveError, SendError, SendMode, SystemCall, Wait,
 };
@@ -49,6 +51,7 @@ use bodies::Bodies;
 use console::{ConsoleWaiter, Rouse, Side};
 use drivers::clock::now_ms;
 use drivers::{FileJournal, HostDirectory, HostEntropy};
+use engine::tape::{Mark, Tape, TapedFiles, Told};
 use engine::una::Child;
 use engine::{Fiber, Image, Usage, wasi};
 use guest::{Calls, Children, ProcessClock};
@@ -57,7 +60,6 @@ use kernel::{Key, Process};
 use machine::{Machine, Place, Used};
 use process::{Facts, Info};
 use puppet::{Refused, Strings};
-use read_only::ReadOnly;
 use services::members::ProgramMark;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -170,6 +172,15 @@ impl AnyTree {
         match self {
             AnyTree::Own(tree) => Box::new(tree.session()),
             AnyTree::Shared(shared) => Box::new(shared.session()),
+        }
+    }
+
+    /// Of a process that goes on elsewhere.
+    fn lasting_session(&self, session: Lasting) -> Box<dyn FileSystem + Send> {
+        match self {
+            // There is no elsewhere.
+            AnyTree::Own(tree) => Box::new(tree.session()),
+            AnyTree::Shared(shared) => Box::new(shared.lasting_session(session)),
         }
     }
 
@@ -294,7 +305,7 @@ impl Node {
     /// Something of another node, for the kernel.
     pub fn heard(&self, node: abi::ids::NodeId, heard: Heard) {
         use kernel::world::Event;
-        self.0.machine.tell(match heard {
+        self.0.machine.tell_brought(match heard {
             Heard::Arrived { life, packet } => Event::Arrived { from: node, life, packet: packet.into() },
             Heard::Linked { life } => Event::Linked { node, life },
             Heard::Unlinked => Event::Unlinked { node },
@@ -323,20 +334,24 @@ impl Node {
     pub fn run(&self, order: Order) -> Result<Started, RunRefused> {
         let limit = order.limits.output_bytes.unwrap_or(u64::MAX);
         let console = Console::new(order.stdio.input, order.stdio.lossless, limit);
-        self.begin(order, console, None)
+        self.begin(order, console, None, Life::default())
     }
 
-    /// Begins a process under the number that it had. `console`: what it had printed before.
-    pub fn run_again(&self, order: Order, again: Again, console: Option<&[u8]>) -> Result<Started, RunRefused> {
+    /// Begins a process under the number that it had. `console`: what it had printed before; `since`: the incarnation that was the first to
+    /// begin so.
+    pub fn run_again(
+        &self, order: Order, again: Again, since: u32, console: Option<&[u8]>,
+    ) -> Result<Started, RunRefused> {
         let limit = order.limits.output_bytes.unwrap_or(u64::MAX);
         let console = match console {
             Some(saved) => Console::restored(saved).map_err(|_| RunRefused::Streams)?,
             None => Console::new(order.stdio.input, order.stdio.lossless, limit),
         };
-        self.begin(order, console, Some(again))
+        let life = Life { since, incarnation: again.incarnation, ..Life::default() };
+        self.begin(order, console, Some(again), life)
     }
 
-    fn begin(&self, order: Order, console: Console, again: Option<Again>) -> Result<Started, RunRefused> {
+    fn begin(&self, order: Order, console: Console, again: Option<Again>, life: Life) -> Result<Started, RunRefused> {
         let Order { program, name, args, env, mounts, limits, stdio } = order;
         if let Some(again) = again
             && self.is_alive(again.id.into())
@@ -344,7 +359,7 @@ impl Node {
             return Err(RunRefused::Alive(again.id.into()));
         }
         let started_ms = now_ms();
-        let world = self.0.world_at(&program, &mounts, &limits, stdio, console.clone(), console)?;
+        let world = self.0.world_at(&program, &mounts, &limits, stdio, (console.clone(), console), life)?;
         let (setup, fiber, rest) = world.for_new(args.clone(), env);
         let process = at_once(self.0.engine.start_on_fiber(&program, &name, setup, fiber))?;
         let common = Common { name, args, mounts, limits, stdio, started_ms, moves: moves(again), again };
@@ -363,10 +378,23 @@ impl Node {
     }
 
     fn launch(
+        &self, program: &engine::Program, process: engine::Process, common: Common, rest: Rest,
+    ) -> Result<Started, RunRefused> {
+        self.launch_as(program, process, common, rest, |_| {})
+    }
+
+    /// `made` is called with what is known of it before it runs.
+    fn launch_as(
         &self, program: &engine::Program, mut process: engine::Process, common: Common, rest: Rest,
+        made: impl FnOnce(&Info),
     ) -> Result<Started, RunRefused> {
         let (console, limits, again) = (rest.output.clone(), common.limits.clone(), common.again);
+        let tape = rest.tape.clone();
         let info = self.0.info(program, &mut process, common, rest);
+        if let Some(tape) = tape {
+            tape.begin();
+        }
+        made(&info);
         let arguments = self.0.bodies.expect(guest::Program::new(process, info.clone()), info.clone());
         let spawn = Spawn {
             program: Program::Module(ProgramId(*program.hash().as_bytes())),
@@ -462,15 +490,19 @@ impl Node {
             output_bytes: info.console.as_ref().map_or(0, Console::end),
             mounts: info.mounts.clone(),
             incarnation: info.incarnation,
+            lineage: info.lineage().clone(),
         }
     }
 
     fn find(&self, pid: Pid) -> Result<Arc<Info>, ControlRefused> {
         let processes = self.0.bodies.processes();
         let info = processes.find(pid).ok_or_else(|| absent(pid, &processes))?;
-        match info.kind {
-            Kind::Program => Ok(info.clone()),
-            Kind::Service => Err(ControlRefused::Service(pid)),
+        let has_ended = info.fate().end.is_some();
+        match (info.kind, info.moved()) {
+            // What has ended here was not it any more.
+            (Kind::Program, Some(to)) if has_ended => Err(ControlRefused::Moved { pid, to }),
+            (Kind::Program, _) => Ok(info.clone()),
+            (Kind::Service, _) => Err(ControlRefused::Service(pid)),
         }
     }
 
@@ -514,6 +546,14 @@ impl Node {
     }
 
     pub fn cont(&self, pid: Pid) -> Result<(), ControlRefused> {
+        let known = self.find(pid)?;
+        // Also who is lent and was stopped before goes on when he comes back.
+        let mut stops_again = known.stops_again();
+        *stops_again = false;
+        self.go_on_now(pid)
+    }
+
+    fn go_on_now(&self, pid: Pid) -> Result<(), ControlRefused> {
         let info = self.control(pid, |process| SystemCall::Release { process })?;
         info.set_stopped(false);
         Ok(())
@@ -533,13 +573,19 @@ impl Node {
         self.find(pid)?.console.clone().ok_or(ControlRefused::NoSuchProcess(pid))
     }
 
-    /// Does what was written into the `ctl` of a process of this node: `kill`, `stop`, `cont`, or `move` and the name of a node.
+    /// Does what was written into the `ctl` of a process of this node: `kill`, `stop`, `cont`, `move` and the name of a node, or `fork`
+    /// ([`ForkOrder`]).
     pub fn command(&self, pid: Pid, bytes: &[u8]) -> Result<(), abi::errno::Errno> {
         use abi::errno::Errno;
         let done = match bytes.trim_ascii() {
             b"kill" => self.kill(pid),
             b"stop" => self.stop(pid),
             b"cont" => self.cont(pid),
+            word if word.starts_with(b"fork") => {
+                let order = ForkOrder::read(word).ok_or(Errno::Inval)?;
+                let others = self.0.others.as_ref().ok_or(Errno::NotSup)?;
+                return others.fork(pid, order, Asker::Others, Box::new(|_| {}));
+            }
             word => {
                 let to =
                     word.strip_prefix(b"move ").and_then(|name| std::str::from_utf8(name).ok()).ok_or(Errno::Inval)?;
@@ -766,12 +812,12 @@ impl Inner {
         self: &Arc<Inner>, program: &engine::Program, mounts: &[MountOrder], limits: &ProcessLimits, stdio: Stdio,
     ) -> Result<World, RunRefused> {
         let console = Console::new(stdio.input, stdio.lossless, limits.output_bytes.unwrap_or(u64::MAX));
-        self.world_at(program, mounts, limits, stdio, console.clone(), console)
+        self.world_at(program, mounts, limits, stdio, (console.clone(), console), Life::default())
     }
 
     fn world_at(
         self: &Arc<Inner>, program: &engine::Program, mounts: &[MountOrder], limits: &ProcessLimits, stdio: Stdio,
-        input: Console, output: Console,
+        (input, output): (Console, Console), life: Life,
     ) -> Result<World, RunRefused> {
         if stdio.held {
             if program.uses_una() {
@@ -786,7 +832,6 @@ impl Inner {
                     mount.guest
                 )));
             }
-            output.hold_back();
         }
         let mut opened = vec![];
         for mount in mounts {
@@ -812,10 +857,24 @@ impl Inner {
             }
         });
         if mounts.iter().all(|mount| mount.guest != "/") {
-            let session = self.tree.session();
-            let files = if stdio.held { Box::new(ReadOnly(session)) } else { session };
-            opened.push(Mount { guest: "/".into(), host: "una:/".into(), read_only: stdio.held, files });
+            let Life { since, incarnation, .. } = life;
+            let files = match stdio.held {
+                true => self.tree.lasting_session(Lasting { name: stdio.session, since, incarnation }),
+                false => self.tree.session(),
+            };
+            opened.push(Mount { guest: "/".into(), host: "una:/".into(), read_only: false, files });
         }
+        let mut waiter = ConsoleWaiter::new(&input, &output, rouse.clone());
+        let tape = stdio.held.then(|| {
+            let Life { mark, told, .. } = life;
+            let shows = output.clone();
+            // What it does for the first time is shown when it is safe; what it does again was.
+            let tape = Tape::new(mark, told, waiter.interrupted(), Box::new(move || shows.hold_back()));
+            waiter.by_tape(&tape);
+            let taped = |mount: Mount| Mount { files: Box::new(TapedFiles::new(&tape, mount.files)), ..mount };
+            opened = opened.drain(..).map(taped).collect();
+            tape
+        });
         // Reading and writing there has effects.
         for root in Root::ALL.into_iter().filter(|_| !stdio.held) {
             // What the user mounts there comes first.
@@ -830,24 +889,27 @@ impl Inner {
         let max_ns = limits.cpu_total.map_or(0, |total| (total.as_nanos() as u64).max(1));
         let time = Arc::new(Used::new(max_ns, limits.cpu_weight.unwrap_or(WEIGHT_NORMAL)));
         let began = self.machine.began();
+        let clock = || -> Box<dyn abi::file::Clock> { Box::new(ProcessClock { time: time.clone(), began }) };
+        let entropy = || -> Box<dyn abi::file::Entropy> { Box::new(HostEntropy) };
         let children: std::sync::Weak<dyn Children> = Arc::<Inner>::downgrade(self);
         let calls = Calls { key: key.clone(), began, program: program.clone(), info: known.clone(), children };
         Ok(World {
             mounts: opened,
-            stdin: Box::new(input.stream(Side::In, kind(stdio.input_is_terminal))),
-            stdout: Box::new(output.stream(Side::Out(Output::Out), kind(stdio.output_is_terminal))),
-            stderr: Box::new(output.stream(Side::Out(Output::Err), kind(stdio.output_is_terminal))),
-            clock: Box::new(ProcessClock { time: time.clone(), began }),
-            waiter: Box::new(ConsoleWaiter::new(&input, &output, rouse)),
+            stdin: Box::new(input.stream(Side::In, kind(stdio.input_is_terminal), tape.as_ref())),
+            stdout: Box::new(output.stream(Side::Out(Output::Out), kind(stdio.output_is_terminal), tape.as_ref())),
+            stderr: Box::new(output.stream(Side::Out(Output::Err), kind(stdio.output_is_terminal), tape.as_ref())),
+            clock: tape.as_ref().map_or_else(|| clock(), |tape| tape.clock(clock())),
+            entropy: tape.as_ref().map_or_else(|| entropy(), |tape| tape.entropy(entropy())),
+            waiter: Box::new(waiter),
             fiber: Fiber { calls: Box::new(calls), usage: usage.clone() },
-            rest: Rest { output, is_shared: false, usage, time, key, known },
+            rest: Rest { output, is_shared: false, usage, time, tape, key, known, lineage: Lineage::default() },
         })
     }
 
     fn info(&self, program: &engine::Program, process: &mut engine::Process, common: Common, rest: Rest) -> Arc<Info> {
         self.remember(program);
         let Common { name, args, mounts, limits, stdio, started_ms, moves, again } = common;
-        let Rest { output, is_shared, usage, time, key, known } = rest;
+        let Rest { output, is_shared, usage, time, tape, key, known, lineage } = rest;
         let info = Info::new(Facts {
             name,
             args,
@@ -866,8 +928,10 @@ impl Inner {
             memories: Some(process.memories()),
             key,
             stopper: Some(process.stopper()),
+            tape,
             began: self.machine.began(),
         });
+        *info.lineage() = lineage;
         let set = known.set(Arc::downgrade(&info));
         assert!(set.is_ok(), "a process is one process");
         info
@@ -897,7 +961,7 @@ impl Children for Inner {
         let limits = ProcessLimits::default();
         let input = Console::new(false, false, 0);
         let mut world = this
-            .world_at(program, &parent.mounts, &limits, Stdio::default(), input, output)
+            .world_at(program, &parent.mounts, &limits, Stdio::default(), (input, output), Life::default())
             .map_err(|refused| refused.to_string())?;
         world.rest.is_shared = true;
         let name =
@@ -916,12 +980,24 @@ impl Children for Inner {
     }
 }
 
+/// Which life of a process it is, and what it was told in earlier ones.
+#[derive(Default)]
+pub struct Life {
+    /// The incarnation that began from the beginning.
+    pub since: u32,
+    pub incarnation: u32,
+    /// Where the state stands from which it goes on, and what it was told since then.
+    pub mark: Mark,
+    pub told: Told,
+}
+
 struct World {
     mounts: Vec<Mount>,
     stdin: Box<dyn abi::file::Stream>,
     stdout: Box<dyn abi::file::Stream>,
     stderr: Box<dyn abi::file::Stream>,
     clock: Box<dyn abi::file::Clock>,
+    entropy: Box<dyn abi::file::Entropy>,
     waiter: Box<dyn abi::file::Waiter>,
     fiber: Fiber,
     rest: Rest,
@@ -930,8 +1006,7 @@ struct World {
 impl World {
     /// For a program that begins.
     fn for_new(self, args: Vec<String>, env: Vec<(String, String)>) -> (wasi::Setup, Fiber, Rest) {
-        let World { mounts, stdin, stdout, stderr, clock, waiter, fiber, rest } = self;
-        let entropy = Box::new(HostEntropy);
+        let World { mounts, stdin, stdout, stderr, clock, entropy, waiter, fiber, rest } = self;
         (wasi::Setup { args, env, mounts, stdin, stdout, stderr, clock, entropy, waiter }, fiber, rest)
     }
 }
@@ -944,7 +1019,9 @@ struct Rest {
     known: Arc<OnceLock<std::sync::Weak<Info>>>,
     usage: Arc<Usage>,
     time: Arc<Used>,
+    tape: Option<Tape>,
     key: Arc<OnceLock<Key<Process>>>,
+    lineage: Lineage,
 }
 
 struct Common {

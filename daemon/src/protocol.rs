@@ -381,6 +381,13 @@ pub enum Request {
         pid: Pid,
         node: String,
     },
+    /// Clones of a running process. Answer: working now and then, then forked.
+    Fork {
+        pid: Pid,
+        count: u32,
+        #[serde(default)]
+        on: Option<String>,
+    },
     /// The message's bytes follow. Answer: done.
     Send {
         port: String,
@@ -474,6 +481,7 @@ impl Request {
             | Request::Checkpoint { pid, .. }
             | Request::Undo { pid, .. }
             | Request::Move { pid, .. }
+            | Request::Fork { pid, .. }
             | Request::Why { pid } => Some(*pid),
             _ => None,
         }
@@ -674,6 +682,7 @@ pub enum Reply {
     /// How far a move is.
     Moving(Stage),
     Moved(MoveView),
+    Forked(ForkView),
     /// From one node to another: the process is there now. The client's connection goes on there: the streams from where they were followed
     /// to, of whose input the process has got so many bytes; or, without, the same request.
     MovedOn {
@@ -723,6 +732,8 @@ pub enum Stage {
     Copying { round: u32, bytes: u64, total: u64 },
     /// The process stands still.
     Stopped { bytes: u64 },
+    /// The way was lost so many times, and the process runs on where it was; it is tried once more.
+    Again { tries: u32 },
     /// It runs there already, and what it wrote last comes after it.
     Following { bytes: u64, total: u64 },
 }
@@ -743,6 +754,33 @@ pub struct MoveView {
     pub pause_us: u64,
     /// From the beginning to the end, in microseconds.
     pub total_us: u64,
+    /// Why tries before this one came to nothing.
+    #[serde(default)]
+    pub lost: Vec<String>,
+}
+
+/// A fork that is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkView {
+    pub pid: Pid,
+    pub clones: Vec<CloneView>,
+    /// Those that did not begin, by their numbers, and why.
+    pub failed: Vec<(u32, String)>,
+    pub memory_bytes: u64,
+    /// How long the process stood still, in microseconds.
+    pub pause_us: u64,
+    /// From the beginning until all clones ran, in microseconds.
+    pub total_us: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneView {
+    /// As it reads it in `/proc/self/fork`.
+    pub number: u32,
+    pub pid: Pid,
+    pub node: u16,
+    /// From the beginning until its node said that it runs, in microseconds.
+    pub after_us: u64,
 }
 
 /// Something in the node's tree.
@@ -793,6 +831,8 @@ pub enum Reason {
     NotCertain,
     /// It runs on where it was.
     NotMoved,
+    /// It runs on, and there are no clones of it.
+    NotForked,
     /// A file, directory or port.
     NotFound,
     /// The time is up.

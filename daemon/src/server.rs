@@ -12,12 +12,12 @@ mod streams;
 mod system;
 
 use crate::node::{
-    self, ControlRefused, DepartRefused, Freeze, FreezeRefused, Node, Order, Output, Pid, PortError, RunRefused,
-    Started, ThawOrder,
+    self, Asker, ControlRefused, DepartRefused, ForkOrder, ForkRefused, Freeze, FreezeRefused, Node, Order, Output,
+    Pid, PortError, RunRefused, Started, ThawOrder,
 };
 use crate::protocol::{self, Afterwards, Follow, More, ProtocolError, Reason, Refusal, Reply, Request, Status};
 use crate::system::view::WhyView;
-use crate::system::{MoveRefused, System};
+use crate::system::{MoveRefused, NotForked, System};
 use abi::ids::NodeId;
 use programs::Programs;
 use std::collections::BTreeMap;
@@ -306,6 +306,7 @@ impl<'a> Session<'a> {
             Request::Undo { pid, which } => self.undo(pid, which),
             Request::RemoveCheckpoints { pid, which } => self.remove_checkpoints(pid, which),
             Request::Move { pid, node } => self.move_process(pid, &node),
+            Request::Fork { pid, count, on } => self.fork(pid, ForkOrder { count, on }),
             Request::Send { port, timeout_ms } => {
                 let mut message = vec![];
                 self.content().take(protocol::MESSAGE_BYTES_MAX as u64 + 1).read_to_end(&mut message)?;
@@ -355,6 +356,12 @@ impl<'a> Session<'a> {
         let program = self.program(&program)?;
         let protocol::Placement { mounts, limits, mut stdio, follow, decided, .. } = place;
         stdio.held = lasting.durable_every_ms.is_some();
+        if stdio.held {
+            let mut session = [0; 8];
+            let filled = abi::file::Entropy::fill(&mut drivers::HostEntropy, &mut session);
+            filled.map_err(|errno| Undone::new(Reason::NotRun, format!("no random numbers: {errno}")))?;
+            stdio.session = u64::from_le_bytes(session);
+        }
         let looked_after = lasting
             .is_wanted()
             .then(|| keep::supervision(lasting, (&name, &arguments, &environment), &hash, (&mounts, &limits, stdio)));
@@ -410,8 +417,22 @@ impl<'a> Session<'a> {
             Ok(moved) => Ok(self.reply(&Reply::Moved(moved))?),
             Err(MoveRefused::Depart(DepartRefused::Stop(refused))) => Err(frozen(refused)),
             Err(refused @ MoveRefused::NoNode(_)) => Err(Undone::new(Reason::NoNode, refused)),
-            Err(refused @ MoveRefused::NotHeard { .. }) => Err(Undone::new(Reason::Unreachable, refused)),
+            Err(refused @ (MoveRefused::NotHeard { .. } | MoveRefused::Gone { .. })) => {
+                Err(Undone::new(Reason::Unreachable, refused))
+            }
             Err(refused) => Err(Undone::new(Reason::NotMoved, refused)),
+        }
+    }
+
+    fn fork(&mut self, pid: Pid, order: ForkOrder) -> Done {
+        let system = self.shared.system.clone();
+        let forked = self.with_patience(move || system.fork(pid, &order, Asker::Others))?;
+        match forked {
+            Ok(view) => Ok(self.reply(&Reply::Forked(view))?),
+            Err(NotForked::Refused(ForkRefused::Stop(refused))) => Err(frozen(refused)),
+            Err(NotForked::NoPlace(why)) => Err(relay::not_placed(why)),
+            Err(refused @ NotForked::NoNode(_)) => Err(Undone::new(Reason::NoNode, refused)),
+            Err(refused) => Err(Undone::new(Reason::NotForked, refused)),
         }
     }
 

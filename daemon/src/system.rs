@@ -7,7 +7,7 @@
 //!   health   who is heard                ears     what arrives from other nodes
 //!   place    where processes go          location where each of them is
 //!   moving   processes on their way      pages    what of their memory follows them
-//!   drain    a node that empties itself
+//!   drain    a node that empties itself                fork     clones of a process, here and elsewhere
 //!   programs what one node has compiled, others need not compile
 //!   names    which node has bound the name of a port
 //!   elsewhere processes and nodes as files
@@ -20,6 +20,7 @@ mod drain;
 mod ears;
 mod elsewhere;
 mod events;
+mod fork;
 mod health;
 mod join;
 pub mod keep;
@@ -33,8 +34,10 @@ mod place;
 mod programs;
 mod record;
 pub mod supervise;
+pub mod tape;
 pub mod view;
 
+pub use fork::NotForked;
 pub use join::{JoinError, join};
 pub use moving::MoveRefused;
 pub use record::{Record, RecordError};

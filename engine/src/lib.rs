@@ -9,7 +9,7 @@
 //!   image       a frozen process as bytes          wasi      what a program may call
 //!   fiber       processes that share threads       una      what only una has
 //!   pages       memories: followed, missing
-//!   parts       an image in parts
+//!   parts       an image in parts                  tape      what a process was told
 //! ```
 mod admission;
 pub mod cache;
@@ -24,6 +24,7 @@ pub mod parts;
 pub mod process;
 pub mod program;
 pub mod progress;
+pub mod tape;
 pub mod una;
 pub mod wasi;
 

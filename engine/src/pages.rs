@@ -6,6 +6,7 @@
 //! ```text
 //!   memory, stack   what programs run in, used again and again        linux   reservations, PAGEMAP_SCAN, userfaultfd
 //!   tracker         which pages were written since the last look      missing pages that come while the process runs
+//!   stem            what several processes began with, of which each has what it has not written
 //! ```
 
 mod linux;
@@ -13,12 +14,14 @@ mod memory;
 mod missing;
 mod stack;
 mod staging;
+mod stem;
 mod tracker;
 
 pub use linux::PAGE;
 use memory::Mapping;
 pub use missing::{Fetch, Missing, NotThere, UNIT};
 pub use staging::Staging;
+pub use stem::{Stem, Whole};
 pub use tracker::{Content, Piece, Taken, Tracker};
 
 use std::ops::Range;
@@ -79,6 +82,12 @@ impl Memories {
         staging.give(&self.mappings()?)
     }
 
+    /// What the process computes from now on is void: it ends as soon as may be, and says this.
+    pub fn give_up(&self, why: &str) {
+        self.presence.lose(why);
+        self.presence.stop();
+    }
+
     /// Bytes of each memory, now.
     pub fn sizes(&self) -> Result<Vec<u64>, PagesError> {
         Ok(self.mappings()?.iter().map(|mapping| mapping.bytes() as u64).collect())
@@ -97,6 +106,11 @@ pub enum PagesError {
     NoPages { span: Span },
     #[error("the process's memory is larger than the {bytes_max} bytes that it may have")]
     TooLarge { bytes_max: u64 },
+    /// A process that shall have a stem's pages has another size than the one from which it is.
+    #[error("the process has not the memories that the stem has")]
+    OtherSizes,
+    #[error(transparent)]
+    Lost(#[from] Lost),
     #[error("this system lets no program answer for its own missing pages: {0}")]
     Unsupported(String),
     #[error("the process's pages: {0}")]

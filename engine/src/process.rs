@@ -261,6 +261,11 @@ impl Process {
         self.memories().adopt(staging)
     }
 
+    /// It is a copy of one that goes on: its standard input, with what was not read of it, is that one's, and is at its end here.
+    pub fn end_input(&mut self) {
+        self.store.data_mut().system.end_input();
+    }
+
     /// Its clock has stood still since it was saved: so much later it is for everybody else, who may have promised it something by then.
     pub fn pass_time(&mut self, duration: std::time::Duration) {
         self.store.data_mut().system.pass_time(duration.as_nanos().min(u128::from(u64::MAX)) as u64);

@@ -113,6 +113,8 @@ pub enum WriteError {
 pub enum At {
     Offset(u64),
     End,
+    /// At the end, if that is there. Else it fails with [`Errno::Again`].
+    EndAt(u64),
 }
 
 /// A file as it was at one moment, on its way to the disk. One at a time of each file.
@@ -1278,7 +1280,8 @@ impl Files {
         let offset = match at {
             At::Offset(offset) if offset > OFFSET_MAX => return Err(WriteError::Failed(Errno::Inval)),
             At::Offset(offset) => offset,
-            At::End => size_bytes,
+            At::EndAt(end) if end != size_bytes => return Err(WriteError::Failed(Errno::Again)),
+            At::End | At::EndAt(_) => size_bytes,
         };
         if bytes.is_empty() {
             return Ok((0, offset));

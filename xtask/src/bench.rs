@@ -3,8 +3,11 @@
 mod asyncify;
 mod cluster;
 mod continuing;
+mod criu;
+mod forking;
 mod freeze;
 mod host;
+mod keeping;
 mod local;
 mod moving;
 mod programs;
@@ -28,6 +31,10 @@ enum Benchmark {
     Cluster(cluster::Arguments),
     /// Pages of a process: followed, missing, moved
     Move(moving::Arguments),
+    /// Clones of a process: how soon they run, and what they take up
+    Fork(forking::Arguments),
+    /// Checkpoints, and what it costs to be durable
+    Keep(keeping::Arguments),
 }
 
 pub fn run(arguments: Arguments) -> crate::Outcome {
@@ -36,5 +43,7 @@ pub fn run(arguments: Arguments) -> crate::Outcome {
         Benchmark::Local(arguments) => local::run(&arguments),
         Benchmark::Cluster(arguments) => cluster::run(&arguments),
         Benchmark::Move(arguments) => moving::run(&arguments),
+        Benchmark::Fork(arguments) => forking::run(&arguments),
+        Benchmark::Keep(arguments) => keeping::run(&arguments),
     }
 }

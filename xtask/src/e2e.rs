@@ -6,14 +6,19 @@
 //!
 //! ```text
 //!   network   namespaces, cables, cuts, loss     node     a daemon and its commands
-//!   relay     delay and reordering, by ourselves  cluster, moving  the scenarios
+//!   relay     delay and reordering, by ourselves  cluster, moving  the scenarios, with steps, thousand, kills
+//!   enduring  programs that go on until they are told
 //! ```
 
 mod cluster;
+mod enduring;
+mod kills;
 mod moving;
 mod network;
 mod node;
 mod relay;
+mod steps;
+mod thousand;
 
 pub use node::FAKETIME;
 

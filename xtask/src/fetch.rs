@@ -75,6 +75,12 @@ pub fn run(arguments: &Arguments) -> Outcome {
     Ok(())
 }
 
+/// One that is known to be listed.
+pub fn one(name: &str) -> Outcome<PathBuf> {
+    let program = PUBLISHED.iter().find(|program| program.name == name);
+    program.ok_or_else(|| format!("no program `{name}` is listed"))?.fetch()
+}
+
 pub fn all() -> Outcome {
     PUBLISHED.iter().try_for_each(|program| program.fetch().map(|_| ()))
 }

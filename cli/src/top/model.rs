@@ -402,6 +402,7 @@ pub mod tests {
             output_bytes: 0,
             mounts: vec![],
             incarnation: 0,
+            lineage: Default::default(),
         }
     }
 

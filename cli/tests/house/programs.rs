@@ -174,6 +174,113 @@ pub fn printing(name: &str) -> String {
     ))
 }
 
+/// Looks at everything that can differ from run to run, and says in each line what it saw and what all of it comes to so far: number,
+/// random number, monotonic clock, a byte of the file `letters`, sum; in hexadecimal. `work` rounds of work go into each, and it
+/// sleeps at times.
+pub fn witnessing(work: u32) -> String {
+    let imports = r#"
+      (import "wasi_snapshot_preview1" "random_get" (func $random_get (param i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "clock_time_get" (func $clock_time_get (param i32 i64 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "fd_pread" (func $fd_pread (param i32 i32 i32 i64 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "fd_close" (func $fd_close (param i32) (result i32)))
+      (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory")"#;
+    let body = format!(
+        r#"(data (i32.const 1024) "letters") (data (i32.const 1040) "0123456789abcdef")
+           (func $hex (param $value i64) (param $at i32) (local $digit i32)
+             (loop $next
+               (i32.store8 (i32.add (local.get $at) (local.get $digit))
+                 (i32.load8_u (i32.add (i32.const 1040) (i32.wrap_i64 (i64.shr_u (local.get $value) (i64.const 60))))))
+               (local.set $value (i64.shl (local.get $value) (i64.const 4)))
+               (br_if $next (i32.lt_u (local.tee $digit (i32.add (local.get $digit) (i32.const 1))) (i32.const 16))))
+             (i32.store8 (i32.add (local.get $at) (i32.const 16)) (i32.const 32)))
+           (func $busy (param $n i32) (loop $l (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1))))))
+           (func (export "_start") (local $i i64) (local $sum i64) (local $fd i32) (local $byte i64)
+             (local.set $fd (call $open (i32.const 1024) (i32.const 7) (i32.const 0) (i64.const 6)))
+             (loop $next
+               (call $check (call $random_get (i32.const 512) (i32.const 8)))
+               (call $check (call $clock_time_get (i32.const 1) (i64.const 0) (i32.const 520)))
+               (if (i32.eqz (i32.and (i32.wrap_i64 (local.get $i)) (i32.const 7)))
+                 (then
+                   (i32.store (i32.const 616) (i32.const 1))
+                   (i64.store (i32.const 624) (i64.const 2000000))
+                   (call $check (call $poll_oneoff (i32.const 600) (i32.const 660) (i32.const 1) (i32.const 8)))
+                   (call $check (call $fd_close (local.get $fd)))
+                   (local.set $fd (call $open (i32.const 1024) (i32.const 7) (i32.const 0) (i64.const 6)))))
+               (i32.store (i32.const 0) (i32.const 528)) (i32.store (i32.const 4) (i32.const 1))
+               (call $check (call $fd_pread (local.get $fd) (i32.const 0) (i32.const 1)
+                 (i64.rem_u (local.get $i) (i64.const 26)) (i32.const 8)))
+               (local.set $byte (i64.load8_u (i32.const 528)))
+               (local.set $sum (i64.add (i64.mul (local.get $sum) (i64.const 1099511628211))
+                 (i64.xor (i64.xor (i64.load (i32.const 512)) (i64.load (i32.const 520))) (local.get $byte))))
+               (call $hex (local.get $i) (i32.const 700))
+               (call $hex (i64.load (i32.const 512)) (i32.const 717))
+               (call $hex (i64.load (i32.const 520)) (i32.const 734))
+               (call $hex (local.get $byte) (i32.const 751))
+               (call $hex (local.get $sum) (i32.const 768))
+               (i32.store8 (i32.const 784) (i32.const 10))
+               (call $write (i32.const 1) (i32.const 700) (i32.const 85))
+               (call $busy (i32.const {work}))
+               (local.set $i (i64.add (local.get $i) (i64.const 1)))
+               (br $next)))"#
+    );
+    program(&body).replacen("(memory (export \"memory\")", imports, 1)
+}
+
+/// Keeps a book: draws a random number, appends it to the file `book` and says it, each in a line with a number before it, in hexadecimal.
+/// The last number is also in the file `count`, over the one before, and is read back each time; at times a file is made and removed
+/// again. Ends with 90 if a file is not as it left it, with 100 + errno if it is told an error, and with 0 after so many lines.
+pub fn bookkeeping(lines: u32, work: u32) -> String {
+    let imports = r#"
+      (import "wasi_snapshot_preview1" "random_get" (func $random_get (param i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "fd_pread" (func $fd_pread (param i32 i32 i32 i64 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "fd_pwrite" (func $fd_pwrite (param i32 i32 i32 i64 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "fd_close" (func $fd_close (param i32) (result i32)))
+      (import "wasi_snapshot_preview1" "path_unlink_file" (func $path_unlink_file (param i32 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "path_rename" (func $path_rename (param i32 i32 i32 i32 i32 i32) (result i32)))
+      (memory (export "memory")"#;
+    let body = format!(
+        r#"(data (i32.const 1024) "bookcounttempgone") (data (i32.const 1060) "0123456789abcdef")
+           (func $hex (param $value i64) (param $at i32) (local $digit i32)
+             (loop $next
+               (i32.store8 (i32.add (local.get $at) (local.get $digit))
+                 (i32.load8_u (i32.add (i32.const 1060) (i32.wrap_i64 (i64.shr_u (local.get $value) (i64.const 60))))))
+               (local.set $value (i64.shl (local.get $value) (i64.const 4)))
+               (br_if $next (i32.lt_u (local.tee $digit (i32.add (local.get $digit) (i32.const 1))) (i32.const 16)))))
+           (func $busy (param $n i32) (loop $l (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1))))))
+           (func (export "_start") (local $i i64) (local $book i32) (local $count i32)
+             (call $check (call $path_open (i32.const 3) (i32.const 1) (i32.const 1024) (i32.const 4) (i32.const 1)
+               (i64.const 64) (i64.const 0) (i32.const 1) (i32.const 8)))
+             (local.set $book (i32.load (i32.const 8)))
+             (local.set $count (call $open (i32.const 1028) (i32.const 5) (i32.const 1) (i64.const 70)))
+             (loop $next
+               (call $check (call $random_get (i32.const 512) (i32.const 8)))
+               (i32.store (i32.const 0) (i32.const 520)) (i32.store (i32.const 4) (i32.const 8))
+               (i64.store (i32.const 520) (i64.const 0))
+               (call $check (call $fd_pread (local.get $count) (i32.const 0) (i32.const 1) (i64.const 0) (i32.const 8)))
+               (if (i64.ne (i64.load (i32.const 520)) (local.get $i)) (then (call $proc_exit (i32.const 90))))
+               (local.set $i (i64.add (local.get $i) (i64.const 1)))
+               (call $hex (local.get $i) (i32.const 700))
+               (i32.store8 (i32.const 716) (i32.const 32))
+               (call $hex (i64.load (i32.const 512)) (i32.const 717))
+               (i32.store8 (i32.const 733) (i32.const 10))
+               (call $write (local.get $book) (i32.const 700) (i32.const 34))
+               (call $write (i32.const 1) (i32.const 700) (i32.const 34))
+               (i64.store (i32.const 520) (local.get $i))
+               (i32.store (i32.const 0) (i32.const 520)) (i32.store (i32.const 4) (i32.const 8))
+               (call $check (call $fd_pwrite (local.get $count) (i32.const 0) (i32.const 1) (i64.const 0) (i32.const 8)))
+               (if (i32.eqz (i32.and (i32.wrap_i64 (local.get $i)) (i32.const 3)))
+                 (then
+                   (call $check (call $fd_close (call $open (i32.const 1033) (i32.const 4) (i32.const 5) (i64.const 64))))
+                   (call $check (call $path_rename
+                     (i32.const 3) (i32.const 1033) (i32.const 4) (i32.const 3) (i32.const 1037) (i32.const 4)))
+                   (call $check (call $path_unlink_file (i32.const 3) (i32.const 1037) (i32.const 4)))))
+               (call $busy (i32.const {work}))
+               (br_if $next (i64.lt_u (local.get $i) (i64.const {lines})))))"#
+    );
+    program(&body).replacen("(memory (export \"memory\")", imports, 1)
+}
+
 /// What programs with ports begin with: they end with the code of what failed.
 const UNA: &str = r#"
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))

@@ -214,6 +214,14 @@ impl FileSystem for RemoteFiles {
         }
     }
 
+    fn append_at(&mut self, file: OpenId, bytes: &[u8], end: u64) -> Result<usize, Errno> {
+        let bytes = bytes[..bytes.len().min(READ_BYTES_MAX)].to_vec();
+        match self.ask(Act::AppendAt { file, bytes, end })? {
+            Told::Written { count, .. } => Ok(count as usize),
+            _ => Err(Errno::Proto),
+        }
+    }
+
     fn stat(&mut self, id: OpenId) -> Result<Stat, Errno> {
         match self.ask(Act::Stat(id))? {
             Told::Stat(stat) => Ok(stat),

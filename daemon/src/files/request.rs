@@ -50,6 +50,12 @@ pub(super) enum Act {
         file: OpenId,
         bytes: Vec<u8>,
     },
+    /// If that is where the file ends.
+    AppendAt {
+        file: OpenId,
+        bytes: Vec<u8>,
+        end: u64,
+    },
     Stat(OpenId),
     SetSize {
         file: OpenId,
@@ -251,6 +257,9 @@ impl Asked {
             Act::Append { file, bytes } => {
                 to.u8(7).u64(file.0).bytes(bytes);
             }
+            Act::AppendAt { file, bytes, end } => {
+                to.u8(27).u64(file.0).bytes(bytes).u64(*end);
+            }
             Act::Stat(id) => {
                 to.u8(8).u64(id.0);
             }
@@ -349,6 +358,7 @@ impl Asked {
             }
             6 => Act::Write { file: id(from)?, offset: from.u64()?, bytes: from.bytes()?.to_vec() },
             7 => Act::Append { file: id(from)?, bytes: from.bytes()?.to_vec() },
+            27 => Act::AppendAt { file: id(from)?, bytes: from.bytes()?.to_vec(), end: from.u64()? },
             8 => Act::Stat(id(from)?),
             9 => Act::SetSize { file: id(from)?, size_bytes: from.u64()? },
             10 => Act::SetTimes { id: id(from)?, times: read_times(from)? },
@@ -578,6 +588,7 @@ mod tests {
             Act::Read { file: id, offset: 1, count: 2, whatever: true },
             Act::Write { file: id, offset: 1, bytes: vec![1, 2] },
             Act::Append { file: id, bytes: vec![1] },
+            Act::AppendAt { file: id, bytes: vec![1], end: 7 },
             Act::Stat(id),
             Act::SetSize { file: id, size_bytes: 4 },
             Act::SetTimes { id, times },

@@ -26,6 +26,8 @@ const WORK_PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(5);
 /// Of all nodes. Then: [`Errno::NFile`].
 const SESSIONS_MAX: usize = 1 << 16;
+/// The number under which a session ends that lasts.
+pub(super) const FOR_GOOD: u64 = u64::MAX;
 
 pub(super) struct Served {
     sessions: Mutex<BTreeMap<(NodeId, SessionKey), Arc<Mutex<Seat>>>>,
@@ -80,6 +82,23 @@ impl Served {
         self.sessions().len()
     }
 
+    /// Is a later incarnation of the same one here?
+    fn is_superseded(&self, key: &SessionKey) -> bool {
+        key.lasts() && self.sessions().keys().any(|(_, other)| key.comes_before(other))
+    }
+
+    /// Earlier incarnations of this one ask for nothing any more.
+    pub fn supersede(&self, key: &SessionKey) {
+        if !key.lasts() {
+            return;
+        }
+        let mut sessions = self.sessions();
+        let earlier: Vec<_> = sessions.keys().filter(|(_, other)| other.comes_before(key)).copied().collect();
+        let gone: Vec<_> = earlier.iter().filter_map(|place| sessions.remove(place)).collect();
+        drop(sessions);
+        drop(gone);
+    }
+
     /// Does what is asked, once.
     pub fn answer(&self, hold: &Hold, epoch: u64, tree: &Tree, from: NodeId, asked: Asked) -> Told {
         let Asked { session, number, act, .. } = asked;
@@ -94,6 +113,9 @@ impl Served {
                         return Told::Claimed { lost: vec![] };
                     }
                 }
+                if self.is_superseded(&session) {
+                    return Told::Failed(Errno::Stale);
+                }
                 let (files, lost) = tree.claim(session, &held);
                 if hold.confirm(epoch) == Confirmed::Lost {
                     return Told::NotHolder;
@@ -107,12 +129,14 @@ impl Served {
                 drop(sessions);
                 // What it had open is open again before it is closed here.
                 drop(before);
+                self.supersede(&session);
                 Told::Claimed { lost }
             }
             Act::End => {
                 let seat = self.sessions().remove(&place);
                 let done = seat.and_then(|seat| seat.lock().expect("a session does not panic").files.done());
-                if done.is_some() {
+                // Of one that lasts the next incarnation asks what it was answered.
+                if done.is_some() && !session.lasts() || number == FOR_GOOD {
                     tree.forget(session);
                 }
                 Told::Done
@@ -192,6 +216,10 @@ fn try_it(files: &mut TreeFiles, tree: &Tree, act: Act) -> Result<Told, Errno> {
         }
         Act::Append { file, bytes } => {
             files.append(file, &bytes).map(|(count, end)| Told::Written { count: count as u64, end })
+        }
+        Act::AppendAt { file, bytes, end } => {
+            let count = files.append_at(file, &bytes, end)? as u64;
+            Ok(Told::Written { count, end: end.saturating_add(count) })
         }
         Act::Stat(id) => files.stat(id).map(Told::Stat),
         Act::SetSize { file, size_bytes } => files.set_size(file, size_bytes).map(done),

@@ -15,17 +15,33 @@ use super::hold::{Confirmed, Where};
 use super::outside::Service;
 use super::remote::RemoteFiles;
 use super::request::{Act, Asked, Told};
+use super::serve::FOR_GOOD;
 use super::shared::{Inner, random};
 use super::tree::{Held, SessionKey, TreeFiles};
+use abi::encoding::{Malformed, Reader, Writer};
 use abi::errno::Errno;
 use abi::file::*;
 use abi::wasi::Advice;
+use services::files::Inode;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Of a larger file it cannot be said whether something was appended to it.
+const DOUBT_BYTES_MAX: u64 = 256 << 20;
+/// Between two changes there is room for so many questions, in bits.
+const CHANGE_SHIFT: u32 = 32;
 /// Whoever ends waits so long for the holder to hear of it.
 const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The session of a process that lasts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lasting {
+    pub name: u64,
+    /// The incarnation that began from the beginning.
+    pub since: u32,
+    pub incarnation: u32,
+}
 
 /// Whether an act may be done twice.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,7 +96,23 @@ impl SharedFiles {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&number().to_le_bytes());
         key[8..].copy_from_slice(&number().to_le_bytes());
-        let key = SessionKey(key);
+        SharedFiles::of(shared, SessionKey::of_one_life(key))
+    }
+
+    /// Of a process that goes on elsewhere when its node is lost.
+    pub(super) fn lasting(shared: Arc<Inner>, session: Lasting) -> SharedFiles {
+        let Lasting { name, since, incarnation } = session;
+        SharedFiles::of(shared, SessionKey::lasting(name, since, incarnation))
+    }
+
+    /// Nobody goes on for it: what it was answered last is forgotten.
+    pub(super) fn end_for_good(mut self) {
+        self.next = FOR_GOOD;
+        // Whoever does not hear it keeps 48 bytes.
+        let _ = self.sit(1, Instant::now() + END_PATIENCE);
+    }
+
+    fn of(shared: Arc<Inner>, key: SessionKey) -> SharedFiles {
         shared.remember_session(key);
         SharedFiles {
             shared,
@@ -100,6 +132,7 @@ impl SharedFiles {
             let (epoch, lost, seat) = match self.shared.find(deadline)? {
                 Where::Here { epoch, tree } => {
                     let (files, lost) = tree.claim(self.key, &held);
+                    self.shared.served.supersede(&self.key);
                     (epoch, lost, Seat::Here { epoch, files })
                 }
                 Where::There { node, epoch } => {
@@ -150,7 +183,7 @@ impl SharedFiles {
                 Seat::Nowhere => unreachable!("it has just sat down"),
                 Seat::Here { epoch, files } => {
                     // Alone there is nobody who could take over.
-                    let is_recorded = again == Again::Numbered && !self.shared.living.is_empty();
+                    let is_recorded = again == Again::Numbered && (self.key.lasts() || !self.shared.living.is_empty());
                     files.asks(is_recorded.then_some((self.key, number)));
                     let result = act(files);
                     let is_lost =
@@ -231,6 +264,29 @@ impl SharedFiles {
     }
 }
 
+impl SharedFiles {
+    /// How much of this is where it was to be appended.
+    fn was_appended(&mut self, file: OpenId, bytes: &[u8], end: u64) -> Result<usize, Errno> {
+        let all = self.content(file, DOUBT_BYTES_MAX)?;
+        let there = all.get(end as usize..).unwrap_or(&[]);
+        let count = there.len().min(bytes.len());
+        if count > 0 && there[..count] == bytes[..count] { Ok(count) } else { Err(Errno::Again) }
+    }
+}
+
+fn read_token(token: &[u8]) -> Result<Held, Malformed> {
+    let mut from = Reader::new(token);
+    let inode = Inode(from.u64()?);
+    let access = match from.u8()? {
+        0 => Access::Read,
+        1 => Access::Write,
+        2 => Access::ReadWrite,
+        _ => return Err(from.malformed()),
+    };
+    from.finish()?;
+    Ok(Held { inode, access })
+}
+
 impl Drop for SharedFiles {
     fn drop(&mut self) {
         self.shared.forget_session(&self.key);
@@ -240,7 +296,7 @@ impl Drop for SharedFiles {
                 let done = files.done();
                 let tree = files.tree().clone();
                 drop(files);
-                if done.is_some() {
+                if done.is_some() && !self.key.lasts() || self.next == FOR_GOOD {
                     tree.forget(self.key);
                 }
             }
@@ -415,6 +471,56 @@ impl FileSystem for SharedFiles {
     fn content(&mut self, file: OpenId, bytes_max: u64) -> Result<Vec<u8>, Errno> {
         self.check(file)?;
         self.act(Again::Same, |files| files.content(file, bytes_max))
+    }
+
+    fn append_at(&mut self, file: OpenId, bytes: &[u8], end: u64) -> Result<usize, Errno> {
+        self.check(file)?;
+        let mut attempts = 0;
+        let appended = self.act(Again::Same, |files| {
+            attempts += 1;
+            files.append_at(file, bytes, end)
+        });
+        let count = match appended {
+            // It may have been this that moved the end, before its answer was lost with a holder.
+            Err(Errno::Again) if attempts > 1 => self.was_appended(file, bytes, end)?,
+            appended => appended?,
+        };
+        self.written(file);
+        Ok(count)
+    }
+
+    /// Questions in between have numbers in between.
+    fn is_change(&mut self, number: u64) {
+        self.next = self.next.max(number << CHANGE_SHIFT);
+    }
+
+    fn token(&mut self, id: OpenId) -> Option<Vec<u8>> {
+        let Held { inode, access } = self.held.get(&id)?.held;
+        Some(Writer::default().u64(inode.0).u8(access as u8).finish())
+    }
+
+    fn adopt(&mut self, token: &[u8]) -> Result<OpenId, Errno> {
+        let held = read_token(token).map_err(|_| Errno::Inval)?;
+        let is_free = |id: &OpenId| !self.held.contains_key(id) && !self.gone.contains(id);
+        let id = (1..).map(OpenId).find(is_free).expect("there are more numbers than things that are open");
+        self.held.insert(id, One { held, content: Unsynced::Nothing });
+        // It is claimed with all that is open. What is open now is open until then, so that nothing goes that has no name.
+        let seat = std::mem::replace(&mut self.seat, Seat::Nowhere);
+        let number = self.next;
+        self.next += 1;
+        let sat = self.sit(number, Instant::now() + self.shared.options.patience);
+        drop(seat);
+        match (sat, self.held.contains_key(&id)) {
+            (Ok(()), true) => Ok(id),
+            (Ok(()), false) => {
+                self.gone.remove(&id);
+                Err(Errno::Stale)
+            }
+            (Err(errno), _) => {
+                self.held.remove(&id);
+                Err(errno)
+            }
+        }
     }
 
     fn orphan_file(&mut self, content: &[u8]) -> Result<OpenId, Errno> {

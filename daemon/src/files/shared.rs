@@ -14,7 +14,7 @@ use super::outside::{FilesNetwork, Reply, Service};
 use super::planted::{Bug, planted};
 use super::request::{Asked, Told};
 use super::serve::Served;
-use super::session::SharedFiles;
+use super::session::{Lasting, SharedFiles};
 use super::shelf::Shelf;
 use super::tree::{SessionKey, Tree, TreeError, TreeOptions, TreeView};
 use super::workers::Workers;
@@ -106,7 +106,7 @@ pub(super) struct Inner {
     pub chunks: Arc<Chunks>,
     shelf: Shelf,
     pub hold: Arc<Hold>,
-    served: Served,
+    pub(super) served: Served,
     pub(super) drafts: Drafts,
     /// Sessions of this node.
     local: Mutex<BTreeSet<SessionKey>>,
@@ -184,6 +184,16 @@ impl Shared {
     /// One view of the tree, with numbers of its own for what is open. What it has open when it is dropped is closed.
     pub fn session(&self) -> SharedFiles {
         SharedFiles::new(self.owner.inner.clone())
+    }
+
+    /// The view of a process that goes on elsewhere when its node is lost: each change that it makes is made once, whoever asks for it.
+    pub fn lasting_session(&self, session: Lasting) -> SharedFiles {
+        SharedFiles::lasting(self.owner.inner.clone(), session)
+    }
+
+    /// Nobody goes on for it.
+    pub fn end_session(&self, session: Lasting) {
+        SharedFiles::lasting(self.owner.inner.clone(), session).end_for_good();
     }
 
     /// Answers what another node asks. Returns at once.

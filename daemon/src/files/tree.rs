@@ -140,6 +140,47 @@ struct Disk {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct SessionKey(pub [u8; 16]);
 
+/// What follows after the name of one that lasts.
+const LASTS: u8 = 1;
+const INCARNATIONS: std::ops::Range<usize> = 12..15;
+
+impl SessionKey {
+    /// Of somebody who asks as long as he lives.
+    pub fn of_one_life(random: [u8; 16]) -> SessionKey {
+        let mut key = random;
+        key[15] = 0;
+        SessionKey(key)
+    }
+
+    /// Of a process that goes on elsewhere: what it was answered last is remembered for its next incarnation. `since`: the incarnation
+    /// that began from the beginning.
+    pub fn lasting(name: u64, since: u32, incarnation: u32) -> SessionKey {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&name.to_be_bytes());
+        key[8..12].copy_from_slice(&since.to_be_bytes());
+        key[INCARNATIONS].copy_from_slice(&incarnation.to_be_bytes()[1..]);
+        key[15] = LASTS;
+        SessionKey(key)
+    }
+
+    pub fn lasts(&self) -> bool {
+        self.0[15] == LASTS
+    }
+
+    /// Under which it is kept what it was answered last.
+    fn of_answers(mut self) -> SessionKey {
+        if self.lasts() {
+            self.0[INCARNATIONS].fill(0);
+        }
+        self
+    }
+
+    /// Is this an earlier incarnation of that one?
+    pub fn comes_before(&self, other: &SessionKey) -> bool {
+        self.lasts() && self.of_answers() == other.of_answers() && self.0[INCARNATIONS] < other.0[INCARNATIONS]
+    }
+}
+
 /// The last act of a session that changed a name: durable together with what it changed, so that whoever asks again, elsewhere,
 /// is answered as if he had been told the first time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -167,7 +208,7 @@ impl Answered {
 }
 
 fn answered_key(session: SessionKey) -> Vec<u8> {
-    [&[ANSWERED], &session.0[..]].concat()
+    [&[ANSWERED], &session.of_answers().0[..]].concat()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -273,20 +314,21 @@ impl Tree {
                 }
             }
         }
-        claimed.done = disk.answered().get(&session).copied();
+        claimed.done = disk.answered().get(&session.of_answers()).copied();
         (claimed, lost)
     }
 
     /// A session is over: nobody asks again.
     pub(super) fn forget(&self, session: SessionKey) {
         let disk = &self.owner.disk;
-        disk.answered().remove(&session);
+        disk.answered().remove(&session.of_answers());
         disk.facts.write_beside(vec![Write { key: answered_key(session), value: None }]);
     }
 
     /// Somebody is gone who may come back and ask again for what he was not answered.
     pub(super) fn remember(&self, session: SessionKey, done: Option<Answered>) {
-        if let Some(done) = done {
+        // What one that lasts was answered is remembered already.
+        if let Some(done) = done.filter(|_| !session.lasts()) {
             self.owner.disk.answered().insert(session, done);
         }
     }
@@ -294,7 +336,8 @@ impl Tree {
     /// Whoever had something open before this tree was opened and has not claimed it by now does not come back.
     pub(super) fn forget_absent(&self, is_there: impl Fn(&SessionKey) -> bool) {
         let disk = &self.owner.disk;
-        let absent: Vec<SessionKey> = disk.answered().keys().filter(|key| !is_there(key)).copied().collect();
+        let absent: Vec<SessionKey> =
+            disk.answered().keys().filter(|key| !key.lasts() && !is_there(key)).copied().collect();
         let writes = absent.iter().map(|key| Write { key: answered_key(*key), value: None });
         disk.facts.write_beside(writes.collect());
         disk.answered().retain(|key, _| !absent.contains(key));
@@ -824,8 +867,25 @@ impl TreeFiles {
 
     /// What this request was answered when it was asked before, elsewhere.
     fn done_before(&self) -> Option<Answered> {
-        let (_, number) = self.asking?;
-        self.done.filter(|done| done.number == number)
+        let (key, number) = self.asking?;
+        let done = match key.lasts() {
+            true => self.disk().answered().get(&key.of_answers()).copied(),
+            false => self.done,
+        };
+        done.filter(|done| done.number == number)
+    }
+
+    /// Has a later incarnation of who asks gone on?
+    fn is_late(&self) -> bool {
+        let Some((key, number)) = self.asking.filter(|(key, _)| key.lasts()) else { return false };
+        self.disk().answered().get(&key.of_answers()).is_some_and(|done| done.number > number)
+    }
+
+    fn note_done(&mut self, done: Answered) {
+        self.done = Some(done);
+        if let Some((key, _)) = self.asking.filter(|(key, _)| key.lasts()) {
+            self.disk().answered().insert(key.of_answers(), done);
+        }
     }
 
     /// Changes names, once.
@@ -833,13 +893,18 @@ impl TreeFiles {
         if self.done_before().is_some() {
             return Ok(());
         }
+        if self.is_late() {
+            return Err(Errno::Stale);
+        }
         let answered = self.asking.map(|(key, number)| (key, Answered { number, opened: None }));
         let disk = self.disk();
         let caller = disk.enter();
         let answer = disk.submit_with(act, |_, ()| answered.map(|(key, answered)| answered.write(key)));
         disk.durable(answer.after)?;
         drop(caller);
-        self.done = answered.map(|(_, answered)| answered).or(self.done);
+        if let (Ok(()), Some((_, answered))) = (&answer.result, answered) {
+            self.note_done(answered);
+        }
         answer.result
     }
 
@@ -905,6 +970,10 @@ impl FileSystem for TreeFiles {
             let id = self.hold(Ok(open), free)?;
             return Ok(Opened { id, kind });
         }
+        if how.existence != Existence::Required && self.is_late() {
+            return Err(Errno::Stale);
+        }
+        let disk = self.disk();
         let answer = if how.existence == Existence::Required {
             let mut files = disk.files();
             files.open(now_ns(), from, path, how, &mut vec![])
@@ -932,7 +1001,7 @@ impl FileSystem for TreeFiles {
             && how.existence != Existence::Required
         {
             let opened = self.disk().files().inode(open)?.0;
-            self.done = Some(Answered { number, opened: Some(opened) });
+            self.note_done(Answered { number, opened: Some(opened) });
         }
         let disk = self.disk();
         if how.truncate && how.access == Access::Read {
@@ -981,6 +1050,11 @@ impl FileSystem for TreeFiles {
     fn append(&mut self, file: OpenId, bytes: &[u8]) -> Result<(usize, u64), Errno> {
         let open = self.number(file)?;
         self.disk().write(open, At::End, bytes)
+    }
+
+    fn append_at(&mut self, file: OpenId, bytes: &[u8], end: u64) -> Result<usize, Errno> {
+        let open = self.number(file)?;
+        self.disk().write(open, At::EndAt(end), bytes).map(|(count, _)| count)
     }
 
     fn stat(&mut self, id: OpenId) -> Result<Stat, Errno> {

@@ -4,15 +4,19 @@
 //! ```text
 //!   k/c/PID/NNNNNNNN   root 32, seal 32, JSON      a checkpoint of a process; they are counted from 1
 //!   k/p/PID            seal 32, JSON               the process itself
+//!   k/l/PID/SSSSSSSS/POSITION   seal 32, fresh 8, bytes   what a durable process was told, from a position on
 //! ```
 //! A seal is the BLAKE3 hash of the key and of all behind the seal: a record that was damaged, or stands under another's key, is none.
 
 use crate::node::{End, Outward, Pid};
 use drivers::chunks::ChunkName;
+use engine::tape::Piece;
 use serde::{Deserialize, Serialize};
 
 /// Where processes are.
 pub const PROCESSES: &[u8] = b"k/p/";
+/// What durable processes were told.
+const TAPES: &[u8] = b"k/l/";
 
 /// What is known of a checkpoint beside its content.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -29,7 +33,26 @@ pub struct Checkpoint {
     pub bytes: u64,
     /// Of that, what the checkpoint before did not have.
     pub new_bytes: u64,
+    /// For how long the process was kept from running for it, in microseconds.
+    #[serde(default)]
+    pub pause_us: u64,
+    /// Of a durable process: what it was told from there on is kept too.
+    #[serde(default)]
+    pub tape: Option<TapeMark>,
     pub process: Outward,
+}
+
+/// Where a checkpoint stands on the tape of its process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TapeMark {
+    /// The incarnation that began from the beginning, and this tape with it.
+    pub since: u32,
+    pub position: u64,
+    /// So many changes of files it had asked for.
+    pub changes: u64,
+    /// What the process's own clocks said.
+    pub monotonic_ns: u64,
+    pub cputime_ns: u64,
 }
 
 /// Which incarnation of a process may have any effect, and where it is.
@@ -88,6 +111,36 @@ pub enum Place {
         node: u16,
         end: Option<End>,
     },
+}
+
+/// What the keys of all that a process was told begin with.
+pub fn tapes_prefix(pid: Pid) -> Vec<u8> {
+    [TAPES, format!("{:016x}/", pid.id().to_bits()).as_bytes()].concat()
+}
+
+/// The same since the incarnation that began from the beginning.
+pub fn tape_prefix(pid: Pid, since: u32) -> Vec<u8> {
+    [&tapes_prefix(pid)[..], format!("{since:08x}/").as_bytes()].concat()
+}
+
+/// The key of a piece, and its value.
+pub fn tape_piece(pid: Pid, since: u32, piece: &Piece) -> (Vec<u8>, Vec<u8>) {
+    let key = [&tape_prefix(pid, since)[..], format!("{:016x}", piece.at).as_bytes()].concat();
+    let fresh = [u8::from(piece.is_fresh)];
+    let value = [&seal(&key, &[&fresh, &piece.bytes])[..], &fresh, &piece.bytes].concat();
+    (key, value)
+}
+
+/// `None`: it is damaged.
+pub fn read_piece(key: &[u8], value: &[u8]) -> Option<Piece> {
+    let (sealed, rest) = value.split_first_chunk::<32>()?;
+    let (fresh, bytes) = rest.split_first()?;
+    if seal(key, &[&[*fresh], bytes]) != *sealed {
+        return None;
+    }
+    let at = key.get(key.len().checked_sub(16)?..)?;
+    let at = u64::from_str_radix(std::str::from_utf8(at).ok()?, 16).ok()?;
+    Some(Piece { at, is_fresh: *fresh != 0, bytes: bytes.to_vec() })
 }
 
 /// The last part of a checkpoint's key.
@@ -178,6 +231,8 @@ mod tests {
             incarnation: 0,
             bytes: 2,
             new_bytes: 1,
+            pause_us: 2,
+            tape: None,
             process,
         }
     }

@@ -8,6 +8,7 @@ use super::puppet::{Puppet, Strings};
 use super::seekers::{Pile, SEEKERS};
 use super::view::{Kind, Pid, ProcessLimits, Stdio};
 use super::{Fate, Watcher};
+use crate::steps::Step;
 use abi::call::{Outcome, PortOptions, SystemCall};
 use abi::ids::{DeviceId, HandleId, NodeId, ProcessId, ProgramId, Time};
 use abi::limits::{Limits, WEIGHT_NORMAL};
@@ -216,6 +217,7 @@ impl Bodies {
             memories: None,
             key,
             stopper: None,
+            tape: None,
             began: self.machine.began(),
         });
         self.processes().add(Pid::from(start.id), info);
@@ -310,6 +312,7 @@ impl machine::Bodies for Bodies {
 
     fn settle(&self, settle: Settle) -> Result<Made, StartFailure> {
         let Settle { from, ticket, process, id, handle } = settle;
+        Step::ArrivingSettled.reached();
         let arriving = self.arriving().remove(&(from, ticket));
         let Some(Arriving { program, info, settled }) = arriving else { return Err(StartFailure::UnknownProgram) };
         let set = info.key.set(process).is_ok() && info.handle.set(handle).is_ok();

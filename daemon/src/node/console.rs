@@ -16,6 +16,7 @@ use abi::errno::Errno;
 use abi::file::{Direction, Interest, Interrupt, Readiness, Source, Stat, Stream, StreamKind, Waiter, Wake, Watcher};
 use abi::ids::NodeId;
 use abi::wasi::Filetype;
+use engine::tape::{Tag, Tape};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -280,15 +281,45 @@ impl Console {
         self.0.news.notify_all();
     }
 
-    /// Waits for this time, or until half of the room for what is held back is used up, or the process has ended.
-    pub(crate) fn wait_full_or_closed(&self, timeout: Duration) {
+    /// Does anybody wait for a release?
+    pub(crate) fn holds_back(&self) -> bool {
+        let log = self.log();
+        log.shown() < log.end
+    }
+
+    /// The process has taken so many bytes of its input once more, which may have been typed where it was before.
+    fn input_again(&self, count: usize, is_end: bool) {
+        let mut input = self.input();
+        let count = count.min(input.bytes.len());
+        input.bytes.drain(..count);
+        input.closed |= is_end;
+        drop(input);
+        self.0.room.notify_all();
+    }
+
+    /// The process writes once more what it wrote before. Nobody is waited for: who was waited for then has read it.
+    fn output_again(&self, stream: Output, bytes: &[u8]) {
+        let mut log = self.log();
+        log.append(stream, bytes);
+        let start = log.start();
+        log.holds.iter_mut().for_each(|(_, at)| *at = (*at).max(start));
+        drop(log);
+        self.0.news.notify_all();
+    }
+
+    /// Waits for this time, or until half of the room for what is held back is used up, or the process has ended. True if it is one of
+    /// these.
+    pub(crate) fn wait_full_or_closed(&self, timeout: Duration) -> bool {
         let until = Instant::now() + timeout;
         let mut log = self.log();
         loop {
             let held = log.released.map_or(0, |released| log.end - released);
             let left = until.saturating_duration_since(Instant::now());
-            if log.closed || held > LOG_BYTES_MAX as u64 / 2 || left.is_zero() {
-                return;
+            if log.closed || held > LOG_BYTES_MAX as u64 / 2 {
+                return true;
+            }
+            if left.is_zero() {
+                return false;
             }
             (log, _) = self.0.news.wait_timeout(log, left).expect("no code panics while it holds this lock");
         }
@@ -308,10 +339,11 @@ impl Console {
         self.after_move(log);
     }
 
-    /// A word of the system to whoever reads the process's errors. It is lost if there is no room.
+    /// A word of the system to whoever reads the process's errors. It is lost if there is no room, or if the process must be able to do all
+    /// again that is in its log.
     pub(crate) fn note(&self, text: &str) {
         let mut log = self.log();
-        if log.room() >= text.len() {
+        if log.room() >= text.len() && log.released.is_none() {
             log.append(Output::Err, text.as_bytes());
         }
         drop(log);
@@ -410,8 +442,8 @@ impl Console {
     }
 
     /// The process's end of one stream.
-    pub(crate) fn stream(&self, side: Side, kind: StreamKind) -> ConsoleStream {
-        ConsoleStream { console: self.clone(), side, kind }
+    pub(crate) fn stream(&self, side: Side, kind: StreamKind, tape: Option<&Tape>) -> ConsoleStream {
+        ConsoleStream { console: self.clone(), side, kind, tape: tape.cloned() }
     }
 }
 
@@ -564,6 +596,73 @@ pub(crate) struct ConsoleStream {
     console: Console,
     side: Side,
     kind: StreamKind,
+    /// On which all is that the process hears of it.
+    tape: Option<Tape>,
+}
+
+impl ConsoleStream {
+    fn take(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        if self.side != Side::In {
+            return Err(Errno::BadF);
+        }
+        let mut input = self.console.input();
+        if input.bytes.is_empty() {
+            if !input.closed {
+                self.console.look(&mut input);
+            }
+            return if input.closed { Ok(0) } else { Err(Errno::Again) };
+        }
+        let count = buffer.len().min(input.bytes.len());
+        for (to, from) in buffer.iter_mut().zip(input.bytes.drain(..count)) {
+            *to = from;
+        }
+        drop(input);
+        self.console.0.room.notify_all();
+        Ok(count)
+    }
+
+    fn put(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        let Side::Out(stream) = self.side else { return Err(Errno::BadF) };
+        let mut log = self.console.log();
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let allowed = log.bytes_max.saturating_sub(log.end).min(usize::MAX as u64) as usize;
+        if allowed == 0 {
+            return Err(Errno::DQuot);
+        }
+        let count = log.room().min(bytes.len()).min(allowed);
+        if count == 0 {
+            return Err(Errno::Again);
+        }
+        log.append(stream, &bytes[..count]);
+        drop(log);
+        self.console.0.news.notify_all();
+        Ok(count)
+    }
+
+    fn look(&self, direction: Direction) -> Result<Readiness, Errno> {
+        match (self.side, direction) {
+            (Side::In, Direction::Read) => {
+                let mut input = self.console.input();
+                Ok(match input.bytes.len() {
+                    0 if !input.closed => {
+                        self.console.look(&mut input);
+                        Readiness::Blocked
+                    }
+                    bytes => Readiness::Ready { bytes: bytes as u64, hangup: input.closed },
+                })
+            }
+            (Side::Out(_), Direction::Write) => {
+                let log = self.console.log();
+                Ok(match log.room() {
+                    0 if log.end < log.bytes_max => Readiness::Blocked,
+                    room => Readiness::Ready { bytes: room as u64, hangup: false },
+                })
+            }
+            _ => Err(Errno::BadF),
+        }
+    }
 }
 
 impl Stream for ConsoleStream {
@@ -592,66 +691,70 @@ impl Stream for ConsoleStream {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        if self.side != Side::In {
-            return Err(Errno::BadF);
+        let Some(tape) = &self.tape else { return self.take(buffer) };
+        let most = buffer.len();
+        let mut is_again = true;
+        let write = |bytes: &Vec<u8>, to: &mut Writer| {
+            to.bytes(bytes);
+        };
+        let read = |from: &mut Reader| {
+            let bytes = from.bytes()?;
+            if bytes.len() <= most { Ok(bytes.to_vec()) } else { Err(from.malformed()) }
+        };
+        let bytes = tape.result(Tag::Input, write, read, || {
+            is_again = false;
+            let mut bytes = vec![0; most.min(INPUT_BYTES_MAX)];
+            let count = self.take(&mut bytes)?;
+            bytes.truncate(count);
+            Ok(bytes)
+        })?;
+        if is_again {
+            self.console.input_again(bytes.len(), bytes.is_empty() && most > 0);
         }
-        let mut input = self.console.input();
-        if input.bytes.is_empty() {
-            if !input.closed {
-                self.console.look(&mut input);
-            }
-            return if input.closed { Ok(0) } else { Err(Errno::Again) };
-        }
-        let count = buffer.len().min(input.bytes.len());
-        for (to, from) in buffer.iter_mut().zip(input.bytes.drain(..count)) {
-            *to = from;
-        }
-        drop(input);
-        self.console.0.room.notify_all();
-        Ok(count)
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
-        let Side::Out(stream) = self.side else { return Err(Errno::BadF) };
-        let mut log = self.console.log();
-        if bytes.is_empty() {
-            return Ok(0);
+        let Some(tape) = &self.tape else { return self.put(bytes) };
+        let mut is_again = true;
+        let write = |count: &usize, to: &mut Writer| {
+            to.u32(*count as u32);
+        };
+        let read = |from: &mut Reader| {
+            let count = from.u32()? as usize;
+            if count <= bytes.len() { Ok(count) } else { Err(from.malformed()) }
+        };
+        let count = tape.result(Tag::Output, write, read, || {
+            is_again = false;
+            self.put(bytes)
+        })?;
+        match self.side {
+            Side::Out(stream) if is_again => self.console.output_again(stream, &bytes[..count]),
+            // It is shown when it is safe.
+            _ => tape.hurry(),
         }
-        let allowed = log.bytes_max.saturating_sub(log.end).min(usize::MAX as u64) as usize;
-        if allowed == 0 {
-            return Err(Errno::DQuot);
-        }
-        let count = log.room().min(bytes.len()).min(allowed);
-        if count == 0 {
-            return Err(Errno::Again);
-        }
-        log.append(stream, &bytes[..count]);
-        drop(log);
-        self.console.0.news.notify_all();
         Ok(count)
     }
 
     fn readiness(&self, direction: Direction) -> Result<Readiness, Errno> {
-        match (self.side, direction) {
-            (Side::In, Direction::Read) => {
-                let mut input = self.console.input();
-                Ok(match input.bytes.len() {
-                    0 if !input.closed => {
-                        self.console.look(&mut input);
-                        Readiness::Blocked
-                    }
-                    bytes => Readiness::Ready { bytes: bytes as u64, hangup: input.closed },
-                })
-            }
-            (Side::Out(_), Direction::Write) => {
-                let log = self.console.log();
-                Ok(match log.room() {
-                    0 if log.end < log.bytes_max => Readiness::Blocked,
-                    room => Readiness::Ready { bytes: room as u64, hangup: false },
-                })
-            }
-            _ => Err(Errno::BadF),
-        }
+        let Some(tape) = &self.tape else { return self.look(direction) };
+        let tag = match direction {
+            Direction::Read => Tag::InputReady,
+            Direction::Write => Tag::OutputReady,
+        };
+        let write = |readiness: &Readiness, to: &mut Writer| {
+            match readiness {
+                Readiness::Blocked => to.u8(0),
+                Readiness::Ready { bytes, hangup } => to.u8(1 + u8::from(*hangup)).u64(*bytes),
+            };
+        };
+        let read = |from: &mut Reader| match from.u8()? {
+            0 => Ok(Readiness::Blocked),
+            said @ (1 | 2) => Ok(Readiness::Ready { bytes: from.u64()?, hangup: said == 2 }),
+            _ => Err(from.malformed()),
+        };
+        tape.result(tag, write, read, || self.look(direction))
     }
 
     fn source(&self) -> Source {
@@ -662,7 +765,8 @@ impl Stream for ConsoleStream {
     }
 
     fn may_read_ahead(&self) -> bool {
-        true
+        // What was taken aside would be missing when the process is told again what it read.
+        self.tape.is_none()
     }
 }
 
@@ -672,19 +776,30 @@ pub(crate) struct ConsoleWaiter {
     output: Console,
     rouse: Rouse,
     interrupted: Arc<AtomicBool>,
+    tape: Option<Tape>,
 }
 
 impl ConsoleWaiter {
     /// For a process that reads from one console and writes to another, or the same.
     pub fn new(input: &Console, output: &Console, rouse: Rouse) -> ConsoleWaiter {
         let interrupted = Arc::new(AtomicBool::new(false));
-        ConsoleWaiter { input: input.clone(), output: output.clone(), rouse, interrupted }
+        ConsoleWaiter { input: input.clone(), output: output.clone(), rouse, interrupted, tape: None }
+    }
+
+    /// What it waited for before it does not wait for when it is told so again.
+    pub fn by_tape(&mut self, tape: &Tape) {
+        self.tape = Some(tape.clone());
+    }
+
+    /// Up while somebody wants the process to stop.
+    pub fn interrupted(&self) -> Arc<AtomicBool> {
+        self.interrupted.clone()
     }
 }
 
 impl Watcher for ConsoleWaiter {
     fn watch(&mut self, interests: &[Interest]) -> Result<(), Errno> {
-        let mut ready = self.is_interrupted();
+        let mut ready = self.is_interrupted() || self.tape.as_ref().is_some_and(Tape::is_again);
         for interest in interests {
             match interest.source {
                 INPUT => {
@@ -717,6 +832,10 @@ impl Watcher for ConsoleWaiter {
 }
 
 impl Waiter for ConsoleWaiter {
+    fn is_put_off(&mut self) -> bool {
+        self.tape.as_ref().is_some_and(Tape::take_put_off)
+    }
+
     /// A process on a fiber never waits on its thread.
     fn wait(&mut self, _interests: &[Interest], _timeout_ns: Option<u64>) -> Result<Wake, Errno> {
         Err(Errno::NotSup)
@@ -751,14 +870,14 @@ mod tests {
     const SOON: Duration = Duration::ZERO;
 
     fn written(console: &Console, bytes: &[u8]) -> Result<usize, Errno> {
-        console.stream(Side::Out(Output::Out), StreamKind::Pipe).write(bytes)
+        console.stream(Side::Out(Output::Out), StreamKind::Pipe, None).write(bytes)
     }
 
     #[test]
     fn readers_follow_each_at_its_place_and_streams_are_told_apart() {
         let console = Console::new(false, false, u64::MAX);
         assert_eq!(written(&console, b"one"), Ok(3));
-        assert_eq!(console.stream(Side::Out(Output::Err), StreamKind::Pipe).write(b"two"), Ok(3));
+        assert_eq!(console.stream(Side::Out(Output::Err), StreamKind::Pipe, None).write(b"two"), Ok(3));
         let piece = |stream, at, bytes: &[u8], lost| Piece::Bytes {
             stream,
             at,
@@ -816,7 +935,7 @@ mod tests {
     #[test]
     fn input_has_a_bound_and_an_end() {
         let console = Console::new(true, false, u64::MAX);
-        let mut stdin = console.stream(Side::In, StreamKind::Pipe);
+        let mut stdin = console.stream(Side::In, StreamKind::Pipe, None);
         let mut buffer = [0; 4];
         assert_eq!(stdin.read(&mut buffer), Err(Errno::Again));
         assert_eq!(console.write(&vec![5; INPUT_BYTES_MAX + 1], SOON), INPUT_BYTES_MAX);
@@ -860,7 +979,7 @@ mod tests {
     fn a_console_moves_with_all_that_it_holds() {
         let here = Console::new(true, false, 1 << 20);
         assert_eq!(written(&here, &vec![1; LOG_BYTES_MAX]), Ok(LOG_BYTES_MAX));
-        assert_eq!(here.stream(Side::Out(Output::Err), StreamKind::Pipe).write(b"err"), Ok(3));
+        assert_eq!(here.stream(Side::Out(Output::Err), StreamKind::Pipe, None).write(b"err"), Ok(3));
         assert_eq!(here.write(b"typed", SOON), 5);
         let contents = here.leave();
         assert_eq!(here.write(b"more", SOON), 0, "what is typed now would be typed twice, or lost");
@@ -876,7 +995,7 @@ mod tests {
         }
         assert_eq!(there.write(b" more", SOON), 5);
         let mut typed = [0; 20];
-        assert_eq!(there.stream(Side::In, StreamKind::Pipe).read(&mut typed), Ok(10));
+        assert_eq!(there.stream(Side::In, StreamKind::Pipe, None).read(&mut typed), Ok(10));
         assert_eq!(&typed[..10], b"typed more");
         for end in 0..bytes.len() {
             assert!(Contents::from_bytes(&bytes[..end]).is_err(), "cut at {end} it was believed");

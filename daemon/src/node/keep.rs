@@ -5,14 +5,16 @@
 //! kernel nothing happens: it is the same process, which came back from its processor and goes on.
 
 use super::view::{ControlRefused, End, FreezeRefused, Kind, Pid, RunRefused, State};
-use super::{Common, Console, HostEntropy, MountOrder, Node, ProcessLimits, Started, Stdio, at_once};
+use super::{Common, Console, Life, MountOrder, Node, ProcessLimits, Started, Stdio, at_once};
 use abi::ids::NodeId;
 use abi::process::Again;
 use drivers::clock::now_ms;
+use engine::tape::{Mark, Tape};
 use engine::{Image, SaveError, ThawError, wasi};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// What is known of a process beside what its image says, so that another node can make it go on.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -36,6 +38,10 @@ pub struct Snapshot {
     pub state: Vec<u8>,
     /// What [`Console::save`] wrote; of a process that writes where its parent writes, nothing.
     pub streams: Vec<u8>,
+    /// Where it stands on its tape, if it has one.
+    pub mark: Option<Mark>,
+    /// For how long it was kept from running.
+    pub pause: Duration,
 }
 
 /// A process that is to go on, beside its image.
@@ -43,6 +49,7 @@ pub struct GoOn {
     pub program: engine::Program,
     pub outward: Outward,
     pub streams: Vec<u8>,
+    pub life: Life,
     /// Under which number; a new one if it is not said.
     pub again: Option<Again>,
 }
@@ -59,6 +66,10 @@ pub enum SnapshotRefused {
 /// Why a process was not put back to an earlier state. It runs on as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum UndoRefused {
+    #[error(
+        "process {0} is durable, and others have seen what it did: go on from an earlier state beside it: una restore {0}@CHECKPOINT --new"
+    )]
+    Durable(Pid),
     #[error(transparent)]
     Freeze(#[from] FreezeRefused),
     #[error(transparent)]
@@ -72,10 +83,12 @@ impl Node {
     ) -> Result<Snapshot, SnapshotRefused> {
         let info = self.find(pid).map_err(FreezeRefused::from)?;
         self.has_nothing_in_hand(pid)?;
+        let began = Instant::now();
         let mut stopped = self.stop_still(pid)?;
         let process = stopped.process();
         let mut state = vec![];
         process.save_state(&mut state).map_err(FreezeRefused::from)?;
+        let mark = info.tape.as_ref().map(Tape::mark);
         process.each_memory(&mut memory).map_err(SnapshotRefused::Sink)?;
         let console = info.console.as_ref();
         let streams = match console.filter(|_| !info.is_console_shared) {
@@ -92,10 +105,12 @@ impl Node {
             cpu_ns: info.time.total_ns(self.0.machine.now()),
             output_bytes: console.map_or(0, Console::end),
         };
-        Ok(Snapshot { outward, state, streams })
+        drop(stopped);
+        Ok(Snapshot { outward, state, streams, mark, pause: began.elapsed() })
     }
 
-    fn has_nothing_in_hand(&self, pid: Pid) -> Result<(), FreezeRefused> {
+    /// Can it be looked at as it is?
+    pub fn has_nothing_in_hand(&self, pid: Pid) -> Result<(), FreezeRefused> {
         // Each is born with one, to the names.
         match self.process(pid)?.handles > 1 {
             true => Err(FreezeRefused::Holds { pid, what: "ports, pipes or processes in its hands".into() }),
@@ -105,7 +120,7 @@ impl Node {
 
     /// Makes a process of an image, which goes on where it was, with what its streams held.
     pub fn go_on(&self, image: Image<impl Read>, order: GoOn) -> Result<Started, RunRefused> {
-        let GoOn { program, outward, streams, again } = order;
+        let GoOn { program, outward, streams, life, again } = order;
         let Outward { name, args, mounts, limits, stdio, cpu_ns, .. } = outward;
         if let Some(again) = again
             && self.find(again.id.into()).is_ok_and(|info| info.fate().end.is_none())
@@ -117,7 +132,7 @@ impl Node {
             true => Console::new(stdio.input, false, bytes_max),
             false => Console::restored(&streams).map_err(|_| RunRefused::Streams)?,
         };
-        let world = self.0.world_at(&program, &mounts, &limits, stdio, console.clone(), console)?;
+        let world = self.0.world_at(&program, &mounts, &limits, stdio, (console.clone(), console), life)?;
         world.rest.time.carry_over(cpu_ns);
         let (resume, fiber, rest) = world.for_old();
         let process = at_once(self.0.engine.thaw_on_fiber(&program, image, resume, fiber))?;
@@ -130,9 +145,18 @@ impl Node {
         &self, pid: Pid, program: &engine::Program, image: Image<impl Read>, note: &str,
     ) -> Result<(), UndoRefused> {
         let info = self.find(pid).map_err(FreezeRefused::from)?;
+        if info.tape.is_some() {
+            return Err(UndoRefused::Durable(pid));
+        }
         let console = info.console.clone().unwrap_or_else(|| Console::new(false, false, 0));
-        let world =
-            self.0.world_at(program, &info.mounts, &info.limits, info.stdio, console.clone(), console.clone())?;
+        let world = self.0.world_at(
+            program,
+            &info.mounts,
+            &info.limits,
+            info.stdio,
+            (console.clone(), console.clone()),
+            Life::default(),
+        )?;
         // It is the same process: whatever rouses it, and whatever its kernel knows it by.
         let key = *info.key.get().ok_or(FreezeRefused::from(ControlRefused::NoSuchProcess(pid)))?;
         let known = (world.rest.key.set(key), world.rest.known.set(Arc::downgrade(&info)));
@@ -163,6 +187,18 @@ impl Node {
         let _ = self.kill(pid);
     }
 
+    /// What it was told, if it is durable.
+    pub(crate) fn tape(&self, pid: Pid) -> Option<Tape> {
+        self.find(pid).ok()?.tape.clone()
+    }
+
+    /// What runs here is not what it should be: it ends, and says so.
+    pub(crate) fn give_up(&self, pid: Pid, why: &str) {
+        if let Some(memories) = self.find(pid).ok().and_then(|info| info.memories()) {
+            memories.give_up(why);
+        }
+    }
+
     /// Does somebody keep it from running?
     pub fn is_stopped(&self, pid: Pid) -> bool {
         self.find(pid).is_ok_and(|info| info.is_stopped())
@@ -177,8 +213,7 @@ impl Node {
 impl super::World {
     /// For a program that goes on.
     pub(super) fn for_old(self) -> (wasi::Resume, engine::Fiber, super::Rest) {
-        let super::World { mounts, stdin, stdout, stderr, clock, waiter, fiber, rest } = self;
-        let entropy = Box::new(HostEntropy);
+        let super::World { mounts, stdin, stdout, stderr, clock, entropy, waiter, fiber, rest } = self;
         (wasi::Resume { mounts, stdin, stdout, stderr, clock, entropy, waiter }, fiber, rest)
     }
 }

@@ -222,6 +222,8 @@ pub(crate) struct Machine {
     alarm_set: Condvar,
     stopping: AtomicBool,
     serials: Serials,
+    /// To the thread that ends what ends while a thread is here that must not wait. No more are on their way than there are processes.
+    endings: Sender<Endings>,
     halted: Mutex<Option<Exit>>,
     halted_set: Condvar,
 }
@@ -260,10 +262,8 @@ struct Post {
 struct After {
     starts: Vec<Start>,
     settles: Vec<Settle>,
-    missed: Vec<(NodeId, u64)>,
     departed: Option<(ProcessId, Result<(), DepartError>)>,
-    dropped: Vec<Arc<Slot>>,
-    ended: Vec<(ProcessId, Exit)>,
+    endings: Endings,
     interrupts: Vec<ProcessId>,
     wakes: Vec<WorkerId>,
     packets: Vec<(NodeId, Bytes)>,
@@ -271,6 +271,31 @@ struct After {
     /// Somebody waits for a worker.
     look: bool,
     halted: Option<Exit>,
+}
+
+/// Processes that are over here, or do not come. With their bodies their files are closed, for which another node may be asked; and only
+/// then is it told that they have ended.
+#[derive(Default)]
+struct Endings {
+    missed: Vec<(NodeId, u64)>,
+    dropped: Vec<Arc<Slot>>,
+    ended: Vec<(ProcessId, Exit)>,
+}
+
+impl Endings {
+    fn is_empty(&self) -> bool {
+        self.missed.is_empty() && self.dropped.is_empty() && self.ended.is_empty()
+    }
+
+    fn come(self, bodies: &dyn Bodies) {
+        for (from, ticket) in self.missed {
+            bodies.missed(from, ticket);
+        }
+        drop(self.dropped);
+        for (id, exit) in self.ended {
+            bodies.ended(id, exit);
+        }
+    }
 }
 
 /// What a worker does now.
@@ -293,6 +318,8 @@ struct Worker {
 }
 
 thread_local! {
+    /// This thread brings what other nodes say, and with it their answers: it must not wait for one.
+    static BRINGS: Cell<bool> = const { Cell::new(false) };
     static WORKER: RefCell<Option<std::rc::Rc<Worker>>> = const { RefCell::new(None) };
 }
 
@@ -346,6 +373,7 @@ impl Machine {
             id: AtomicI32::new(0),
             nice: AtomicI32::new(0),
         };
+        let (endings, to_end) = channel::<Endings>();
         let machine = Arc::new(Machine {
             core: Mutex::new(Core {
                 kernel: Kernel::new(config),
@@ -372,9 +400,17 @@ impl Machine {
             alarm_set: Condvar::new(),
             stopping: AtomicBool::new(false),
             serials,
+            endings,
             halted: Mutex::new(None),
             halted_set: Condvar::new(),
         });
+        let ending = Arc::downgrade(&machine);
+        thread("endings", move || {
+            for endings in to_end {
+                let Some(machine) = ending.upgrade() else { return };
+                endings.come(&**machine.bodies());
+            }
+        })?;
         for (mut journal, work) in journals.into_iter().zip(receivers) {
             let machine = machine.clone();
             thread("journal", move || {
@@ -448,6 +484,13 @@ impl Machine {
         assert!(none.is_none(), "only a worker is told what to do");
     }
 
+    /// The same, by a thread that brings what another node says.
+    pub fn tell_brought(&self, event: Event) {
+        BRINGS.set(true);
+        self.tell(event);
+        BRINGS.set(false);
+    }
+
     /// A process that sleeps shall look again.
     pub fn stir(&self, process: Key<Process>) {
         self.tell(Event::Stir { process });
@@ -499,10 +542,18 @@ impl Machine {
         }
         drop(core);
         let departed = after.departed.take();
+        if BRINGS.get() && !after.endings.is_empty() {
+            self.end_elsewhere(std::mem::take(&mut after.endings));
+        }
         if !after.is_empty() {
             self.do_after(after);
         }
         (next, departed)
+    }
+
+    fn end_elsewhere(&self, endings: Endings) {
+        // The thread for it lives as long as the machine.
+        let _ = self.endings.send(endings);
     }
 
     fn do_after(&self, after: After) {
@@ -536,12 +587,8 @@ impl Machine {
             let made = self.bodies().settle(settle);
             self.made(process, id, made);
         }
-        for (from, ticket) in after.missed {
-            self.bodies().missed(from, ticket);
-        }
-        drop(after.dropped);
-        for (id, exit) in after.ended {
-            self.bodies().ended(id, exit);
+        if !after.endings.is_empty() {
+            after.endings.come(&**self.bodies());
         }
         if let Some(exit) = after.halted {
             *self.halted.lock().expect("no code panics while it holds this lock") = Some(exit);
@@ -566,8 +613,12 @@ impl Machine {
                 let slot = Arc::new(Slot { process, id, body: Mutex::new(body), time });
                 let mut core = self.core();
                 // It may have been ended before its body was there.
-                if core.starting.remove(&process).is_some() {
-                    core.slots.insert(process, slot);
+                match core.starting.remove(&process) {
+                    Some(_) => drop(core.slots.insert(process, slot)),
+                    None => {
+                        drop(core);
+                        self.end_elsewhere(Endings { dropped: vec![slot], ..Endings::default() });
+                    }
                 }
                 Event::Started { process }
             }
@@ -786,11 +837,11 @@ impl Core {
                 }
                 Effect::Destroy { process, exit } => {
                     if let Some(id) = self.starting.remove(&process) {
-                        after.ended.push((id, exit));
+                        after.endings.ended.push((id, exit));
                     }
                     if let Some(slot) = self.slots.remove(&process) {
-                        after.ended.push((slot.id, exit));
-                        after.dropped.push(slot);
+                        after.endings.ended.push((slot.id, exit));
+                        after.endings.dropped.push(slot);
                     }
                 }
                 Effect::Interrupt { process, .. } => {
@@ -802,11 +853,11 @@ impl Core {
                     self.starting.insert(process, id);
                     after.settles.push(Settle { from, ticket, process, id, handle });
                 }
-                Effect::Missed { from, ticket } => after.missed.push((from, ticket)),
+                Effect::Missed { from, ticket } => after.endings.missed.push((from, ticket)),
                 Effect::Departed { process, result } => {
                     let id = self.slots.get(&process).expect("what departs has run").id;
                     if result.is_ok() {
-                        after.dropped.extend(self.slots.remove(&process));
+                        after.endings.dropped.extend(self.slots.remove(&process));
                     }
                     after.departed = Some((id, result));
                 }
@@ -838,9 +889,7 @@ impl After {
     fn is_empty(&self) -> bool {
         self.starts.is_empty()
             && self.settles.is_empty()
-            && self.missed.is_empty()
-            && self.dropped.is_empty()
-            && self.ended.is_empty()
+            && self.endings.is_empty()
             && self.interrupts.is_empty()
             && self.wakes.is_empty()
             && self.packets.is_empty()

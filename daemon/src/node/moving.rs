@@ -15,10 +15,10 @@ use super::console::{Console, Contents};
 use super::guest::{self, Back, Loan};
 use super::process::Info;
 use super::view::*;
-use super::{Common, Node, STOP_INTERVAL, STOP_TIMEOUT, at_once, bodies, grant_names};
+use super::{Common, Life, Node, STOP_INTERVAL, STOP_TIMEOUT, at_once, bodies, grant_names};
 use abi::ids::NodeId;
 use engine::Image;
-use engine::pages::{Fetch, Memories, Missing, PagesError, Span, Staging};
+use engine::pages::{Fetch, Memories, Missing, NotThere, PagesError, Span, Staging};
 use kernel::world::{DepartError, Event};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
@@ -49,6 +49,8 @@ pub struct Baggage {
     pub memory_bytes: u64,
     /// How often it will have moved then.
     pub moves: u32,
+    #[serde(default)]
+    pub lineage: Lineage,
 }
 
 /// A process that was stopped and lent to us. Dropped, it goes on.
@@ -58,8 +60,8 @@ pub struct Stopped {
     pid: Pid,
     process: Option<Box<engine::Process>>,
     back: SyncSender<Back>,
-    /// Somebody had stopped it before.
-    was_held: bool,
+    /// When it was asked to stop.
+    asked: Instant,
     is_leaving: bool,
 }
 
@@ -80,12 +82,28 @@ impl Node {
             }
             fate.loan = Some(Loan { lend, back: get });
         }
-        let was_held = info.is_stopped();
-        if was_held {
-            self.cont(pid)?;
+        {
+            let mut stops_again = info.stops_again();
+            if info.is_stopped() {
+                *stops_again = true;
+                self.go_on_now(pid)?;
+            }
         }
-        let process = self.take_loan(pid, &info, &lent)?;
-        Ok(Stopped { node: self.clone(), info, pid, process: Some(process), back, was_held, is_leaving: false })
+        let asked = Instant::now();
+        let process = self.take_loan(pid, &info, &lent).inspect_err(|_| drop(self.stop_again(pid, &info)))?;
+        if let Some(tape) = &info.tape {
+            tape.stand_aside();
+        }
+        Ok(Stopped { node: self.clone(), info, pid, process: Some(process), back, asked, is_leaving: false })
+    }
+
+    /// As somebody had it who has not let it go on since.
+    fn stop_again(&self, pid: Pid, info: &Info) -> Result<(), ControlRefused> {
+        let mut stops_again = info.stops_again();
+        match std::mem::take(&mut *stops_again) {
+            true => self.stop(pid),
+            false => Ok(()),
+        }
     }
 
     fn take_loan(
@@ -159,16 +177,25 @@ impl Node {
             started_ms: info.started_ms,
             memory_bytes: info.memory_bytes(),
             moves: info.moves + 1,
+            lineage: info.lineage().clone(),
         })
     }
 }
 
 fn wait_whole(pid: Pid, info: &Info) -> Result<(), FreezeRefused> {
-    let Some(missing) = info.missing.get() else { return Ok(()) };
-    missing.wait(WHOLE_TIMEOUT).map_err(|error| FreezeRefused::Partial { pid, why: error.to_string() })
+    let partial = |error: NotThere| FreezeRefused::Partial { pid, why: error.to_string() };
+    if let Some(missing) = info.missing.get() {
+        missing.wait(WHOLE_TIMEOUT).map_err(partial)?;
+    }
+    info.coming().map_or(Ok(()), |coming| coming.wait(WHOLE_TIMEOUT).map_err(partial))
 }
 
 impl Stopped {
+    /// Since when it stands still, at the earliest.
+    pub(super) fn asked(&self) -> Instant {
+        self.asked
+    }
+
     pub(super) fn process(&mut self) -> &mut engine::Process {
         self.process.as_mut().expect("it is lent until it is given back")
     }
@@ -205,9 +232,7 @@ impl Stopped {
     /// sent of it.
     pub fn depart(mut self, to: NodeId, ticket: u64) -> Result<Box<engine::Process>, DepartRefused> {
         let pid = self.pid;
-        if self.was_held {
-            self.node.stop(pid).map_err(FreezeRefused::from)?;
-        }
+        self.node.stop_again(pid, &self.info).map_err(FreezeRefused::from)?;
         let key = *self.info.key.get().expect("a process that ran is in the kernel");
         let until = Instant::now() + UNDECIDED_TIMEOUT;
         loop {
@@ -218,6 +243,7 @@ impl Stopped {
                 Err(DepartError::Undecided(_)) if Instant::now() < until => std::thread::sleep(STOP_INTERVAL),
                 // It was killed meanwhile.
                 Err(DepartError::Ended) => return Err(FreezeRefused::from(ControlRefused::Ended(pid)).into()),
+                Err(DepartError::Busy | DepartError::Undecided(_)) => return Err(DepartRefused::Busy(pid)),
                 Err(error) => return Err(DepartRefused::Kernel { pid, why: why(error) }),
             }
         }
@@ -232,7 +258,6 @@ impl Stopped {
 fn why(error: DepartError) -> String {
     match error {
         DepartError::Ended => "it has ended".into(),
-        DepartError::Busy => "it waits for another node, which does not answer".into(),
         DepartError::First => "it is a part of the system".into(),
         DepartError::Unreachable => "that node cannot be reached".into(),
         DepartError::Device(_) => "it holds a device of this machine".into(),
@@ -249,11 +274,13 @@ impl Drop for Stopped {
             console.stay();
         }
         if let Some(process) = self.process.take() {
+            if let Some(tape) = &self.info.tape {
+                tape.go_on();
+            }
             // If it was killed meanwhile nobody takes it.
             let _ = self.back.send(Back::Resumes(process));
-            if self.was_held {
-                let _ = self.node.stop(self.pid);
-            }
+            // It may have ended.
+            let _ = self.node.stop_again(self.pid, &self.info);
         }
     }
 }
@@ -294,11 +321,13 @@ impl Node {
         &self, from: NodeId, ticket: u64, program: &engine::Program, baggage: Baggage, state: Brought<impl Read>,
     ) -> Result<Arrival, ArriveRefused> {
         let Brought { streams, cpu_ns, image, pages, stopped } = state;
-        let Baggage { name, args, limits, stdio, started_ms, moves, .. } = baggage;
+        let Baggage { name, args, limits, stdio, started_ms, moves, lineage, .. } = baggage;
         let contents = Contents::from_bytes(&streams).map_err(|_| ArriveRefused::Malformed)?;
         let lossless = contents.is_lossless();
         let console = Console::restore(contents);
-        let world = self.0.world_at(program, &[], &limits, stdio, console.clone(), console.clone())?;
+        let mut world =
+            self.0.world_at(program, &[], &limits, stdio, (console.clone(), console.clone()), Life::default())?;
+        world.rest.lineage = lineage;
         world.rest.time.carry_over(cpu_ns);
         let (resume, fiber, rest) = world.for_old();
         let thawed = at_once(self.0.engine.thaw_on_fiber(program, image, resume, fiber));

@@ -3,10 +3,11 @@
 use super::console::Console;
 use super::guest::{Loan, ProcessClock};
 use super::machine::{Used, time_since};
-use super::view::{End, Kind, MountOrder, Pid, ProcessLimits, Stdio};
+use super::view::{End, Kind, Lineage, MountOrder, Pid, ProcessLimits, Stdio};
 use abi::ids::{HandleId, NodeId, Time};
 use abi::process::Exit;
-use engine::pages::{Memories, Missing};
+use engine::pages::{Memories, Missing, Whole};
+use engine::tape::Tape;
 use engine::{Stopper, Usage};
 use kernel::{Key, Process};
 use std::collections::{BTreeMap, VecDeque};
@@ -39,13 +40,22 @@ pub(crate) struct Info {
     memories: Mutex<Option<Memories>>,
     /// What of its memory is still where it came from.
     pub missing: OnceLock<Missing>,
+    /// What of its memory is still to be shared with others.
+    coming: Mutex<Option<Whole>>,
+    lineage: Mutex<Lineage>,
+    /// It is a clone, and begins in the call that asked for it.
+    pub answers_fork: AtomicBool,
     pub key: Arc<OnceLock<Key<Process>>>,
     /// By which the node's own process holds it.
     pub handle: OnceLock<HandleId>,
     /// Taken away at the end: it holds memory of the process.
     stopper: Mutex<Option<Stopper>>,
+    /// What it was told, of a durable one.
+    pub tape: Option<Tape>,
     pub began: Instant,
     stopped: AtomicBool,
+    /// It was stopped, and is lent: when it comes back it is to be stopped again, unless somebody lets it go on meanwhile.
+    stops_again: Mutex<bool>,
     fate: Mutex<Fate>,
     ended: Condvar,
 }
@@ -81,13 +91,14 @@ pub(crate) struct Facts {
     pub memories: Option<Memories>,
     pub key: Arc<OnceLock<Key<Process>>>,
     pub stopper: Option<Stopper>,
+    pub tape: Option<Tape>,
     pub began: Instant,
 }
 
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
         let Facts { name, args, program, kind, console, is_console_shared, usage, time, mounts, .. } = facts;
-        let Facts { limits, stdio, started_ms, moves, incarnation, memories, key, stopper, began, .. } = facts;
+        let Facts { limits, stdio, started_ms, moves, incarnation, memories, key, stopper, tape, began, .. } = facts;
         Arc::new(Info {
             pid: OnceLock::new(),
             name,
@@ -106,11 +117,16 @@ impl Info {
             incarnation,
             memories: Mutex::new(memories),
             missing: OnceLock::new(),
+            coming: Mutex::default(),
+            lineage: Mutex::default(),
+            answers_fork: AtomicBool::new(false),
             key,
             handle: OnceLock::new(),
             stopper: Mutex::new(stopper),
+            tape,
             began,
             stopped: AtomicBool::new(false),
+            stops_again: Mutex::new(false),
             fate: Mutex::default(),
             ended: Condvar::new(),
         })
@@ -125,6 +141,11 @@ impl Info {
         self.stopped.load(Ordering::Relaxed)
     }
 
+    /// Whoever stops it, or lets it go on, does so while this is held.
+    pub fn stops_again(&self) -> MutexGuard<'_, bool> {
+        self.stops_again.lock().expect("no code panics while it holds this lock")
+    }
+
     pub fn set_stopped(&self, stopped: bool) {
         self.stopped.store(stopped, Ordering::Relaxed);
     }
@@ -136,6 +157,19 @@ impl Info {
     /// Of a program: for whoever follows its pages.
     pub fn memories(&self) -> Option<Memories> {
         self.memories.lock().expect("no code panics while it holds this lock").clone()
+    }
+
+    /// It shares a memory that is not all there yet.
+    pub fn set_coming(&self, whole: Whole) {
+        *self.coming.lock().expect("no code panics while it holds this lock") = Some(whole);
+    }
+
+    pub fn coming(&self) -> Option<Whole> {
+        self.coming.lock().expect("no code panics while it holds this lock").clone()
+    }
+
+    pub fn lineage(&self) -> MutexGuard<'_, Lineage> {
+        self.lineage.lock().expect("no code panics while it holds this lock")
     }
 
     /// All of its memories and tables.

@@ -6,7 +6,9 @@
 //!   /proc/PID/status              name, state and use, one `key: value` a line
 //!   /proc/PID/args                arguments, a NUL after each
 //!   /proc/PID/log                 what it wrote, as far as it is kept
-//!   /proc/PID/ctl                 write `kill`, `stop`, `cont` or `move NODE`
+//!   /proc/PID/ctl                 write `kill`, `stop`, `cont`, `move NODE` or `fork`, see [`ForkOrder`]
+//!   /proc/PID/fork                who it is since the last fork that it was part of: a clone, from 1 on, or the one that was forked, 0
+//!   /proc/PID/clones              the pids of the clones that came of it when it was forked last, one a line
 //!   /proc/new                     write a program (`self`, or the hash of one that this node ran) and arguments, one a line; read its pid
 //!   /port/NAME                    read: receive a message; write: send one. Each read and write is one message
 //!   /node/status                  processors, processes, memory of this node
@@ -22,7 +24,7 @@
 use super::console::Rouse;
 use super::process::Info;
 use super::view::{Pid, ProcessLimits, ProcessView, State, Stdio};
-use super::{Agent, Node, Order, PORTS};
+use super::{Agent, Asker, Node, Order, PORTS};
 use abi::call::{Outcome, PortOptions, ReceiveError, SendError, SendMode, SystemCall, Wait};
 use abi::errno::Errno;
 use abi::file::{
@@ -35,7 +37,8 @@ use abi::message::{MESSAGE_BYTES_MAX, Message, Received, Transfer, TransferMode}
 use abi::rights::Rights;
 use abi::wasi::{Advice, Filetype};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
 /// How long the system may take for what it does at once.
@@ -78,6 +81,35 @@ pub struct OtherNode {
     pub load: Option<String>,
 }
 
+/// What is written into a `ctl` to have clones: `fork`, `fork N`, `fork on NODE` or `fork N on NODE`. Who writes it into its own is
+/// answered when the clones are there, and reads their pids from the file's beginning; each of the clones begins in that same call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ForkOrder {
+    pub count: u32,
+    pub on: Option<String>,
+}
+
+impl ForkOrder {
+    pub fn read(word: &[u8]) -> Option<ForkOrder> {
+        let mut words = std::str::from_utf8(word).ok()?.split_ascii_whitespace().peekable();
+        if words.next() != Some("fork") {
+            return None;
+        }
+        let count = match words.next_if(|word| *word != "on") {
+            Some(number) => number.parse().ok().filter(|count| *count > 0)?,
+            None => 1,
+        };
+        let on = match words.next() {
+            Some(_) => Some(words.next()?.to_string()),
+            None => None,
+        };
+        words.next().is_none().then_some(ForkOrder { count, on })
+    }
+}
+
+/// Called with the pids of the clones, or with why there are none.
+pub type Forked = Box<dyn FnOnce(Result<Vec<Pid>, Errno>) + Send>;
+
 /// What can be asked of other nodes. All may wait for them, for some seconds at most.
 pub trait Others: Send + Sync {
     /// The other node that a process is on, if it is on one.
@@ -93,6 +125,9 @@ pub trait Others: Send + Sync {
     /// A process of this node begins to move to the node of this name, and is told in its log if it cannot. Returns at once: it may be the
     /// one that asks.
     fn send_away(&self, pid: Pid, to: &str) -> Result<(), Errno>;
+
+    /// A process of this node is forked; it is told in its log if it cannot be. Returns at once.
+    fn fork(&self, pid: Pid, order: ForkOrder, asker: Asker, forked: Forked) -> Result<(), Errno>;
 
     fn log(&self, node: NodeId, pid: Pid, offset: u64, bytes_max: usize) -> Result<Vec<u8>, Errno>;
 
@@ -110,13 +145,28 @@ pub(crate) struct SystemFiles {
     rouse: Rouse,
     open: BTreeMap<u64, OpenFile>,
     next: u64,
+    forking: Arc<Mutex<Forking>>,
+}
+
+/// What became of the process's own wish to be forked.
+#[derive(Default)]
+enum Forking {
+    #[default]
+    Nothing,
+    Busy,
+    Over(Result<Vec<Pid>, Errno>),
 }
 
 /// What a path names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Item {
     Root,
+    /// `self`, whoever that is.
+    Own,
+    OwnControl,
     Process(Pid),
+    Fork(Pid),
+    Clones(Pid),
     Status(Pid),
     Args(Pid),
     Log(Pid),
@@ -167,7 +217,7 @@ enum Transit {
 
 impl SystemFiles {
     pub fn new(root: Root, node: Node, process: Arc<OnceLock<Weak<Info>>>, rouse: Rouse) -> SystemFiles {
-        SystemFiles { root, node, process, rouse, open: BTreeMap::new(), next: 1 }
+        SystemFiles { root, node, process, rouse, open: BTreeMap::new(), next: 1, forking: Arc::default() }
     }
 
     fn own_pid(&self) -> Result<Pid, Errno> {
@@ -186,7 +236,16 @@ impl SystemFiles {
     fn find(&self, directory: OpenId, path: &str) -> Result<Item, Errno> {
         let mut item = self.item(directory)?;
         for part in path.split('/').filter(|part| !part.is_empty() && *part != ".") {
-            item = match (part, item) {
+            let item_now = match (part, item) {
+                // It has no number yet where it is opened again, and gets another one with each clone.
+                ("ctl", Item::Own) => {
+                    item = Item::OwnControl;
+                    continue;
+                }
+                (_, Item::Own) => Item::Process(self.own_pid()?),
+                (_, item) => item,
+            };
+            item = match (part, item_now) {
                 ("..", Item::Root) => return Err(Errno::NotCapable),
                 ("..", Item::Process(_)) => Item::Root,
                 (part, Item::Root) => self.below_root(part)?,
@@ -194,6 +253,8 @@ impl SystemFiles {
                 ("args", Item::Process(pid)) => Item::Args(pid),
                 ("log", Item::Process(pid)) => Item::Log(pid),
                 ("ctl", Item::Process(pid)) => Item::Control(pid),
+                ("fork", Item::Process(pid)) => Item::Fork(pid),
+                ("clones", Item::Process(pid)) => Item::Clones(pid),
                 (_, Item::Process(_)) => return Err(Errno::NoEnt),
                 ("..", Item::Node(..)) => Item::Root,
                 ("status", Item::Node(node, name)) => Item::NodeStatus(node, name),
@@ -202,6 +263,9 @@ impl SystemFiles {
                 (_, Item::Node(..)) => return Err(Errno::NoEnt),
                 _ => return Err(Errno::NotDir),
             };
+        }
+        if item == Item::Own {
+            item = Item::Process(self.own_pid()?);
         }
         let ends_as_directory = path.ends_with('/');
         match item.kind() {
@@ -213,7 +277,7 @@ impl SystemFiles {
 
     fn below_root(&self, part: &str) -> Result<Item, Errno> {
         match (self.root, part) {
-            (Root::Processes, "self") => self.own_pid().map(Item::Process),
+            (Root::Processes, "self") => Ok(Item::Own),
             (Root::Processes, "new") => Ok(Item::New),
             (Root::Processes, number) => {
                 let pid: Pid = number.parse().map_err(|_| Errno::NoEnt)?;
@@ -272,12 +336,15 @@ impl SystemFiles {
     fn content_of(&self, item: &Item, access: Access) -> Result<Content, Errno> {
         let writes = access != Access::Read;
         Ok(match item {
-            Item::Root | Item::Process(_) | Item::Node(..) if writes => return Err(Errno::IsDir),
-            Item::Root | Item::Process(_) | Item::Node(..) => Content::Directory,
+            Item::Root | Item::Own | Item::Process(_) | Item::Node(..) if writes => return Err(Errno::IsDir),
+            Item::Root | Item::Own | Item::Process(_) | Item::Node(..) => Content::Directory,
             Item::Status(_) | Item::Args(_) | Item::Log(_) if writes => return Err(Errno::Acces),
+            Item::Fork(_) | Item::Clones(_) if writes => return Err(Errno::Acces),
             Item::OwnStatus | Item::NodeStatus(..) | Item::NodeLoad(..) if writes => return Err(Errno::Acces),
             Item::Log(_) => Content::Log,
-            Item::Control(_) | Item::New | Item::NodeControl(..) => Content::Text(vec![]),
+            Item::OwnControl | Item::Control(_) | Item::New | Item::NodeControl(..) => Content::Text(vec![]),
+            Item::Fork(pid) => Content::Text(format!("{}\n", self.view(*pid)?.lineage.number).into_bytes()),
+            Item::Clones(pid) => Content::Text(lines(&self.view(*pid)?.lineage.clones)),
             Item::NodeStatus(node, _) => Content::Text(self.node(*node)?.status.into_bytes()),
             // It is not heard, so it says nothing.
             Item::NodeLoad(node, _) => Content::Text(self.node(*node)?.load.ok_or(Errno::HostUnreach)?.into_bytes()),
@@ -320,8 +387,10 @@ impl SystemFiles {
             State::Ended(end) => ("ended", format!("end: {end:?}\n")),
         };
         let parent = view.parent.map_or(String::new(), |parent| format!("parent: {parent}\n"));
+        let from = view.lineage.from.map_or(String::new(), |from| format!("forked_from: {from}\n"));
         Ok(format!(
-            "pid: {pid}\nnode: {}\n{parent}name: {}\nprogram: {}\nstate: {state}\n{end}cpu_ns: {}\nmemory_bytes: {}\nhandles: {}\noutput_bytes: {}\nstarted_ms: {}\n",
+            "pid: {pid}\nnode: {}\n{parent}{from}name: {}\nprogram: {}\nstate: {state}\n{end}\
+             cpu_ns: {}\nmemory_bytes: {}\nhandles: {}\noutput_bytes: {}\nstarted_ms: {}\n",
             view.node,
             view.name,
             view.program,
@@ -367,6 +436,50 @@ impl SystemFiles {
         self.where_it_is(pid, here, |others, node| others.command(node, pid, bytes))
     }
 
+    /// The process's own `ctl`.
+    fn command_itself(&mut self, bytes: &[u8]) -> Result<Option<Vec<Pid>>, Errno> {
+        let Some(order) = ForkOrder::read(bytes) else {
+            return self.command(self.own_pid()?, bytes).map(|()| None);
+        };
+        let state = {
+            let mut forking = self.forking();
+            match std::mem::take(&mut *forking) {
+                // Under one lock: what is told meanwhile would else be lost.
+                Forking::Busy => {
+                    *forking = Forking::Busy;
+                    return Err(Errno::Again);
+                }
+                state => state,
+            }
+        };
+        match state {
+            Forking::Over(result) => result.map(Some),
+            Forking::Busy | Forking::Nothing => {
+                let info = self.process.get().and_then(Weak::upgrade).ok_or(Errno::Srch)?;
+                if info.answers_fork.swap(false, Ordering::Relaxed) {
+                    // It is a clone, and this is the call that it came of.
+                    return Ok(Some(vec![]));
+                }
+                let others = self.node.0.others.as_ref().ok_or(Errno::NotSup)?;
+                *self.forking() = Forking::Busy;
+                let (forking, rouse) = (self.forking.clone(), self.rouse.clone());
+                let forked: Forked = Box::new(move |result| {
+                    *forking.lock().expect("no code panics while it holds this lock") = Forking::Over(result);
+                    rouse();
+                });
+                if let Err(errno) = others.fork(self.own_pid()?, order, Asker::Itself, forked) {
+                    *self.forking() = Forking::Nothing;
+                    return Err(errno);
+                }
+                Err(Errno::Again)
+            }
+        }
+    }
+
+    fn forking(&self) -> MutexGuard<'_, Forking> {
+        self.forking.lock().expect("no code panics while it holds this lock")
+    }
+
     fn command_node(&self, node: NodeId, bytes: &[u8]) -> Result<(), Errno> {
         let drain = match bytes.trim_ascii() {
             b"drain" => true,
@@ -400,6 +513,10 @@ impl SystemFiles {
     }
 }
 
+fn lines(pids: &[Pid]) -> Vec<u8> {
+    pids.iter().flat_map(|pid| format!("{pid}\n").into_bytes()).collect()
+}
+
 fn errno_of(failure: names::Failure) -> Errno {
     match failure {
         names::Failure::NotFound | names::Failure::NotADirectory => Errno::NoEnt,
@@ -413,7 +530,7 @@ fn errno_of(failure: names::Failure) -> Errno {
 impl Item {
     fn kind(&self) -> Filetype {
         match self {
-            Item::Root | Item::Process(_) | Item::Node(..) => Filetype::Directory,
+            Item::Root | Item::Own | Item::Process(_) | Item::Node(..) => Filetype::Directory,
             Item::Port(_) => Filetype::SocketStream,
             _ => Filetype::RegularFile,
         }
@@ -434,6 +551,11 @@ impl Item {
             Item::Args(pid) => (6, pid.id().to_bits()),
             Item::Log(pid) => (7, pid.id().to_bits()),
             Item::Control(pid) => (8, pid.id().to_bits()),
+            Item::Fork(pid) => (13, pid.id().to_bits()),
+            Item::Clones(pid) => (14, pid.id().to_bits()),
+            // Wherever the process is, and whichever clone it is, it is this file.
+            Item::Own => (15, 0),
+            Item::OwnControl => (15, 1),
         };
         // Numbers of nodes are small: the two do not meet.
         kind << 60 ^ pid
@@ -601,6 +723,12 @@ impl FileSystem for SystemFiles {
         match (content, item) {
             (Content::Sender(port), _) => port.send(bytes, &self.rouse),
             (_, Item::Control(pid)) => self.command(*pid, bytes).map(|()| bytes.len()),
+            (_, Item::OwnControl) => {
+                if let Some(clones) = self.command_itself(bytes)? {
+                    self.open.get_mut(&file.0).expect("it was there").content = Content::Text(lines(&clones));
+                }
+                Ok(bytes.len())
+            }
             (_, Item::NodeControl(node, _)) => self.command_node(*node, bytes).map(|()| bytes.len()),
             (_, Item::New) => {
                 let answer = self.spawn(bytes)?;
@@ -655,6 +783,8 @@ impl FileSystem for SystemFiles {
                 entries.push(named("args", &Item::Args(*pid)));
                 entries.push(named("log", &Item::Log(*pid)));
                 entries.push(named("ctl", &Item::Control(*pid)));
+                entries.push(named("fork", &Item::Fork(*pid)));
+                entries.push(named("clones", &Item::Clones(*pid)));
             }
             (Item::Root, Root::Processes) => {
                 entries.push(named("new", &Item::New));
@@ -746,6 +876,10 @@ impl FileSystem for SystemFiles {
             Item::Args(pid) => format!("{pid}/args"),
             Item::Log(pid) => format!("{pid}/log"),
             Item::Control(pid) => format!("{pid}/ctl"),
+            Item::Fork(pid) => format!("{pid}/fork"),
+            Item::Clones(pid) => format!("{pid}/clones"),
+            Item::Own => "self".into(),
+            Item::OwnControl => "self/ctl".into(),
             // Messages may lie there that would be lost.
             Item::Port(name) => return Ok(Place::Elsewhere(format!("{PORTS}/{name}, a port"))),
         }))
@@ -761,6 +895,13 @@ impl FileSystem for SystemFiles {
 
     fn readiness(&mut self, file: OpenId, direction: Direction) -> Option<(Readiness, Source)> {
         let source = Source(FIRST_SOURCE + file.0);
+        if let (Item::OwnControl, Direction::Write) = (&self.open.get(&file.0)?.item, direction) {
+            let readiness = match &*self.forking() {
+                Forking::Busy => Readiness::Blocked,
+                Forking::Nothing | Forking::Over(_) => Readiness::Ready { bytes: 0, hangup: false },
+            };
+            return Some((readiness, source));
+        }
         let (port, direction) = match (&self.open.get(&file.0)?.content, direction) {
             (Content::Receiver(port), Direction::Read) => (port, Direction::Read),
             (Content::Sender(port), Direction::Write) => (port, Direction::Write),
@@ -790,5 +931,32 @@ impl FileSystem for SystemFiles {
 
     fn orphan_directory(&mut self) -> Result<OpenId, Errno> {
         Err(Errno::NotSup)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_of_forks_are_read_or_not_at_all() {
+        let order = |count, on: Option<&str>| Some(ForkOrder { count, on: on.map(String::from) });
+        for (text, expected) in [
+            ("fork", order(1, None)),
+            ("fork\n", order(1, None)),
+            (" fork  8 ", order(8, None)),
+            ("fork on n2", order(1, Some("n2"))),
+            ("fork 3 on a", order(3, Some("a"))),
+            ("fork 3 on", None),
+            ("fork 0", None),
+            ("fork -1", None),
+            ("fork 3 a", None),
+            ("fork on a b", None),
+            ("forks", None),
+            ("", None),
+        ] {
+            assert_eq!(ForkOrder::read(text.as_bytes()), expected, "{text:?}");
+        }
+        assert_eq!(ForkOrder::read(b"fork \xff"), None);
     }
 }

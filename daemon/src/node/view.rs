@@ -127,6 +127,19 @@ pub struct ProcessView {
     /// How often it was begun, the first time not counted.
     #[serde(default)]
     pub incarnation: u32,
+    #[serde(default)]
+    pub lineage: Lineage,
+}
+
+/// What a process is to its clones, or as one.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Lineage {
+    /// It is a clone of that one.
+    pub from: Option<Pid>,
+    /// Who it is since the last fork that it was part of: a clone, from 1 on, or the one that was forked, 0.
+    pub number: u32,
+    /// What came of it when it was forked last.
+    pub clones: Vec<Pid>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -243,9 +256,12 @@ pub struct Stdio {
     pub output_is_terminal: bool,
     /// Output is not forgotten before the first reader has it: the process waits when nobody reads.
     pub lossless: bool,
-    /// Output is shown when what led to it is safe, as somebody says; and the process has no other effects.
+    /// Output is shown when what led to it is safe, as somebody says; files are changed when it is.
     #[serde(default)]
     pub held: bool,
+    /// By which the files know such a process, wherever it lives.
+    #[serde(default)]
+    pub session: u64,
 }
 
 /// The node as a whole.
@@ -348,6 +364,8 @@ pub enum DepartRefused {
         "process {0} is looked after by its node (--restart, --durable), and stays there until that is lost or ends it"
     )]
     LookedAfter(Pid),
+    #[error("process {0} has asked another node for something, and that does not answer in time")]
+    Busy(Pid),
     #[error("the kernel cannot let process {pid} go: {why}")]
     Kernel { pid: Pid, why: String },
 }

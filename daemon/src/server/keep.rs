@@ -14,7 +14,7 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 impl Session<'_> {
     pub(super) fn checkpoint(&mut self, pid: crate::node::Pid, name: Option<String>) -> Done {
         let system = self.shared.system.clone();
-        let made = self.with_patience(move || system.checkpoint(pid, name.as_deref()))?.map_err(undone)?;
+        let made = self.with_patience(move || system.checkpoint(pid, name.as_deref()))?.map_err(undone)?.checkpoint;
         let state = CheckpointState::Whole { chunks: 0, at: vec![] };
         Ok(self.reply(&Reply::Checkpoint(CheckpointView::of(made, state)))?)
     }
@@ -66,7 +66,7 @@ impl Session<'_> {
     }
 
     /// Does something that may take long, and tells the client now and then that it goes on. It is done even if the client goes.
-    fn with_patience<T: Send>(&mut self, act: impl FnOnce() -> T + Send) -> Done<T> {
+    pub(super) fn with_patience<T: Send>(&mut self, act: impl FnOnce() -> T + Send) -> Done<T> {
         std::thread::scope(|scope| {
             let (give, get) = sync_channel(1);
             std::thread::Builder::new().name("una-patience".into()).spawn_scoped(scope, move || {

@@ -2,8 +2,8 @@
 //! the files.
 
 use super::ears::Question;
-use super::{Inner, System, health};
-use crate::node::{Node, OtherNode, Others, Pid, ProcessView};
+use super::{Inner, System, fork, health};
+use crate::node::{Asker, ForkOrder, Forked, Node, OtherNode, Others, Pid, ProcessView};
 use abi::errno::Errno;
 use abi::ids::NodeId;
 use serde::de::DeserializeOwned;
@@ -74,6 +74,32 @@ impl Others for System {
             }
         };
         let started = std::thread::Builder::new().name("una-move".into()).stack_size(1 << 20).spawn(go);
+        started.map(drop).map_err(|_| Errno::Again)
+    }
+
+    fn fork(&self, pid: Pid, order: ForkOrder, asker: Asker, forked: Forked) -> Result<(), Errno> {
+        let system = self.clone();
+        let fork = move || {
+            let done = system.fork(pid, &order, asker);
+            let note = |text: String| {
+                if let Some(node) = system.0.node.get() {
+                    node.note(pid, &text);
+                }
+            };
+            forked(match done {
+                Ok(view) => {
+                    for (number, why) in view.failed {
+                        note(format!("una: clone {number} of process {pid} did not begin: {why}\n"));
+                    }
+                    Ok(view.clones.into_iter().map(|clone| clone.pid).collect())
+                }
+                Err(refused) => {
+                    note(format!("una: process {pid} is not forked: {refused}\n"));
+                    Err(fork::errno_of(&refused))
+                }
+            });
+        };
+        let started = std::thread::Builder::new().name("una-fork".into()).stack_size(1 << 20).spawn(fork);
         started.map(drop).map_err(|_| Errno::Again)
     }
 

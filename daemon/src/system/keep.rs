@@ -13,11 +13,12 @@
 //! A checkpoint that is damaged is passed over, and the one before it is used; whoever asked is told.
 
 use super::view::{CheckpointState, CheckpointView, WhyView, Wish};
-use super::{ANSWER_TIMEOUT, FACT_TIMEOUT, Inner, System, SystemError, ears, member};
+use super::{ANSWER_TIMEOUT, FACT_TIMEOUT, Inner, System, SystemError, ears, member, tape};
 use crate::files::{KeepAsk, KeepError, KeepTold, Shared, Whereabouts};
-use crate::keep::record::{self, Checkpoint, Claim, Place};
-use crate::keep::{Broken, Changed, Cut, Cutter, Store, Whole};
-use crate::node::{GoOn, Node, Pid, RunRefused, SnapshotRefused, Started, UndoRefused, is_damage};
+use crate::keep::record::{self, Checkpoint, Claim, Place, TapeMark};
+use crate::keep::watch::Watch;
+use crate::keep::{Broken, Cut, Cutter, Store, Whole};
+use crate::node::{GoOn, Life, Node, Pid, RunRefused, SnapshotRefused, Started, UndoRefused, is_damage};
 use crate::protocol::Placement;
 use abi::ids::NodeId;
 use abi::process::Again;
@@ -25,6 +26,7 @@ use drivers::HostEntropy;
 use drivers::chunks::{ChunkError, ChunkName};
 use drivers::clock::now_ms;
 use drivers::coordinator::{Action, Compare, Coordinator, KeyRange, Range, Record, Revision, Transaction};
+use engine::tape::Mark;
 use services::checkpoints;
 use services::events::Kind;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +39,9 @@ use std::time::{Duration, Instant};
 const KEEP_TIMEOUT: Duration = Duration::from_secs(120);
 /// A checkpoint is begun so often if the node that keeps it changes in the middle, or what it rests on is removed.
 const ATTEMPTS_MAX: usize = 4;
+/// Whoever wants a process kept that has yet to catch up with its tape waits so long, and looks so often.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
+const CATCH_UP_LOOK: Duration = Duration::from_millis(5);
 /// Names that people give.
 const NAME_BYTES_MAX: usize = 64;
 /// Ends of processes that wait to be written down. Then whoever wants such a process asks the node.
@@ -77,6 +82,10 @@ pub enum KeepRefused {
     Undo(#[from] UndoRefused),
     #[error("no node can take the process")]
     NoPlace(WhyView),
+    #[error(
+        "process {0} is being told again what it was told before its node was lost; it can be kept when it has caught up: try again"
+    )]
+    CatchesUp(Pid),
     #[error("the system has no node here")]
     NoNode,
 }
@@ -114,12 +123,21 @@ pub struct Restored {
 
 /// What this node knows of its processes' checkpoints.
 pub struct Keep {
-    /// One checkpoint of a process at a time; and what the last one consisted of.
-    last: Mutex<BTreeMap<Pid, Arc<Mutex<Option<Last>>>>>,
+    /// One checkpoint of a process at a time.
+    turns: Mutex<BTreeMap<Pid, Arc<Mutex<Turn>>>>,
     /// Processes that are about to go on here: nobody else may begin them meanwhile.
     starting: Mutex<BTreeSet<Pid>>,
     ends: SyncSender<Pid>,
     ended: Mutex<Option<Receiver<Pid>>>,
+}
+
+/// What the next checkpoint of a process can rest on.
+#[derive(Default)]
+struct Turn {
+    /// The last one, and what it consisted of.
+    last: Option<Last>,
+    /// What was written since then; of a process that is kept again and again.
+    watch: Option<Watch>,
 }
 
 struct Last {
@@ -127,23 +145,30 @@ struct Last {
     cut: Cut,
 }
 
+/// A checkpoint that was made.
+pub struct Made {
+    pub checkpoint: Checkpoint,
+    /// What it cost the process: it stood still, and was slower at its first write to each page.
+    pub cost: Duration,
+}
+
 impl Keep {
     pub fn new() -> Keep {
         let (ends, ended) = sync_channel(ENDS_MAX);
-        Keep { last: Mutex::default(), starting: Mutex::default(), ends, ended: Mutex::new(Some(ended)) }
+        Keep { turns: Mutex::default(), starting: Mutex::default(), ends, ended: Mutex::new(Some(ended)) }
     }
 
     fn starting(&self) -> MutexGuard<'_, BTreeSet<Pid>> {
         self.starting.lock().expect("nothing panics while it holds who is starting")
     }
 
-    fn turn(&self, pid: Pid) -> Arc<Mutex<Option<Last>>> {
-        self.last.lock().expect("nothing panics while it holds the last checkpoints").entry(pid).or_default().clone()
+    fn turn(&self, pid: Pid) -> Arc<Mutex<Turn>> {
+        self.turns.lock().expect("nothing panics while it holds the last checkpoints").entry(pid).or_default().clone()
     }
 
     /// A process has ended: called on the thread on which that happened.
     pub fn over(&self, pid: Pid) {
-        let known = self.last.lock().expect("nothing panics while it holds the last checkpoints").remove(&pid);
+        let known = self.turns.lock().expect("nothing panics while it holds the last checkpoints").remove(&pid);
         if known.is_some() {
             // If there are too many at once, whoever wants to make it go on asks this node whether it lives.
             let _ = self.ends.try_send(pid);
@@ -179,7 +204,7 @@ pub(super) struct Found {
 
 impl System {
     /// Keeps a process of this node as it is now.
-    pub fn checkpoint(&self, pid: Pid, name: Option<&str>) -> Result<Checkpoint, KeepRefused> {
+    pub fn checkpoint(&self, pid: Pid, name: Option<&str>) -> Result<Made, KeepRefused> {
         if let Some(name) = name
             && (name.is_empty()
                 || name.len() > NAME_BYTES_MAX
@@ -193,8 +218,12 @@ impl System {
             return Err(not_alive(node, pid));
         }
         let turn = self.0.keep.turn(pid);
-        let mut last = turn.lock().expect("nothing panics while it makes a checkpoint");
-        let made = self.try_often(node, pid, name, &mut last);
+        let mut turn = turn.lock().expect("nothing panics while it makes a checkpoint");
+        let made = self.try_often(node, pid, name, &mut turn);
+        // To be watched costs a process time, which only the next checkpoint gives back.
+        if !self.0.supervise.is_durable(pid) {
+            turn.watch = None;
+        }
         if !node.is_alive(pid) {
             // It ended meanwhile, perhaps before it was known that somebody must be told.
             self.0.keep.over(pid);
@@ -202,21 +231,30 @@ impl System {
         made
     }
 
-    fn try_often(
-        &self, node: &Node, pid: Pid, name: Option<&str>, last: &mut Option<Last>,
-    ) -> Result<Checkpoint, KeepRefused> {
+    /// Somebody else wants to follow the pages of this process. The next checkpoint looks at all of its memory.
+    pub fn let_go_of_pages(&self, pid: Pid) {
+        let turns = self.0.keep.turns.lock().expect("nothing panics while it holds the last checkpoints");
+        let turn = turns.get(&pid).cloned();
+        drop(turns);
+        if let Some(turn) = turn {
+            turn.lock().expect("nothing panics while it makes a checkpoint").watch = None;
+        }
+    }
+
+    fn try_often(&self, node: &Node, pid: Pid, name: Option<&str>, turn: &mut Turn) -> Result<Made, KeepRefused> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            match self.0.try_checkpoint(node, pid, name, last.as_ref()) {
-                Ok((checkpoint, cut)) => {
-                    *last = Some(Last { sequence: checkpoint.sequence, cut });
-                    return Ok(checkpoint);
-                }
+            match self.0.try_checkpoint(node, pid, name, turn) {
+                Ok(made) => return Ok(made),
                 // What it rested on is gone, or whoever kept it: all of it is brought anew.
-                Err(Failed::Again(_)) if attempt < ATTEMPTS_MAX => *last = None,
+                Err(Failed::Again(_)) if attempt < ATTEMPTS_MAX => *turn = Turn::default(),
                 Err(Failed::Again(why)) => return Err(KeepRefused::NotKept(why)),
-                Err(Failed::Refused(refused)) => return Err(refused),
+                Err(Failed::Refused(refused)) => {
+                    // It may have been told what was written, and not have come to remember it.
+                    turn.watch = None;
+                    return Err(refused);
+                }
             }
         }
     }
@@ -305,7 +343,7 @@ impl System {
         }
         let candidates = self.0.candidates(pid, which)?;
         let turn = self.0.keep.turn(pid);
-        let mut last = turn.lock().expect("nothing panics while it makes a checkpoint");
+        let mut turn = turn.lock().expect("nothing panics while it makes a checkpoint");
         let (restored, cut) = self.use_one(pid, &candidates, |found, whole, program| {
             let note = format!("una: it goes on from its checkpoint {}\n", found.sequence);
             with_image(whole, |image| {
@@ -319,7 +357,7 @@ impl System {
                 })
             })
         })?;
-        *last = cut.map(|cut| Last { sequence: restored.from.sequence, cut });
+        *turn = Turn { last: cut.map(|cut| Last { sequence: restored.from.sequence, cut }), watch: None };
         Ok(restored)
     }
 
@@ -347,6 +385,9 @@ impl System {
     pub(super) fn go_on(
         &self, node: &Node, pid: Pid, candidates: &[Found], again: Option<Again>,
     ) -> Result<Restored, KeepRefused> {
+        // Wherever it goes on from, it must come to where it was known to be.
+        let marks = candidates.iter().filter_map(|found| found.checkpoint.as_ref()?.1.tape);
+        let known = marks.map(|mark| (mark.since, mark.position)).max();
         let (restored, cut) = self.use_one(pid, candidates, |found, whole, program| {
             let (_, checkpoint) = found.checkpoint.as_ref().expect("only what can be read is used");
             let streams = whole.streams().map_err(Unusable::broken)?;
@@ -355,9 +396,34 @@ impl System {
                 let mut outward = checkpoint.process.clone();
                 // Without anybody who says when it is safe, what it prints is shown at once.
                 outward.stdio.held &= again.is_some() && self.0.supervise.has(pid);
-                let order = GoOn { program: program.clone(), outward, streams, again };
+                let mark = checkpoint.tape.filter(|_| outward.stdio.held);
+                let read = match mark {
+                    Some(mark) => {
+                        let read = self.0.read_tape(pid, mark)?.map_err(Unusable::Damaged)?;
+                        if known.is_some_and(|known| (mark.since, read.told.end) < known) {
+                            let why = "what it was told between this one and the next is not kept any more";
+                            return Err(Unusable::Damaged(why.into()));
+                        }
+                        Some((mark, read))
+                    }
+                    None => None,
+                };
+                let incarnation = again.map_or(0, |again| again.incarnation);
+                let (life, pieces) = match read {
+                    Some((mark, tape::Read { told, pieces })) => {
+                        let TapeMark { since, position, changes, monotonic_ns, cputime_ns } = mark;
+                        let mark = Mark { position, changes, monotonic_ns, cputime_ns };
+                        (Life { since, incarnation, mark, told }, pieces)
+                    }
+                    None => (Life { incarnation, ..Life::default() }, vec![]),
+                };
+                let order = GoOn { program: program.clone(), outward, streams, life, again };
                 match node.go_on(image, order) {
                     Ok(Started { pid, console }) => {
+                        if let (Some(mark), Some(tape)) = (mark, node.tape(pid)) {
+                            let taping = tape::Taping::new(tape, mark.since, Some(mark.position), pieces);
+                            self.0.supervise.set_taping(pid, taping);
+                        }
                         console.give_up_first();
                         Ok(pid)
                     }
@@ -368,8 +434,8 @@ impl System {
         })?;
         if again.is_some() {
             let turn = self.0.keep.turn(restored.pid);
-            let mut last = turn.lock().expect("nothing panics while it makes a checkpoint");
-            *last = cut.map(|cut| Last { sequence: restored.from.sequence, cut });
+            let mut turn = turn.lock().expect("nothing panics while it makes a checkpoint");
+            *turn = Turn { last: cut.map(|cut| Last { sequence: restored.from.sequence, cut }), watch: None };
         }
         let incarnation = again.map_or(0, |again| u64::from(again.incarnation));
         let sequence = u64::from(restored.from.sequence);
@@ -465,6 +531,12 @@ impl System {
     }
 }
 
+impl From<KeepRefused> for Unusable {
+    fn from(refused: KeepRefused) -> Unusable {
+        Unusable::Refused(refused)
+    }
+}
+
 /// Why a checkpoint was not used.
 enum Unusable {
     /// Another one may do.
@@ -546,30 +618,52 @@ impl Inner {
         let _ = std::thread::Builder::new().name("una-moved".into()).spawn(tell);
     }
 
-    fn try_checkpoint(
-        &self, node: &Node, pid: Pid, name: Option<&str>, last: Option<&Last>,
-    ) -> Result<(Checkpoint, Cut), Failed> {
+    fn try_checkpoint(&self, node: &Node, pid: Pid, name: Option<&str>, turn: &mut Turn) -> Result<Made, Failed> {
         let deadline = Instant::now() + KEEP_TIMEOUT;
         let (claim, revision) = self.own_claim(node, pid)?;
         let history = self.history(Some(pid))?;
         let sequence = history.last().map_or(0, |found| found.sequence) + 1;
+        node.has_nothing_in_hand(pid).map_err(SnapshotRefused::from)?;
+        if let Some(tape) = node.tape(pid) {
+            let until = Instant::now() + CATCH_UP_TIMEOUT;
+            while !tape.has_caught_up() {
+                if Instant::now() >= until || !node.is_alive(pid) {
+                    return Err(KeepRefused::CatchesUp(pid).into());
+                }
+                std::thread::sleep(CATCH_UP_LOOK);
+            }
+        }
+        let Turn { last, watch } = turn;
         // What is compared with must be there still, or what it shares is not.
-        let last = last.filter(|last| history.iter().any(|found| found.sequence == last.sequence));
-        let before = last.map(|last| &last.cut);
+        if last.as_ref().is_some_and(|last| !history.iter().any(|found| found.sequence == last.sequence)) {
+            (*last, *watch) = (None, None);
+        }
+        let before = last.as_ref().map(|last| &last.cut);
         let mut draft = [0; 8];
         abi::file::Entropy::fill(&mut HostEntropy, &mut draft)
             .map_err(|error| KeepRefused::NotKept(format!("no random numbers: {error}")))?;
         let draft = Draft { files: &self.files, draft: u64::from_le_bytes(draft), deadline };
         let mut cutter = Cutter::new(&draft);
+        let process = node.memories(pid).map_err(SnapshotRefused::from)?;
+        if watch.as_ref().is_none_or(|watch| !watch.is_of(&process)) {
+            *watch = Watch::begin(&process, before);
+        }
+        // Without one all of the memory is looked at while the process is stopped.
+        let guess = match watch.as_mut() {
+            Some(watch) => watch.look_while_it_runs(&mut cutter, before).map_err(Failed::Again)?,
+            None => vec![],
+        };
         let mut memories = vec![];
-        let changed = Changed::Unknown;
         let snapshot = node.snapshot(pid, |memory, bytes| {
-            let before = before.and_then(|before| before.memories.get(memory as usize));
-            let may_have_changed = |unit| match changed {
-                Changed::Unknown => true,
-                Changed::Only(is_changed) => is_changed(memory, unit),
+            let Some(watch) = watch.as_mut() else {
+                let before = before.and_then(|before| before.memories.get(memory as usize));
+                memories.push(cutter.blob(bytes, before, |_| true)?);
+                return Ok(());
             };
-            memories.push(cutter.blob(bytes, before, may_have_changed)?);
+            if memories.is_empty() {
+                watch.look_at_last().map_err(|error| error.to_string())?;
+            }
+            memories.push(cutter.blob(bytes, guess.get(memory as usize), |unit| watch.is_left(memory, unit))?);
             Ok(())
         })?;
         let state =
@@ -585,6 +679,7 @@ impl Inner {
                 cutter.blob(program.wasm(), None, |_| true).map_err(Failed::Again)?
             }
         };
+        let taping = self.supervise.taping_of(pid);
         let cut = Cut { program, state, streams, memories };
         let root = cutter.seal(&cut, before).map_err(Failed::Again)?;
         let units = [&cut.program, &cut.state, &cut.streams].into_iter().chain(&cut.memories);
@@ -601,7 +696,9 @@ impl Inner {
             made_on: self.me.0,
             incarnation: claim.incarnation,
             bytes,
-            new_bytes: cutter.new_bytes,
+            new_bytes: cut.new_bytes(before),
+            pause_us: snapshot.pause.as_micros() as u64,
+            tape: taping.as_ref().zip(snapshot.mark).map(|(taping, mark)| taping.mark(mark)),
             process: snapshot.outward,
         };
         let kept: Vec<checkpoints::Kept> = history
@@ -627,7 +724,16 @@ impl Inner {
                 let (process, new_bytes) = (pid.id(), checkpoint.new_bytes);
                 let sequence = u64::from(sequence);
                 self.chronicle.record(Kind::ProcessKept { process, sequence, new_bytes });
-                Ok((checkpoint, cut))
+                let mut cost = snapshot.pause;
+                if let Some(watch) = watch {
+                    watch.is_recorded();
+                    cost += watch.cost();
+                }
+                *last = Some(Last { sequence: checkpoint.sequence, cut });
+                if let (Some(taping), Some(mark)) = (taping, checkpoint.tape) {
+                    self.is_based(pid, &taping, mark.position);
+                }
+                Ok(Made { checkpoint, cost })
             }
             Err(KeepError::HolderChanged | KeepError::Changed) => {
                 Err(Failed::Again("the node that keeps it, or the process's own record, changed meanwhile".into()))

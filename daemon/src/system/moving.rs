@@ -21,28 +21,37 @@
 //!
 //! Frames: length (32 bits), content. A frame without content is the end of many.
 
+use super::fork;
 use super::pages::{self, Sending};
 use super::{Inner, System, service};
-use crate::node::{Baggage, Brought, ControlRefused, DepartRefused, FreezeRefused, Pages, Pid};
+use crate::node::{Baggage, Brought, ControlRefused, DepartRefused, FreezeRefused, Node, Pages, Pid};
 use crate::protocol::{MoveView, Stage};
+use crate::steps::Step;
 use abi::file::Entropy;
 use abi::ids::NodeId;
 use drivers::HostEntropy;
-use drivers::wire::Stream;
-use engine::pages::{Content, PagesError, Piece, Span, Staging, Tracker};
+use drivers::wire::{LinkState, Stream};
+use engine::pages::{Content, PagesError, Piece, Span, Staging, Stem, Tracker};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use services::events::Kind;
+use services::members::Standing;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long the other node may take to answer at all.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long it may take to have the program ready: it may have to compile it.
-const PREPARE_TIMEOUT: Duration = Duration::from_secs(180);
+pub(super) const PREPARE_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long one piece may take on its way. The process stands still meanwhile.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the other side may take from having the program to the first of what it sends: other things may have to be waited for there,
+/// such as a process that stops late.
+const BEGIN_TIMEOUT: Duration = PREPARE_TIMEOUT;
+/// So often it is tried to send a process, if the way is lost meanwhile or another node is late. The process runs on between tries.
+const TRIES_MAX: u32 = 3;
+const TRY_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a reader of the process's output has to come after it.
 const READER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -53,10 +62,12 @@ const TELL_INTERVAL: Duration = Duration::from_millis(50);
 /// What is collected before it is sent.
 const PIECE_BYTES: usize = 256 << 10;
 const STREAMS_BYTES_MAX: usize = 1 << 20;
+/// Frames are put together before they leave: each time that something leaves costs both sides a system call, and the other one a wake-up.
+const LEAVES_BYTES: usize = 64 << 10;
 
 /// The first word, as the head of the stream.
 #[derive(Serialize, Deserialize)]
-struct Head {
+pub(super) struct Head {
     ticket: u64,
     baggage: Baggage,
 }
@@ -64,7 +75,7 @@ struct Head {
 /// What the other side answers.
 #[derive(Serialize, Deserialize, Debug, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
-enum Word {
+pub(super) enum Word {
     /// It has not got the program.
     WantsProgram,
     Prepared {
@@ -86,12 +97,13 @@ struct State {
     has_pages: bool,
 }
 
-/// The head of a stream, which is about a process that comes, or about pages of one that came.
+/// The head of a stream, which is about a process that comes, or about pages of one that came, or about clones.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Opening {
+pub(super) enum Opening {
     Moves(Head),
     Pages { ticket: u64 },
+    Forks(fork::Head),
 }
 
 /// More rounds than this are not made: a process that writes faster than the link carries would never stop.
@@ -100,6 +112,8 @@ const ROUNDS_MAX: u32 = 4;
 const ROUND_BYTES_MIN: u64 = 1 << 20;
 /// So much may be sent while the process stands still: it takes as long as a round trip or two.
 const STOPPED_BYTES_MAX: u64 = 128 << 10;
+/// The side to which a process comes says no more, in all.
+const WORDS_MAX: usize = 4;
 /// The list of what comes later has a bound.
 const SPANS_MAX: usize = 50_000;
 /// How long the link to where a process's pages are may be broken before they are given up.
@@ -108,7 +122,7 @@ const REOPEN_INTERVAL: Duration = Duration::from_millis(200);
 /// No process has more.
 const MEMORY_BYTES_MAX: u64 = 16 << 30;
 
-/// Why a process was not moved: it runs on where it was, unless the last one is said.
+/// Why a process was not moved: it runs on where it was, unless [`MoveRefused::Gone`] is said.
 #[derive(Debug, thiserror::Error)]
 pub enum MoveRefused {
     #[error("there is no node `{0}`")]
@@ -127,6 +141,8 @@ pub enum MoveRefused {
     Lost { node: String, error: io::Error },
     #[error("the memory of process {pid} cannot be followed: {error}")]
     Pages { pid: Pid, error: PagesError },
+    #[error("process {pid} went to {node}, which has not got all of its memory and is not heard any more")]
+    Gone { pid: Pid, node: String },
     #[error("no random numbers: {0}")]
     Entropy(abi::errno::Errno),
     #[error("whoever asked for it has gone; the process runs on where it was")]
@@ -140,7 +156,8 @@ impl From<FreezeRefused> for MoveRefused {
 }
 
 /// Why one step of the talk failed.
-enum Broken {
+#[derive(Debug)]
+pub(super) enum Broken {
     Lost(io::Error),
     Refused(String),
 }
@@ -166,7 +183,6 @@ impl System {
             return Err(MoveRefused::Draining { node: name });
         }
         let began = Instant::now();
-        let node = inner.node.get().expect("who asks is served by the node");
         if inner.supervise.is_durable(pid) {
             if !told(Stage::Preparing) {
                 return Err(MoveRefused::Abandoned);
@@ -184,39 +200,76 @@ impl System {
                 late_bytes: 0,
                 pause_us: micros(pause),
                 total_us: micros(began.elapsed()),
+                lost: vec![],
             });
         }
+        let mut lost = vec![];
+        loop {
+            match self.try_to_move(pid, to_node, &name, told) {
+                Ok(view) => return Ok(MoveView { lost, total_us: began.elapsed().as_micros() as u64, ..view }),
+                Err(refused) if lost.len() + 1 < TRIES_MAX as usize && self.may_try_again(&refused, to_node) => {
+                    lost.push(refused.to_string());
+                    if !told(Stage::Again { tries: lost.len() as u32 }) {
+                        return Err(MoveRefused::Abandoned);
+                    }
+                    std::thread::sleep(TRY_INTERVAL);
+                }
+                Err(refused) => return Err(refused),
+            }
+        }
+    }
+
+    /// It runs on here, and what was in the way may be gone.
+    fn may_try_again(&self, refused: &MoveRefused, to: NodeId) -> bool {
+        let is_transient = matches!(
+            refused,
+            MoveRefused::Lost { .. } | MoveRefused::NotHeard { .. } | MoveRefused::Depart(DepartRefused::Busy(_))
+        );
+        let is_there = matches!(self.0.health.standing(to), Standing::Alive | Standing::Suspect);
+        is_transient && is_there && !self.0.is_stopping()
+    }
+
+    /// One try. Whatever it fails with, the process runs on here.
+    fn try_to_move(
+        &self, pid: Pid, to_node: NodeId, name: &str, told: &mut dyn FnMut(Stage) -> bool,
+    ) -> Result<MoveView, MoveRefused> {
+        let (inner, began) = (&self.0, Instant::now());
+        let node = inner.node.get().expect("who asks is served by the node");
         let baggage = node.baggage(pid)?;
         if inner.supervise.has(pid) {
             return Err(DepartRefused::LookedAfter(pid).into());
         }
+        let broken = |broken: Broken| match broken {
+            Broken::Lost(error) => MoveRefused::Lost { node: name.into(), error },
+            Broken::Refused(why) => MoveRefused::Refused { node: name.into(), why },
+        };
         let mut ticket = [0; 8];
         HostEntropy.fill(&mut ticket).map_err(MoveRefused::Entropy)?;
         let ticket = u64::from_le_bytes(ticket);
-        let broken = |broken: Broken| match broken {
-            Broken::Lost(error) => MoveRefused::Lost { node: name.clone(), error },
-            Broken::Refused(why) => MoveRefused::Refused { node: name.clone(), why },
-        };
 
         if !told(Stage::Preparing) {
             return Err(MoveRefused::Abandoned);
         }
-        let key = inner.directory.key_of(to_node).ok_or_else(|| MoveRefused::NoNode(to.into()))?;
+        Step::LeavingAsked.reached();
+        // What of it is still on its way here is waited for before anybody there waits for us.
+        let memories = node.memories(pid)?;
+        let key = inner.directory.key_of(to_node).ok_or_else(|| MoveRefused::NoNode(name.into()))?;
         let head = Opening::Moves(Head { ticket, baggage: baggage.clone() });
         let head = serde_json::to_vec(&head).expect("plain data");
-        let opened = inner.wire.open(key, service::MOVES, &head, began + OPEN_TIMEOUT);
-        let stream = opened.map_err(|error| MoveRefused::NotHeard { node: name.clone(), why: error.to_string() })?;
+        let opened = inner.wire.open(key, service::MOVES, &head, Instant::now() + OPEN_TIMEOUT);
+        let stream = opened.map_err(|error| MoveRefused::NotHeard { node: name.into(), why: error.to_string() })?;
         let mut talk = Talk::new(stream);
-        let may_wait = talk.prepare(inner, &baggage).map_err(broken)?;
+        let may_wait = talk.prepare(inner, &baggage.program).map_err(broken)?;
+        Step::LeavingPrepared.reached();
         // Without a tracker all goes over while the process stands still.
-        let mut tracker = Tracker::begin(&node.memories(pid)?).ok();
+        let mut tracker = Tracker::begin(&memories).ok();
         let mut rounds = 0;
         while let Some(tracker) = &mut tracker {
             rounds += 1;
             let copied =
                 talk.copy_round(tracker, rounds, baggage.memory_bytes, told).map_err(|failed| match failed {
                     Round::Abandoned => MoveRefused::Abandoned,
-                    Round::Broken(error) => MoveRefused::Lost { node: name.clone(), error },
+                    Round::Broken(error) => broken(talk.explained(error.into())),
                     Round::Pages(PagesError::Ended) => FreezeRefused::from(ControlRefused::Ended(pid)).into(),
                     Round::Pages(error) => MoveRefused::Pages { pid, error },
                 })?;
@@ -225,14 +278,17 @@ impl System {
             }
         }
 
+        Step::LeavingCopied.reached();
         let stop_began = Instant::now();
         let mut stopped = node.stop_still(pid)?;
+        Step::LeavingStopped.reached();
         let carried = (|| {
             let (streams, cpu_ns) = stopped.streams();
             let other = |error: &dyn std::fmt::Display| Broken::Lost(io::Error::other(error.to_string()));
             // First of all, since the other side takes it for the moment at which the process's clock stopped.
             talk.say(&Frame::Stopped(State { cpu_ns, has_pages: tracker.is_some() }))?;
             talk.send(&streams)?;
+            talk.leave()?;
             let mut later = vec![];
             match &mut tracker {
                 None => stopped.save(&mut talk, false).map_err(|error| other(&error))?,
@@ -249,21 +305,23 @@ impl System {
                 }
             }
             talk.end_pieces()?;
+            Step::LeavingSent.reached();
             talk.expect(Word::Ready)?;
             Ok(later)
         })();
         let later = carried.map_err(|error| {
             // It may have come to expect the process before this went wrong.
             node.forgo(to_node, ticket);
-            broken(error)
+            broken(talk.explained(error))
         })?;
+        Step::LeavingReady.reached();
         let told_so = told(Stage::Stopped { bytes: talk.sent });
         if !told_so {
             node.forgo(to_node, ticket);
             return Err(MoveRefused::Abandoned);
         }
         let sending = match tracker {
-            Some(tracker) if !later.is_empty() => Some(Sending::new(tracker, &later)),
+            Some(tracker) if !later.is_empty() => Some(Sending::new(Box::new(tracker), &later)),
             _ => None,
         };
         if let Some(sending) = &sending {
@@ -273,6 +331,7 @@ impl System {
             inner.departures.remove(ticket);
             node.forgo(to_node, ticket);
         })?;
+        Step::LeavingDeparted.reached();
         // What is still to be sent of its memory is kept by whoever sends it.
         drop(departed);
         // The word that it runs is for people alone: it is there, whether or not it comes.
@@ -282,14 +341,18 @@ impl System {
         inner.chronicle.record(Kind::ProcessMoved { process: pid.id(), from: inner.me, to: to_node });
         let (late_bytes, bytes) = (pages::bytes_of(&later), talk.sent);
         if let Some(sending) = sending {
-            let in_all = bytes + late_bytes;
-            inner.send_pages(ticket, &sending, talk.stream, || {
-                let _ = told(Stage::Following { bytes: bytes + sending.progress().0, total: in_all });
+            let total = bytes + late_bytes;
+            let follows = Follows { ticket, to: to_node, sending };
+            let has_all = inner.send_pages(follows, talk.stream, |sent| {
+                let _ = told(Stage::Following { bytes: bytes + sent, total });
             });
+            if !has_all {
+                return Err(MoveRefused::Gone { pid, node: name.into() });
+            }
         }
         let total_us = began.elapsed().as_micros() as u64;
         let (from, to) = (inner.me.0, to_node.0);
-        Ok(MoveView { pid, from, to, rounds, bytes: bytes + late_bytes, late_bytes, pause_us, total_us })
+        Ok(MoveView { pid, from, to, rounds, bytes: bytes + late_bytes, late_bytes, pause_us, total_us, lost: vec![] })
     }
 }
 
@@ -321,24 +384,72 @@ impl From<io::Error> for Round {
     }
 }
 
+/// What of a departed process is still here.
+pub(super) struct Follows {
+    pub ticket: u64,
+    pub to: NodeId,
+    pub sending: Arc<Sending>,
+}
+
+/// How long pages that do not arrive are kept: each time that some did there is time again for the rest.
+struct Patience {
+    left: u64,
+    until: Instant,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience { left: u64::MAX, until: Instant::now() }
+    }
+
+    fn lasts(&mut self, left: u64) -> bool {
+        if left < self.left {
+            *self = Patience { left, until: Instant::now() + PAGES_TIMEOUT };
+        }
+        Instant::now() < self.until
+    }
+}
+
 impl Inner {
-    /// Sends what is left of a departed process's memory, until the other side has all of it or its life is over.
-    fn send_pages(&self, ticket: u64, sending: &Arc<Sending>, stream: Stream, mut tell: impl FnMut()) {
-        let serve = sending.clone();
+    /// Sends what is left of a departed process's memory, until the other side has all of it. If that is not heard meanwhile it goes on
+    /// without whoever asked for the move, who is told so: false.
+    pub(super) fn send_pages(self: &Arc<Inner>, follows: Follows, stream: Stream, mut tell: impl FnMut(u64)) -> bool {
+        let serve = follows.sending.clone();
         let mut stream = Some(stream);
         let first = std::thread::Builder::new().name("una-pages".into());
-        let serving = first.spawn(move || stream.take().map(|stream| serve.serve(stream)));
+        let serving = first.spawn(move || {
+            Step::LeavingPages.reached();
+            stream.take().map(|stream| serve.serve(stream))
+        });
         // If the link breaks the other side opens another one.
-        while !sending.is_done() && self.departures.has(ticket) && !self.is_stopping() {
+        let mut patience = Patience::new();
+        while self.goes_on(&follows, &mut patience) {
+            if !self.health.is_up(follows.to) {
+                let inner = self.clone();
+                let rest = std::thread::Builder::new().name("una-pages".into());
+                let _ = rest.spawn(move || {
+                    while inner.goes_on(&follows, &mut patience) {
+                        std::thread::sleep(TELL_INTERVAL);
+                    }
+                    inner.departures.remove(follows.ticket);
+                });
+                return false;
+            }
             std::thread::sleep(TELL_INTERVAL);
-            tell();
+            tell(follows.sending.progress().0);
         }
-        self.departures.remove(ticket);
-        if sending.is_done()
-            && let Ok(serving) = serving
-        {
+        self.departures.remove(follows.ticket);
+        let is_done = follows.sending.is_done();
+        if is_done && let Ok(serving) = serving {
             let _ = serving.join();
         }
+        is_done
+    }
+
+    /// Does the other side still want something, and may it still come for it?
+    fn goes_on(&self, follows: &Follows, patience: &mut Patience) -> bool {
+        let (_, left) = follows.sending.progress();
+        left > 0 && patience.lasts(left as u64) && self.departures.has(follows.ticket) && !self.is_stopping()
     }
 
     /// Waits until nothing of departed processes is left here, or so long.
@@ -357,10 +468,13 @@ pub(super) fn arrived(inner: &Arc<Inner>, from: NodeId, head: &[u8], stream: Str
     let take = move || match opening {
         Opening::Moves(head) => {
             let mut talk = Talk::new(stream);
-            // What went wrong here is told there; what went wrong on the way is known there.
-            if let Err(Broken::Refused(why)) = inner.take_in(from, head, &mut talk) {
-                let _ = talk.say(&Word::Refused { why });
-            }
+            let taken = inner.take_in(from, head, &mut talk);
+            talk.end_with(taken);
+        }
+        Opening::Forks(head) => {
+            let mut talk = Talk::new(stream);
+            let grown = inner.grow_for(from, head, &mut talk);
+            talk.end_with(grown);
         }
         Opening::Pages { ticket } => {
             if let Some(sending) = inner.departures.find(ticket, from) {
@@ -377,26 +491,19 @@ impl Inner {
     fn take_in(self: &Arc<Inner>, from: NodeId, head: Head, talk: &mut Talk) -> Result<(), Broken> {
         let refused = |why: &dyn std::fmt::Display| Broken::Refused(why.to_string());
         let Head { ticket, baggage } = head;
+        let life = self.life_linked(from);
         let moves = baggage.moves;
+        Step::ArrivingAsked.reached();
         let node = self.node.get().ok_or_else(|| refused(&"it is starting"))?;
         if self.is_stopping() {
             return Err(refused(&"it is stopping"));
         }
-        let hash = blake3::Hash::from_hex(&baggage.program).map_err(|error| refused(&error))?;
-        let program = match node.known_program(&baggage.program) {
-            Some(program) => program,
-            None => {
-                let wasm = match self.library.find(&hash).ok().flatten() {
-                    Some(wasm) => wasm,
-                    None => talk.fetch_program(&hash)?,
-                };
-                // Not to keep it costs the same way again the next time.
-                let _ = self.library.keep(&wasm);
-                node.load(wasm, &mut |_| {}).map_err(|error| refused(&error))?
-            }
-        };
+        let program = self.program_for(node, talk, &baggage.program)?;
+        Step::ArrivingLoaded.reached();
         let may_wait = engine::pages::support().missing.is_ok();
         talk.say(&Word::Prepared { may_wait })?;
+        // To have it compiled may have taken all of the time that there was for anything.
+        talk.stream.set_deadline(Some(Instant::now() + BEGIN_TIMEOUT));
         let mut staged = node.engine().stage(baggage.limits.memory_bytes.unwrap_or(u64::MAX).min(MEMORY_BYTES_MAX));
         let state = loop {
             match talk.hear()? {
@@ -405,6 +512,8 @@ impl Inner {
             }
         };
         let stopped = Instant::now();
+        Step::ArrivingStopped.reached();
+        talk.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
         let streams = talk.receive(STREAMS_BYTES_MAX)?;
         let (fetch, wants) = pages::wanting();
         let pages = match state.has_pages {
@@ -421,16 +530,22 @@ impl Inner {
         let brought = Brought { streams, cpu_ns: state.cpu_ns, image, pages, stopped };
         let arrival = node.arrive(from, ticket, &program, baggage, brought).map_err(|error| refused(&error))?;
         whole.skip()?;
+        Step::ArrivingExpected.reached();
         talk.say(&Word::Ready)?;
+        talk.leave()?;
+        Step::ArrivingReady.reached();
         // It is not given up before it is certain that it does not come: whoever has it then would have lost it.
         let settled = arrival.wait(|| !self.is_stopping());
         if let Some(pid) = settled {
-            let _ = talk.say(&Word::Runs);
+            Step::ArrivingRuns.reached();
+            let _ = talk.say(&Word::Runs).and_then(|()| talk.leave());
             System(self.clone()).moved_here(pid, moves);
             self.tell_moved(pid);
             if let Some(missing) = &arrival.missing {
+                Step::ArrivingPages.reached();
                 let mut first = talk.stream.try_clone().ok();
-                if !pages::take_in(missing, wants, || first.take().or_else(|| self.reopen(from, ticket))) {
+                let mut again = self.again(from, life, ticket);
+                if !pages::take_in(missing, wants, || first.take().or_else(|| again(missing.left()))) {
                     missing.lost(&format!("it was on {}, which is gone", self.name_of(from)));
                 }
             }
@@ -441,33 +556,84 @@ impl Inner {
 }
 
 impl Inner {
-    /// Another link to where a process's pages are.
-    fn reopen(&self, from: NodeId, ticket: u64) -> Option<Stream> {
-        let until = Instant::now() + PAGES_TIMEOUT;
+    /// A program by its hash, which is here or comes from the other side.
+    pub(super) fn program_for(&self, node: &Node, talk: &mut Talk, hash: &str) -> Result<engine::Program, Broken> {
+        if let Some(program) = node.known_program(hash) {
+            return Ok(program);
+        }
+        let hash = blake3::Hash::from_hex(hash).map_err(|error| Broken::Refused(error.to_string()))?;
+        let wasm = match self.library.find(&hash).ok().flatten() {
+            Some(wasm) => wasm,
+            None => talk.fetch_program(&hash)?,
+        };
+        // Not to keep it costs the same way again the next time.
+        let _ = self.library.keep(&wasm);
+        node.load(wasm, &mut |_| {}).map_err(|error| Broken::Refused(error.to_string()))
+    }
+
+    /// Opens links to where pages are, one after another, as long as some may still come. They are asked for with how much is left.
+    pub(super) fn again(
+        self: &Arc<Inner>, from: NodeId, life: Option<u64>, ticket: u64,
+    ) -> impl FnMut(u64) -> Option<Stream> {
+        let (inner, mut patience) = (self.clone(), Patience::new());
+        move |left| {
+            patience.lasts(left);
+            inner.reopen(from, life?, ticket, patience.until)
+        }
+    }
+
+    /// Another link to where a process's pages are, in that life of the node.
+    fn reopen(&self, from: NodeId, life: u64, ticket: u64, until: Instant) -> Option<Stream> {
         let head = serde_json::to_vec(&Opening::Pages { ticket }).expect("plain data");
-        while Instant::now() < until && !self.is_stopping() {
-            // Once it is no member any more it does not come back.
+        loop {
+            // The one that broke may have been opened a moment ago.
+            std::thread::sleep(REOPEN_INTERVAL);
+            // Once it is no member any more it does not come back; and it has nothing of what it had in an earlier life.
             let key = self.directory.key_of(from)?;
-            match self.wire.open(key, service::MOVES, &head, Instant::now() + OPEN_TIMEOUT) {
-                Ok(stream) => return Some(stream),
-                Err(_) => std::thread::sleep(REOPEN_INTERVAL),
+            let is_over = self.life_linked(from).is_some_and(|now| now != life);
+            if is_over || Instant::now() >= until || self.is_stopping() {
+                return None;
+            }
+            if let Ok(stream) = self.wire.open(key, service::MOVES, &head, Instant::now() + OPEN_TIMEOUT) {
+                return Some(stream);
             }
         }
-        None
+    }
+
+    /// In which life a node is that there is a link to.
+    pub(super) fn life_linked(&self, node: NodeId) -> Option<u64> {
+        let key = self.directory.key_of(node)?;
+        let link = self.wire.links().into_iter().find(|link| link.peer == key)?;
+        match link.state {
+            LinkState::Linked { hello, .. } => Some(hello.life),
+            _ => None,
+        }
     }
 }
 
 /// One side of the talk about one process.
-struct Talk {
-    stream: Stream,
+pub(super) struct Talk {
+    pub stream: Stream,
+    /// What has been said and has not left: it leaves before an answer is waited for.
+    leaving: Vec<u8>,
     piece: Vec<u8>,
     sent: u64,
 }
 
 impl Talk {
-    fn new(stream: Stream) -> Talk {
+    pub fn new(stream: Stream) -> Talk {
         stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
-        Talk { stream, piece: vec![], sent: 0 }
+        Talk { stream, leaving: vec![], piece: vec![], sent: 0 }
+    }
+
+    /// The last word of the side to which something comes.
+    fn end_with(mut self, done: Result<(), Broken>) {
+        match done {
+            Ok(()) => {}
+            Err(Broken::Refused(why)) => drop(self.say(&Word::Refused { why }).and_then(|()| self.leave())),
+            // If the way is there still, this is what the other side reads or writes against.
+            Err(Broken::Lost(error)) => self.stream.refuse(&format!("there: {error}")),
+        }
     }
 
     /// A round of memory, while the process runs. Gives how much it was.
@@ -490,6 +656,8 @@ impl Talk {
             Ok(())
         })?;
         self.send(&[])?;
+        // The other side takes it in while this one has the process stop.
+        self.leave()?;
         Ok(taken.bytes)
     }
 
@@ -512,7 +680,7 @@ impl Talk {
             let frame = self.receive(FRAME_BYTES_MAX)?;
             if frame.is_empty() {
                 // The process may run on for a while until the next round.
-                self.stream.set_deadline(Some(Instant::now() + PREPARE_TIMEOUT));
+                self.stream.set_deadline(Some(Instant::now() + BEGIN_TIMEOUT));
                 return Ok(());
             }
             let piece = pages::piece_of_bytes(&frame).map_err(|_| Broken::Refused("a malformed piece".into()))?;
@@ -520,25 +688,41 @@ impl Talk {
         }
     }
 
+    /// The same for a stem, until its end.
+    pub fn take_pieces_into(&mut self, stem: &Stem) -> Result<(), Broken> {
+        loop {
+            self.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
+            let frame = self.receive(FRAME_BYTES_MAX)?;
+            if frame.is_empty() {
+                return Ok(());
+            }
+            let piece = pages::piece_of_bytes(&frame).map_err(|_| Broken::Refused("a malformed piece".into()))?;
+            pages::put(stem, piece).map_err(|error| Broken::Refused(error.to_string()))?;
+        }
+    }
+
     /// Sends, with the time for it counted from now.
-    fn send_within(&mut self, content: &[u8]) -> io::Result<()> {
+    pub fn send_within(&mut self, content: &[u8]) -> io::Result<()> {
         self.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
         self.send(content)
     }
 
     /// Here: until the other side has the program. Says whether a process may run there before all of its memory has come.
-    fn prepare(&mut self, inner: &Inner, baggage: &Baggage) -> Result<bool, Broken> {
+    pub fn prepare(&mut self, inner: &Inner, program: &str) -> Result<bool, Broken> {
         self.stream.set_deadline(Some(Instant::now() + PREPARE_TIMEOUT));
         let mut word: Word = self.hear()?;
         if word == Word::WantsProgram {
-            let hash = blake3::Hash::from_hex(&baggage.program).map_err(io::Error::other)?;
+            let hash = blake3::Hash::from_hex(program).map_err(io::Error::other)?;
             let kept = inner.library.find(&hash).ok().flatten();
-            let loaded = || inner.node.get()?.known_program(&baggage.program).map(|program| program.wasm().to_vec());
+            let loaded = || inner.node.get()?.known_program(program).map(|program| program.wasm().to_vec());
             let Some(wasm) = kept.or_else(loaded) else {
                 return Err(Broken::Refused("its program is not there, nor here any more".into()));
             };
             self.write_all(&wasm)?;
             self.end_pieces()?;
+            // From now on it compiles.
+            self.leave()?;
+            self.stream.set_deadline(Some(Instant::now() + PREPARE_TIMEOUT));
             word = self.hear()?;
         }
         self.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
@@ -560,30 +744,66 @@ impl Talk {
         }
     }
 
+    /// The next word; the time for it is counted from now.
     fn expect(&mut self, expected: Word) -> Result<(), Broken> {
+        self.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
         let word = self.hear()?;
         check(word, expected)
     }
 
-    fn say(&mut self, word: &impl Serialize) -> io::Result<()> {
+    /// If the other side has left, it may have said why before, while this one was still sending: then that is what is broken.
+    fn explained(&mut self, broken: Broken) -> Broken {
+        let left =
+            |error: &io::Error| matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+        if matches!(&broken, Broken::Lost(error) if left(error)) {
+            self.leaving.clear();
+            for _ in 0..WORDS_MAX {
+                match self.hear() {
+                    Ok(Word::Refused { why }) => return Broken::Refused(why),
+                    Ok(_) => {}
+                    Err(_) => break,
+                }
+            }
+        }
+        broken
+    }
+
+    pub fn say(&mut self, word: &impl Serialize) -> io::Result<()> {
         self.send(&serde_json::to_vec(word).expect("plain data"))
     }
 
-    fn hear<T: DeserializeOwned>(&mut self) -> Result<T, Broken> {
+    pub fn hear<T: DeserializeOwned>(&mut self) -> Result<T, Broken> {
         let frame = self.receive(FRAME_BYTES_MAX)?;
         serde_json::from_slice(&frame).map_err(|error| Broken::Lost(io::Error::other(error)))
     }
 
+    /// Where something else than a word is due, but for the one that says why it does not come.
+    pub fn hear_or_refused<T: DeserializeOwned>(&mut self) -> Result<T, Broken> {
+        let frame = self.receive(FRAME_BYTES_MAX)?;
+        match serde_json::from_slice(&frame) {
+            Ok(Word::Refused { why }) => Err(Broken::Refused(why)),
+            _ => serde_json::from_slice(&frame).map_err(|error| Broken::Lost(io::Error::other(error))),
+        }
+    }
+
     fn send(&mut self, content: &[u8]) -> io::Result<()> {
         self.sent += 4 + content.len() as u64;
-        pages::send(&mut self.stream, content)
+        pages::send(&mut self.leaving, content)?;
+        if self.leaving.len() >= LEAVES_BYTES { self.leave() } else { Ok(()) }
+    }
+
+    pub fn leave(&mut self) -> io::Result<()> {
+        let left = self.stream.write_all(&self.leaving);
+        self.leaving.clear();
+        left
     }
 
     fn receive(&mut self, bytes_max: usize) -> io::Result<Vec<u8>> {
+        self.leave()?;
         pages::receive(&mut self.stream, bytes_max)
     }
 
-    fn end_pieces(&mut self) -> io::Result<()> {
+    pub fn end_pieces(&mut self) -> io::Result<()> {
         self.flush()?;
         self.send(&[])
     }
@@ -621,7 +841,7 @@ impl Write for Talk {
 }
 
 /// The other side of them.
-struct Pieces<'a> {
+pub(super) struct Pieces<'a> {
     talk: &'a mut Talk,
     piece: Vec<u8>,
     at: usize,
@@ -634,7 +854,7 @@ impl Pieces<'_> {
         io::copy(&mut self, &mut io::sink()).map(drop)
     }
 
-    fn of(talk: &mut Talk) -> Pieces<'_> {
+    pub fn of(talk: &mut Talk) -> Pieces<'_> {
         Pieces { talk, piece: vec![], at: 0, ended: false }
     }
 }

@@ -15,7 +15,7 @@
 use abi::encoding::{Malformed, Reader, Writer};
 use abi::ids::NodeId;
 use drivers::wire::Stream;
-use engine::pages::{Content, Fetch, Missing, Piece, Span, Tracker, UNIT};
+use engine::pages::{Content, Fetch, Missing, PagesError, Piece, Span, Stem, Tracker, UNIT};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -91,9 +91,61 @@ pub fn bytes_of(spans: &[Span]) -> u64 {
     spans.iter().map(|span| span.range.end - span.range.start).sum()
 }
 
+/// Who has pages that are sent.
+pub trait Held: Send {
+    fn read(&mut self, memory: u32, offset: u64, bytes: &mut [u8]) -> Result<(), PagesError>;
+}
+
+impl Held for Tracker {
+    fn read(&mut self, memory: u32, offset: u64, bytes: &mut [u8]) -> Result<(), PagesError> {
+        Tracker::read(self, memory, offset, bytes)
+    }
+}
+
+impl Held for Stem {
+    fn read(&mut self, memory: u32, offset: u64, bytes: &mut [u8]) -> Result<(), PagesError> {
+        Stem::read(self, memory, offset, bytes)
+    }
+}
+
+/// Who has not got all of its pages yet.
+pub trait Gaps {
+    fn left(&self) -> u64;
+    fn fill(&self, memory: u32, offset: u64, bytes: &[u8]) -> Result<u64, PagesError>;
+    fn fill_zero(&self, span: Span) -> Result<u64, PagesError>;
+}
+
+impl Gaps for Missing {
+    fn left(&self) -> u64 {
+        Missing::left(self)
+    }
+
+    fn fill(&self, memory: u32, offset: u64, bytes: &[u8]) -> Result<u64, PagesError> {
+        Missing::fill(self, memory, offset, bytes)
+    }
+
+    fn fill_zero(&self, span: Span) -> Result<u64, PagesError> {
+        Missing::fill_zero(self, span)
+    }
+}
+
+impl Gaps for Stem {
+    fn left(&self) -> u64 {
+        Stem::left(self)
+    }
+
+    fn fill(&self, memory: u32, offset: u64, bytes: &[u8]) -> Result<u64, PagesError> {
+        Stem::fill(self, memory, offset, bytes)
+    }
+
+    fn fill_zero(&self, span: Span) -> Result<u64, PagesError> {
+        Stem::fill_zero(self, span)
+    }
+}
+
 /// The side that has the pages.
 pub struct Sending {
-    tracker: Mutex<Tracker>,
+    from: Mutex<Box<dyn Held>>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -113,7 +165,7 @@ struct State {
 }
 
 impl Sending {
-    pub fn new(tracker: Tracker, spans: &[Span]) -> Arc<Sending> {
+    pub fn new(from: Box<dyn Held>, spans: &[Span]) -> Arc<Sending> {
         let mut left: BTreeMap<Unit, Vec<(u64, u64)>> = BTreeMap::new();
         for Span { memory, range } in spans {
             let mut at = range.start;
@@ -132,7 +184,7 @@ impl Sending {
             broken: false,
             sent: 0,
         };
-        Arc::new(Sending { tracker: Mutex::new(tracker), state: Mutex::new(state), changed: Condvar::new() })
+        Arc::new(Sending { from: Mutex::new(from), state: Mutex::new(state), changed: Condvar::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -173,7 +225,7 @@ impl Sending {
             let mut sent = 0;
             for (start, end) in ranges {
                 let content = &mut bytes[..(end - start) as usize];
-                let read = self.tracker.lock().expect("nothing panics while it reads").read(unit.0, start, content);
+                let read = self.from.lock().expect("nothing panics while it reads").read(unit.0, start, content);
                 read.map_err(io::Error::other)?;
                 let content = match content.iter().all(|byte| *byte == 0) {
                     true => Content::Zeros(end - start),
@@ -294,7 +346,7 @@ pub fn wanting() -> (Arc<Wanting>, Receiver<Unit>) {
 }
 
 /// Takes in what comes over links that `open` opens, one after another, until all is there. False: it cannot come any more.
-pub fn take_in(missing: &Missing, wants: Receiver<Unit>, mut open: impl FnMut() -> Option<Stream>) -> bool {
+pub fn take_in(missing: &dyn Gaps, wants: Receiver<Unit>, mut open: impl FnMut() -> Option<Stream>) -> bool {
     let wants = Arc::new(Mutex::new(wants));
     // What was asked for over a link that broke is asked for again.
     let asked: Arc<Mutex<BTreeSet<Unit>>> = Arc::default();
@@ -365,7 +417,9 @@ fn say(to: &Mutex<Stream>, said: u8, unit: Unit) -> io::Result<()> {
     send(&mut *to, &word(said, unit))
 }
 
-fn take_one(missing: &Missing, asked: &Mutex<BTreeSet<Unit>>, from: &mut Stream, to: &Mutex<Stream>) -> io::Result<()> {
+fn take_one(
+    missing: &dyn Gaps, asked: &Mutex<BTreeSet<Unit>>, from: &mut Stream, to: &Mutex<Stream>,
+) -> io::Result<()> {
     let frame = receive_word(from)?;
     if frame.first() == Some(&kind::UNIT_END) {
         let (_, unit) = word_of(&frame).map_err(malformed)?;
@@ -373,12 +427,18 @@ fn take_one(missing: &Missing, asked: &Mutex<BTreeSet<Unit>>, from: &mut Stream,
         // If this word is lost the unit comes again, and is passed over.
         return say(to, kind::HAS, unit);
     }
-    let Piece { memory, offset, content } = piece_of_bytes(&frame).map_err(malformed)?;
-    let filled = match content {
-        Content::Bytes(bytes) => missing.fill(memory, offset, bytes),
-        Content::Zeros(length) => missing.fill_zero(Span { memory, range: offset..offset.saturating_add(length) }),
-    };
-    filled.map(drop).map_err(io::Error::other)
+    put(missing, piece_of_bytes(&frame).map_err(malformed)?).map_err(io::Error::other)
+}
+
+pub fn put(gaps: &dyn Gaps, piece: Piece) -> Result<(), PagesError> {
+    let Piece { memory, offset, content } = piece;
+    match content {
+        Content::Bytes(bytes) => gaps.fill(memory, offset, bytes).map(drop),
+        Content::Zeros(length) => {
+            let span = Span { memory, range: offset..offset.saturating_add(length) };
+            gaps.fill_zero(span).map(drop)
+        }
+    }
 }
 
 /// Departed processes of which pages are still here, by the tickets under which they left.

@@ -1,11 +1,13 @@
 //! Where a new process goes. Gathers what the policy must know; the policy itself is `services::placement`.
 
 use super::view::{WhyNode, WhyView};
-use super::{System, health, member};
+use super::{NotForked, System, health, member};
+use crate::node::{ForkOrder, Origin};
 use crate::protocol::Placement;
 use abi::ids::{NodeId, ProgramId};
 use services::members::Standing;
 use services::placement::{self, Candidate, Hint, Order, Promised};
+use std::collections::BTreeMap;
 
 /// What a process is taken to use of memory if it was not said.
 const MEMORY_USUAL: u64 = 32 << 20;
@@ -34,14 +36,7 @@ impl System {
             (None, None) if wish.spread => Hint::Spread(self.count_named(name)),
             (None, None) => Hint::Anywhere,
         };
-        let candidate = |(node, member): (&NodeId, &member::Member)| {
-            let (standing, facts) = match *node == inner.me {
-                true => (Standing::Alive, Some(health::soft_facts(inner))),
-                false => (inner.health.standing(*node), inner.health.soft(*node).map(|(_, facts)| facts)),
-            };
-            Candidate { node: *node, standing, draining: member.draining, facts, promised: Promised::default() }
-        };
-        let candidates: Vec<Candidate> = members.iter().map(candidate).collect();
+        let candidates = self.candidates(&members);
         let order = Order {
             program: ProgramId(super::record::hex(program).unwrap_or_default()),
             memory_bytes: place.limits.memory_bytes.unwrap_or(MEMORY_USUAL),
@@ -54,7 +49,71 @@ impl System {
             // The facts have not come yet: it runs where it was asked for.
             return Ok(WhyView { chosen: Some(inner.me.0), nodes: vec![] });
         }
-        let decision = placement::place(&order, &candidates);
+        self.decide(&order, &candidates, &members, bound)
+    }
+
+    /// A node for each clone of a process: where it is itself and where others of them are is the last choice.
+    pub fn place_clones(&self, origin: &Origin, order: &ForkOrder) -> Result<Vec<(NodeId, WhyView)>, NotForked> {
+        let inner = &self.0;
+        let members = inner.directory.members().clone();
+        let bound = !origin.mounts.is_empty();
+        let on = match &order.on {
+            Some(named) => Some(member::find(&members, named).ok_or_else(|| NotForked::NoNode(named.clone()))?),
+            None => bound.then_some(inner.me),
+        };
+        if let Some(mount) = origin.mounts.first()
+            && on != Some(inner.me)
+        {
+            return Err(NotForked::Bound { pid: origin.pid, host: mount.host.clone() });
+        }
+        let mut candidates = self.candidates(&members);
+        if candidates.is_empty() {
+            let why = WhyView { chosen: Some(inner.me.0), nodes: vec![] };
+            return Ok(vec![(inner.me, why); order.count as usize]);
+        }
+        let mut counts = BTreeMap::from([(inner.me, 1)]);
+        let mut places = vec![];
+        for _ in 0..order.count {
+            let hint = match on {
+                Some(node) => Hint::On(node),
+                None => Hint::Spread(counts.iter().map(|(node, count)| (*node, *count)).collect()),
+            };
+            let wanted = Order {
+                program: ProgramId(super::record::hex(&origin.program).unwrap_or_default()),
+                memory_bytes: origin.memory_bytes,
+                hint,
+                architecture: None,
+                asked_on: inner.me,
+                data: vec![],
+            };
+            let why = self.decide(&wanted, &candidates, &members, bound).map_err(NotForked::NoPlace)?;
+            let node = NodeId(why.chosen.expect("a decision that chose no node is an error"));
+            *counts.entry(node).or_insert(0) += 1;
+            if let Some(candidate) = candidates.iter_mut().find(|candidate| candidate.node == node) {
+                candidate.promised.memory_bytes += origin.memory_bytes;
+                candidate.promised.processes += 1;
+            }
+            places.push((node, why));
+        }
+        Ok(places)
+    }
+
+    fn candidates(&self, members: &member::Members) -> Vec<Candidate> {
+        let inner = &self.0;
+        let candidate = |(node, member): (&NodeId, &member::Member)| {
+            let (standing, facts) = match *node == inner.me {
+                true => (Standing::Alive, Some(health::soft_facts(inner))),
+                false => (inner.health.standing(*node), inner.health.soft(*node).map(|(_, facts)| facts)),
+            };
+            Candidate { node: *node, standing, draining: member.draining, facts, promised: Promised::default() }
+        };
+        members.iter().map(candidate).collect()
+    }
+
+    fn decide(
+        &self, order: &Order, candidates: &[Candidate], members: &member::Members, bound: bool,
+    ) -> Result<WhyView, WhyView> {
+        let decision = placement::place(order, candidates);
         let chosen = decision.chosen.as_ref().ok().copied();
         let name_of = |node: &NodeId| members.get(node).map_or_else(|| node.to_string(), |member| member.name.clone());
         let mut nodes: Vec<WhyNode> = decision

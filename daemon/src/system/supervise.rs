@@ -17,8 +17,10 @@
 //! A *durable* process goes on from its last checkpoint instead of the beginning. What it prints is shown only when a checkpoint that
 //! covers it is safe: so whatever anybody has seen of it is in its past, wherever it goes on.
 
-use super::keep::{KeepRefused, Which};
+use super::keep::{KeepRefused, Made, Which};
+use super::tape::Taping;
 use super::{FACT_TIMEOUT, Inner, System, SystemError, ears};
+use crate::files::Lasting;
 use crate::keep::record::{self, Begin, Claim, Place, Restart, Supervision};
 use crate::node::{Console, End, Node, Order, Outward, Pid, SnapshotRefused};
 use abi::ids::NodeId;
@@ -49,6 +51,8 @@ const CHARGES_MAX: usize = 1024;
 pub const EVERY_MAX: Duration = Duration::from_secs(60);
 pub const EVERY_MIN: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(20);
+/// A durable process is kept so seldom that this costs it at most 1 in so many of its time: 5 %.
+const COST_SHARE: u32 = 20;
 /// After a checkpoint that failed.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
@@ -86,6 +90,8 @@ struct Charge {
     is_held: bool,
     /// What it printed, until its end is written down.
     console: Option<Console>,
+    /// What it was told, if it is durable.
+    taping: Option<Taping>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -144,6 +150,21 @@ impl Supervise {
         self.state().charges.get(&pid).is_some_and(durable)
     }
 
+    /// Since when the claim is as it is under which a process is looked after here.
+    pub fn revision_of(&self, pid: Pid) -> Option<Revision> {
+        self.state().charges.get(&pid).map(|charge| charge.revision)
+    }
+
+    pub fn taping_of(&self, pid: Pid) -> Option<Taping> {
+        self.state().charges.get(&pid)?.taping.clone()
+    }
+
+    pub fn set_taping(&self, pid: Pid, taping: Taping) {
+        if let Some(charge) = self.state().charges.get_mut(&pid) {
+            charge.taping = Some(taping);
+        }
+    }
+
     fn is_living(&self, pid: Pid) -> bool {
         self.state().charges.get(&pid).is_some_and(|charge| charge.phase == Phase::Living)
     }
@@ -188,6 +209,8 @@ impl System {
     pub fn supervise(&self, pid: Pid, console: &Console, supervision: Supervision) -> Result<(), KeepRefused> {
         let inner = &self.0;
         let is_durable = supervision.durable_every_ms.is_some();
+        let tape = inner.node.get().and_then(|node| node.tape(pid));
+        let taping = tape.map(|tape| Taping::new(tape, supervision.since, None, vec![]));
         let place = Place::At { node: inner.me.0, life: inner.record().life };
         let claim = Claim { incarnation: 0, place, supervision: Some(supervision) };
         if inner.supervise.state().charges.len() >= CHARGES_MAX {
@@ -203,6 +226,7 @@ impl System {
             phase: Phase::Beginning,
             is_held: false,
             console: is_durable.then(|| console.clone()),
+            taping,
         };
         inner.supervise.state().charges.insert(pid, charge);
         let written = inner.write_claim(pid, None, &claim);
@@ -253,8 +277,21 @@ impl System {
         }
     }
 
-    /// Keeps a durable process again and again, and shows what it printed as soon as that is safe.
+    /// Keeps a durable process again and again, and writes down what it is told.
     fn keep_durable(&self, pid: Pid) {
+        let charge = {
+            let state = self.0.supervise.state();
+            state.charges.get(&pid).map(|charge| (charge.taping.clone(), charge.console.clone()))
+        };
+        let Some((Some(taping), Some(console))) = charge else { return };
+        let (system, tells) = (self.clone(), taping.clone());
+        let writes = move || {
+            if !system.0.write_tape(pid, &tells, &console) {
+                system.0.is_superseded(pid);
+            }
+        };
+        // Without a thread nothing of it is shown but what a checkpoint covers.
+        let _ = std::thread::Builder::new().name(format!("una-tape {pid}")).spawn(writes);
         let system = self.clone();
         let keeps = move || {
             let inner = &system.0;
@@ -271,25 +308,26 @@ impl System {
                     return;
                 }
                 let pause = match system.checkpoint(pid, None) {
-                    Ok(checkpoint) => {
+                    Ok(Made { checkpoint, cost }) => {
                         console.release(checkpoint.process.output_bytes);
-                        every.saturating_sub(since.elapsed())
+                        let took = since.elapsed();
+                        // Whatever people say, it shall be the process that takes up the time, and not its checkpoints.
+                        every.max(cost * COST_SHARE).max(took * 2).saturating_sub(took)
                     }
                     // It lives elsewhere: what runs here is not it any more.
-                    Err(KeepRefused::Superseded(_)) => {
-                        // If it is being handed over, whoever does that ends it.
-                        if !inner.supervise.is_living(pid) {
-                            return;
-                        }
-                        inner.supervise.state().charges.remove(&pid);
-                        let _ = inner.node.get().map(|node| node.kill(pid));
-                        inner.chronicle.record(Kind::ProcessFenced { process: pid.id() });
-                        return;
-                    }
+                    Err(KeepRefused::Superseded(_)) => return inner.is_superseded(pid),
                     // It is tried again, and nothing is shown meanwhile.
                     Err(_) => AGAIN_AFTER,
                 };
-                console.wait_full_or_closed(pause);
+                let until = Instant::now() + pause;
+                while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+                    if inner.supervise.taping_of(pid).is_none_or(|taping| taping.is_long()) {
+                        break;
+                    }
+                    if console.wait_full_or_closed(left.min(PAUSE * 5)) {
+                        break;
+                    }
+                }
             }
         };
         // Without a thread nothing of it is ever shown, and whoever waits for it sees that it does not go on.
@@ -312,7 +350,7 @@ impl System {
             node.stop(pid).map_err(|error| refused(&error))?;
         }
         let handed = (|| {
-            let checkpoint = self.checkpoint(pid, None)?;
+            let checkpoint = self.checkpoint(pid, None)?.checkpoint;
             // From here on its end here is no end.
             inner.supervise.set_phase(pid, Phase::Beginning);
             let question = ears::Question::TakeUp { pid, handed: Some(revision.0) };
@@ -417,16 +455,17 @@ impl Inner {
         }
         let phase = Phase::Beginning;
         let began = Instant::now();
-        let charge = Charge { claim: claim.clone(), revision, began, phase, is_held: false, console: None };
+        let charge =
+            Charge { claim: claim.clone(), revision, began, phase, is_held: false, console: None, taping: None };
         self.supervise.state().charges.insert(pid, charge);
         let again = Again { id: pid.id(), incarnation };
         let begun = match supervision.durable_every_ms.is_some() && console.is_none() {
             true => match system.go_on_again(pid, again, since) {
                 // Nothing of it was ever safe, so nobody has seen anything of it.
-                Err(KeepRefused::None(_)) => system.begin_anew(pid, &supervision.begin, again, None),
+                Err(KeepRefused::None(_)) => system.begin_anew(pid, &supervision.begin, (again, since), None),
                 begun => begun,
             },
-            false => system.begin_anew(pid, &supervision.begin, again, console.as_ref()),
+            false => system.begin_anew(pid, &supervision.begin, (again, since), console.as_ref()),
         };
         match begun {
             Ok(new) => {
@@ -435,8 +474,13 @@ impl Inner {
                 let (process, incarnation) = (pid.id(), u64::from(incarnation));
                 self.chronicle.record(Kind::ProcessRestarted { process, on, incarnation, why: why.into() });
                 if supervision.durable_every_ms.is_some() {
+                    let tape = self.node.get().and_then(|node| node.tape(pid));
                     if let Some(charge) = self.supervise.state().charges.get_mut(&pid) {
                         charge.console = Some(new);
+                        // Of one that goes on from a checkpoint it is known already.
+                        if charge.taping.is_none() {
+                            charge.taping = tape.map(|tape| Taping::new(tape, since, None, vec![]));
+                        }
                     }
                     system.keep_durable(pid);
                 }
@@ -447,6 +491,17 @@ impl Inner {
                 self.not_begun(pid, in_a_row);
                 Err(refused)
             }
+        }
+    }
+
+    /// Somebody else has this process: what runs here is not it any more.
+    fn is_superseded(&self, pid: Pid) {
+        // If it is being handed over, whoever does that ends it; and one of those who notice is enough.
+        if !self.supervise.is_living(pid) || self.supervise.state().charges.remove(&pid).is_none() {
+            return;
+        }
+        if let Some(node) = self.node.get() {
+            self.fence(node, pid);
         }
     }
 
@@ -535,6 +590,7 @@ impl Inner {
             let Some(charge) = state.charges.get(&pid) else { return };
             (charge.claim.clone(), charge.revision, charge.console.clone())
         };
+        let (ended, incarnation) = (claim.supervision.clone(), claim.incarnation);
         let over = Claim { place: Place::Ended { node: self.me.0, end: Some(end.clone()) }, ..claim };
         // If it cannot be written now it is tried again; if somebody else has taken it up, nobody is told of this end.
         match self.write_claim(pid, Some(revision), &over) {
@@ -546,6 +602,14 @@ impl Inner {
                     self.chronicle.record(Kind::ProcessGivenUp { process: pid.id() });
                 }
                 self.supervise.state().charges.remove(&pid);
+                if let Some(supervision) = ended.filter(|one| one.durable_every_ms.is_some()) {
+                    let (name, since) = (supervision.begin.process.stdio.session, supervision.since);
+                    self.forget_tapes(pid);
+                    let files = self.files.clone();
+                    // It may have to wait for whoever holds the files. Without a thread 48 bytes stay.
+                    let forget = move || files.end_session(Lasting { name, since, incarnation });
+                    let _ = std::thread::Builder::new().name("una-forget".into()).spawn(forget);
+                }
             }
             Err(KeepRefused::System(SystemError::NoQuorum(_))) => {}
             Err(_) => drop(self.supervise.state().charges.remove(&pid)),
@@ -596,14 +660,26 @@ impl Inner {
                         continue;
                     }
                     self.supervise.state().charges.remove(&pid);
-                    let _ = node.kill(pid);
-                    self.chronicle.record(Kind::ProcessFenced { process: pid.id() });
+                    self.fence(node, pid);
                 }
                 // The doubt lasts.
                 Err(_) => return,
             }
         }
         self.supervise.state().in_doubt = false;
+    }
+
+    /// Somebody else has this process: what runs here is not it any more, and whoever looks for it here goes on where it is.
+    fn fence(&self, node: &Node, pid: Pid) {
+        let place = self.claim(pid).ok().flatten().map(|(claim, _)| claim.place);
+        match place {
+            Some(Place::At { node: to, .. } | Place::Ended { node: to, .. }) if NodeId(to) != self.me => {
+                node.gone_to(pid, NodeId(to));
+            }
+            // It may have ended by itself.
+            _ => drop(node.kill(pid)),
+        }
+        self.chronicle.record(Kind::ProcessFenced { process: pid.id() });
     }
 
     /// Renews the lease, if there is anything to look after.
@@ -892,14 +968,14 @@ impl System {
     }
 
     fn begin_anew(
-        &self, pid: Pid, begin: &Begin, again: Again, before: Option<&Console>,
+        &self, pid: Pid, begin: &Begin, (again, since): (Again, u32), before: Option<&Console>,
     ) -> Result<Console, KeepRefused> {
         let node = self.node()?;
         let program = self.program_anywhere(pid, &begin.process.program)?;
         let Begin { env, process } = begin.clone();
         let Outward { name, args, mounts, limits, stdio, .. } = process;
         let order = Order { program, name, args, env, mounts, limits, stdio };
-        let started = node.run_again(order, again, before.map(Console::save).as_deref())?;
+        let started = node.run_again(order, again, since, before.map(Console::save).as_deref())?;
         self.moved_here(pid, again.moves());
         started.console.give_up_first();
         Ok(started.console)

@@ -144,6 +144,8 @@ pub struct MadeView {
     pub bytes: u64,
     /// What the one before did not have.
     pub new_bytes: u64,
+    /// For how long the process was kept from running for it.
+    pub pause_us: u64,
     pub process: Outward,
 }
 
@@ -166,8 +168,10 @@ pub enum CheckpointState {
 
 impl CheckpointView {
     pub fn of(checkpoint: Checkpoint, state: CheckpointState) -> CheckpointView {
-        let Checkpoint { pid, sequence, name, made_ms, made_on, incarnation, bytes, new_bytes, process } = checkpoint;
-        let made = MadeView { name, made_ms, made_on, incarnation, bytes, new_bytes, process };
+        let Checkpoint {
+            pid, sequence, name, made_ms, made_on, incarnation, bytes, new_bytes, pause_us, process, ..
+        } = checkpoint;
+        let made = MadeView { name, made_ms, made_on, incarnation, bytes, new_bytes, pause_us, process };
         CheckpointView { pid: Some(pid), sequence, made: Some(made), state }
     }
 

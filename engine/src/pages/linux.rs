@@ -81,8 +81,9 @@ impl Reservation {
         unsafe { at.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 
-    /// Moves pages as they are from here to another reservation, whose own are thrown away. Here zeros are left.
-    pub fn move_out(&mut self, range: Range<usize>, to: &Reservation, at: usize) -> io::Result<()> {
+    /// Moves pages as they are from here to another reservation, whose own are thrown away. Here zeros are left, or what the file has that
+    /// is mapped there. The range is one mapping of Linux's; nobody touches either meanwhile.
+    pub fn move_out(&self, range: Range<usize>, to: &Reservation, at: usize) -> io::Result<()> {
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
         let (from, bytes, to) = (self.at(&range), range.len(), to.at(&(at..at + range.len())));
         // SAFETY: both ranges are of reservations of ours, which stay mapped: the one by DONTUNMAP, the other by what is moved there.
@@ -101,6 +102,133 @@ impl Reservation {
             let value = unsafe { AtomicU64::from_ptr(from.add(index)) }.load(Ordering::Relaxed);
             word.copy_from_slice(&value.to_ne_bytes());
         }
+    }
+}
+
+/// A file in memory, without a name: pages that many reservations have until they write to them.
+#[derive(Debug)]
+pub struct MemoryFile {
+    file: OwnedFd,
+    bytes: usize,
+}
+
+impl MemoryFile {
+    /// All zeros, which take up no memory.
+    pub fn new(bytes: usize) -> io::Result<MemoryFile> {
+        // SAFETY: the call makes a file, nothing else; the name is a string that ends.
+        let file = unsafe { libc::memfd_create(c"stem".as_ptr(), libc::MFD_CLOEXEC) };
+        if file < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the file was made just now and belongs to nobody else.
+        let file = unsafe { OwnedFd::from_raw_fd(file) };
+        // SAFETY: a call on a file of ours.
+        done(unsafe { libc::ftruncate(file.as_raw_fd(), bytes as libc::off_t) })?;
+        Ok(MemoryFile { file, bytes })
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Copies what can be read of a reservation to this place of the file.
+    pub fn put_from(&self, offset: usize, from: &Reservation, range: Range<usize>) -> io::Result<()> {
+        assert!(offset + range.len() <= self.bytes, "a place outside of the file");
+        let (mut at, end) = (range.start, range.end);
+        while at < end {
+            let (address, place) = (from.at(&(at..end)), (offset + at - range.start) as libc::off_t);
+            // SAFETY: the range lies in the reservation; what cannot be read there is an error of the call.
+            let written = unsafe { libc::pwrite(self.file.as_raw_fd(), address.cast(), end - at, place) };
+            at += counted(written)?;
+        }
+        Ok(())
+    }
+
+    pub fn put(&self, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        assert!(offset + bytes.len() <= self.bytes, "a place outside of the file");
+        let mut from = 0;
+        while from < bytes.len() {
+            let rest = &bytes[from..];
+            // SAFETY: a slice that is ours.
+            let written = unsafe {
+                libc::pwrite(self.file.as_raw_fd(), rest.as_ptr().cast(), rest.len(), (offset + from) as libc::off_t)
+            };
+            from += counted(written)?;
+        }
+        Ok(())
+    }
+
+    pub fn get(&self, offset: usize, bytes: &mut [u8]) -> io::Result<()> {
+        assert!(offset + bytes.len() <= self.bytes, "a place outside of the file");
+        let mut from = 0;
+        while from < bytes.len() {
+            let rest = &mut bytes[from..];
+            let place = (offset + from) as libc::off_t;
+            // SAFETY: a slice that is ours.
+            let read = unsafe { libc::pread(self.file.as_raw_fd(), rest.as_mut_ptr().cast(), rest.len(), place) };
+            from += counted(read)?;
+        }
+        Ok(())
+    }
+
+    /// Ranges of it that take up memory. Where one is adjacent to the next they are two.
+    pub fn filled(&self, range: Range<usize>, found: &mut Vec<Range<usize>>) -> io::Result<()> {
+        // Linux looks for the end of what is filled in all of the file: for a few pages it is cheaper to ask for each.
+        let ends_are_looked_for = range.len() > 256 * PAGE;
+        let mut at = range.start;
+        while at < range.end {
+            // SAFETY: calls on a file of ours, whose own position nobody uses.
+            let start = unsafe { libc::lseek(self.file.as_raw_fd(), at as libc::off_t, libc::SEEK_DATA) };
+            if start < 0 {
+                let error = io::Error::last_os_error();
+                return if error.raw_os_error() == Some(libc::ENXIO) { Ok(()) } else { Err(error) };
+            }
+            let start = start as usize;
+            if start >= range.end {
+                return Ok(());
+            }
+            let end = match ends_are_looked_for {
+                false => start + PAGE,
+                // SAFETY: as above.
+                true => match unsafe { libc::lseek(self.file.as_raw_fd(), start as libc::off_t, libc::SEEK_HOLE) } {
+                    end if end < 0 => return Err(io::Error::last_os_error()),
+                    end => end as usize,
+                },
+            };
+            found.push(start..end.min(range.end));
+            at = end;
+        }
+        Ok(())
+    }
+}
+
+/// Did [`Reservation::move_out`] fail since the range is more than one mapping of Linux's?
+pub fn is_several(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EFAULT)
+}
+
+/// How far a call came, which was to read or write something.
+fn counted(result: libc::ssize_t) -> io::Result<usize> {
+    match result {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        1.. => Ok(result as usize),
+        _ => match io::Error::last_os_error() {
+            error if is_again(&error) => Ok(0),
+            error => Err(error),
+        },
+    }
+}
+
+impl Reservation {
+    /// What is there is thrown away; the file's pages are there instead, each until it is written to.
+    pub fn map(&self, range: Range<usize>, file: &MemoryFile) -> io::Result<()> {
+        assert!(range.len() <= file.bytes, "a mapping is not longer than its file");
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE);
+        let (at, length, descriptor) = (self.at(&range), range.len(), file.file.as_raw_fd());
+        // SAFETY: the range is ours, and stays mapped: what is put there takes the place of what was there, in one step.
+        let mapped = unsafe { libc::mmap(at.cast(), length, protection, flags, descriptor, 0) };
+        if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
 
@@ -380,6 +508,11 @@ impl Faults {
             }
         }
         Ok(())
+    }
+
+    /// Whoever waits for pages of the range looks again.
+    pub fn wake(&self, memory: &Reservation, range: Range<usize>) -> io::Result<()> {
+        self.ioctl(UFFDIO_WAKE, &mut [memory.at(&range) as u64, range.len() as u64])
     }
 
     /// Waits until somebody touches what is missing: the addresses that were touched.

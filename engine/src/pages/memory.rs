@@ -9,7 +9,7 @@
 //! ```
 
 use super::PagesError;
-use super::linux::{PAGE, Reservation};
+use super::linux::{MemoryFile, PAGE, Reservation, is_several};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -53,6 +53,17 @@ impl Space {
     fn new(capacity_bytes: usize, guard_bytes: usize) -> std::io::Result<Space> {
         let reservation = Reservation::new(capacity_bytes + 2 * guard_bytes)?;
         Ok(Space { reservation, guard_bytes, capacity_bytes, accessible_bytes: AtomicUsize::new(0) })
+    }
+
+    /// Room for the pages of a memory that nobody runs in any more.
+    pub fn aside(bytes: usize) -> std::io::Result<Space> {
+        let space = Space::new(bytes, 0)?;
+        space.make_accessible(bytes)?;
+        Ok(space)
+    }
+
+    pub fn reservation(&self) -> &Reservation {
+        &self.reservation
     }
 
     /// A range of the memory as one of the reservation.
@@ -134,6 +145,8 @@ pub struct Mapping {
     was_watched: AtomicBool,
     /// The process is gone; somebody looks at what it left.
     ended: AtomicBool,
+    /// What it has of pages that it has not written, if it began with those of others.
+    backing: Mutex<Option<Arc<MemoryFile>>>,
     home: Weak<Pool>,
 }
 
@@ -236,6 +249,56 @@ impl Mapping {
         self.space().accessible_bytes()
     }
 
+    /// What of it may be other than zero: ranges of its reservation, in order.
+    pub fn contents(&self, range: Range<usize>, found: &mut Vec<Range<usize>>) -> std::io::Result<()> {
+        contents(self.reservation(), range, self.within(0..0).start, self.backing().as_deref(), found)
+    }
+
+    fn backing(&self) -> MutexGuard<'_, Option<Arc<MemoryFile>>> {
+        self.backing.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// From now on it has what the file has, as far as the file goes. The process does not run.
+    pub fn stand_on(&self, file: &Arc<MemoryFile>) -> std::io::Result<()> {
+        self.was_watched.store(true, Ordering::Relaxed);
+        if file.bytes() > 0 {
+            self.reservation().map(self.within(0..file.bytes()), file)?;
+        }
+        *self.backing() = Some(file.clone());
+        Ok(())
+    }
+
+    /// Moves all pages to where they are only looked at. The process does not run, and finds zeros or worse until somebody gives it others.
+    pub fn lay_aside(&self) -> std::io::Result<Aside> {
+        let bytes = self.accessible_bytes();
+        let aside = Aside { space: Space::aside(bytes)?, backing: self.backing().clone() };
+        let from = self.within(0..bytes);
+        let mut moved = vec![];
+        self.was_watched.store(true, Ordering::Relaxed);
+        if let Err(error) = move_mapped(self.reservation(), from.clone(), aside.space.reservation(), 0, &mut moved) {
+            for range in moved {
+                let (at, length) = (from.start + range.start, range.len());
+                let back = move_mapped(aside.space.reservation(), range, self.reservation(), at, &mut vec![]);
+                // The program would run on with zeros where its data was.
+                assert!(
+                    back.is_ok(),
+                    "{length} bytes of a program's memory cannot be put back where they were: {back:?}"
+                );
+            }
+            return Err(error);
+        }
+        Ok(aside)
+    }
+
+    /// Undoes it.
+    pub fn take_back(&self, aside: Aside) {
+        let Aside { space, backing } = aside;
+        let at = self.within(0..0).start;
+        let back = move_mapped(space.reservation(), 0..space.accessible_bytes(), self.reservation(), at, &mut vec![]);
+        assert!(back.is_ok(), "a program's memory cannot be put back where it was: {back:?}");
+        *self.backing() = backing;
+    }
+
     /// Moves all pages of a space here, whose content is thrown away. The process does not run, and as much can be accessed here.
     pub fn take_over(&self, from: &mut Space) -> std::io::Result<()> {
         let bytes = from.accessible_bytes();
@@ -275,13 +338,75 @@ impl Mapping {
     }
 }
 
+/// The pages that a memory had.
+#[derive(Debug)]
+pub struct Aside {
+    space: Space,
+    backing: Option<Arc<MemoryFile>>,
+}
+
+impl Aside {
+    pub fn reservation(&self) -> &Reservation {
+        self.space.reservation()
+    }
+
+    /// What of it may be other than zero.
+    pub fn contents(&self, range: Range<usize>, found: &mut Vec<Range<usize>>) -> std::io::Result<()> {
+        contents(self.reservation(), range, 0, self.backing.as_deref(), found)
+    }
+}
+
+/// `base`: where the memory begins in its reservation.
+fn contents(
+    reservation: &Reservation, range: Range<usize>, base: usize, backing: Option<&MemoryFile>,
+    found: &mut Vec<Range<usize>>,
+) -> std::io::Result<()> {
+    let mut all = vec![];
+    reservation.resident(range.clone(), usize::MAX, &mut all)?;
+    if let Some(file) = backing {
+        let mut filled = vec![];
+        file.filled((range.start - base).min(file.bytes())..(range.end - base).min(file.bytes()), &mut filled)?;
+        all.extend(filled.into_iter().map(|part| base + part.start..base + part.end));
+        all.sort_unstable_by_key(|part| part.start);
+    }
+    for part in all {
+        match found.last_mut().filter(|last| last.end >= part.start) {
+            Some(last) => last.end = last.end.max(part.end),
+            None => found.push(part),
+        }
+    }
+    Ok(())
+}
+
+/// Moves a range in pieces that are each one mapping of Linux's, and says which.
+fn move_mapped(
+    from: &Reservation, range: Range<usize>, to: &Reservation, at: usize, moved: &mut Vec<Range<usize>>,
+) -> std::io::Result<()> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    match from.move_out(range.clone(), to, at) {
+        Ok(()) => {
+            moved.push(at..at + range.len());
+            Ok(())
+        }
+        // Where it consists of several: there is no call that tells where they meet.
+        Err(error) if is_several(&error) && range.len() > PAGE => {
+            let half = (range.len() / 2).next_multiple_of(PAGE);
+            move_mapped(from, range.start..range.start + half, to, at, moved)?;
+            move_mapped(from, range.start + half..range.end, to, at + half, moved)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// What is done with a memory beside the process using it: one thing at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
     Own,
     /// By a [`super::Tracker`].
     Tracked,
-    /// By a [`super::Missing`].
+    /// By a [`super::Missing`] or a [`super::Stem`].
     Filled,
 }
 
@@ -331,6 +456,7 @@ unsafe impl MemoryCreator for Creator {
             in_use: Mutex::new(Use::Own),
             was_watched: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            backing: Mutex::new(None),
             home: Arc::downgrade(&self.0),
         });
         self.0.inner().used.insert(base, Arc::downgrade(&mapping));

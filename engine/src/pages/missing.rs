@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 /// Pages are asked for in units of so many bytes: a round trip costs as much as this takes.
 pub const UNIT: u64 = 64 << 10;
 
-const PAGES_OF_UNIT: usize = UNIT as usize / PAGE;
+pub(super) const PAGES_OF_UNIT: usize = UNIT as usize / PAGE;
 
 /// Where missing pages come from.
 pub trait Fetch: Send + Sync {
@@ -85,31 +85,31 @@ pub enum NotThere {
 }
 
 #[derive(Clone, Default)]
-struct Bits(Vec<u64>);
+pub(super) struct Bits(Vec<u64>);
 
 impl Bits {
-    fn new(count: usize) -> Bits {
+    pub fn new(count: usize) -> Bits {
         Bits(vec![0; count.div_ceil(64)])
     }
 
-    fn has(&self, index: usize) -> bool {
+    pub fn has(&self, index: usize) -> bool {
         self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
     /// Was it new?
-    fn set(&mut self, index: usize) -> bool {
+    pub fn set(&mut self, index: usize) -> bool {
         let (word, bit) = (&mut self.0[index / 64], 1 << (index % 64));
         let is_new = *word & bit == 0;
         *word |= bit;
         is_new
     }
 
-    fn clear(&mut self, index: usize) {
+    pub fn clear(&mut self, index: usize) {
         self.0[index / 64] &= !(1 << (index % 64));
     }
 
     /// The runs of bits that are `set` within this range.
-    fn runs(&self, within: Range<usize>, set: bool) -> Vec<Range<usize>> {
+    pub fn runs(&self, within: Range<usize>, set: bool) -> Vec<Range<usize>> {
         let mut runs: Vec<Range<usize>> = vec![];
         for index in within.filter(|index| self.has(*index) == set) {
             match runs.last_mut().filter(|last| last.end == index) {
@@ -121,15 +121,23 @@ impl Bits {
     }
 }
 
+/// Whoever has put something off until it is touched.
+pub(super) trait Touched: Send + Sync {
+    /// Somebody waits for the page at this offset of a memory, which begins at `base`.
+    fn touched(&self, desk: &Desk, base: usize, memory: u32, offset: usize) -> io::Result<()>;
+}
+
+/// By the address where a memory begins: its length, whose it is, and which of its memories.
+type Watched = BTreeMap<usize, (usize, Weak<dyn Touched>, u32)>;
+
 /// What hears of pages that are touched; one for all processes.
-struct Desk {
-    faults: Faults,
-    /// By the address where a memory begins: its length, whose it is, and which of its memories.
-    memories: Mutex<BTreeMap<usize, (usize, Weak<Inner>, u32)>>,
+pub(super) struct Desk {
+    pub faults: Faults,
+    memories: Mutex<Watched>,
 }
 
 impl Desk {
-    fn memories(&self) -> MutexGuard<'_, BTreeMap<usize, (usize, Weak<Inner>, u32)>> {
+    pub fn memories(&self) -> MutexGuard<'_, Watched> {
         self.memories.lock().expect("no code panics while it holds this lock")
     }
 
@@ -144,12 +152,12 @@ impl Desk {
                     let before = memories.range(..=address).next_back();
                     before.and_then(|(base, (bytes, whose, memory))| {
                         let offset = address - base;
-                        (offset < *bytes).then(|| Some((whose.upgrade()?, *memory, offset))).flatten()
+                        (offset < *bytes).then(|| Some((whose.upgrade()?, *base, *memory, offset))).flatten()
                     })
                 };
                 // What is known no more was given up: who waited there goes on by that.
-                if let Some((whose, memory, offset)) = found {
-                    whose.touched(self, memory, offset)?;
+                if let Some((whose, base, memory, offset)) = found {
+                    whose.touched(self, base, memory, offset)?;
                 }
             }
         }
@@ -166,7 +174,7 @@ impl Drop for StopsTheNode {
     }
 }
 
-fn desk() -> io::Result<&'static Desk> {
+pub(super) fn desk() -> io::Result<&'static Desk> {
     static DESK: OnceLock<io::Result<&'static Desk>> = OnceLock::new();
     let desk = DESK.get_or_init(|| {
         supported()?;
@@ -307,7 +315,7 @@ impl Missing {
 }
 
 /// A range of a memory as pages.
-fn whole_pages(span: &Span, pages: &[usize]) -> Result<Range<usize>, PagesError> {
+pub(super) fn whole_pages(span: &Span, pages: &[usize]) -> Result<Range<usize>, PagesError> {
     let (start, end, page) = (span.range.start, span.range.end, PAGE as u64);
     let has = pages.get(span.memory as usize).map_or(0, |pages| *pages as u64 * page);
     if start > end || end > has || !start.is_multiple_of(page) || !end.is_multiple_of(page) {
@@ -325,7 +333,8 @@ impl Inner {
         let mut state = self.state();
         for (memory, mapping) in self.mappings.iter().enumerate() {
             let pages = self.pages[memory];
-            desk.memories().insert(mapping.base(), (pages * PAGE, Arc::downgrade(self), memory as u32));
+            let whose: Weak<dyn Touched> = Arc::<Inner>::downgrade(self);
+            desk.memories().insert(mapping.base(), (pages * PAGE, whose, memory as u32));
             for run in state.absent[memory].runs(0..pages, true) {
                 mapping.reservation().discard(mapping.within(run.start * PAGE..run.end * PAGE))?;
             }
@@ -369,33 +378,6 @@ impl Inner {
         Ok((filled * PAGE) as u64)
     }
 
-    /// The program waits for the page at this offset.
-    fn touched(&self, desk: &Desk, memory: u32, offset: usize) -> io::Result<()> {
-        let (page, unit) = (offset / PAGE, offset / UNIT as usize);
-        let (index, mapping) = (memory as usize, &self.mappings[memory as usize]);
-        {
-            let mut state = self.state();
-            if state.stage != Stage::Filling {
-                // What is not watched any more lets everybody go on.
-                return Ok(());
-            }
-            if !state.absent[index].has(page) {
-                // It was filled meanwhile, or is a page that the process never wrote: those are zeros, and its neighbours too.
-                let end = ((unit + 1) * PAGES_OF_UNIT).min(self.pages[index]);
-                for run in state.absent[index].runs(unit * PAGES_OF_UNIT..end, false) {
-                    let range = mapping.within(run.start * PAGE..run.end * PAGE);
-                    desk.faults.fill_zero(mapping.reservation(), range)?;
-                }
-                return Ok(());
-            }
-            if !state.asked[index].set(unit) {
-                return Ok(());
-            }
-        }
-        self.fetch.want(memory, unit as u64);
-        Ok(())
-    }
-
     fn lose(&self, why: &str) {
         let Ok(desk) = desk() else { return };
         let mut state = self.state();
@@ -422,6 +404,34 @@ impl Inner {
             self.presence.complete();
         }
         self.changed.notify_all();
+    }
+}
+
+impl Touched for Inner {
+    fn touched(&self, desk: &Desk, _base: usize, memory: u32, offset: usize) -> io::Result<()> {
+        let (page, unit) = (offset / PAGE, offset / UNIT as usize);
+        let (index, mapping) = (memory as usize, &self.mappings[memory as usize]);
+        {
+            let mut state = self.state();
+            if state.stage != Stage::Filling {
+                // What is not watched any more lets everybody go on.
+                return Ok(());
+            }
+            if !state.absent[index].has(page) {
+                // It was filled meanwhile, or is a page that the process never wrote: those are zeros, and its neighbours too.
+                let end = ((unit + 1) * PAGES_OF_UNIT).min(self.pages[index]);
+                for run in state.absent[index].runs(unit * PAGES_OF_UNIT..end, false) {
+                    let range = mapping.within(run.start * PAGE..run.end * PAGE);
+                    desk.faults.fill_zero(mapping.reservation(), range)?;
+                }
+                return Ok(());
+            }
+            if !state.asked[index].set(unit) {
+                return Ok(());
+            }
+        }
+        self.fetch.want(memory, unit as u64);
+        Ok(())
     }
 }
 

@@ -105,6 +105,14 @@ impl Tracker {
         Ok(tracker)
     }
 
+    /// Are these the memories that it follows?
+    pub fn follows(&self, process: &Memories) -> bool {
+        process.mappings().is_ok_and(|mappings| {
+            mappings.len() == self.memories.len()
+                && mappings.iter().zip(&self.memories).all(|(theirs, ours)| Arc::ptr_eq(theirs, &ours.mapping))
+        })
+    }
+
     /// Bytes of each memory, now.
     pub fn sizes(&self) -> Vec<u64> {
         self.memories.iter().map(|tracked| tracked.mapping.bytes() as u64).collect()
@@ -126,7 +134,7 @@ impl Tracker {
                     if std::mem::take(&mut tracked.is_new) {
                         // After it: what is written from here on is told next time.
                         found.clear();
-                        mapping.reservation().resident(all, usize::MAX, &mut found)?;
+                        mapping.contents(all, &mut found)?;
                     }
                 }
                 Way::Compare => tracked.compare(&mut found),

@@ -125,11 +125,16 @@ fn complete(
     loop {
         caller.data().presence.check()?;
         let issued = issue(caller, memory, &call);
+        let is_put_off = caller.data_mut().system.is_put_off();
         // What a call was given may have been void.
         caller.data().presence.check()?;
         let wait = match issued {
             Ok(Progress::Done) => return Ok(0),
             Ok(Progress::Wait(wait)) => wait,
+            Err(_) if is_put_off => {
+                freeze::interrupt(caller)?;
+                return Ok(0);
+            }
             Err(errno) => return Ok(errno.raw().into()),
         };
         match caller.data_mut().system.wait(&wait) {
@@ -151,11 +156,16 @@ async fn complete_on_fiber(
     loop {
         caller.data().presence.check()?;
         let issued = issue(caller, memory, &call);
+        let is_put_off = caller.data_mut().system.is_put_off();
         // What a call was given may have been void.
         caller.data().presence.check()?;
         let wait = match issued {
             Ok(Progress::Done) => return Ok(0),
             Ok(Progress::Wait(wait)) => wait,
+            Err(_) if is_put_off => {
+                freeze::interrupt(caller)?;
+                return Ok(0);
+            }
             Err(errno) => return Ok(errno.raw().into()),
         };
         let timeout_ns = match caller.data_mut().system.watch(&wait) {

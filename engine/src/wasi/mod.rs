@@ -244,6 +244,11 @@ impl System {
         self.now_ns()
     }
 
+    /// Its standard input is at its end: what waits to be read there is read by somebody else.
+    pub(crate) fn end_input(&mut self) {
+        self.unread = Unread { bytes: vec![], start: 0, ended: true };
+    }
+
     /// So much time has passed for everybody else while the process was on its way.
     pub(crate) fn pass_time(&mut self, ns: u64) {
         self.monotonic.own_ns = self.monotonic.own_ns.saturating_add(ns);
@@ -288,6 +293,11 @@ impl System {
         let Some(watcher) = self.waiter.watcher() else { return Wake::Perhaps };
         watcher.forget();
         if watcher.is_interrupted() { Wake::Interrupted } else { Wake::Perhaps }
+    }
+
+    /// Whether the call that was just issued is to be issued again when the process goes on.
+    pub(crate) fn is_put_off(&mut self) -> bool {
+        self.waiter.is_put_off()
     }
 
     /// Whether the process is to be stopped.

@@ -322,6 +322,7 @@ kinds! {
     24 ClockAhead "clock-ahead" { node: NodeId, by_ms: u64 } "the clock of {node} is {by_ms} ms ahead of this node's: one of the two is wrong";
     25 ClockBehind "clock-behind" { by_ms: u64 } "this node's clock is {by_ms} ms behind those of most nodes: set it";
     26 Usurped "usurped" { life: u64 } "another machine has this node's key and is in its life {life}: one of the two is a copy";
+    30 ProcessForked "process-forked" { process: ProcessId, from: ProcessId, number: u64 } "{process} is clone {number} of {from}";
     40 ProcessKept "process-kept" { process: ProcessId, sequence: u64, new_bytes: u64 } "{process} is kept as it is: checkpoint {sequence}, {new_bytes} new bytes";
     41 ProcessRestored "process-restored" { process: ProcessId, on: NodeId, sequence: u64, incarnation: u64 } "{process} goes on on {on} from its checkpoint {sequence}, as incarnation {incarnation}";
     42 ProcessRestarted "process-restarted" { process: ProcessId, on: NodeId, incarnation: u64, why: Text } "{process} is begun again on {on}, as incarnation {incarnation}: {why}";

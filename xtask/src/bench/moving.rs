@@ -23,21 +23,27 @@ pub struct Arguments {
     /// How often each figure is taken
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Only these: follow, missing, pause, nodes
+    /// Only these: follow, missing, pause, nodes, criu
     ///
-    /// The last is between daemons, for which una is compiled first.
+    /// The nodes are daemons, for which una is compiled first.
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
 }
 
 /// For what must come some day, on a machine however busy.
-const SOON: Duration = Duration::from_secs(120);
+pub(super) const SOON: Duration = Duration::from_secs(120);
 
 const PAGE: usize = engine::pages::PAGE;
 
 type Part = fn(&House, u32, &mut Table) -> Outcome;
 
-const PARTS: [(&str, Part); 4] = [("follow", follow), ("missing", missing), ("pause", pause), ("nodes", between_nodes)];
+const PARTS: [(&str, Part); 5] = [
+    ("follow", follow),
+    ("missing", missing),
+    ("pause", pause),
+    ("nodes", between_nodes),
+    ("criu", super::criu::beside),
+];
 
 pub fn run(arguments: &Arguments) -> Outcome {
     let wanted = |name: &str| arguments.only.as_deref().is_none_or(|only| only == name);
@@ -55,12 +61,12 @@ pub fn run(arguments: &Arguments) -> Outcome {
     Ok(())
 }
 
-fn directory() -> PathBuf {
+pub(super) fn directory() -> PathBuf {
     crate::root().join("target/bench/move")
 }
 
 /// `bench/move/NAME.c` as wasm.
-fn compiled(name: &str) -> Outcome<PathBuf> {
+pub(super) fn compiled(name: &str) -> Outcome<PathBuf> {
     std::fs::create_dir_all(directory())?;
     let wasm = directory().join(format!("{name}.wasm"));
     let mut command = Command::new("clang");
@@ -70,7 +76,7 @@ fn compiled(name: &str) -> Outcome<PathBuf> {
     Ok(wasm)
 }
 
-struct House {
+pub struct House {
     engine: Engine,
     program: Program,
 }
@@ -182,11 +188,11 @@ impl Guest {
     }
 }
 
-fn shown(bytes: usize) -> String {
+pub fn shown(bytes: usize) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-fn line(table: &mut Table, what: &str, bytes: usize, unit: &str, figures: &[f64]) {
+pub(super) fn line(table: &mut Table, what: &str, bytes: usize, unit: &str, figures: &[f64]) {
     let Spread { median, min, max } = Spread::of(figures);
     let spread = format!("{median:.3} ({min:.3}-{max:.3})");
     table.0.push(vec![what.into(), shown(bytes), unit.into(), spread]);
@@ -388,6 +394,9 @@ fn move_whole(house: &House, bytes: usize) -> Outcome<f64> {
     Ok(paused)
 }
 
+/// How much memory the program has, and how many pages of it are its hot set.
+pub const HOT: [(u32, u32); 4] = [(1, 64), (64, 256), (1024, 256), (1024, 4096)];
+
 /// Moves a process that writes its hot set between two daemons on the loopback, and beside it, in turns, one between two daemons that are
 /// refused what pages need: these find what was written by comparing, and send the rest while the process stands still.
 fn between_nodes(_: &House, rounds: u32, table: &mut Table) -> Outcome {
@@ -403,7 +412,7 @@ fn between_nodes(_: &House, rounds: u32, table: &mut Table) -> Outcome {
         pairs.push((*way, place));
     }
     let measured = (|| {
-        for (mib, hot) in [(1, 64), (64, 256), (1024, 256), (1024, 4096)] {
+        for (mib, hot) in HOT {
             moves(&pairs, &wasm, mib, hot, rounds, table)?;
         }
         Ok(())
@@ -482,7 +491,7 @@ fn moves(pairs: &[(&str, PathBuf)], wasm: &Path, mib: u32, hot: u32, rounds: u32
 }
 
 /// What the program has printed, as soon as that is so many lines.
-fn wait_lines(place: &Path, pid: &str, lines: usize) -> Outcome<Vec<f64>> {
+pub fn wait_lines(place: &Path, pid: &str, lines: usize) -> Outcome<Vec<f64>> {
     let until = Instant::now() + SOON;
     loop {
         let said = cluster::speak(place, 1, &["logs", pid])?;
@@ -498,6 +507,6 @@ fn wait_lines(place: &Path, pid: &str, lines: usize) -> Outcome<Vec<f64>> {
 }
 
 /// Milliseconds, of lines in microseconds.
-fn most(lines: &[f64]) -> f64 {
+pub fn most(lines: &[f64]) -> f64 {
     lines.iter().copied().fold(0.0, f64::max) / 1e3
 }

@@ -509,7 +509,7 @@ fn exiting(status: i32) -> Vec<u8> {
 }
 
 /// It waits for an hour.
-pub(super) fn sleeping() -> Vec<u8> {
+fn sleeping() -> Vec<u8> {
     // A subscription of poll_oneoff: user data, tag 0 (a clock), which clock (1: the monotonic one), how long, how exactly, flags.
     let mut subscription = vec![0u8; 48];
     subscription[16] = 1;

@@ -4,10 +4,12 @@
 //! The one idea: what a program prints follows from its arguments alone. So wherever it ran, the output is that of a run that stayed where
 //! it was, or the process is lost and everybody is told so.
 
+use super::enduring::{ENDLESS, Program};
 use super::node::{Done, Machines, Setting};
-use super::{Scenario, When, until};
+use super::{Scenario, When, kills, steps, thousand, until};
 use crate::Outcome;
 use crate::step::output;
+use daemon::steps::Step;
 use serde_json::Value;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -21,20 +23,30 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "many_at_random", when: When::Nightly, play: many_at_random },
     Scenario { name: "gibibyte", when: When::Nightly, play: gibibyte },
     Scenario { name: "drained", when: When::Nightly, play: drained },
+    Scenario { name: "slow_there", when: When::Nightly, play: slow_there },
+    Scenario { name: "way_lost_meanwhile", when: When::Always, play: way_lost_meanwhile },
+    Scenario { name: "some_dozens", when: When::Always, play: thousand::some_dozens },
+    Scenario { name: "thousand", when: When::Nightly, play: thousand::thousand },
+    Scenario { name: "some_steps", when: When::Always, play: steps::some_steps },
+    Scenario { name: "every_step", when: When::Nightly, play: steps::every_step },
+    Scenario { name: "every_step_asleep", when: When::Nightly, play: steps::every_step_asleep },
+    Scenario { name: "few_kills", when: When::Always, play: kills::some },
+    Scenario { name: "two_hundred_kills", when: When::Nightly, play: kills::two_hundred },
+    Scenario { name: "asleep_past_its_lease", when: When::Always, play: kills::asleep_past_its_lease },
 ];
 
 /// A program runs to its end, on a machine however busy.
-const RUN_MAX: Duration = Duration::from_secs(300);
+pub const RUN_MAX: Duration = Duration::from_secs(300);
 
-fn must(is_so: bool, what: impl Into<String>) -> Outcome {
+pub fn must(is_so: bool, what: impl Into<String>) -> Outcome {
     if is_so { Ok(()) } else { Err(format!("not true: {}", what.into()).into()) }
 }
 
 /// A choice that is the same in each run.
-struct Series(u64);
+pub struct Series(pub u64);
 
 impl Series {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 33) % bound
     }
@@ -234,16 +246,67 @@ fn gibibyte(setting: &Setting) -> Outcome {
     counter.ends_well(&machines, 1)
 }
 
+/// The other machine takes longer to have the program ready than anything else may take. It is waited for.
+fn slow_there(setting: &Setting) -> Outcome {
+    let machines = Machines::joined(setting, 3)?;
+    let pid = Program::C.ready(&machines)?.start_detached(&machines, 1, &["1", ENDLESS, "/slow", "/stop"])?;
+    let held = machines.hold_at(2, Step::ArrivingLoaded)?;
+    let moving = machines.begin_una(1, &["move", "--json", &pid, "node2"])?;
+    until("n2 to have the program", || if held.is_reached() { Ok(()) } else { Err("not yet".into()) })?;
+    // There is nothing to wait for but the time itself: longer than a piece of memory may be on its way.
+    std::thread::sleep(Duration::from_secs(13));
+    held.let_go();
+    let said = Done::from(moving.wait_with_output()?).ok()?;
+    let said: Value = serde_json::from_str(&said)?;
+    must(said["move"]["lost"] == serde_json::json!([]), format!("it is moved at the first try: {said}"))?;
+    must(machines.copies(3, &pid)? == [2], "it is there")?;
+    machines.store(1, "/stop", "")?.ok()?;
+    must(machines.una_within(3, &["wait", &pid], RUN_MAX)?.status == Some(0), "it ends well")
+}
+
+/// The way is lost in the middle, and found again: it is tried again, and whoever asked is told so.
+fn way_lost_meanwhile(setting: &Setting) -> Outcome {
+    let machines = Machines::joined(setting, 3)?;
+    let pid = Program::C.ready(&machines)?.start_detached(&machines, 1, &["1", ENDLESS, "/lost", "/stop"])?;
+    let held = machines.hold_at(1, Step::LeavingPrepared)?;
+    let moving = machines.begin_una(1, &["move", "--json", &pid, "node2"])?;
+    let reached = |held: &super::node::Held| if held.is_reached() { Ok(()) } else { Err("not yet".into()) };
+    until("n2 to have the program", || reached(&held))?;
+    let again = machines.hold_at(1, Step::LeavingAsked)?;
+    machines.network.cut_both(1, 2)?;
+    until("n1 not to be heard by n2", || match machines.is_linked(2, 1)? {
+        false => Ok(()),
+        true => Err("they are linked".into()),
+    })?;
+    held.let_go();
+    until("it to be tried again", || reached(&again))?;
+    machines.network.heal()?;
+    until("n2 to hear n1 again", || match machines.is_linked(2, 1)? {
+        true => Ok(()),
+        false => Err("they are not linked".into()),
+    })?;
+    machines.agree(&[1, 2, 3])?;
+    again.let_go();
+    let said = Done::from(moving.wait_with_output()?).ok()?;
+    let said: Value = serde_json::from_str(&said)?;
+    must(said["move"]["lost"].as_array().is_some_and(|lost| lost.len() == 1), format!("it says why: {said}"))?;
+    must(machines.copies(3, &pid)? == [2], "it is there")?;
+    machines.store(1, "/stop", "")?.ok()?;
+    must(machines.una_within(3, &["wait", &pid], RUN_MAX)?.status == Some(0), "it ends well")
+}
+
 /// A machine with many processes is emptied; all of them run on elsewhere.
 fn drained(setting: &Setting) -> Outcome {
     const PROCESSES: usize = 200;
     let machines = Machines::joined(setting, 3)?;
-    let sleeping = machines.write(1, "sleeping.wasm", &super::cluster::sleeping())?;
+    let ready = Program::Waking.ready(&machines)?;
     let mut pids = vec![];
     for _ in 0..PROCESSES {
-        pids.push(machines.una(1, &["run", "-d", "--on", "node2", &sleeping])?.ok()?.trim().to_string());
+        pids.push(ready.start_detached(&machines, 2, &["/stop"])?);
     }
+    let begun = Instant::now();
     machines.una_within(1, &["drain", "node2"], RUN_MAX)?.ok()?;
+    let took = begun.elapsed();
     until("nothing to be left on node2, and all to be elsewhere", || {
         let listed = machines.json(1, &["ps", "--json"])?;
         let processes = listed["processes"].as_array().cloned().unwrap_or_default();
@@ -252,7 +315,21 @@ fn drained(setting: &Setting) -> Outcome {
         let there = pids.iter().filter(|pid| processes.iter().any(|process| process["pid"] == pid.as_str())).count();
         if left == 0 && there == PROCESSES { Ok(()) } else { Err(format!("{left} left there, {there} in all")) }
     })?;
-    let words: Vec<&str> = ["kill"].into_iter().chain(pids.iter().map(String::as_str)).collect();
-    machines.una_within(3, &words, RUN_MAX)?.ok()?;
+    machines.store(3, "/stop", "")?.ok()?;
+    let mut late_us = vec![];
+    for pid in &pids {
+        let waited = machines.una_within(3, &["wait", pid], RUN_MAX)?;
+        must(waited.status == Some(0), format!("process {pid} ends as it should: {waited:?}"))?;
+        late_us.push(machines.una(1, &["logs", pid])?.ok()?.trim().parse::<u64>()?);
+    }
+    late_us.sort_unstable();
+    let at = |percent: usize| late_us[(PROCESSES * percent / 100).min(PROCESSES - 1)] as f64 / 1e3;
+    println!(
+        "        {PROCESSES} processes moved in {:.2} s; each once slept too long by p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms",
+        took.as_secs_f64(),
+        at(50),
+        at(99),
+        at(100)
+    );
     Ok(())
 }

@@ -6,10 +6,11 @@
 use super::network::Network;
 use super::until;
 use crate::Outcome;
+use daemon::steps::{self, Step};
 use serde_json::Value;
 use std::cell::RefCell;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ pub struct Machines {
     daemons: RefCell<Vec<Option<Child>>>,
     /// How far the clock of each is off, as libfaketime takes it.
     clocks: RefCell<Vec<Option<String>>>,
+    /// Those that interpret programs, whatever their processors are.
+    interpreters: Vec<usize>,
 }
 
 /// What a command did.
@@ -72,6 +75,17 @@ const COMMAND_MAX: Duration = Duration::from_secs(45);
 
 impl Machines {
     pub fn new(setting: &Setting, count: usize) -> Outcome<Machines> {
+        Machines::with_interpreters(setting, count, &[])
+    }
+
+    /// As [`Machines::joined`]; some of them run programs as a machine with another processor would.
+    pub fn joined_with_interpreters(setting: &Setting, count: usize, interpreters: &[usize]) -> Outcome<Machines> {
+        let machines = Machines::with_interpreters(setting, count, interpreters)?;
+        machines.begin(count)?;
+        Ok(machines)
+    }
+
+    fn with_interpreters(setting: &Setting, count: usize, interpreters: &[usize]) -> Outcome<Machines> {
         let network = Network::new(count)?;
         let directory = std::env::temp_dir().join(network.prefix().trim_end_matches('-'));
         std::fs::create_dir_all(&directory)?;
@@ -82,12 +96,14 @@ impl Machines {
             keep: setting.keep,
             daemons: RefCell::new((0..=count).map(|_| None).collect()),
             clocks: RefCell::new(vec![None; count + 1]),
+            interpreters: interpreters.to_vec(),
         };
         for machine in 1..=count {
             let run = machines.home(machine).join("run");
             std::fs::create_dir_all(&run)?;
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o700))?;
+            std::fs::create_dir_all(machines.steps(machine))?;
         }
         Ok(machines)
     }
@@ -122,12 +138,26 @@ impl Machines {
         self.directory.join(format!("n{machine}"))
     }
 
+    /// Where it is said at which steps its daemon waits.
+    fn steps(&self, machine: usize) -> PathBuf {
+        self.home(machine).join("steps")
+    }
+
+    /// The next time that the daemon comes to this step it waits there.
+    pub fn hold_at(&self, machine: usize, step: Step) -> Outcome<Held> {
+        let wish = self.steps(machine).join(step.name());
+        let held = Held { reached: self.steps(machine).join(format!("{}.reached", step.name())), wish };
+        std::fs::write(&held.wish, [])?;
+        Ok(held)
+    }
+
     fn command(&self, machine: usize, arguments: &[&str]) -> Command {
         let home = self.home(machine);
         let mut command = self.network.on(machine, &self.una);
-        command.args(arguments).current_dir(&home).env_clear();
+        command.args(arguments).current_dir(&home).env_clear().env("RUST_BACKTRACE", "1");
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", home.join("home")).env("XDG_RUNTIME_DIR", home.join("run"));
+        command.env(steps::VARIABLE, self.steps(machine));
         if let Some(off) = &self.clocks.borrow()[machine] {
             command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", off).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
@@ -180,6 +210,12 @@ impl Machines {
         Ok(self.command(machine, arguments).spawn()?)
     }
 
+    /// The same; what it prints goes into a file.
+    pub fn begin_una_into(&self, machine: usize, arguments: &[&str], out: &Path) -> Outcome<Child> {
+        let log = File::options().create(true).append(true).open(out.with_extension("err"))?;
+        Ok(self.command(machine, arguments).stdout(File::create(out)?).stderr(log).spawn()?)
+    }
+
     /// A file on the machine, beside its directories.
     pub fn write(&self, machine: usize, name: &str, content: &[u8]) -> Outcome<String> {
         let path = self.home(machine).join(name);
@@ -196,8 +232,11 @@ impl Machines {
     }
 
     fn start(&self, machine: usize, arguments: &[&str]) -> Outcome {
+        let engine = if self.interpreters.contains(&machine) { "pulley" } else { "native" };
+        let (verb, rest) = arguments.split_first().ok_or("a daemon is started by a command")?;
+        let arguments: Vec<&str> = [*verb, "--engine", engine].iter().chain(rest).copied().collect();
         let log = File::options().create(true).append(true).open(self.home(machine).join("daemon.log"))?;
-        let mut command = self.command(machine, arguments);
+        let mut command = self.command(machine, &arguments);
         command.stdout(log.try_clone()?).stderr(log);
         self.daemons.borrow_mut()[machine] = Some(command.spawn()?);
         until(&format!("the daemon of n{machine} to answer"), || {
@@ -294,6 +333,15 @@ impl Machines {
         Ok(line.and_then(|line| line["state"].as_str()).map(String::from))
     }
 
+    /// Whether `by` has a link to `machine` now.
+    pub fn is_linked(&self, by: usize, machine: usize) -> Result<bool, String> {
+        let view = self.system(by)?;
+        let name = format!("node{machine}");
+        let lines = view["nodes"].as_array().cloned().unwrap_or_default();
+        let line = lines.iter().find(|line| line["name"] == name.as_str());
+        Ok(line.is_some_and(|line| line["round_trip_us"].is_number()))
+    }
+
     /// Waits until `by` sees `machine` so.
     pub fn sees(&self, by: usize, machine: usize, state: &str) -> Outcome {
         until(&format!("n{by} to see n{machine} {state}"), || match self.state(by, machine)? {
@@ -348,6 +396,22 @@ impl Machines {
         machine.ok_or_else(|| format!("no node has number {number}: {view}"))
     }
 
+    /// The node on which each living copy of a process is, as `by` sees it.
+    pub fn copies(&self, by: usize, pid: &str) -> Result<Vec<u64>, String> {
+        let listed = self.json(by, &["ps", "--json"])?;
+        let processes = listed["processes"].as_array().cloned().unwrap_or_default();
+        let same = processes.iter().filter(|process| shown(&process["pid"]) == pid);
+        Ok(same.filter_map(|process| process["node"].as_u64()).collect())
+    }
+
+    /// The number of the one process of this name, if there is one.
+    pub fn named(&self, by: usize, name: &str) -> Result<Option<String>, String> {
+        let listed = self.json(by, &["ps", "--json"])?;
+        let processes = listed["processes"].as_array().cloned().unwrap_or_default();
+        let found = processes.iter().find(|process| process["name"] == name);
+        Ok(found.map(|process| shown(&process["pid"])))
+    }
+
     // Files and programs.
 
     /// Stores content under a name in una's tree, from a machine; done when it is acknowledged.
@@ -363,6 +427,35 @@ impl Machines {
             let text = done.ok().map_err(|error| error.to_string())?;
             if text == content { Ok(()) } else { Err(format!("{text:?}")) }
         })
+    }
+}
+
+/// A process's number as people write it.
+fn shown(pid: &Value) -> String {
+    pid.as_str().map_or_else(|| pid.to_string(), String::from)
+}
+
+/// A daemon that waits at a step, or will.
+pub struct Held {
+    wish: PathBuf,
+    reached: PathBuf,
+}
+
+impl Held {
+    pub fn is_reached(&self) -> bool {
+        self.reached.exists()
+    }
+
+    /// It goes on, or does not wait there any more.
+    pub fn let_go(&self) {
+        let _ = std::fs::remove_file(&self.wish);
+        let _ = std::fs::remove_file(&self.reached);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 

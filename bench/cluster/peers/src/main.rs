@@ -1,6 +1,6 @@
-//! Both ends of a remote call by other means, as processes of their own: `grpc far DIRECTORY`, `grpc near ADDRESS DIRECTORY`, `nats far URL`,
-//! `nats near URL`. A far end says one line when it is ready and ends with its input; a near end answers each line with a line: `pings COUNT
-//! BYTES` with the nanoseconds of each request, `many EACH INFLIGHT` with those of all.
+//! Both ends of a remote call by other means, as processes of their own: `grpc far DIRECTORY`, `grpc near ADDRESS DIRECTORY`,
+//! `nats far URL`, `nats near URL`. A far end says one line when it is ready and ends with its input; a near end answers each line with a
+//! line: `pings COUNT BYTES` with the nanoseconds of each request, `many EACH INFLIGHT` with those of all.
 
 mod grpc;
 mod nats;
