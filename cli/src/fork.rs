@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(
             describe(&forked),
             "clone 1 is process 9 on n1: it ran 2.3 ms later\nclone 2 is process 10 on n3: it ran 2.3 ms later\n\
-             process 8 stood still for 840 µs, and shares 67 MB with them\n"
+             process 8 stood still for 840 µs, and shares 67.1 MB with them\n"
         );
     }
 }

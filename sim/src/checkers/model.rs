@@ -147,6 +147,8 @@ pub struct Model {
     some_door: BTreeSet<(ProcessId, HandleId)>,
     /// What processes answered whose rights are not known.
     strange_answers: BTreeSet<Content>,
+    /// The tokens of notices that they asked for.
+    strange_notices: BTreeSet<u64>,
     /// What they wrote to pipes, and whether they read from any.
     strange_writes: Vec<Bytes>,
     strange_reads: bool,
@@ -268,6 +270,13 @@ impl Model {
             Seen::Asked(SystemCall::Reply { message, .. }) => {
                 self.strange_answers.insert(message.bytes.to_vec());
             }
+            // Whoever else may receive from the port that it names may be told.
+            Seen::Asked(SystemCall::Watch { notify, .. } | SystemCall::SetTimer { notify, .. }) => {
+                self.strange_notices.insert(notify.token);
+            }
+            Seen::Asked(SystemCall::Spawn(spawn) | SystemCall::SpawnOn { spawn, .. }) => {
+                self.strange_notices.extend(spawn.supervisor.map(|notify| notify.token));
+            }
             Seen::Got(Outcome::Received(Ok(Received::Message(delivery))))
             | Seen::Got(Outcome::Selected(Ok((_, Received::Message(delivery))))) => {
                 let key = (delivery.sender, delivery.bytes.to_vec());
@@ -281,6 +290,7 @@ impl Model {
             Seen::Got(
                 Outcome::Received(Ok(Received::Notice(notice))) | Outcome::Selected(Ok((_, Received::Notice(notice)))),
             ) => {
+                self.strange_notices.remove(&notice.token);
                 let same = |promise: &&mut Promise| promise.token == notice.token && !promise.received;
                 if let Some(promise) = self.promises.iter_mut().find(same) {
                     promise.received = true;
@@ -844,11 +854,16 @@ impl Model {
         if let NoticeEvent::Journal(_) = notice.event {
             return Ok(());
         }
+        let is_strange = self.strange_notices.remove(&notice.token);
         let found = self
             .promises
             .iter_mut()
             .find(|promise| promise.port == port && promise.token == notice.token && !promise.received);
         let Some(promise) = found else {
+            // Each is told once, whoever asked for it.
+            if is_strange {
+                return Ok(());
+            }
             let promises: Vec<_> = self.promises.iter().filter(|promise| promise.token == notice.token).collect();
             return Err(Violation(format!(
                 "{process:?} received a notice twice, or one nobody asked for: {notice:?} at {port:?}, of {promises:?}"
