@@ -16,6 +16,10 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// How often, and how many times, a body is told to end whose process lives elsewhere.
+const ENDING_INTERVAL: Duration = Duration::from_millis(100);
+const ENDINGS_MAX: u32 = 600;
+
 /// What is known of a process beside what its image says, so that another node can make it go on.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Outward {
@@ -185,6 +189,29 @@ impl Node {
         }
         // It may have ended by itself.
         let _ = self.kill(pid);
+    }
+
+    /// Ends the body that this process has here, which lives elsewhere, until it has ended: one that is lent for a checkpoint, or being
+    /// stopped, may not hear of it the first time. A later one under the same number is left alone.
+    pub fn end_for_certain(&self, pid: Pid) {
+        let Ok(info) = self.find(pid) else { return };
+        let node = self.clone();
+        let insist = move || {
+            for times in 0..ENDINGS_MAX {
+                let is_it = node.find(pid).is_ok_and(|now| Arc::ptr_eq(&now, &info));
+                if info.fate().end.is_some() || !is_it {
+                    return;
+                }
+                let _ = node.kill(pid);
+                if times > ENDINGS_MAX / 10 {
+                    node.give_up(pid, "it lives on another node");
+                }
+                std::thread::sleep(ENDING_INTERVAL);
+            }
+        };
+        // Without a thread it was told once.
+        let _ = self.kill(pid);
+        let _ = std::thread::Builder::new().name("una-fence".into()).spawn(insist);
     }
 
     /// What it was told, if it is durable.
