@@ -32,7 +32,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "every_step_asleep", when: When::Nightly, play: steps::every_step_asleep },
     Scenario { name: "few_kills", when: When::Always, play: kills::some },
     Scenario { name: "two_hundred_kills", when: When::Nightly, play: kills::two_hundred },
-    Scenario { name: "asleep_past_its_lease", when: When::Always, play: kills::asleep_past_its_lease },
+    Scenario { name: "asleep_past_its_lease", when: When::Nightly, play: kills::asleep_past_its_lease },
 ];
 
 /// A program runs to its end, on a machine however busy.
