@@ -112,13 +112,17 @@ impl Session<'_> {
 
     /// Goes after a process from node to node, until it ends or the client goes.
     pub(super) fn go_on(&mut self, mut moved: MovedOn, mut request: Request, mut sent: Sent) -> Done {
+        // A client that follows a process is told once that it does.
+        let mut is_told = false;
+        let mut astray = 0;
         loop {
             let to = moved.node;
             if let Some((pid, follow)) = moved.follow {
                 request = Request::Attach { pid, follow };
+                is_told = true;
             }
             if to == self.shared.system.me() {
-                match self.come_home(&request, &mut sent, moved.taken)? {
+                match self.come_home(&request, &mut sent, moved.taken, is_told)? {
                     None => return Ok(()),
                     Some((again, rest)) => {
                         (moved, sent) = (again, rest);
@@ -126,12 +130,26 @@ impl Session<'_> {
                     }
                 }
             }
-            let attached = self.begin_again(to, &request, &mut sent, moved.taken);
+            let attached = self.begin_again(to, &request, &mut sent, moved.taken, is_told);
             // No further request can come on this connection, if its bytes are a process's input.
-            let (there, back) = attached.map_err(|undone| match undone {
+            let (there, begun) = attached.map_err(|undone| match undone {
                 Undone::Refused(refusal) => Undone::Last(refusal),
                 other => other,
             })?;
+            let back = match begun {
+                Begun::There(back) => back,
+                Begun::Refused(refusal) => return Err(Undone::Last(refusal)),
+                Begun::Moved(_) if astray >= HOPS_MAX => {
+                    let why = "the process is not where it is said to be, perhaps for this moment only".into();
+                    return Err(Undone::Last(Refusal { reason: Reason::NoProcess, why }));
+                }
+                Begun::Moved(node) => {
+                    astray += 1;
+                    moved = MovedOn { node, follow: None, taken: moved.taken };
+                    continue;
+                }
+            };
+            astray = 0;
             moved = match self.pass(to, there, back, &mut sent)? {
                 Passed::Moved(moved) => moved,
                 Passed::Lost(lost) => self.look_again(&request, lost)?,
@@ -156,8 +174,10 @@ impl Session<'_> {
     }
 
     /// The process is here now.
-    fn come_home(&mut self, request: &Request, sent: &mut Sent, taken: u64) -> Done<Option<(MovedOn, Sent)>> {
-        let Request::Attach { pid, follow } = request else {
+    fn come_home(
+        &mut self, request: &Request, sent: &mut Sent, taken: u64, is_told: bool,
+    ) -> Done<Option<(MovedOn, Sent)>> {
+        let (Request::Attach { pid, follow }, true) = (request, is_told) else {
             return match self.answer_here(request.clone()) {
                 Err(Undone::Elsewhere(node)) => Ok(Some((MovedOn { node, follow: None, taken: 0 }, Sent::default()))),
                 done => done.map(|()| None),
@@ -178,15 +198,19 @@ impl Session<'_> {
     }
 
     fn begin_again(
-        &mut self, to: NodeId, request: &Request, sent: &mut Sent, taken: u64,
-    ) -> Done<(Stream, BufReader<Stream>)> {
+        &mut self, to: NodeId, request: &Request, sent: &mut Sent, taken: u64, is_told: bool,
+    ) -> Done<(Stream, Begun)> {
         let there = self.shared.system.commands(to, &self.head()).map_err(unreachable)?;
         let mut talk = || {
             let mut back = begin(&there, request)?;
-            let Request::Attach { follow, .. } = request else { return Ok(Ok(back)) };
+            let (Request::Attach { follow, .. }, true) = (request, is_told) else {
+                return Ok(Begun::There(back));
+            };
             let first = protocol::read_frame(&mut back)?.ok_or(ProtocolError::Truncated)?;
-            if let Reply::Refused(refusal) = first.message()? {
-                return Ok(Err(refusal));
+            match first.message()? {
+                Reply::Refused(refusal) => return Ok(Begun::Refused(refusal)),
+                Reply::MovedOn { node, .. } => return Ok(Begun::Moved(NodeId(node))),
+                _ => {}
             }
             if follow.input {
                 let mut forth = there.try_clone()?;
@@ -196,10 +220,10 @@ impl Session<'_> {
                     protocol::write_end(&mut forth)?;
                 }
             }
-            Ok(Ok(back))
+            Ok(Begun::There(back))
         };
-        let talked = talk().map_err(|error: ProtocolError| Undone::Refused(self.lost(to, &error)))?;
-        Ok((there, talked.map_err(Undone::Refused)?))
+        let begun = talk().map_err(|error: ProtocolError| Undone::Refused(self.lost(to, &error)))?;
+        Ok((there, begun))
     }
 
     fn lost(&self, node: NodeId, error: &dyn std::fmt::Display) -> Refusal {
@@ -262,6 +286,15 @@ fn begin(there: &Stream, request: &Request) -> Result<BufReader<Stream>, Protoco
 enum Passing {
     Client(ProtocolError),
     Node(ProtocolError),
+}
+
+/// What another node said first to a request that is asked there again.
+enum Begun {
+    /// Nothing that the client does not know; the rest is to be passed on.
+    There(BufReader<Stream>),
+    Refused(Refusal),
+    /// It is not there any more either.
+    Moved(NodeId),
 }
 
 /// Why passing on ended before all was said.

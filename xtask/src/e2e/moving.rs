@@ -4,14 +4,12 @@
 //! The one idea: what a program prints follows from its arguments alone. So wherever it ran, the output is that of a run that stayed where
 //! it was, or the process is lost and everybody is told so.
 
-use super::enduring::{ENDLESS, Program};
+use super::enduring::{ENDLESS, Program, compiled};
 use super::node::{Done, Machines, Setting};
 use super::{Scenario, When, kills, steps, thousand, until};
 use crate::Outcome;
-use crate::step::output;
 use daemon::steps::Step;
 use serde_json::Value;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub const ALL: &[Scenario] = &[
@@ -32,7 +30,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "every_step_asleep", when: When::Nightly, play: steps::every_step_asleep },
     Scenario { name: "few_kills", when: When::Always, play: kills::some },
     Scenario { name: "two_hundred_kills", when: When::Nightly, play: kills::two_hundred },
-    Scenario { name: "asleep_past_its_lease", when: When::Nightly, play: kills::asleep_past_its_lease },
+    Scenario { name: "asleep_past_its_lease", when: When::Always, play: kills::asleep_past_its_lease },
 ];
 
 /// A program runs to its end, on a machine however busy.
@@ -52,16 +50,6 @@ impl Series {
     }
 }
 
-/// The program that counts, on a machine.
-fn counting(machines: &Machines, machine: usize) -> Outcome<String> {
-    let source = crate::root().join("xtask/src/e2e/programs/counting.c");
-    let wasm = machines.home(machine).join("counting.wasm");
-    let mut command = Command::new("clang");
-    command.args(["--target=wasm32-wasi", "--sysroot=/usr", "-isystem", "/usr/include/wasm32-wasi", "-O2", "-o"]);
-    output(command.arg(&wasm).arg(source), "cargo xtask setup installs what compiles C to WebAssembly")?;
-    Ok(wasm.to_string_lossy().into_owned())
-}
-
 /// A process that counts, and what it has to print.
 struct Counter {
     pid: String,
@@ -71,7 +59,7 @@ struct Counter {
 
 /// Starts it on a machine. The same is run before it to its end, where it stays, to know what it prints.
 fn start(machines: &Machines, at: usize, arguments: &[&str]) -> Outcome<Counter> {
-    let program = counting(machines, 1)?;
+    let program = compiled(machines, "counting.c")?;
     let node = format!("node{at}");
     let run = |words: &[&str]| -> Outcome<String> {
         let all: Vec<&str> = words.iter().copied().chain(["--on", &node, &program]).chain(arguments.to_vec()).collect();
