@@ -31,23 +31,7 @@ static void work(u32 *base, u32 mib, u32 hot) {
 
 #ifdef __wasm__
 
-struct buffer { const void *at; u32 bytes; };
-
-#define IMPORT(name) __attribute__((import_module("wasi_snapshot_preview1"), import_name(name)))
-IMPORT("args_sizes_get") u32 args_sizes_get(u32 *count, u32 *bytes);
-IMPORT("args_get") u32 args_get(char **pointers, char *buffer);
-IMPORT("clock_time_get") u32 clock_time_get(u32 id, u64 lag, u64 *result);
-IMPORT("fd_write") u32 fd_write(u32 fd, const struct buffer *buffers, u32 count, u32 *result);
-
-extern unsigned char __heap_base;
-
-static char *arguments[8], text[256];
-
-static u32 number(const char *digits) {
-    u32 value = 0;
-    while (digits && *digits >= '0' && *digits <= '9') value = value * 10 + (u32)(*digits++ - '0');
-    return value;
-}
+#include "bare.h"
 
 static void print(u64 value) {
     char line[24];
@@ -65,13 +49,8 @@ static u64 now(void) {
 }
 
 void _start(void) {
-    u32 count, bytes;
-    if (args_sizes_get(&count, &bytes) || count > 8 || bytes > sizeof text || args_get(arguments, text)) return;
-    u32 mib = number(arguments[1]), hot = number(arguments[2]);
-    u32 *base = (u32 *)(((u32)&__heap_base + 65535) & ~65535u);
-    u32 end = ((u32)base >> 16) + mib * 16, size = __builtin_wasm_memory_size(0);
-    if (end > size && __builtin_wasm_memory_grow(0, end - size) == ~0u) return;
-    work(base, mib, hot);
+    u32 *base = begin();
+    if (base) work(base, number(arguments[1]), number(arguments[2]));
 }
 
 #else

@@ -15,6 +15,9 @@ mod report;
 mod steady;
 mod stopping;
 
+use crate::Outcome;
+use std::io::Write;
+
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -37,7 +40,7 @@ enum Benchmark {
     Keep(keeping::Arguments),
 }
 
-pub fn run(arguments: Arguments) -> crate::Outcome {
+pub fn run(arguments: Arguments) -> Outcome {
     match arguments.benchmark {
         Benchmark::Freeze(arguments) => freeze::run(&arguments),
         Benchmark::Local(arguments) => local::run(&arguments),
@@ -46,4 +49,20 @@ pub fn run(arguments: Arguments) -> crate::Outcome {
         Benchmark::Fork(arguments) => forking::run(&arguments),
         Benchmark::Keep(arguments) => keeping::run(&arguments),
     }
+}
+
+/// The parts of a benchmark that are wanted: all, or one.
+fn chosen<T: Copy>(parts: &[(&'static str, T)], only: Option<&str>) -> Outcome<Vec<(&'static str, T)>> {
+    let chosen: Vec<_> = parts.iter().copied().filter(|(name, _)| only.is_none_or(|only| only == *name)).collect();
+    if chosen.is_empty() {
+        let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+        return Err(format!("there is no part {}; there are {}", only.unwrap_or_default(), names.join(", ")).into());
+    }
+    Ok(chosen)
+}
+
+/// What was found out, for whoever asked.
+fn show(text: &str) -> Outcome {
+    std::io::stdout().write_all(format!("{}\n", text.trim_end()).as_bytes())?;
+    Ok(())
 }

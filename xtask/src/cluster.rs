@@ -2,7 +2,7 @@
 //! its own below `target/cluster`, and a script there by which it is spoken to.
 
 use crate::Outcome;
-use crate::step::{cargo, step};
+use crate::step::{cargo, output, step};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -27,8 +27,7 @@ pub fn play(arguments: &Arguments) -> Outcome {
     if arguments.down {
         return Ok(());
     }
-    step(cargo().args(["build", "--release", "-p", "una-cli"]), "cargo comes with Rust")?;
-    start(&place, arguments.nodes, &crate::target().join("release/una"), &[])?;
+    start(&place, arguments.nodes, &build()?, &[])?;
     let shown = place.strip_prefix(std::env::current_dir()?).unwrap_or(&place).display().to_string();
     let last = arguments.nodes;
     println!("{} nodes are one computer. Speak to any of them:", arguments.nodes);
@@ -37,6 +36,12 @@ pub fn play(arguments: &Arguments) -> Outcome {
     println!("  {shown}/n1 down          and see what the others say; {shown}/n1 up -d brings it back");
     println!("  cargo xtask cluster --down ends them all");
     Ok(())
+}
+
+/// Compiles una, and gives where it is.
+pub fn build() -> Outcome<PathBuf> {
+    step(cargo().args(["build", "--release", "--locked", "-p", "una-cli"]), "cargo comes with Rust")?;
+    Ok(crate::target().join("release/una"))
 }
 
 /// Starts so many nodes of one system below `place`, each with a script there by which it is spoken to, and `n1-box`, `n2-box`, ... for a
@@ -61,6 +66,28 @@ pub fn start(place: &Path, nodes: u16, una: &Path, environment: &[(&str, &str)])
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
+}
+
+/// The process of Linux that a node is.
+pub fn daemon(place: &Path, number: u16) -> Outcome<u32> {
+    let lock = place.join(format!("homes/{number}/.local/share/una/node/node.lock"));
+    let text = fs::read_to_string(&lock).map_err(|error| format!("{}: {error}", lock.display()))?;
+    let lock: serde_json::Value = serde_json::from_str(&text)?;
+    Ok(lock["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).ok_or("a lock names who has it")?)
+}
+
+/// Ends a node without a word.
+pub fn kill(place: &Path, number: u16) -> Outcome {
+    let daemon = daemon(place, number)?.to_string();
+    output(Command::new("kill").args(["-9", &daemon]), "kill is part of every system")?;
+    Ok(())
+}
+
+/// Starts a program on one of the nodes by the first, with these words behind `una run -d`. Gives its number.
+pub fn begin(place: &Path, words: &[&str]) -> Outcome<String> {
+    let said = speak(place, 1, &[&["run", "-d"], words].concat())?;
+    let pid = said.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()));
+    Ok(pid.ok_or_else(|| format!("una run said {said}"))?.into())
 }
 
 fn script_of(place: &Path, number: u16) -> PathBuf {

@@ -2,7 +2,6 @@
 
 use crate::Outcome;
 use crate::cluster;
-use crate::step::{cargo, step};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
@@ -27,8 +26,7 @@ enum Row {
 
 pub fn run() -> Outcome {
     let root = crate::root();
-    step(cargo().args(["build", "--release", "--locked", "--package", "una-cli"]), "cargo comes with Rust")?;
-    let una = std::env::current_exe()?.with_file_name("una");
+    let una = cluster::build()?;
     half(&root, &una)?;
     top(&root, &una)
 }
@@ -81,8 +79,7 @@ fn top(root: &Path, una: &Path) -> Outcome {
         ];
         let mut last = String::new();
         for (name, node, words) in processes {
-            let started = cluster::speak(&place, 1, &[&["run", "-d", "--on", node, "--name", name], words].concat())?;
-            last = started.trim().to_string();
+            last = cluster::begin(&place, &[&["--on", node, "--name", name], words].concat())?;
         }
         cluster::speak(&place, 1, &["stop", &last])?;
         cluster::speak(&place, 1, &["top", "--draw", "96x18"])

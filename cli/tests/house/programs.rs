@@ -174,6 +174,17 @@ pub fn printing(name: &str) -> String {
     ))
 }
 
+/// Writes a number in 16 hexadecimal digits and a space behind them, and counts down to keep busy. The digits lie at 1060.
+const HEX_AND_BUSY: &str = r#"(data (i32.const 1060) "0123456789abcdef")
+           (func $hex (param $value i64) (param $at i32) (local $digit i32)
+             (loop $next
+               (i32.store8 (i32.add (local.get $at) (local.get $digit))
+                 (i32.load8_u (i32.add (i32.const 1060) (i32.wrap_i64 (i64.shr_u (local.get $value) (i64.const 60))))))
+               (local.set $value (i64.shl (local.get $value) (i64.const 4)))
+               (br_if $next (i32.lt_u (local.tee $digit (i32.add (local.get $digit) (i32.const 1))) (i32.const 16))))
+             (i32.store8 (i32.add (local.get $at) (i32.const 16)) (i32.const 32)))
+           (func $busy (param $n i32) (loop $l (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1))))))"#;
+
 /// Looks at everything that can differ from run to run, and says in each line what it saw and what all of it comes to so far: number,
 /// random number, monotonic clock, a byte of the file `letters`, sum; in hexadecimal. `work` rounds of work go into each, and it
 /// sleeps at times.
@@ -186,15 +197,8 @@ pub fn witnessing(work: u32) -> String {
       (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
       (memory (export "memory")"#;
     let body = format!(
-        r#"(data (i32.const 1024) "letters") (data (i32.const 1040) "0123456789abcdef")
-           (func $hex (param $value i64) (param $at i32) (local $digit i32)
-             (loop $next
-               (i32.store8 (i32.add (local.get $at) (local.get $digit))
-                 (i32.load8_u (i32.add (i32.const 1040) (i32.wrap_i64 (i64.shr_u (local.get $value) (i64.const 60))))))
-               (local.set $value (i64.shl (local.get $value) (i64.const 4)))
-               (br_if $next (i32.lt_u (local.tee $digit (i32.add (local.get $digit) (i32.const 1))) (i32.const 16))))
-             (i32.store8 (i32.add (local.get $at) (i32.const 16)) (i32.const 32)))
-           (func $busy (param $n i32) (loop $l (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1))))))
+        r#"(data (i32.const 1024) "letters")
+           {HEX_AND_BUSY}
            (func (export "_start") (local $i i64) (local $sum i64) (local $fd i32) (local $byte i64)
              (local.set $fd (call $open (i32.const 1024) (i32.const 7) (i32.const 0) (i64.const 6)))
              (loop $next
@@ -240,14 +244,8 @@ pub fn bookkeeping(lines: u32, work: u32) -> String {
       (import "wasi_snapshot_preview1" "path_rename" (func $path_rename (param i32 i32 i32 i32 i32 i32) (result i32)))
       (memory (export "memory")"#;
     let body = format!(
-        r#"(data (i32.const 1024) "bookcounttempgone") (data (i32.const 1060) "0123456789abcdef")
-           (func $hex (param $value i64) (param $at i32) (local $digit i32)
-             (loop $next
-               (i32.store8 (i32.add (local.get $at) (local.get $digit))
-                 (i32.load8_u (i32.add (i32.const 1060) (i32.wrap_i64 (i64.shr_u (local.get $value) (i64.const 60))))))
-               (local.set $value (i64.shl (local.get $value) (i64.const 4)))
-               (br_if $next (i32.lt_u (local.tee $digit (i32.add (local.get $digit) (i32.const 1))) (i32.const 16)))))
-           (func $busy (param $n i32) (loop $l (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1))))))
+        r#"(data (i32.const 1024) "bookcounttempgone")
+           {HEX_AND_BUSY}
            (func (export "_start") (local $i i64) (local $book i32) (local $count i32)
              (call $check (call $path_open (i32.const 3) (i32.const 1) (i32.const 1024) (i32.const 4) (i32.const 1)
                (i64.const 64) (i64.const 0) (i32.const 1) (i32.const 8)))
@@ -261,7 +259,6 @@ pub fn bookkeeping(lines: u32, work: u32) -> String {
                (if (i64.ne (i64.load (i32.const 520)) (local.get $i)) (then (call $proc_exit (i32.const 90))))
                (local.set $i (i64.add (local.get $i) (i64.const 1)))
                (call $hex (local.get $i) (i32.const 700))
-               (i32.store8 (i32.const 716) (i32.const 32))
                (call $hex (i64.load (i32.const 512)) (i32.const 717))
                (i32.store8 (i32.const 733) (i32.const 10))
                (call $write (local.get $book) (i32.const 700) (i32.const 34))

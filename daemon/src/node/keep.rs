@@ -187,8 +187,7 @@ impl Node {
         if let Ok(info) = self.find(pid) {
             self.note_moved(pid, &info, to);
         }
-        // It may have ended by itself.
-        let _ = self.kill(pid);
+        self.end_for_certain(pid);
     }
 
     /// Ends the body that this process has here, which lives elsewhere, until it has ended: one that is lent for a checkpoint, or being
@@ -198,6 +197,7 @@ impl Node {
         let node = self.clone();
         let insist = move || {
             for times in 0..ENDINGS_MAX {
+                std::thread::sleep(ENDING_INTERVAL);
                 let is_it = node.find(pid).is_ok_and(|now| Arc::ptr_eq(&now, &info));
                 if info.fate().end.is_some() || !is_it {
                     return;
@@ -206,10 +206,9 @@ impl Node {
                 if times > ENDINGS_MAX / 10 {
                     node.give_up(pid, "it lives on another node");
                 }
-                std::thread::sleep(ENDING_INTERVAL);
             }
         };
-        // Without a thread it was told once.
+        // It may have ended by itself. Without a thread it is told once.
         let _ = self.kill(pid);
         let _ = std::thread::Builder::new().name("una-fence".into()).spawn(insist);
     }

@@ -672,12 +672,12 @@ impl Inner {
     /// Somebody else has this process: what runs here is not it any more, and whoever looks for it here goes on where it is.
     fn fence(&self, node: &Node, pid: Pid) {
         let place = self.claim(pid).ok().flatten().map(|(claim, _)| claim.place);
-        if let Some(Place::At { node: to, .. } | Place::Ended { node: to, .. }) = place
-            && NodeId(to) != self.me
-        {
-            node.gone_to(pid, NodeId(to));
+        match place {
+            Some(Place::At { node: to, .. } | Place::Ended { node: to, .. }) if NodeId(to) != self.me => {
+                node.gone_to(pid, NodeId(to));
+            }
+            _ => node.end_for_certain(pid),
         }
-        node.end_for_certain(pid);
         self.chronicle.record(Kind::ProcessFenced { process: pid.id() });
     }
 

@@ -12,8 +12,8 @@ mod system;
 mod wire;
 
 use super::local::{compare::Row, table};
+use super::{chosen, show};
 use crate::Outcome;
-use std::io::Write;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -46,12 +46,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
     if !arguments.far.is_empty() {
         return far::serve(&arguments.far);
     }
-    let wanted = arguments.only.as_deref();
-    let chosen: Vec<_> = PARTS.iter().filter(|(name, _)| wanted.is_none_or(|wanted| wanted == *name)).collect();
-    if chosen.is_empty() {
-        let names = PARTS.map(|(name, _)| name).join(", ");
-        return Err(format!("there is no part {}; there are {names}", wanted.unwrap_or_default()).into());
-    }
+    let chosen = chosen(&PARTS, arguments.only.as_deref())?;
     let load =
         || std::fs::read_to_string("/proc/loadavg").ok().and_then(|text| text.split(' ').next()?.parse::<f64>().ok());
     let (mut rows, mut loads) = (vec![], Vec::from_iter(load()));
@@ -64,8 +59,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
         true => table::json(&rows, &loads)?,
         false => table::text(&rows, &loads),
     };
-    std::io::stdout().write_all(format!("{}\n", text.trim_end()).as_bytes())?;
-    Ok(())
+    show(&text)
 }
 
 /// The figure at this share of all, in microseconds.

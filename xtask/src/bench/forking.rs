@@ -5,13 +5,12 @@
 //! first began before it was there: so it is the time from the last thing that the process did before it was forked to the first that the
 //! clone did.
 
-use super::moving::{compiled, line, wait_lines};
+use super::moving::{SOON, compiled, line, wait_lines};
 use super::report::Table;
+use super::show;
 use crate::cluster;
-use crate::step::{cargo, step};
 use crate::{Outcome, target};
 use serde_json::Value;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -28,8 +27,6 @@ pub struct Arguments {
     python: bool,
 }
 
-/// For what must come some day, on a machine however busy.
-const SOON: Duration = Duration::from_secs(120);
 const NODES: u16 = 3;
 const WORKERS: usize = 8;
 
@@ -52,7 +49,7 @@ while True:
 ";
 
 pub fn run(arguments: &Arguments) -> Outcome {
-    step(cargo().args(["build", "--release", "--locked", "-p", "una-cli"]), "cargo comes with Rust")?;
+    let una = cluster::build()?;
     let program = match arguments.python {
         true => target().join("programs/python.wasm"),
         false => compiled("hot")?,
@@ -62,7 +59,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
     }
     let place = crate::root().join("target/bench/fork");
     cluster::end(&place)?;
-    cluster::start(&place, NODES, &target().join("release/una"), &[])?;
+    cluster::start(&place, NODES, &una, &[])?;
     let mut table = Table::new(&["what", "memory", "unit", "median (least-most)"]);
     let measured = arguments.mib.iter().try_for_each(|mib| {
         let process = Process::start(&place, &program, *mib, arguments.python)?;
@@ -70,8 +67,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
     });
     cluster::end(&place)?;
     measured?;
-    std::io::stdout().write_all(format!("{}\n", table.to_string().trim_end()).as_bytes())?;
-    Ok(())
+    show(&table.to_string())
 }
 
 struct Process<'a> {
@@ -93,10 +89,7 @@ impl Process<'_> {
         let program = program.to_str().ok_or("the path of the program is not text")?;
         let amount = mib.to_string();
         let arguments: &[&str] = if python { &["-c", SCRIPT, &amount] } else { &[&amount, "64"] };
-        let words: Vec<&str> = ["run", "-d", "--on", "n1-box", program].iter().chain(arguments).copied().collect();
-        let said = cluster::speak(place, 1, &words)?;
-        let pid = said.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()));
-        let pid = pid.ok_or_else(|| format!("una run said {said}"))?.to_string();
+        let pid = cluster::begin(place, &[&["--on", "n1-box", program], arguments].concat())?;
         wait_lines(place, &pid, 2)?;
         Ok(Process { place, pid, bytes: (mib as usize) << 20 })
     }
@@ -171,9 +164,7 @@ impl Process<'_> {
 
     /// What the first node's daemon has of memory of its own, and what all share that belongs to files in memory.
     fn memory(&self) -> Outcome<f64> {
-        let lock = self.place.join("homes/1/.local/share/una/node/node.lock");
-        let lock: Value = serde_json::from_str(&std::fs::read_to_string(lock)?)?;
-        let rollup = PathBuf::from(format!("/proc/{}/smaps_rollup", lock["pid"]));
+        let rollup = PathBuf::from(format!("/proc/{}/smaps_rollup", cluster::daemon(self.place, 1)?));
         Ok(kilobytes(&rollup, "Pss_Anon:")? + kilobytes(Path::new("/proc/meminfo"), "Shmem:")?)
     }
 

@@ -10,7 +10,6 @@ use super::{asyncify, continuing, steady, stopping};
 use crate::Outcome;
 use freeze::{Options, Program};
 use rustix::time::{ClockId, clock_gettime};
-use std::io::Write;
 use std::time::Instant;
 use wasmtime::{Config, Engine, Linker, Module, Store};
 
@@ -111,8 +110,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
         true => report::json(&rows, deep.as_ref())?,
         false => report::table(&rows, deep.as_ref()),
     };
-    std::io::stdout().write_all(format!("{}\n", text.trim_end()).as_bytes())?;
-    Ok(())
+    super::show(&text)
 }
 
 /// The kernel that goes ten thousand calls deep; it is stopped, not timed.

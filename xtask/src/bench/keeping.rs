@@ -5,13 +5,11 @@
 
 use super::moving::{SOON, compiled, directory, line};
 use super::report::Table;
+use super::{chosen, show};
 use crate::Outcome;
 use crate::cluster;
-use crate::step::{cargo, step};
 use serde_json::Value;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
@@ -38,26 +36,20 @@ struct House {
 }
 
 pub fn run(arguments: &Arguments) -> Outcome {
-    let wanted = |name: &str| arguments.only.as_deref().is_none_or(|only| only == name);
-    if !PARTS.iter().any(|(name, _)| wanted(name)) {
-        let names = PARTS.map(|(name, _)| name).join(", ");
-        return Err(format!("there is no such part; there are {names}").into());
-    }
-    step(cargo().args(["build", "--release", "--locked", "-p", "una-cli"]), "cargo comes with Rust")?;
-    let una = crate::target().join("release/una");
+    let chosen = chosen(&PARTS, arguments.only.as_deref())?;
+    let una = cluster::build()?;
     let wasm = compiled("calm")?.to_str().ok_or("the path of the program is not text")?.to_string();
     let house = House { place: directory().join("keep"), wasm };
     cluster::end(&house.place)?;
     cluster::start(&house.place, 3, &una, &[])?;
     let mut table = Table::new(&["what", "memory", "unit", "median (least-most)"]);
-    let measured = PARTS.into_iter().filter(|(name, _)| wanted(name)).try_for_each(|(name, measure)| {
+    let measured = chosen.into_iter().try_for_each(|(name, measure)| {
         eprintln!("{name}: measuring");
         measure(&house, arguments.rounds, &mut table)
     });
     cluster::end(&house.place)?;
     measured?;
-    std::io::stdout().write_all(format!("{}\n", table.to_string().trim_end()).as_bytes())?;
-    Ok(())
+    show(&table.to_string())
 }
 
 impl House {
@@ -68,15 +60,8 @@ impl House {
     /// Starts the program, and gives its number.
     fn start(&self, how: &[&str], arguments: [u32; 3]) -> Outcome<String> {
         let arguments = arguments.map(|argument| argument.to_string());
-        let words: Vec<&str> = ["run", "-d"]
-            .into_iter()
-            .chain(how.iter().copied())
-            .chain([self.wasm.as_str()])
-            .chain(arguments.iter().map(String::as_str))
-            .collect();
-        let said = self.speak(&words)?;
-        let pid = said.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()));
-        Ok(pid.ok_or_else(|| format!("una run said {said}"))?.into())
+        let program = [self.wasm.as_str()].into_iter().chain(arguments.iter().map(String::as_str));
+        cluster::begin(&self.place, &how.iter().copied().chain(program).collect::<Vec<_>>())
     }
 
     /// What the process has printed: the number of each pass, and when it was.
@@ -193,13 +178,7 @@ fn deaths(house: &House, rounds: u32, table: &mut Table) -> Outcome {
         let on = format!("n{victim}-box");
         let pid = house.start(&["--on", &on, "--durable"], [16, 10, 20])?;
         let (seen, _) = house.wait_pass(&pid, 100)?;
-        let lock = house.place.join(format!("homes/{victim}/.local/share/una/node/node.lock"));
-        let lock: Value = serde_json::from_slice(&std::fs::read(&lock)?)?;
-        let daemon = lock["pid"].as_i64().ok_or("the lock of the node names no process")?;
-        let status = Command::new("kill").args(["-9", &daemon.to_string()]).status()?;
-        if !status.success() {
-            return Err("the node could not be killed".into());
-        }
+        cluster::kill(&house.place, victim)?;
         let died_ns = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64;
         let until = Instant::now() + SOON;
         let first = loop {

@@ -17,9 +17,9 @@ mod plain;
 mod spawns;
 pub(super) mod table;
 
+use super::{chosen, show};
 use crate::Outcome;
 use compare::{Row, Side};
-use std::io::Write;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -64,11 +64,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
         Some(only) => only.split_once('/').map_or((Some(only), None), |(part, case)| (Some(part), Some(case))),
         None => (None, None),
     };
-    let chosen: Vec<_> = PARTS.iter().filter(|(name, _)| part.is_none_or(|part| part == *name)).collect();
-    if chosen.is_empty() {
-        let names = PARTS.map(|(name, _)| name).join(", ");
-        return Err(format!("there is no part {}; there are {names}", part.unwrap_or_default()).into());
-    }
+    let chosen = chosen(&PARTS, part)?;
     let house = house::House::new()?;
     let mut rows = vec![];
     let load =
@@ -83,6 +79,5 @@ pub fn run(arguments: &Arguments) -> Outcome {
         true => table::json(&rows, &loads)?,
         false => table::text(&rows, &loads),
     };
-    std::io::stdout().write_all(format!("{}\n", text.trim_end()).as_bytes())?;
-    Ok(())
+    show(&text)
 }

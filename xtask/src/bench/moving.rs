@@ -4,9 +4,10 @@
 //! The one idea: a program that touches pages as it is told, so that how much was written is known and not guessed.
 
 use super::report::{Spread, Table};
+use super::{chosen, show};
 use crate::Outcome;
 use crate::cluster;
-use crate::step::{cargo, output, step};
+use crate::step::output;
 use drivers::{HostClock, HostEntropy, HostStream, HostWaiter};
 use engine::pages::{Content, Fetch, Missing, PagesError, Piece, Span, Tracker, UNIT};
 use engine::{Engine, Options, Process, Program, RunError, Stop, Stopper, wasi};
@@ -46,19 +47,14 @@ const PARTS: [(&str, Part); 5] = [
 ];
 
 pub fn run(arguments: &Arguments) -> Outcome {
-    let wanted = |name: &str| arguments.only.as_deref().is_none_or(|only| only == name);
-    if !PARTS.iter().any(|(name, _)| wanted(name)) {
-        let names = PARTS.map(|(name, _)| name).join(", ");
-        return Err(format!("there is no such part; there are {names}").into());
-    }
+    let chosen = chosen(&PARTS, arguments.only.as_deref())?;
     let house = House::new()?;
     let mut table = Table::new(&["what", "memory", "unit", "median (least-most)"]);
-    for (name, measure) in PARTS.into_iter().filter(|(name, _)| wanted(name)) {
+    for (name, measure) in chosen {
         eprintln!("{name}: measuring");
         measure(&house, arguments.rounds, &mut table)?;
     }
-    std::io::stdout().write_all(format!("{}\n", table.to_string().trim_end()).as_bytes())?;
-    Ok(())
+    show(&table.to_string())
 }
 
 pub(super) fn directory() -> PathBuf {
@@ -400,8 +396,7 @@ pub const HOT: [(u32, u32); 4] = [(1, 64), (64, 256), (1024, 256), (1024, 4096)]
 /// Moves a process that writes its hot set between two daemons on the loopback, and beside it, in turns, one between two daemons that are
 /// refused what pages need: these find what was written by comparing, and send the rest while the process stands still.
 fn between_nodes(_: &House, rounds: u32, table: &mut Table) -> Outcome {
-    step(cargo().args(["build", "--release", "--locked", "-p", "una-cli"]), "cargo comes with Rust")?;
-    let una = crate::target().join("release/una");
+    let una = cluster::build()?;
     let wasm = compiled("hot")?;
     let ways = [("pages before and after", vec![]), ("found by comparing, none after", vec![("UNA_PAGES", "plain")])];
     let mut pairs = vec![];
@@ -439,10 +434,8 @@ fn moves(pairs: &[(&str, PathBuf)], wasm: &Path, mib: u32, hot: u32, rounds: u32
     let mut all = vec![];
     for (_, place) in pairs {
         let wasm = wasm.to_str().ok_or("the path of the program is not text")?;
-        let words = ["run", "-d", "--on", "n1-box", wasm, &mib.to_string(), &hot.to_string()];
-        let said = cluster::speak(place, 1, &words)?;
-        let pid = said.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_digit()));
-        all.push(Moves { pid: pid.ok_or_else(|| format!("una run said {said}"))?.into(), at: 1, ..Moves::default() });
+        let pid = cluster::begin(place, &["--on", "n1-box", wasm, &mib.to_string(), &hot.to_string()])?;
+        all.push(Moves { pid, at: 1, ..Moves::default() });
     }
     for ((_, place), moved) in pairs.iter().zip(&mut all) {
         wait_lines(place, &moved.pid, 3)?;

@@ -33,17 +33,24 @@ pub struct Ready {
     first: Vec<String>,
 }
 
+fn sources() -> PathBuf {
+    crate::root().join("xtask/src/e2e/programs")
+}
+
+/// Compiles a program, for whoever starts it on the first machine. Gives where it is.
+pub fn compiled(machines: &Machines, source: &str) -> Outcome<String> {
+    let wasm = machines.home(1).join(format!("{source}.wasm"));
+    let mut command = Command::new(crate::root().join("programs/compile"));
+    let advice = "cargo xtask setup installs what compiles to WebAssembly";
+    output(command.arg(sources().join(source)).arg(&wasm), advice)?;
+    text(&wasm)
+}
+
 impl Program {
     /// Compiles it, or brings it, for whoever starts it on the first machine.
     pub fn ready(self, machines: &Machines) -> Outcome<Ready> {
-        let sources = crate::root().join("xtask/src/e2e/programs");
-        let compile = |source: &str| -> Outcome<Ready> {
-            let wasm = machines.home(1).join(format!("{source}.wasm"));
-            let mut command = Command::new(crate::root().join("programs/compile"));
-            let advice = "cargo xtask setup installs what compiles to WebAssembly";
-            output(command.arg(sources.join(source)).arg(&wasm), advice)?;
-            Ok(Ready { wasm: text(&wasm)?, first: vec![] })
-        };
+        let compile =
+            |source: &str| -> Outcome<Ready> { Ok(Ready { wasm: compiled(machines, source)?, first: vec![] }) };
         match self {
             Program::C => compile("enduring.c"),
             Program::Showing => compile("showing.c"),
@@ -52,7 +59,7 @@ impl Program {
             Program::Together => compile("together.c"),
             Program::Python => {
                 let wasm = crate::fetch::one("python")?;
-                let script = std::fs::read_to_string(sources.join("enduring.py"))?;
+                let script = std::fs::read_to_string(sources().join("enduring.py"))?;
                 Ok(Ready { wasm: text(&wasm)?, first: vec!["-c".into(), script] })
             }
         }

@@ -77,9 +77,8 @@ pub fn failover(rounds: u32) -> Outcome<Vec<Row>> {
         let holder = number(&status["files"]["holder"]).ok_or("somebody holds the files")?;
         let leader = number(&status["coordinator"]["leader"]).ok_or("somebody leads")?;
         let other = (1..=3).find(|node| *node != holder && *node != leader).ok_or("there are three")?;
-        let daemon = system.daemon(holder)?;
         let start = Instant::now();
-        kill(daemon)?;
+        system.kill(holder)?;
         while !copied(&system, other, round)? {
             if start.elapsed() > SOON {
                 return Err(format!("n{other} cannot write since n{holder} is gone").into());
@@ -112,12 +111,6 @@ fn copied(system: &System, node: u16, round: u32) -> Outcome<bool> {
     // One that refused at once did not read.
     drop(written);
     Ok(copy.wait()?.success())
-}
-
-fn kill(process: u32) -> Outcome {
-    let mut command = std::process::Command::new("kill");
-    crate::step::output(command.args(["-9", &process.to_string()]), "kill is part of every system")?;
-    Ok(())
 }
 
 /// Nodes that have nothing to do.

@@ -2,7 +2,7 @@
 
 use crate::Outcome;
 use crate::cluster;
-use crate::step::{cargo, output};
+use crate::step::output;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::Command;
@@ -18,12 +18,12 @@ pub struct System {
 
 impl System {
     pub fn start(name: &str, nodes: u16) -> Outcome<System> {
-        output(cargo().args(["build", "--release", "--locked", "-p", "una-cli"]), "cargo comes with Rust")?;
+        let una = cluster::build()?;
         let place = crate::root().join("target/bench/cluster").join(name);
         cluster::end(&place)?;
         // From here on it is ended, however far it came.
         let system = System { place, nodes };
-        cluster::start(&system.place, nodes, &crate::target().join("release/una"), &[])?;
+        cluster::start(&system.place, nodes, &una, &[])?;
         system.settled()?;
         Ok(system)
     }
@@ -31,10 +31,9 @@ impl System {
     /// `bench/cluster/NAME.c` as wasm.
     pub fn program(&self, name: &str) -> Outcome<String> {
         let wasm = self.place.join(format!("{name}.wasm"));
-        let mut command = Command::new("clang");
-        command.args(["--target=wasm32-wasi", "--sysroot=/usr", "-isystem", "/usr/include/wasm32-wasi", "-O2", "-I"]);
-        command.arg(crate::root().join("sdk")).arg(crate::root().join(format!("bench/cluster/{name}.c")));
-        output(command.arg("-o").arg(&wasm), "cargo xtask setup installs what compiles C to WebAssembly")?;
+        let mut command = Command::new(crate::root().join("programs/compile"));
+        command.arg(crate::root().join(format!("bench/cluster/{name}.c"))).arg(&wasm);
+        output(&mut command, "cargo xtask setup installs what compiles C to WebAssembly")?;
         Ok(wasm.display().to_string())
     }
 
@@ -91,10 +90,11 @@ impl System {
 
     /// The process of Linux that a node is.
     pub fn daemon(&self, node: u16) -> Outcome<u32> {
-        let lock = self.place.join(format!("homes/{node}/.local/share/una/node/node.lock"));
-        let text = std::fs::read_to_string(&lock).map_err(|error| format!("{}: {error}", lock.display()))?;
-        let lock: Value = serde_json::from_str(&text)?;
-        Ok(lock["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).ok_or("a lock names who has it")?)
+        cluster::daemon(&self.place, node)
+    }
+
+    pub fn kill(&self, node: u16) -> Outcome {
+        cluster::kill(&self.place, node)
     }
 }
 
