@@ -7,7 +7,8 @@
 //!   health   who is heard                ears     what arrives from other nodes
 //!   place    where processes go          location where each of them is
 //!   moving   processes on their way      pages    what of their memory follows them
-//!   drain    a node that empties itself                fork     clones of a process, here and elsewhere
+//!   drain    processes that have to leave              fork     clones of a process, here and elsewhere
+//!   lend     a machine that is its owner's first
 //!   programs what one node has compiled, others need not compile
 //!   names    which node has bound the name of a port
 //!   elsewhere processes and nodes as files
@@ -25,6 +26,7 @@ mod health;
 mod join;
 pub mod keep;
 mod keeper;
+pub mod lend;
 mod location;
 pub mod member;
 mod moving;
@@ -112,6 +114,8 @@ pub struct SystemOptions {
     pub listen: Option<SocketAddr>,
     /// What this node is called if it begins a system.
     pub name: String,
+    /// For whom the machine is there; none: as was said last.
+    pub lend: Option<lend::Lend>,
 }
 
 /// Why a node cannot be a part of its system.
@@ -185,6 +189,7 @@ struct Inner {
     directory: Arc<Directory>,
     health: Health,
     drainer: drain::Drainer,
+    lending: lend::Lending,
     departures: pages::Departures,
     location: location::Whereabouts,
     names: names::Names,
@@ -316,7 +321,7 @@ impl crate::node::Network for KernelWire {
 impl System {
     /// Takes this node's place in its system, or begins one of its own.
     pub fn start(options: &SystemOptions) -> Result<System, StartError> {
-        let SystemOptions { data, library, listen, name } = options;
+        let SystemOptions { data, library, listen, name, lend } = options;
         let mut record = match Record::read(data)? {
             Some(record) => record,
             None => {
@@ -326,7 +331,9 @@ impl System {
             }
         };
         record.life += 1;
+        record.lend = lend.unwrap_or(record.lend);
         record.write(data)?;
+        let lend = record.lend;
         let me = record.number();
         let identity = data.join("identity");
         let key = Identity::load_or_make(&identity)?.key();
@@ -397,6 +404,7 @@ impl System {
             directory,
             health,
             drainer: drain::Drainer::default(),
+            lending: lend::Lending::new(lend),
             departures: pages::Departures::default(),
             location,
             names,
@@ -427,6 +435,7 @@ impl System {
         spawn("una-lease", supervise::run_lease)?;
         spawn("una-again", supervise::run)?;
         spawn("una-lost", supervise::run_lost)?;
+        spawn("una-lend", lend::run)?;
         system.0.tell_own_addresses(own);
         Ok(system)
     }
@@ -1075,6 +1084,7 @@ impl Inner {
             files: files_view,
             survives: losses,
             complaints,
+            lending: self.lending_view(),
         }
     }
 }

@@ -115,6 +115,24 @@ pub fn counting(end: u32, work: u32) -> String {
     ))
 }
 
+/// Counts aloud for ever, and sleeps after each number.
+pub fn resting(ms: u64) -> String {
+    let imports = r#"
+      (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory")"#;
+    let body = format!(
+        r#"(func (export "_start") (local $i i32)
+             (loop $next
+               (call $number (local.get $i))
+               (i32.store (i32.const 616) (i32.const 1))
+               (i64.store (i32.const 624) (i64.const {ms}000000))
+               (call $check (call $poll_oneoff (i32.const 600) (i32.const 660) (i32.const 1) (i32.const 8)))
+               (local.set $i (i32.add (local.get $i) (i32.const 1)))
+               (br $next)))"#
+    );
+    program(&body).replacen("(memory (export \"memory\")", imports, 1)
+}
+
 /// For each byte of its input: prints the next three bytes of `in` and the name of the next entry of the directory, and adds the
 /// three bytes to `out`. Says `ready` first.
 pub fn files() -> String {
@@ -357,6 +375,7 @@ pub fn unbinding(path: &str) -> String {
 
 /// Of the directories in a program's tree.
 pub const PROC: u32 = 4;
+pub const PORT: u32 = 5;
 pub const NODE: u32 = 6;
 
 /// Prints a file of the system.

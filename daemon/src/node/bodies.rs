@@ -218,6 +218,7 @@ impl Bodies {
             key,
             stopper: None,
             tape: None,
+            guest: Arc::default(),
             began: self.machine.began(),
         });
         self.processes().add(Pid::from(start.id), info);

@@ -808,11 +808,13 @@ impl Watcher for ConsoleWaiter {
                     ready |= !input.bytes.is_empty() || input.closed;
                     self.input.0.room.notify_all();
                 }
-                _ => {
+                OUTPUT => {
                     let mut log = self.output.log();
                     log.awaited.push(self.rouse.clone());
                     ready |= log.room() > 0;
                 }
+                // A file of the system rouses the process itself, and the kernel remembers that of one that does not sleep yet.
+                _ => {}
             }
         }
         if ready {
@@ -930,6 +932,30 @@ mod tests {
         assert_eq!(written(&console, b"12345678"), Ok(4));
         drop(hold);
         assert_eq!(written(&console, b"5678"), Ok(4));
+    }
+
+    #[test]
+    fn only_what_is_ready_rouses() {
+        let roused = Arc::new(AtomicUsize::new(0));
+        let count = roused.clone();
+        let rouse: Rouse = Arc::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let console = Console::new(true, false, u64::MAX);
+        let mut waiter = ConsoleWaiter::new(&console, &console, rouse);
+        let interest = |source, direction| Interest { source, direction };
+        let mut check = |source, direction, expect| {
+            roused.store(0, Ordering::SeqCst);
+            waiter.watch(&[interest(source, direction)]).unwrap();
+            waiter.forget();
+            assert_eq!(roused.load(Ordering::SeqCst), expect, "{source:?}");
+        };
+        check(INPUT, Direction::Read, 0);
+        // What somebody else looks after.
+        check(Source(1 << 32), Direction::Read, 0);
+        check(OUTPUT, Direction::Write, 1);
+        console.write(b"typed", SOON);
+        check(INPUT, Direction::Read, 1);
     }
 
     #[test]

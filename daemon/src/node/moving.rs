@@ -85,7 +85,8 @@ impl Node {
         {
             let mut stops_again = info.stops_again();
             if info.is_stopped() {
-                *stops_again = true;
+                // What is stopped for this machine's owner alone is not where it goes.
+                *stops_again = !info.is_paused();
                 self.go_on_now(pid)?;
             }
         }
@@ -101,7 +102,7 @@ impl Node {
     fn stop_again(&self, pid: Pid, info: &Info) -> Result<(), ControlRefused> {
         let mut stops_again = info.stops_again();
         match std::mem::take(&mut *stops_again) {
-            true => self.stop(pid),
+            true => self.stop_now(pid),
             false => Ok(()),
         }
     }

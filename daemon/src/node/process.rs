@@ -3,7 +3,7 @@
 use super::console::Console;
 use super::guest::{Loan, ProcessClock};
 use super::machine::{Used, time_since};
-use super::view::{End, Kind, Lineage, MountOrder, Pid, ProcessLimits, Stdio};
+use super::view::{End, Kind, Lineage, MountOrder, Pid, ProcessLimits, Stay, Stdio};
 use abi::ids::{HandleId, NodeId, Time};
 use abi::process::Exit;
 use engine::pages::{Memories, Missing, Whole};
@@ -54,6 +54,10 @@ pub(crate) struct Info {
     pub tape: Option<Tape>,
     pub began: Instant,
     stopped: AtomicBool,
+    /// The system stopped it, until the owner of the machine has gone.
+    paused: AtomicBool,
+    /// The system put it on this machine, and not somebody who wanted it here. Shared with those who can only be where it is.
+    pub guest: Arc<AtomicBool>,
     /// It was stopped, and is lent: when it comes back it is to be stopped again, unless somebody lets it go on meanwhile.
     stops_again: Mutex<bool>,
     fate: Mutex<Fate>,
@@ -92,13 +96,15 @@ pub(crate) struct Facts {
     pub key: Arc<OnceLock<Key<Process>>>,
     pub stopper: Option<Stopper>,
     pub tape: Option<Tape>,
+    pub guest: Arc<AtomicBool>,
     pub began: Instant,
 }
 
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
         let Facts { name, args, program, kind, console, is_console_shared, usage, time, mounts, .. } = facts;
-        let Facts { limits, stdio, started_ms, moves, incarnation, memories, key, stopper, tape, began, .. } = facts;
+        let Facts { limits, stdio, started_ms, moves, incarnation, memories, key, stopper, tape, guest, began, .. } =
+            facts;
         Arc::new(Info {
             pid: OnceLock::new(),
             name,
@@ -126,6 +132,8 @@ impl Info {
             tape,
             began,
             stopped: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            guest,
             stops_again: Mutex::new(false),
             fate: Mutex::default(),
             ended: Condvar::new(),
@@ -139,6 +147,24 @@ impl Info {
     /// Whether somebody keeps it from running.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is stopped only until the owner of the machine has gone.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    /// What it is to the owner of this machine.
+    pub fn stay(&self) -> Stay {
+        match (self.guest.load(Ordering::Relaxed), self.is_paused()) {
+            (_, true) => Stay::Paused,
+            (true, false) => Stay::Guest,
+            (false, false) => Stay::Wanted,
+        }
     }
 
     /// Whoever stops it, or lets it go on, does so while this is held.

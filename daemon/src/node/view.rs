@@ -129,6 +129,21 @@ pub struct ProcessView {
     pub incarnation: u32,
     #[serde(default)]
     pub lineage: Lineage,
+    #[serde(default)]
+    pub stay: Stay,
+}
+
+/// What a process is to the owner of the machine that it is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stay {
+    /// Somebody wanted it on this machine: they sat at it, or named it.
+    #[default]
+    Wanted,
+    /// The system put it there.
+    Guest,
+    /// A guest that is stopped until the owner has gone.
+    Paused,
 }
 
 /// What a process is to its clones, or as one.

@@ -2,6 +2,7 @@
 //! it is called on the wire's threads: what may take long is done by a few threads of its own, whose queue is bounded.
 
 use super::elsewhere::About;
+use super::moving::ChosenBy;
 use super::{Inner, System, elsewhere, join, moving, own_processes, programs, service};
 use crate::files;
 use crate::node::{Heard, Pid};
@@ -35,6 +36,9 @@ pub enum Question {
         pid: crate::node::Pid,
         #[serde(default)]
         handed: Option<u64>,
+        /// Somebody named that node.
+        #[serde(default)]
+        is_named: bool,
     },
     /// Answer: JSON of how far the node is that empties itself.
     Emptying,
@@ -108,8 +112,9 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
             serde_json::to_vec(&views).map_err(|error| error.to_string())
         }
         Question::Lives { pid, life } => serde_json::to_vec(&inner.lives(pid, life)).map_err(|error| error.to_string()),
-        Question::TakeUp { pid, handed } => {
-            inner.take_up_soon(pid, handed)?;
+        Question::TakeUp { pid, handed, is_named } => {
+            let by = if is_named { ChosenBy::Person } else { ChosenBy::System };
+            inner.take_up_soon(pid, handed, by)?;
             Ok(vec![])
         }
         Question::Emptying => {

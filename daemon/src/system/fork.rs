@@ -17,7 +17,7 @@
 //! Clones do not depend on one another, nor on the process of which they are. Those on another node depend on this one until all of the
 //! memory is there; if it is lost before, they end and say so.
 
-use super::moving::{Broken, Follows, OPEN_TIMEOUT, Opening, PREPARE_TIMEOUT, Pieces, Talk, Word};
+use super::moving::{Broken, ChosenBy, Follows, OPEN_TIMEOUT, Opening, PREPARE_TIMEOUT, Pieces, Talk, Word};
 use super::pages::{self, Sending};
 use super::view::WhyView;
 use super::{Inner, System, service};
@@ -56,6 +56,9 @@ pub struct Head {
     asker: Asker,
     /// Which clones, and why they are there.
     clones: Vec<(u32, WhyView)>,
+    /// Somebody named the node where they are to be.
+    #[serde(default)]
+    is_named: bool,
 }
 
 /// The process has been forked; its state follows.
@@ -122,10 +125,13 @@ impl System {
             by_node.entry(to).or_default().push((number, why));
         }
         let here = by_node.remove(&inner.me).unwrap_or_default();
+        let by = if order.on.is_some() { ChosenBy::Person } else { ChosenBy::System };
+        // Clones of what somebody wanted here are wanted here.
+        let by_here = if node.is_guest(pid) { by } else { ChosenBy::Person };
         let (tell, told) = channel();
         let mut others = BTreeMap::new();
         for (to, clones) in by_node {
-            let cut = self.prepare_there(to, &origin, asker, &clones, tell.clone())?;
+            let cut = self.prepare_there(to, (&origin, asker, by), &clones, tell.clone())?;
             others.insert(to, There { clones, cut });
         }
         drop(tell);
@@ -140,7 +146,7 @@ impl System {
         others.values().for_each(|there| drop(there.cut.send(cutting.clone())));
         settle(cutting.stem.clone());
         let numbers: Vec<u32> = here.iter().map(|(number, _)| *number).collect();
-        for (number, grown) in numbers.into_iter().zip(self.grow_all(&cutting, here)) {
+        for (number, grown) in numbers.into_iter().zip(self.grow_all(&cutting, here, by_here)) {
             match grown {
                 Ok((clone, at)) => answers.begun(number, clone, inner.me, at),
                 Err(error) => answers.failed.push((number, error)),
@@ -176,7 +182,9 @@ impl System {
     }
 
     /// Begins clones here, as many at once as there are processors. Gives for each, in their order, which process it is and when it began.
-    fn grow_all(&self, cutting: &Cutting, clones: Vec<(u32, WhyView)>) -> Vec<Result<(Pid, Instant), String>> {
+    fn grow_all(
+        &self, cutting: &Cutting, clones: Vec<(u32, WhyView)>, by: ChosenBy,
+    ) -> Vec<Result<(Pid, Instant), String>> {
         let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(clones.len());
         let grown: Vec<OnceLock<_>> = clones.iter().map(|_| OnceLock::new()).collect();
         let queue = Mutex::new(clones.into_iter().zip(&grown));
@@ -184,7 +192,7 @@ impl System {
             loop {
                 let next = queue.lock().expect("nothing panics while it holds this lock").next();
                 let Some(((number, why), place)) = next else { return };
-                let _ = place.set(self.grow(cutting, number, why).map(|clone| (clone, Instant::now())));
+                let _ = place.set(self.grow(cutting, number, why, by).map(|clone| (clone, Instant::now())));
             }
         };
         std::thread::scope(|scope| {
@@ -200,10 +208,13 @@ impl System {
     }
 
     /// Begins one clone here.
-    fn grow(&self, cutting: &Cutting, number: u32, why: WhyView) -> Result<Pid, String> {
+    fn grow(&self, cutting: &Cutting, number: u32, why: WhyView, by: ChosenBy) -> Result<Pid, String> {
         let node = self.0.node.get().ok_or("the node is starting")?;
         let started = node.grow(cutting, number).map_err(|refused| refused.to_string())?;
         let (process, from) = (started.pid.id(), cutting.origin.pid.id());
+        if by == ChosenBy::System {
+            node.set_guest(started.pid);
+        }
         self.started(started.pid, Some(why));
         self.0.chronicle.record(Kind::ProcessForked { process, from, number: number.into() });
         Ok(started.pid)
@@ -211,12 +222,14 @@ impl System {
 
     /// Begins to make another node ready, on a thread of its own.
     fn prepare_there(
-        &self, to: NodeId, origin: &Origin, asker: Asker, clones: &[(u32, WhyView)], tell: Sender<Told>,
+        &self, to: NodeId, (origin, asker, by): (&Origin, Asker, ChosenBy), clones: &[(u32, WhyView)],
+        tell: Sender<Told>,
     ) -> Result<SyncSender<Arc<Cutting>>, NotForked> {
         let mut ticket = [0; 8];
         HostEntropy.fill(&mut ticket).map_err(NotForked::Entropy)?;
         let ticket = u64::from_le_bytes(ticket);
-        let head = Head { ticket, origin: origin.clone(), asker, clones: clones.to_vec() };
+        let is_named = by == ChosenBy::Person;
+        let head = Head { ticket, origin: origin.clone(), asker, clones: clones.to_vec(), is_named };
         let (cut, get) = sync_channel(1);
         let inner = self.0.clone();
         let work = move || {
@@ -328,7 +341,7 @@ impl Inner {
     /// The other side: begins clones of another node's process here, and takes in their memory.
     pub(super) fn grow_for(self: &Arc<Inner>, from: NodeId, head: Head, talk: &mut Talk) -> Result<(), Broken> {
         let refused = |why: &dyn std::fmt::Display| Broken::Refused(why.to_string());
-        let Head { ticket, origin, asker, clones } = head;
+        let Head { ticket, origin, asker, clones, is_named } = head;
         let life = self.life_linked(from);
         let node = self.node.get().ok_or_else(|| refused(&"it is starting"))?;
         if self.is_stopping() {
@@ -356,7 +369,8 @@ impl Inner {
         let name = origin.pid;
         let cutting = Cutting { origin, program, asker, state, stem, stopped, pause: Duration::ZERO };
         let system = System(self.clone());
-        let grown = system.grow_all(&cutting, clones);
+        let by = if is_named { ChosenBy::Person } else { ChosenBy::System };
+        let grown = system.grow_all(&cutting, clones, by);
         let grown: Vec<Result<Pid, String>> = grown.into_iter().map(|grown| grown.map(|(clone, _)| clone)).collect();
         let (any, stem) = (grown.iter().any(Result::is_ok), cutting.stem.clone());
         drop(cutting);

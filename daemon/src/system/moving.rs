@@ -70,6 +70,17 @@ const LEAVES_BYTES: usize = 64 << 10;
 pub(super) struct Head {
     ticket: u64,
     baggage: Baggage,
+    /// Somebody named the node where it goes.
+    #[serde(default)]
+    is_named: bool,
+}
+
+/// Who chose where a process goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ChosenBy {
+    /// Somebody, who named the node.
+    Person,
+    System,
 }
 
 /// What the other side answers.
@@ -173,8 +184,21 @@ impl System {
     pub fn move_process(
         &self, pid: Pid, to: &str, told: &mut dyn FnMut(Stage) -> bool,
     ) -> Result<MoveView, MoveRefused> {
+        let to_node = self.0.find(to).map_err(|_| MoveRefused::NoNode(to.into()))?;
+        self.move_chosen(pid, to_node, ChosenBy::Person, told)
+    }
+
+    /// The same to where the system chose to have it.
+    pub(super) fn move_where_placed(
+        &self, pid: Pid, to: NodeId, told: &mut dyn FnMut(Stage) -> bool,
+    ) -> Result<MoveView, MoveRefused> {
+        self.move_chosen(pid, to, ChosenBy::System, told)
+    }
+
+    fn move_chosen(
+        &self, pid: Pid, to_node: NodeId, by: ChosenBy, told: &mut dyn FnMut(Stage) -> bool,
+    ) -> Result<MoveView, MoveRefused> {
         let inner = &self.0;
-        let to_node = inner.find(to).map_err(|_| MoveRefused::NoNode(to.into()))?;
         let name = inner.name_of(to_node);
         if to_node == inner.me {
             return Err(MoveRefused::Already { pid, node: name });
@@ -188,7 +212,7 @@ impl System {
                 return Err(MoveRefused::Abandoned);
             }
             let (bytes, pause) = self
-                .hand_over(pid, to_node)
+                .hand_over(pid, to_node, by)
                 .map_err(|refused| MoveRefused::Refused { node: name.clone(), why: refused.to_string() })?;
             let micros = |duration: Duration| duration.as_micros() as u64;
             return Ok(MoveView {
@@ -205,7 +229,7 @@ impl System {
         }
         let mut lost = vec![];
         loop {
-            match self.try_to_move(pid, to_node, &name, told) {
+            match self.try_to_move(pid, (to_node, by), &name, told) {
                 Ok(view) => return Ok(MoveView { lost, total_us: began.elapsed().as_micros() as u64, ..view }),
                 Err(refused) if lost.len() + 1 < TRIES_MAX as usize && self.may_try_again(&refused, to_node) => {
                     lost.push(refused.to_string());
@@ -231,7 +255,7 @@ impl System {
 
     /// One try. Whatever it fails with, the process runs on here.
     fn try_to_move(
-        &self, pid: Pid, to_node: NodeId, name: &str, told: &mut dyn FnMut(Stage) -> bool,
+        &self, pid: Pid, (to_node, by): (NodeId, ChosenBy), name: &str, told: &mut dyn FnMut(Stage) -> bool,
     ) -> Result<MoveView, MoveRefused> {
         let (inner, began) = (&self.0, Instant::now());
         let node = inner.node.get().expect("who asks is served by the node");
@@ -254,7 +278,8 @@ impl System {
         // What of it is still on its way here is waited for before anybody there waits for us.
         let memories = node.memories(pid)?;
         let key = inner.directory.key_of(to_node).ok_or_else(|| MoveRefused::NoNode(name.into()))?;
-        let head = Opening::Moves(Head { ticket, baggage: baggage.clone() });
+        let is_named = by == ChosenBy::Person;
+        let head = Opening::Moves(Head { ticket, baggage: baggage.clone(), is_named });
         let head = serde_json::to_vec(&head).expect("plain data");
         let opened = inner.wire.open(key, service::MOVES, &head, Instant::now() + OPEN_TIMEOUT);
         let stream = opened.map_err(|error| MoveRefused::NotHeard { node: name.into(), why: error.to_string() })?;
@@ -490,7 +515,7 @@ pub(super) fn arrived(inner: &Arc<Inner>, from: NodeId, head: &[u8], stream: Str
 impl Inner {
     fn take_in(self: &Arc<Inner>, from: NodeId, head: Head, talk: &mut Talk) -> Result<(), Broken> {
         let refused = |why: &dyn std::fmt::Display| Broken::Refused(why.to_string());
-        let Head { ticket, baggage } = head;
+        let Head { ticket, baggage, is_named } = head;
         let life = self.life_linked(from);
         let moves = baggage.moves;
         Step::ArrivingAsked.reached();
@@ -538,6 +563,9 @@ impl Inner {
         let settled = arrival.wait(|| !self.is_stopping());
         if let Some(pid) = settled {
             Step::ArrivingRuns.reached();
+            if !is_named {
+                node.set_guest(pid);
+            }
             let _ = talk.say(&Word::Runs).and_then(|()| talk.leave());
             System(self.clone()).moved_here(pid, moves);
             self.tell_moved(pid);

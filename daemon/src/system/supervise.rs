@@ -18,6 +18,7 @@
 //! covers it is safe: so whatever anybody has seen of it is in its past, wherever it goes on.
 
 use super::keep::{KeepRefused, Made, Which};
+use super::moving::ChosenBy;
 use super::tape::Taping;
 use super::{FACT_TIMEOUT, Inner, System, SystemError, ears};
 use crate::files::Lasting;
@@ -337,7 +338,7 @@ impl System {
     /// Lets a durable process of this node go on on another one: it is kept once more and begun there from that, and what is left of it
     /// here ends. The other node writes its claim in the place of this node's, so that whatever fails it is one of the two's. Gives how
     /// much was new in the checkpoint, and for how long it stood still.
-    pub fn hand_over(&self, pid: Pid, to: NodeId) -> Result<(u64, Duration), KeepRefused> {
+    pub(super) fn hand_over(&self, pid: Pid, to: NodeId, by: ChosenBy) -> Result<(u64, Duration), KeepRefused> {
         let inner = &self.0;
         let node = self.node()?;
         let charge =
@@ -353,7 +354,8 @@ impl System {
             let checkpoint = self.checkpoint(pid, None)?.checkpoint;
             // From here on its end here is no end.
             inner.supervise.set_phase(pid, Phase::Beginning);
-            let question = ears::Question::TakeUp { pid, handed: Some(revision.0) };
+            let is_named = by == ChosenBy::Person;
+            let question = ears::Question::TakeUp { pid, handed: Some(revision.0), is_named };
             inner.ask(to, &question).map_err(|why| refused(&why))?;
             let until = Instant::now() + HAND_OVER_PATIENCE;
             loop {
@@ -910,10 +912,14 @@ pub(super) fn run_lost(inner: &Arc<Inner>) {
 
 impl Inner {
     /// On a thread of its own, since its program may have to be compiled.
-    pub(super) fn take_up_soon(self: &Arc<Inner>, pid: Pid, handed: Option<u64>) -> Result<(), String> {
+    pub(super) fn take_up_soon(self: &Arc<Inner>, pid: Pid, handed: Option<u64>, by: ChosenBy) -> Result<(), String> {
         let system = System(self.clone());
-        let take = move || {
-            if let Err(refused) = system.take_up(pid, handed) {
+        let take = move || match system.take_up(pid, handed) {
+            Ok(()) => {
+                let node = system.0.node.get().filter(|_| by == ChosenBy::System);
+                let _ = node.map(|node| node.set_guest(pid));
+            }
+            Err(refused) => {
                 let (process, by, why) = (pid.id(), system.0.me, refused.to_string());
                 system.0.chronicle.record(Kind::ProcessNotTakenUp { process, by, why: why.into() });
             }
@@ -931,6 +937,9 @@ impl Inner {
             let may = |node: &NodeId| is_there(node) && (*node != lost || *node == self.me);
             members.iter().filter(|(node, one)| may(node) && !one.draining).map(|(node, _)| *node).collect()
         };
+        // A machine whose owner is at it takes it if no other does.
+        let lent: Vec<NodeId> = others.iter().copied().filter(|node| !self.has_its_owner(*node)).collect();
+        let others = if lent.contains(&self.me) { lent } else { others };
         // Directories of a machine are on that machine alone.
         if !supervision.begin.process.mounts.is_empty() {
             if lost == self.me {
@@ -942,8 +951,8 @@ impl Inner {
         // Others first, in turn; whoever holds the files has enough to do.
         let to = others[(first + 1 + attempts + pid.serial() as usize % others.len().max(1)) % others.len()];
         let asked = match to == self.me {
-            true => self.take_up_soon(pid, None),
-            false => self.ask(to, &ears::Question::TakeUp { pid, handed: None }).map(drop),
+            true => self.take_up_soon(pid, None, ChosenBy::System),
+            false => self.ask(to, &ears::Question::TakeUp { pid, handed: None, is_named: false }).map(drop),
         };
         // Another one is asked if it does not live there in a while.
         if let Err(why) = asked {
