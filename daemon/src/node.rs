@@ -953,7 +953,7 @@ impl Inner {
             fiber: Fiber { calls: Box::new(calls), usage: usage.clone() },
             rest: Rest {
                 output,
-                is_shared: false,
+                shares: None,
                 usage,
                 time,
                 tape,
@@ -968,14 +968,14 @@ impl Inner {
     fn info(&self, program: &engine::Program, process: &mut engine::Process, common: Common, rest: Rest) -> Arc<Info> {
         self.remember(program);
         let Common { name, args, mounts, limits, stdio, started_ms, moves, again } = common;
-        let Rest { output, is_shared, usage, time, tape, key, known, lineage, guest } = rest;
+        let Rest { output, shares, usage, time, tape, key, known, lineage, guest } = rest;
         let info = Info::new(Facts {
             name,
             args,
             program: program.hash().to_hex().to_string(),
             kind: Kind::Program,
             console: Some(output),
-            is_console_shared: is_shared,
+            shares,
             usage: Some(usage),
             time,
             mounts,
@@ -1023,7 +1023,7 @@ impl Children for Inner {
         let mut world = this
             .world_at(program, &parent.mounts, &limits, Stdio::default(), (input, output), Life::default())
             .map_err(|refused| refused.to_string())?;
-        world.rest.is_shared = true;
+        world.rest.shares = parent.shares.or_else(|| parent.pid.get().copied());
         world.rest.guest = parent.guest.clone();
         let name =
             args.first().map_or_else(|| parent.name.clone(), |name| name.rsplit('/').next().unwrap_or(name).into());
@@ -1074,8 +1074,8 @@ impl World {
 
 struct Rest {
     output: Console,
-    /// It is the parent's, who ends later.
-    is_shared: bool,
+    /// It is that one's.
+    shares: Option<Pid>,
     /// Told when the process is known.
     known: Arc<OnceLock<std::sync::Weak<Info>>>,
     usage: Arc<Usage>,

@@ -205,7 +205,7 @@ impl Bodies {
             program: name.into(),
             kind: Kind::Service,
             console: None,
-            is_console_shared: false,
+            shares: None,
             usage: None,
             time: time.clone(),
             mounts: vec![],

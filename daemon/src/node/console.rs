@@ -76,6 +76,8 @@ struct Log {
     /// Processes that sleep until there is room.
     awaited: Vec<Rouse>,
     closed: bool,
+    /// Its contents were taken, and it is not known yet whether its process goes on here: who else writes to it waits.
+    leaving: bool,
     moved: Option<NodeId>,
     /// Nobody held a place yet, and the first who will must not miss anything.
     kept_for_first: bool,
@@ -139,6 +141,7 @@ impl Console {
             bytes_max,
             awaited: vec![],
             closed: false,
+            leaving: false,
             moved: None,
             kept_for_first: lossless,
             released: None,
@@ -157,6 +160,7 @@ impl Console {
     pub(crate) fn leave(&self) -> Contents {
         let mut input = self.input();
         input.leaving = true;
+        self.log().leaving = true;
         self.contents(&input)
     }
 
@@ -189,11 +193,24 @@ impl Console {
     pub(crate) fn stay(&self) {
         self.input().leaving = false;
         self.0.room.notify_all();
+        let mut log = self.log();
+        log.leaving = false;
+        self.after_move(log);
+    }
+
+    /// Who wrote here beside the process that has moved, and cannot go where it is, has this log for themself from now on.
+    pub(crate) fn stay_behind(&self) {
+        let mut log = self.log();
+        log.moved = None;
+        self.after_move(log);
     }
 
     /// The process goes on there.
     pub(crate) fn moved(&self, to: NodeId) {
-        self.log().moved = Some(to);
+        {
+            let mut log = self.log();
+            (log.leaving, log.moved) = (false, Some(to));
+        }
         self.0.news.notify_all();
         let mut input = self.input();
         (input.leaving, input.closed) = (false, true);
@@ -548,8 +565,11 @@ impl Log {
         unreachable!("the runs cover the ring")
     }
 
-    /// How much can be written now.
+    /// How much can be written now. Nothing by those who share it with a process that leaves, or has left: it would be read nowhere.
     fn room(&self) -> usize {
+        if self.leaving || self.moved.is_some() {
+            return 0;
+        }
         let oldest = match self.kept_for_first {
             true => Some(self.start()),
             false => self.holds.iter().map(|(_, at)| *at).min(),
@@ -1026,6 +1046,31 @@ mod tests {
         for end in 0..bytes.len() {
             assert!(Contents::from_bytes(&bytes[..end]).is_err(), "cut at {end} it was believed");
         }
+    }
+
+    #[test]
+    fn whoever_writes_where_another_wrote_waits_until_they_are_where_it_is() {
+        let roused = Arc::new(AtomicUsize::new(0));
+        let count = roused.clone();
+        let rouse: Rouse = Arc::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let console = Console::new(false, false, 1 << 20);
+        let mut child = ConsoleWaiter::new(&Console::new(false, false, 0), &console, rouse);
+        let waits = [Interest { source: OUTPUT, direction: Direction::Write }];
+        assert_eq!(written(&console, b"before"), Ok(6));
+        let taken = console.leave();
+        assert_eq!((taken.end, written(&console, b"lost")), (6, Err(Errno::Again)));
+        child.watch(&waits).unwrap();
+        assert_eq!(roused.load(Ordering::SeqCst), 0);
+        console.stay();
+        assert_eq!((roused.load(Ordering::SeqCst), written(&console, b"here")), (1, Ok(4)));
+        console.leave();
+        console.moved(NodeId(2));
+        child.watch(&waits).unwrap();
+        assert_eq!((roused.load(Ordering::SeqCst), written(&console, b"lost")), (1, Err(Errno::Again)));
+        console.stay_behind();
+        assert_eq!((roused.load(Ordering::SeqCst), written(&console, b"mine")), (2, Ok(4)));
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub struct Baggage {
     pub moves: u32,
     #[serde(default)]
     pub lineage: Lineage,
+    /// It writes where that one writes, which is there already.
+    #[serde(default)]
+    pub shares: Option<Pid>,
 }
 
 /// A process that was stopped and lent to us. Dropped, it goes on.
@@ -162,8 +165,10 @@ impl Node {
         if let Some(mount) = info.mounts.first() {
             return Err(DepartRefused::Bound { pid, host: mount.host.clone() });
         }
-        if info.is_console_shared {
-            return Err(DepartRefused::Shared(pid));
+        if let Some(with) = info.shares
+            && info.console.as_ref().is_some_and(|console| console.moved_to().is_none())
+        {
+            return Err(DepartRefused::Shared { pid, with });
         }
         if info.stdio.held {
             return Err(DepartRefused::LookedAfter(pid));
@@ -179,7 +184,34 @@ impl Node {
             memory_bytes: info.memory_bytes(),
             moves: info.moves + 1,
             lineage: info.lineage().clone(),
+            shares: info.shares,
         })
+    }
+}
+
+impl Node {
+    /// With whose streams it can only be, if that one is here.
+    pub fn stays_with(&self, pid: Pid) -> Option<Pid> {
+        let info = self.find(pid).ok()?;
+        info.shares.filter(|with| self.is_alive(*with))
+    }
+
+    /// Whose streams it has, wherever that one is.
+    pub fn shares_with(&self, pid: Pid) -> Option<Pid> {
+        self.find(pid).ok().and_then(|info| info.shares)
+    }
+
+    /// Those that are here and write where this one writes, or wrote when it was here.
+    pub fn sharers(&self, with: Pid) -> Vec<Pid> {
+        let processes = self.0.bodies.processes();
+        processes.live().filter(|info| info.shares == Some(with)).filter_map(|info| info.pid.get().copied()).collect()
+    }
+
+    /// It writes into a log of its own from now on: the one whose streams it had is where it cannot go.
+    pub fn stay_behind(&self, pid: Pid) {
+        if let Ok(console) = self.console(pid) {
+            console.stay_behind();
+        }
     }
 }
 
@@ -218,9 +250,16 @@ impl Stopped {
 
     /// Its streams as they go with it, and the processor time that it used, in nanoseconds. Who writes to it waits from now on.
     pub fn streams(&mut self) -> (Vec<u8>, u64) {
-        self.is_leaving = true;
         let console = self.info.console.as_ref().expect("a program has streams");
-        (console.leave().to_bytes(), self.info.time.total_ns(self.info.node_now()))
+        let contents = match self.info.shares {
+            None => {
+                self.is_leaving = true;
+                console.leave().to_bytes()
+            }
+            // What it wrote went with the one whose streams they are.
+            Some(_) => Console::new(false, false, u64::MAX).save(),
+        };
+        (contents, self.info.time.total_ns(self.info.node_now()))
     }
 
     /// It is in an image now, and ends.
@@ -322,13 +361,16 @@ impl Node {
         &self, from: NodeId, ticket: u64, program: &engine::Program, baggage: Baggage, state: Brought<impl Read>,
     ) -> Result<Arrival, ArriveRefused> {
         let Brought { streams, cpu_ns, image, pages, stopped } = state;
-        let Baggage { name, args, limits, stdio, started_ms, moves, lineage, .. } = baggage;
+        let Baggage { name, args, limits, stdio, started_ms, moves, lineage, shares, .. } = baggage;
         let contents = Contents::from_bytes(&streams).map_err(|_| ArriveRefused::Malformed)?;
         let lossless = contents.is_lossless();
         let console = Console::restore(contents);
-        let mut world =
-            self.0.world_at(program, &[], &limits, stdio, (console.clone(), console.clone()), Life::default())?;
-        world.rest.lineage = lineage;
+        let output = match shares {
+            None => console.clone(),
+            Some(with) => self.console(with).map_err(|_| ArriveRefused::Alone(with))?,
+        };
+        let mut world = self.0.world_at(program, &[], &limits, stdio, (console.clone(), output), Life::default())?;
+        (world.rest.lineage, world.rest.shares) = (lineage, shares);
         world.rest.time.carry_over(cpu_ns);
         let (resume, fiber, rest) = world.for_old();
         let thawed = at_once(self.0.engine.thaw_on_fiber(program, image, resume, fiber));
@@ -386,6 +428,8 @@ pub enum ArriveRefused {
     Run(#[from] RunRefused),
     #[error("what was sent of its streams is malformed")]
     Malformed,
+    #[error("it writes where process {0} writes, which is not here")]
+    Alone(Pid),
     #[error(transparent)]
     Pages(#[from] PagesError),
 }

@@ -30,8 +30,8 @@ pub(crate) struct Info {
     pub limits: ProcessLimits,
     pub stdio: Stdio,
     pub console: Option<Console>,
-    /// The console is the parent's.
-    pub is_console_shared: bool,
+    /// The console is that one's: this one is a child of it, or of such a child.
+    pub shares: Option<Pid>,
     usage: Mutex<Option<Arc<Usage>>>,
     pub time: Arc<Used>,
     pub mounts: Vec<MountOrder>,
@@ -82,8 +82,7 @@ pub(crate) struct Facts {
     pub program: String,
     pub kind: Kind,
     pub console: Option<Console>,
-    /// The console is the parent's.
-    pub is_console_shared: bool,
+    pub shares: Option<Pid>,
     pub usage: Option<Arc<Usage>>,
     pub time: Arc<Used>,
     pub mounts: Vec<MountOrder>,
@@ -102,7 +101,7 @@ pub(crate) struct Facts {
 
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
-        let Facts { name, args, program, kind, console, is_console_shared, usage, time, mounts, .. } = facts;
+        let Facts { name, args, program, kind, console, shares, usage, time, mounts, .. } = facts;
         let Facts { limits, stdio, started_ms, moves, incarnation, memories, key, stopper, tape, guest, began, .. } =
             facts;
         Arc::new(Info {
@@ -116,7 +115,7 @@ impl Info {
             limits,
             stdio,
             console,
-            is_console_shared,
+            shares,
             usage: Mutex::new(usage),
             time,
             mounts,
@@ -248,7 +247,7 @@ impl Info {
         });
         drop(fate);
         if let Some(console) = &self.console
-            && !self.is_console_shared
+            && self.shares.is_none()
         {
             console.close();
         }
@@ -271,7 +270,9 @@ impl Info {
     pub fn set_moved(&self, to: NodeId) {
         self.stopper.lock().expect("no code panics while it holds this lock").take();
         self.fate().moved = Some(to);
-        if let Some(console) = &self.console {
+        if let Some(console) = &self.console
+            && self.shares.is_none()
+        {
             console.moved(to);
         }
         self.ended.notify_all();

@@ -373,8 +373,8 @@ pub enum DepartRefused {
     Stop(#[from] FreezeRefused),
     #[error("process {pid} uses {} of this machine: without --mount it could move", host.display())]
     Bound { pid: Pid, host: PathBuf },
-    #[error("process {0} writes where its parent writes, and can only be where that is")]
-    Shared(Pid),
+    #[error("process {pid} writes where {with} writes, and goes where that goes: una move {with}")]
+    Shared { pid: Pid, with: Pid },
     #[error(
         "process {0} is looked after by its node (--restart, --durable), and stays there until that is lost or ends it"
     )]

@@ -139,6 +139,8 @@ fn movable(inner: &Inner, who: Who) -> Vec<ProcessView> {
     inner.drainer.change(|emptying| emptying.stuck.retain(|pid, _| live.contains(pid)));
     let stuck = inner.drainer.view().stuck;
     views.retain(|view| !stuck.contains_key(&view.pid));
+    // Who goes where another one goes follows it; if that stays, so does this one, and says so.
+    views.retain(|view| node.stays_with(view.pid).is_none_or(|with| stuck.contains_key(&with)));
     views
 }
 
@@ -201,10 +203,14 @@ fn move_one(system: &System, view: &ProcessView) -> Result<(), String> {
             return Err(DepartRefused::LookedAfter(view.pid).to_string());
         }
     }
-    let chosen = system.place_moved(view, &inner.drainer.recent).map_err(|why| {
-        let reasons = why.nodes.iter().map(|node| format!("{}: {}", node.name, node.reason));
-        format!("no node can take it ({})", reasons.collect::<Vec<_>>().join("; "))
-    })?;
+    let with = node.shares_with(view.pid).and_then(|with| system.locate(with));
+    let chosen = match with {
+        Some(node) => node,
+        None => system.place_moved(view, &inner.drainer.recent).map_err(|why| {
+            let reasons = why.nodes.iter().map(|node| format!("{}: {}", node.name, node.reason));
+            format!("no node can take it ({})", reasons.collect::<Vec<_>>().join("; "))
+        })?,
+    };
     if chosen == inner.me {
         return Err("no other node is heard".into());
     }

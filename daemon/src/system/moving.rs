@@ -130,6 +130,9 @@ const SPANS_MAX: usize = 50_000;
 /// How long the link to where a process's pages are may be broken before they are given up.
 const PAGES_TIMEOUT: Duration = Duration::from_secs(60);
 const REOPEN_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a child tries to get to where the one is whose streams it has.
+const ALONG_TIMEOUT: Duration = Duration::from_secs(60);
+const ALONG_INTERVAL: Duration = Duration::from_millis(200);
 /// No process has more.
 const MEMORY_BYTES_MAX: u64 = 16 << 30;
 
@@ -230,7 +233,10 @@ impl System {
         let mut lost = vec![];
         loop {
             match self.try_to_move(pid, (to_node, by), &name, told) {
-                Ok(view) => return Ok(MoveView { lost, total_us: began.elapsed().as_micros() as u64, ..view }),
+                Ok(view) => {
+                    self.0.bring_along(pid, by);
+                    return Ok(MoveView { lost, total_us: began.elapsed().as_micros() as u64, ..view });
+                }
                 Err(refused) if lost.len() + 1 < TRIES_MAX as usize && self.may_try_again(&refused, to_node) => {
                     lost.push(refused.to_string());
                     if !told(Stage::Again { tries: lost.len() as u32 }) {
@@ -486,6 +492,50 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Those that write where a process writes go after it when it has moved. Until they are there, they wait when they write.
+    fn bring_along(self: &Arc<Inner>, with: Pid, by: ChosenBy) {
+        let Some(node) = self.node.get() else { return };
+        let system = System(self.clone());
+        let left: Vec<Pid> = node.sharers(with).into_iter().filter(|pid| !system.goes_after(*pid, with, by)).collect();
+        if left.is_empty() {
+            return;
+        }
+        let inner = self.clone();
+        let again = move || inner.bring_later(with, by, left);
+        // Without a thread they wait until the next who looks after this node moves them.
+        let _ = std::thread::Builder::new().name("una-along".into()).stack_size(1 << 20).spawn(again);
+    }
+
+    fn bring_later(self: &Arc<Inner>, with: Pid, by: ChosenBy, mut left: Vec<Pid>) {
+        let Some(node) = self.node.get() else { return };
+        let (system, until) = (System(self.clone()), Instant::now() + ALONG_TIMEOUT);
+        while !left.is_empty() && Instant::now() < until && !self.is_stopping() {
+            std::thread::sleep(ALONG_INTERVAL);
+            left.retain(|pid| node.is_alive(*pid) && !system.goes_after(*pid, with, by));
+        }
+        for pid in left {
+            node.stay_behind(pid);
+            node.note(
+                pid,
+                &format!("una: {with} has moved, and process {pid} could not follow: this log is its own\n"),
+            );
+        }
+    }
+}
+
+impl System {
+    /// One try to have a process where that one is whose streams it has. Says whether nothing is left to be done.
+    fn goes_after(&self, pid: Pid, with: Pid, by: ChosenBy) -> bool {
+        let to = self.locate(with).filter(|node| *node != self.0.me);
+        match to.map(|to| self.move_chosen(pid, to, by, &mut |_| true)) {
+            Some(Ok(_)) => true,
+            Some(Err(MoveRefused::Depart(DepartRefused::Stop(FreezeRefused::Control(_))))) => true,
+            Some(Err(_)) | None => false,
+        }
+    }
+}
+
 /// Takes in a process of another node, on a thread of its own.
 pub(super) fn arrived(inner: &Arc<Inner>, from: NodeId, head: &[u8], stream: Stream) {
     let Ok(opening) = serde_json::from_slice::<Opening>(head) else { return };
@@ -517,7 +567,7 @@ impl Inner {
         let refused = |why: &dyn std::fmt::Display| Broken::Refused(why.to_string());
         let Head { ticket, baggage, is_named } = head;
         let life = self.life_linked(from);
-        let moves = baggage.moves;
+        let (moves, shares) = (baggage.moves, baggage.shares);
         Step::ArrivingAsked.reached();
         let node = self.node.get().ok_or_else(|| refused(&"it is starting"))?;
         if self.is_stopping() {
@@ -569,6 +619,10 @@ impl Inner {
             let _ = talk.say(&Word::Runs).and_then(|()| talk.leave());
             System(self.clone()).moved_here(pid, moves);
             self.tell_moved(pid);
+            // The one whose streams it has may have gone on while it came.
+            if let Some(with) = shares.filter(|with| !node.is_alive(*with)) {
+                self.bring_along(with, if is_named { ChosenBy::Person } else { ChosenBy::System });
+            }
             if let Some(missing) = &arrival.missing {
                 Step::ArrivingPages.reached();
                 let mut first = talk.stream.try_clone().ok();
