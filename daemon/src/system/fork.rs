@@ -27,6 +27,7 @@ use abi::errno::Errno;
 use abi::file::Entropy;
 use abi::ids::NodeId;
 use drivers::HostEntropy;
+use drivers::host::Host;
 use engine::pages::{Content, Piece, Span, Stem};
 use serde::{Deserialize, Serialize};
 use services::events::Kind;
@@ -47,6 +48,8 @@ const MEMORIES_MAX: usize = 100;
 const MEMORY_BYTES_MAX: u64 = 16 << 30;
 /// What is read of a memory at once where all of it goes before the clones begin.
 const READ_BYTES: u64 = 256 << 10;
+/// Memory that is left to a machine, as by placement.
+const RESERVE_PART: u64 = 16;
 
 /// The first word, as the head of the stream.
 #[derive(Serialize, Deserialize)]
@@ -140,6 +143,10 @@ impl System {
         wait_prepared(&told, &mut others, &mut answers);
         if here.is_empty() && others.is_empty() {
             return Err(NotForked::None(answers.reasons()));
+        }
+        if engine::pages::support().missing.is_err() {
+            // All is copied while the process keeps what it has; else what is laid aside is given back as it is brought in.
+            has_room(memory_bytes, Host::look()).map_err(NotForked::None)?;
         }
         let cutting = Arc::new(node.fork_here(origin, asker)?);
         // First the others, who have a longer way.
@@ -241,6 +248,20 @@ impl System {
         let thread = std::thread::Builder::new().name("una-fork".into()).stack_size(1 << 20).spawn(work);
         thread.map_err(NotForked::Thread)?;
         Ok(cut)
+    }
+}
+
+/// Whether the memory of a stem has room on a machine that is so now.
+fn has_room(wanted: u64, host: Host) -> Result<(), String> {
+    let free = host.memory_free_bytes.saturating_sub(host.memory_bytes / RESERVE_PART);
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    match wanted <= free {
+        true => Ok(()),
+        false => Err(format!(
+            "there is no room for the memory that it begins with: {} MiB, of which {} are free",
+            mib(wanted),
+            mib(free)
+        )),
     }
 }
 
@@ -361,6 +382,8 @@ impl Inner {
         if sizes.len() > MEMORIES_MAX || sizes.iter().sum::<u64>() > MEMORY_BYTES_MAX {
             return Err(refused(&"its memory is larger than any process's"));
         }
+        // Placement went by what this node had said of itself some time ago.
+        has_room(sizes.iter().sum(), Host::look()).map_err(|why| refused(&why))?;
         let (fetch, wants) = pages::wanting();
         let stem = Stem::expected(&sizes, fetch).map_err(|error| refused(&error))?;
         if !may_wait {
@@ -435,5 +458,20 @@ impl std::fmt::Display for Broken {
             Broken::Lost(error) => write!(f, "the way there was lost: {error}"),
             Broken::Refused(why) => f.write_str(why),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stem_needs_room_for_all_of_it_and_leaves_some() {
+        let mib = |count: u64| count << 20;
+        let host = Host { processors: 2, wanting: 0, memory_bytes: mib(1600), memory_free_bytes: mib(400) };
+        assert_eq!(has_room(mib(300), host), Ok(()));
+        let why = has_room(mib(301), host).unwrap_err();
+        assert!(why.contains("301 MiB, of which 300 are free"), "{why}");
+        assert!(has_room(1, Host::default()).is_err(), "a machine that does not say what it has is taken to have none");
     }
 }
