@@ -7,6 +7,7 @@ use house::computer::Computer;
 use house::{Running, programs, until};
 use serde_json::Value;
 use std::cell::Cell;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Of these nodes the last one has an owner, whose machine it is.
 struct Borrowed {
@@ -227,4 +228,35 @@ fn whoever_has_no_place_to_go_waits_and_its_people_decide() {
     borrowed.on(1, &["lend"]).expect_out(0, &["away for 2h00m; they have been there for"]);
     borrowed.on(1, &["lend", "always"]).expect(0, "at all times\n");
     borrowed.is_lent("always");
+}
+
+/// A figure, not a promise: run by hand, on a machine that does nothing else.
+#[test]
+#[ignore = "it measures"]
+fn how_soon_a_machine_is_its_owner_s() {
+    const GUESTS: usize = 20;
+    const MIB: u32 = 64;
+    let borrowed = Borrowed::of(3);
+    for node in &borrowed.computer.nodes {
+        node.program("rests.wasm", &programs::resting_with(5, MIB));
+    }
+    let own = borrowed.started(borrowed.lent(), &["--on", "c", "hello.wasm"]);
+    let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+    for round in 0..5 {
+        let guests: Vec<String> = (0..GUESTS).map(|_| borrowed.guest(&own, &[])).collect();
+        guests.iter().for_each(|pid| borrowed.goes_on(pid));
+        let touched_ms = now_ms();
+        borrowed.sit_down();
+        let at = |kind: &str| {
+            let events = borrowed.on(0, &["events", "--json"]).out;
+            let events = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let found = events.filter(|event| event["kind"] == kind && event["at_ms"].as_u64() >= Some(touched_ms));
+            found.last().map(|event| (event["at_ms"].as_u64().unwrap() - touched_ms, event["text"].clone()))
+        };
+        let (gone_ms, said) = until("the guests to be gone", || at("guests-gone"));
+        let (seen_ms, _) = at("owner-returned").unwrap();
+        println!("round {round}: seen after {seen_ms} ms, alone after {gone_ms} ms: {said}");
+        guests.iter().for_each(|pid| drop(borrowed.on(0, &["kill", pid])));
+        borrowed.get_up();
+    }
 }

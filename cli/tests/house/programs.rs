@@ -117,18 +117,33 @@ pub fn counting(end: u32, work: u32) -> String {
 
 /// Counts aloud for ever, and sleeps after each number.
 pub fn resting(ms: u64) -> String {
+    resting_with(ms, 0)
+}
+
+/// The same with so much more memory, of which it has written each page of 4 KiB.
+pub fn resting_with(ms: u64, mib: u32) -> String {
     let imports = r#"
       (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
       (memory (export "memory")"#;
     let body = format!(
-        r#"(func (export "_start") (local $i i32)
+        r#"(func (export "_start") (local $i i32) (local $at i32)
+             (drop (memory.grow (i32.const {pages})))
+             (local.set $at (i32.const 262144))
+             (block $filled
+               (loop $fill
+                 (br_if $filled (i32.ge_u (local.get $at) (i32.const {end})))
+                 (i32.store (local.get $at) (local.get $at))
+                 (local.set $at (i32.add (local.get $at) (i32.const 4096)))
+                 (br $fill)))
              (loop $next
                (call $number (local.get $i))
                (i32.store (i32.const 616) (i32.const 1))
                (i64.store (i32.const 624) (i64.const {ms}000000))
                (call $check (call $poll_oneoff (i32.const 600) (i32.const 660) (i32.const 1) (i32.const 8)))
                (local.set $i (i32.add (local.get $i) (i32.const 1)))
-               (br $next)))"#
+               (br $next)))"#,
+        pages = mib * 16,
+        end = 262144 + (mib << 20)
     );
     program(&body).replacen("(memory (export \"memory\")", imports, 1)
 }
