@@ -278,7 +278,8 @@ impl Stopped {
         loop {
             // The way to the names is each node's own.
             let left = Box::new([bodies::NAMES_HANDLE]);
-            match self.node.0.machine.depart(key, to, ticket, left, false) {
+            // Whoever follows a parent stays its child; others are the node's, and become the other node's.
+            match self.node.0.machine.depart(key, to, ticket, left, self.info.shares.is_some()) {
                 Ok(()) => break,
                 Err(DepartError::Undecided(_)) if Instant::now() < until => std::thread::sleep(STOP_INTERVAL),
                 // It was killed meanwhile.

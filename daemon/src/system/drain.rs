@@ -106,7 +106,7 @@ fn empty(inner: &Arc<Inner>) {
             inner.drainer.change(|emptying| emptying.stuck.clear());
         }
         round(inner, now);
-        if !is_told && inner.lending.is_owner_here() && guests(inner).all(|view| view.stay == Stay::Paused) {
+        if !is_told && inner.lending.is_owner_here() && movable(inner, now).is_empty() {
             is_told = true;
             tell_gone(inner);
         }
