@@ -88,6 +88,16 @@ pub enum Lends {
     OwnerHere,
 }
 
+impl Lends {
+    pub fn name(self) -> &'static str {
+        match self {
+            Lends::Always => "always",
+            Lends::OwnerAway => "owner-away",
+            Lends::OwnerHere => "owner-here",
+        }
+    }
+}
+
 /// For whom the machine is there that says this, and how that is with those who are on it.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct LendingView {
