@@ -53,7 +53,7 @@ pub async fn serve(directory: &str) -> Outcome {
     let made = rcgen::generate_simple_self_signed([NAME.to_string()])?;
     std::fs::write(Path::new(directory).join(CERTIFICATE), made.cert.pem())?;
     let identity = Identity::from_pem(made.cert.pem(), made.signing_key.serialize_pem());
-    // The server's own option reaches only sockets that it accepts itself; without it an answer of 4 KiB waits 40 ms for an acknowledgement.
+    // The option of the server reaches only sockets that it accepts itself; without it 4 KiB wait 40 ms for an acknowledgement.
     let incoming = TcpIncoming::bind("127.0.0.1:0".parse()?)?.with_nodelay(Some(true));
     let address = incoming.local_addr()?;
     let far = SizedServer::new(Far { most: Bytes::from(vec![7; ANSWER_BYTES_MAX]) });
