@@ -8,7 +8,7 @@
 //! take it. If it is a guest, it is stopped meanwhile, until the owner has gone.
 
 use super::place::Recent;
-use super::{Inner, NodeId, System, SystemError, ears};
+use super::{Inner, System, SystemError, ears};
 use crate::node::{DepartRefused, Kind, Pid, ProcessView, Stay};
 use crate::protocol::Stage;
 use serde::{Deserialize, Serialize};
