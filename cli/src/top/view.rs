@@ -176,13 +176,23 @@ fn node_lines(model: &Model, palette: Palette, area: Rect) -> Vec<Line<'static>>
     let shown = if nodes.len() > room { room.saturating_sub(1) } else { nodes.len() };
     let hidden = nodes.len() - shown;
     let width = nodes.iter().map(|line| line.name.chars().count()).max().unwrap_or(0).min(16);
-    let columns = usize::from(area.width).saturating_sub(width + 56).clamp(6, 30);
+    let noted = nodes.iter().map(|line| notes(line, sample.me, palette).iter().map(Span::width).sum::<usize>());
+    let columns = usize::from(area.width).saturating_sub(width + 50 + noted.max().unwrap_or(0)).clamp(6, 30);
     let mut lines: Vec<Line> =
         nodes[..shown].iter().map(|line| node_line(line, sample.me, width, columns, palette)).collect();
     if hidden > 0 && room > 0 {
         lines.push(Line::styled(format!("    and {hidden} more: una nodes"), palette.faint()));
     }
     lines
+}
+
+/// What there is to know about a node beside how busy it is.
+fn notes(line: &NodeLine, me: u16, palette: Palette) -> Vec<Span<'static>> {
+    let lends = line.facts.as_ref().filter(|_| line.state == NodeState::Up).and_then(nodes::lends);
+    let draining = line.draining.then(|| Span::styled("  draining", palette.of(Color::Yellow)));
+    let lends = lends.map(|lends| Span::styled(format!("  {lends}"), palette.of(Color::Magenta)));
+    let here = (line.number == me).then(|| Span::styled("  here", palette.faint()));
+    [draining, lends, here].into_iter().flatten().collect()
 }
 
 fn node_line(line: &NodeLine, me: u16, width: usize, columns: usize, palette: Palette) -> Line<'static> {
@@ -210,15 +220,7 @@ fn node_line(line: &NodeLine, me: u16, width: usize, columns: usize, palette: Pa
     };
     let style = if line.state == NodeState::Up { Style::new() } else { palette.of(Color::Red) };
     spans.push(Span::styled(said, style));
-    if line.draining {
-        spans.push(Span::styled("  draining", palette.of(Color::Yellow)));
-    }
-    if let Some(lends) = line.facts.as_ref().filter(|_| line.state == NodeState::Up).and_then(nodes::lends) {
-        spans.push(Span::styled(format!("  {lends}"), palette.of(Color::Magenta)));
-    }
-    if line.number == me {
-        spans.push(Span::styled("  here", palette.faint()));
-    }
+    spans.extend(notes(line, me, palette));
     Line::from(spans)
 }
 
