@@ -603,7 +603,7 @@ fn a_process_that_waits_for_a_message_uses_no_processor() {
     inhabited.house.program("works.wasm", &programs::counting(1000, 1_000_000));
     let cpu_ns = |pid: &str| inhabited.process(pid)["cpu_ns"].as_u64().unwrap();
     let waiting = inhabited.start(&["waits.wasm"]);
-    until("it to wait", || (inhabited.process(&waiting)["state"] == "waiting").then_some(()));
+    until("it to begin", || (inhabited.process(&waiting)["state"] != "starting").then_some(()));
     let before = cpu_ns(&waiting);
     let working = inhabited.start(&["works.wasm"]);
     inhabited.una(&["wait", &working]).expect(0, "");
