@@ -263,8 +263,8 @@ impl Stopped {
         Ok(self.process().save_without_pages(out, false)?)
     }
 
-    /// Its streams as they go with it, without what was sent ahead of it, and the processor time that it used, in nanoseconds. Who writes to
-    /// it waits from now on.
+    /// Its streams as they go with it, without what was sent ahead of it, and the processor time that it used, in nanoseconds. Who writes
+    /// to it waits from now on.
     pub fn streams(&mut self, ahead: u64) -> (Vec<u8>, u64) {
         let console = self.info.console.as_ref().expect("a program has streams");
         let contents = match self.info.shares {

@@ -132,7 +132,8 @@ impl System {
             let found = self.0.ask_where(pid.id(), silent).recv_timeout(FOUND_TIMEOUT);
             found.ok().flatten().map(|place| place.node)
         };
-        let found = find(None)?;
+        // Who is looked after is where its claim says, whatever was lost of what was told.
+        let found = find(None).or_else(|| self.0.claimed_on(pid))?;
         match found == self.0.me || self.0.directory.key_of(found).is_some_and(|key| self.0.wire.is_linked(key)) {
             true => Some(found),
             // It may have died a moment ago, and somebody have taken the process up.

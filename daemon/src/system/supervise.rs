@@ -50,6 +50,8 @@ pub const EVERY_MIN: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(20);
 /// A durable process is kept so seldom that this costs it at most 1 in so many of its time: 5 %.
 const COST_SHARE: u32 = 20;
+/// How long somebody who looks for a process that nobody knows waits for the coordinator.
+const LOCATE_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a checkpoint that failed.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
@@ -724,7 +726,17 @@ impl Inner {
         self.supervise.state().in_doubt = false;
     }
 
-    /// Somebody else has this process, as `claim` says: what runs here is not it any more, and whoever looks for it here goes on where it is.
+    /// The node on which a process lives for certain or nearly so, if somebody looks after it.
+    pub(super) fn claimed_on(&self, pid: Pid) -> Option<NodeId> {
+        let found = self.facts.range(Range::key(record::claim_key(pid)), Instant::now() + LOCATE_TIMEOUT).ok()?;
+        let record = found.records.first()?;
+        match Claim::read(&record.key, &record.value)?.1.place {
+            Place::At { node, .. } => Some(NodeId(node)),
+            Place::Ended { .. } => None,
+        }
+    }
+
+    /// Somebody else has this process, as `claim` says: what runs here is not it any more, and who looks for it here goes where it is.
     fn fence(&self, node: &Node, pid: Pid, claim: Option<Claim>) {
         let to = claim.and_then(|claim| match claim.place {
             Place::At { node, .. } | Place::Ended { node, .. } if NodeId(node) != self.me => {
