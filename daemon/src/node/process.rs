@@ -2,6 +2,7 @@
 
 use super::console::Console;
 use super::guest::{Loan, ProcessClock};
+use super::harbour::Harbour;
 use super::machine::{Used, time_since};
 use super::view::{End, Kind, Lineage, MountOrder, Pid, ProcessLimits, Stdio};
 use abi::ids::{HandleId, NodeId, Time};
@@ -52,6 +53,8 @@ pub(crate) struct Info {
     stopper: Mutex<Option<Stopper>>,
     /// What it was told, of a durable one.
     pub tape: Option<Tape>,
+    /// Its ports, of a durable one that may have some.
+    pub harbour: Option<Harbour>,
     pub began: Instant,
     stopped: AtomicBool,
     /// It was stopped, and is lent: when it comes back it is to be stopped again, unless somebody lets it go on meanwhile.
@@ -92,13 +95,16 @@ pub(crate) struct Facts {
     pub key: Arc<OnceLock<Key<Process>>>,
     pub stopper: Option<Stopper>,
     pub tape: Option<Tape>,
+    pub harbour: Option<Harbour>,
     pub began: Instant,
 }
 
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
         let Facts { name, args, program, kind, console, is_console_shared, usage, time, mounts, .. } = facts;
-        let Facts { limits, stdio, started_ms, moves, incarnation, memories, key, stopper, tape, began, .. } = facts;
+        let Facts {
+            limits, stdio, started_ms, moves, incarnation, memories, key, stopper, tape, harbour, began, ..
+        } = facts;
         Arc::new(Info {
             pid: OnceLock::new(),
             name,
@@ -124,6 +130,7 @@ impl Info {
             handle: OnceLock::new(),
             stopper: Mutex::new(stopper),
             tape,
+            harbour,
             began,
             stopped: AtomicBool::new(false),
             stops_again: Mutex::new(false),
@@ -208,6 +215,9 @@ impl Info {
     pub fn end(&self, exit: Exit) {
         self.stopper.lock().expect("no code panics while it holds this lock").take();
         let mut fate = self.fate();
+        if let Some(harbour) = &self.harbour {
+            harbour.end();
+        }
         // Nobody is lent what has ended.
         fate.loan = None;
         let cause = fate.cause.take();
