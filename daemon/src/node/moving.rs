@@ -138,7 +138,7 @@ impl Node {
     pub fn memories(&self, pid: Pid) -> Result<Memories, FreezeRefused> {
         let info = self.find(pid)?;
         wait_whole(pid, &info)?;
-        Ok(info.memories().expect("a program has memories"))
+        Ok(info.memories().ok_or(ControlRefused::Ended(pid))?)
     }
 
     /// It lives there from now on: whoever looks for it here, or follows its streams, goes on there.

@@ -37,7 +37,7 @@ pub(crate) struct Info {
     pub time: Arc<Used>,
     pub mounts: Vec<MountOrder>,
     pub incarnation: u32,
-    /// Of a program: for whoever follows its pages.
+    /// Of a program: for whoever follows its pages. Taken away at the end, as they keep memory of the process.
     memories: Mutex<Option<Memories>>,
     /// What of its memory is still where it came from.
     pub missing: OnceLock<Missing>,
@@ -161,7 +161,7 @@ impl Info {
         self.usage.lock().expect("no code panics while it holds this lock").clone()
     }
 
-    /// Of a program: for whoever follows its pages.
+    /// Of a program that has not ended: for whoever follows its pages.
     pub fn memories(&self) -> Option<Memories> {
         self.memories.lock().expect("no code panics while it holds this lock").clone()
     }
@@ -211,9 +211,17 @@ impl Info {
         }
     }
 
+    /// What its memory is held by is let go, though it is remembered.
+    fn release(&self) {
+        let poisoned = "no code panics while it holds this lock";
+        self.stopper.lock().expect(poisoned).take();
+        self.memories.lock().expect(poisoned).take();
+        self.coming.lock().expect(poisoned).take();
+    }
+
     /// The process has ended, as the kernel says.
     pub fn end(&self, exit: Exit) {
-        self.stopper.lock().expect("no code panics while it holds this lock").take();
+        self.release();
         let mut fate = self.fate();
         if let Some(harbour) = &self.harbour {
             harbour.end();
@@ -253,7 +261,7 @@ impl Info {
 
     /// It goes on there.
     pub fn set_moved(&self, to: NodeId) {
-        self.stopper.lock().expect("no code panics while it holds this lock").take();
+        self.release();
         self.fate().moved = Some(to);
         if let Some(console) = &self.console {
             console.moved(to);
@@ -266,7 +274,9 @@ impl Info {
 #[derive(Default)]
 pub(crate) struct Processes {
     live: BTreeMap<Pid, Arc<Info>>,
-    ended: VecDeque<Arc<Info>>,
+    ended: BTreeMap<Pid, Arc<Info>>,
+    /// The same, in the order in which they ended.
+    ended_order: VecDeque<Pid>,
     /// Those that moved from here last.
     moved: VecDeque<(Pid, NodeId)>,
 }
@@ -276,12 +286,14 @@ impl Processes {
         let set = info.pid.set(pid);
         assert!(set.is_ok(), "a process has one pid");
         // It goes on; how it ended before is past.
-        self.ended.retain(|ended| ended.pid.get() != Some(&pid));
+        if self.ended.remove(&pid).is_some() {
+            self.ended_order.retain(|ended| *ended != pid);
+        }
         self.live.insert(pid, info);
     }
 
     pub fn find(&self, pid: Pid) -> Option<&Arc<Info>> {
-        self.live.get(&pid).or_else(|| self.ended.iter().rev().find(|info| info.pid.get() == Some(&pid)))
+        self.live.get(&pid).or_else(|| self.ended.get(&pid))
     }
 
     pub fn find_live(&self, pid: Pid) -> Option<&Arc<Info>> {
@@ -305,7 +317,7 @@ impl Processes {
     }
 
     pub fn ended(&self) -> impl Iterator<Item = &Arc<Info>> {
-        self.ended.iter()
+        self.ended_order.iter().filter_map(|pid| self.ended.get(pid))
     }
 
     pub fn remove(&mut self, pid: Pid) -> Option<Arc<Info>> {
@@ -315,8 +327,12 @@ impl Processes {
     /// Keeps it among those that ended, and says which is forgotten for it.
     pub fn retire(&mut self, pid: Pid) -> Option<(Arc<Info>, Option<Pid>)> {
         let info = self.live.remove(&pid)?;
-        let oldest = if self.ended.len() == ENDED_MAX { self.ended.pop_front() } else { None };
-        self.ended.push_back(info.clone());
-        Some((info, oldest.and_then(|info| info.pid.get().copied())))
+        let oldest = if self.ended_order.len() == ENDED_MAX { self.ended_order.pop_front() } else { None };
+        if let Some(oldest) = oldest {
+            self.ended.remove(&oldest);
+        }
+        self.ended.insert(pid, info.clone());
+        self.ended_order.push_back(pid);
+        Some((info, oldest))
     }
 }

@@ -3,8 +3,7 @@
 use crate::{ANSWER_BYTES_MAX, Asker, Outcome, REQUEST_BYTES};
 use bytes::Bytes;
 use std::path::Path;
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig};
 use tonic::{Response, Status};
 
@@ -54,14 +53,14 @@ pub async fn serve(directory: &str) -> Outcome {
     let made = rcgen::generate_simple_self_signed([NAME.to_string()])?;
     std::fs::write(Path::new(directory).join(CERTIFICATE), made.cert.pem())?;
     let identity = Identity::from_pem(made.cert.pem(), made.signing_key.serialize_pem());
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
+    // The option of the server reaches only sockets that it accepts itself; without it 4 KiB wait 40 ms for an acknowledgement.
+    let incoming = TcpIncoming::bind("127.0.0.1:0".parse()?)?.with_nodelay(Some(true));
+    let address = incoming.local_addr()?;
     let far = SizedServer::new(Far { most: Bytes::from(vec![7; ANSWER_BYTES_MAX]) });
     let server = Server::builder()
         .tls_config(ServerTlsConfig::new().identity(identity))?
-        .tcp_nodelay(true)
         .add_service(far)
-        .serve_with_incoming(TcpListenerStream::new(listener));
+        .serve_with_incoming(incoming);
     println!("{address}");
     tokio::select! {
         ended = server => Ok(ended?),

@@ -7,11 +7,14 @@ use crate::Outcome;
 use crate::step::{cargo, output};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 /// For whatever says where it listens.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// For an answer, on a machine however busy: then the comparison has a fault, and it is said whose.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Some have others to end.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 const RAY: &str = "ray==2.60.0";
@@ -21,7 +24,7 @@ pub struct Peer {
     pub name: &'static str,
     near: Child,
     questions: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
+    answers: Receiver<std::io::Result<String>>,
     _others: Vec<Far>,
     server: Option<Server>,
 }
@@ -42,17 +45,25 @@ impl Peer {
         let started = near.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut near = started.map_err(|error| format!("cannot start {near:?}: {error}"))?;
         let questions = near.stdin.take();
-        let answers = BufReader::new(near.stdout.take().ok_or("a pipe was asked for")?);
+        let lines = BufReader::new(near.stdout.take().ok_or("a pipe was asked for")?).lines();
+        // A question has one answer, so nothing piles up; the thread ends with the peer.
+        let (said, answers) = sync_channel(1);
+        std::thread::spawn(move || lines.into_iter().all(|line| said.send(line).is_ok()));
         Ok(Peer { name, near, questions, answers, _others: others, server: None })
     }
 
     pub fn ask(&mut self, line: &str) -> Outcome<String> {
         // One that has ended may have said why.
         let asked = writeln!(self.questions.as_mut().ok_or("a pipe was asked for")?, "{line}");
-        let mut answer = String::new();
-        if self.answers.read_line(&mut answer)? == 0 {
-            return Err(format!("{} ended instead of an answer to `{line}`", self.name).into());
-        }
+        let answer = match self.answers.recv_timeout(ANSWER_TIMEOUT) {
+            Ok(answer) => answer?,
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(format!("{} does not answer to `{line}`", self.name).into());
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(format!("{} ended instead of an answer to `{line}`", self.name).into());
+            }
+        };
         asked.map_err(|_| format!("{} ended and said `{}`", self.name, answer.trim()))?;
         Ok(answer.trim_end().into())
     }
