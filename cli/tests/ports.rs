@@ -122,9 +122,9 @@ fn kill_and_wait(computer: &Computer, pid: &str, home: usize) -> usize {
 fn each_call_of_a_durable_server_counts_once() {
     let computer = computer();
     let server = durable(&computer, "b", &["serve", "box"], "ready\n");
-    let mut one = Client::start(&computer, &["call", "box", "1", "1000", "15"]);
-    let mut two = Client::start(&computer, &["call", "box", "2", "400", "35"]);
-    let mut three = Client::start(&computer, &["send", "box", "3", "400", "35"]);
+    let mut one = Client::start(&computer, &["call", "box", "1", "600", "15"]);
+    let mut two = Client::start(&computer, &["call", "box", "2", "250", "35"]);
+    let mut three = Client::start(&computer, &["send", "box", "3", "250", "35"]);
     let mut home = 1;
     for round in 0..6 {
         one.advance(20 + 7 * round);
@@ -139,13 +139,15 @@ fn each_call_of_a_durable_server_counts_once() {
             home = kill_and_wait(&computer, &server, home);
         }
     }
-    one.finish(1000);
-    two.finish(400);
-    three.finish(400);
-    end(&computer, &server, "box", &[(1, 1000), (2, 400), (3, 400)]);
-    // Its name is free again.
-    let other = durable(&computer, "c", &["serve", "box"], "ready\n");
-    computer.on(0, &["kill", &other]).expect(0, "");
+    one.finish(600);
+    two.finish(250);
+    three.finish(250);
+    end(&computer, &server, "box", &[(1, 600), (2, 250), (3, 250)]);
+    // Its name is free again, for anybody.
+    let mut other = computer.nodes[0].start(&["run", "--on", "a", "durable.wasm", "serve", "box"]);
+    other.expect_line("ready");
+    computer.on(0, &["run", "--on", "a", "durable.wasm", "end", "box"]).expect(0, "0\n");
+    assert_eq!(other.end().status, 0);
 }
 
 /// A node that slept past its lease counts for nothing when it wakes.

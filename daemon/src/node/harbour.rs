@@ -460,6 +460,8 @@ impl Shared {
                 _ => {}
             }
             if state.phase == Phase::Gone {
+                // Processes that have ended are remembered for a while.
+                *state = State { phase: Phase::Gone, ..State::default() };
                 break;
             }
             if has_work {
