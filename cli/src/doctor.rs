@@ -6,6 +6,7 @@ use crate::{directories, freeze, print};
 use clap::Args;
 use daemon::protocol::client::{ConnectError, Connection};
 use daemon::protocol::{Reply, Request};
+use drivers::presence::Sources;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -66,7 +67,7 @@ fn fail(found: impl Into<String>, advice: impl Into<String>) -> Finding {
 type Look = fn() -> Finding;
 
 /// In the order in which they are told: what all else rests on comes first.
-const CHECKS: [(&str, Look); 13] = [
+const CHECKS: [(&str, Look); 14] = [
     ("kernel", kernel),
     ("processor", processor),
     ("memory", memory),
@@ -79,6 +80,7 @@ const CHECKS: [(&str, Look); 13] = [
     ("pagemap scan", pagemap_scan),
     ("fuse", fuse),
     ("cgroup", cgroup),
+    ("owner", owner),
     ("daemon", daemon_runs),
 ];
 
@@ -327,6 +329,28 @@ fn cgroup() -> Finding {
     }
 }
 
+/// Whether it can be seen that somebody uses this machine, which it takes to lend it while idle.
+fn owner() -> Finding {
+    judge_owner(drivers::presence::Machine::new().sources())
+}
+
+fn judge_owner(sources: Sources) -> Finding {
+    let Sources { terminals, hands, work } = sources;
+    let found = format!("{terminals} terminals, {hands} keyboards and mice");
+    match (terminals + hands, work) {
+        (0, false) => warn(
+            "nothing is seen of them",
+            "with una up --lend idle this machine would be lent although its owner is there",
+        ),
+        (0, true) => warn(
+            "only work is seen, no terminal, keyboard or mouse",
+            "with una up --lend idle an owner would be seen only by what their machine computes",
+        ),
+        (_, false) => warn(found, "/proc/stat cannot be read: work of the owner's is no sign for una up --lend idle"),
+        (_, true) => fine(format!("{found}, and work: una up --lend idle would see them")),
+    }
+}
+
 fn daemon_runs() -> Finding {
     let data = match directories::node() {
         Ok(data) => data,
@@ -370,6 +394,16 @@ mod tests {
         assert_eq!(verdict("5.10.0-21-amd64"), Verdict::Warn);
         assert_eq!(verdict("4.19.1"), Verdict::Fail);
         assert_eq!(verdict("what"), Verdict::Fail);
+    }
+
+    #[test]
+    fn whether_an_owner_would_be_seen_is_told() {
+        let verdict = |terminals, hands, work| judge_owner(Sources { terminals, hands, work }).0;
+        assert_eq!(verdict(1, 0, true), Verdict::Ok);
+        assert_eq!(verdict(0, 2, true), Verdict::Ok);
+        assert_eq!(verdict(0, 0, true), Verdict::Warn);
+        assert_eq!(verdict(3, 1, false), Verdict::Warn);
+        assert_eq!(verdict(0, 0, false), Verdict::Warn);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod grants;
 mod image_file;
 mod inspect;
 mod job;
+mod lend;
 mod limits;
 mod man;
 mod mounts;
@@ -70,6 +71,7 @@ enum Command {
     Nodes(nodes::Nodes),
     Status(nodes::Status),
     Drain(moving::Drain),
+    Lend(lend::LendCommand),
     Remove(nodes::Remove),
     Leave(nodes::Leave),
     Run(run::Run),
@@ -122,6 +124,7 @@ fn main() -> ExitCode {
         Command::Nodes(command) => command.execute(),
         Command::Status(command) => command.execute(),
         Command::Drain(command) => command.execute(),
+        Command::Lend(command) => command.execute(),
         Command::Remove(command) => command.execute(),
         Command::Leave(command) => command.execute(),
         Command::Run(command) => command.execute(),

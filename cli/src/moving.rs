@@ -2,13 +2,11 @@
 //! does it.
 
 use crate::failure::{Failure, Result, status};
+use crate::progress::{Bar, Scale};
 use crate::{freeze, node};
 use clap::Args;
 use daemon::node::Pid;
 use daemon::protocol::{MoveView, Reply, Request, Stage};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
-use std::time::{Duration, Instant};
 
 /// Move a running process to another node
 ///
@@ -35,9 +33,9 @@ impl Move {
 
     pub fn execute(self) -> Result<u8> {
         let Move { pid, to, json } = self;
-        let mut bar = Bar::new(format!("moving {pid} to {to}"));
-        let moved = go(pid, &to, |stage| bar.tell(stage))?;
-        drop(bar);
+        let mut telling = Telling { name: format!("moving {pid} to {to}"), bar: Bar::new(Scale::Bytes) };
+        let moved = go(pid, &to, |stage| telling.tell(stage))?;
+        drop(telling);
         match json {
             true => {
                 let text = serde_json::to_string_pretty(&serde_json::json!({ "schema": "una.move/1", "move": moved }));
@@ -95,22 +93,13 @@ pub fn time(us: u64) -> String {
     }
 }
 
-/// To people only: on a terminal, and only if they have waited already.
-struct Bar {
+/// How far a move is, on a bar.
+struct Telling {
     name: String,
-    start: Instant,
-    bar: Option<ProgressBar>,
+    bar: Bar,
 }
 
-const PATIENCE: Duration = Duration::from_millis(200);
-const BYTES: &str = "{msg} {wide_bar} {bytes} of {total_bytes}  {elapsed}";
-const PROCESSES: &str = "{msg} {wide_bar} {pos} of {len} processes  {elapsed}";
-
-impl Bar {
-    fn new(name: String) -> Bar {
-        Bar { name, start: Instant::now(), bar: None }
-    }
-
+impl Telling {
     fn tell(&mut self, stage: Stage) {
         match stage {
             Stage::Preparing => self.show("getting its program ready there", 0, 0),
@@ -127,34 +116,7 @@ impl Bar {
     }
 
     fn show(&mut self, doing: &str, done: u64, total: u64) {
-        self.draw(BYTES, format!("{}: {doing}", self.name), done, total);
-    }
-
-    fn count(&mut self, done: u64, total: u64) {
-        self.draw(PROCESSES, self.name.clone(), done, total);
-    }
-
-    fn draw(&mut self, template: &str, message: String, done: u64, total: u64) {
-        if !std::io::stderr().is_terminal() || (self.bar.is_none() && self.start.elapsed() < PATIENCE) {
-            return;
-        }
-        let bar = self.bar.get_or_insert_with(|| {
-            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template(template);
-            bar.set_style(style.expect("the template is right: a test draws it").progress_chars("━━ "));
-            bar
-        });
-        bar.set_message(message);
-        bar.set_length(total);
-        bar.set_position(done);
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.bar.draw(format!("{}: {doing}", self.name), done, total);
     }
 }
 
@@ -184,10 +146,10 @@ impl Drain {
         let mut connection = node::connect()?;
         connection.send(&Request::Emptied { node: name.clone() }).map_err(node::failed)?;
         connection.be_patient().map_err(|error| Failure::new(status::FAILED, "cannot wait").because(error))?;
-        let mut bar = Bar::new(format!("emptying {name}"));
+        let mut bar = Bar::new(Scale::Processes);
         loop {
             match connection.reply().map_err(node::failed)? {
-                Reply::Emptying { moved, left } => bar.count(moved, moved + left),
+                Reply::Emptying { moved, left } => bar.draw(format!("emptying {name}"), moved, moved + left),
                 Reply::Emptied { moved, stuck, through } => {
                     drop(bar);
                     return tell_emptied(&name, moved, &stuck, through);
@@ -243,12 +205,5 @@ mod tests {
         );
         let again = MoveView { lost: vec!["the way to box was lost".into()], ..moved };
         assert_eq!(describe(&again, "box"), line + "\ntried again, since the way to box was lost");
-    }
-
-    #[test]
-    fn bars_can_be_drawn() {
-        for template in [BYTES, PROCESSES] {
-            assert!(ProgressStyle::with_template(template).is_ok());
-        }
     }
 }

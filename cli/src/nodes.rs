@@ -3,11 +3,12 @@
 
 use crate::failure::{Failure, Result, printable, quoted, status};
 use crate::program::EngineArgument;
-use crate::{directories, freeze, limits, node, print, up};
+use crate::{directories, freeze, lend, limits, node, print, up};
 use clap::{Args, Subcommand};
 use daemon::node::Pid;
 use daemon::protocol::{Reply, Request, place};
-use daemon::system::view::{EventView, NodeLine, NodeState, Role, SystemView, WhyView};
+use daemon::system::lend::Lend;
+use daemon::system::view::{EventView, Lends, NodeLine, NodeState, Role, SystemView, WhyView};
 use daemon::system::{self, JoinError};
 use serde::Serialize;
 use std::io::IsTerminal;
@@ -86,7 +87,18 @@ fn node_state(line: &NodeLine) -> String {
         NodeState::Down => "down",
         NodeState::Left => "ended",
     };
-    if line.draining { format!("{state}, draining") } else { state.into() }
+    let lends = line.facts.as_ref().filter(|_| line.state == NodeState::Up).and_then(lends);
+    let draining = line.draining.then_some("draining");
+    [Some(state), draining, lends].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// How a machine is lent that has its times, in a word or two.
+pub fn lends(facts: &system::view::Facts) -> Option<&'static str> {
+    match facts.lends {
+        Lends::Always => None,
+        Lends::OwnerAway => Some("lent"),
+        Lends::OwnerHere => Some("owner there"),
+    }
 }
 
 fn role(role: Role) -> &'static str {
@@ -182,6 +194,9 @@ fn describe(view: &SystemView, colours: bool) -> String {
         }
         text.push('\n');
     }
+    if view.lending.lend != Lend::Always {
+        text += &format!("lent     {}\n", lend::describe(&view.lending).replace('\n', "\n       "));
+    }
     for complaint in &view.complaints {
         text += &format!("{} {}\n", paint("33", "look".into()), printable(complaint));
     }
@@ -238,6 +253,10 @@ pub struct Join {
     #[arg(long, value_name = "COUNT")]
     workers: Option<u16>,
 
+    /// When this machine runs what others want to run: always, idle, or idle:10m (una lend --help)
+    #[arg(long, value_name = "WHEN", value_parser = lend::terms)]
+    lend: Option<Lend>,
+
     /// What executes programs
     #[arg(long, value_enum, default_value = "native")]
     engine: EngineArgument,
@@ -265,7 +284,7 @@ impl Join {
                 quoted(&aside.to_string_lossy())
             ))?;
         }
-        up::Up::after_join(!self.foreground, self.listen, self.workers, self.engine).execute()
+        up::Up::after_join(!self.foreground, self.listen, self.workers, self.engine, self.lend).execute()
     }
 }
 

@@ -146,7 +146,7 @@ fn read_bytes(path: &Path) -> std::io::Result<Arc<[u8]>> {
 
 pub fn load(engine: &Engine, wasm: Arc<[u8]>, path: &Path, freezing: Freezing) -> Result<Program> {
     let shown = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-    let mut bar = progress::Bar::new(&shown);
+    let mut bar = progress::Loading::new(&shown);
     let mut tell = |progress| bar.tell(progress);
     let loaded = match freezing {
         Freezing::Possible => engine.load(wasm, &mut tell),

@@ -4,7 +4,7 @@ use crate::control::{self, Description, Reply, Request};
 use crate::failure::{Result, printable, quoted};
 use crate::{freeze, node, print};
 use clap::Args;
-use daemon::node::{End, Kind, MountOrder, Pid, ProcessView, State, Waits};
+use daemon::node::{End, Kind, MountOrder, Pid, ProcessView, State, Stay, Waits};
 use daemon::protocol;
 use drivers::clock::now_ms;
 use serde::Serialize;
@@ -86,6 +86,8 @@ pub struct InNode {
     incarnation: u32,
     /// Of which process it is a clone.
     forked_from: Option<Pid>,
+    /// What it is to the owner of the machine that it is on.
+    stay: Stay,
 }
 
 impl From<ProcessView> for InNode {
@@ -117,6 +119,7 @@ impl From<ProcessView> for InNode {
             mounts: view.mounts,
             incarnation: view.incarnation,
             forked_from: view.lineage.from,
+            stay: view.stay,
         }
     }
 }
@@ -135,12 +138,13 @@ fn waits_for(waits: Waits) -> &'static str {
 }
 
 /// How a process is, in a word or two.
-pub fn describe_state(state: &State) -> String {
-    match state {
+pub fn describe_state(view: &ProcessView) -> String {
+    match &view.state {
         State::Starting => "starting".into(),
         State::Ready => "ready".into(),
         State::Running => "running".into(),
         State::Waiting(waits) => waits_for(*waits).into(),
+        State::Stopped if view.stay == Stay::Paused => "paused".into(),
         State::Stopped => "stopped".into(),
         State::Ended(end) => node::describe_end(end),
     }
@@ -223,9 +227,9 @@ fn node_row(view: &ProcessView) -> Row {
         format!("n{}", view.node),
         view.name.clone(),
         match view.incarnation {
-            0 => describe_state(&view.state),
-            1 => format!("{}, begun again", describe_state(&view.state)),
-            times => format!("{}, begun again {times} times", describe_state(&view.state)),
+            0 => describe_state(view),
+            1 => format!("{}, begun again", describe_state(view)),
+            times => format!("{}, begun again {times} times", describe_state(view)),
         },
         duration(now_ms().saturating_sub(view.started_ms)),
         cpu(view.cpu_ns),

@@ -44,7 +44,7 @@ pub fn started(
 ) -> Result<Pid> {
     let mut image = image;
     let shown = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-    let mut bar = progress::Bar::new(&shown);
+    let mut bar = progress::Loading::new(&shown);
     loop {
         match connection.reply() {
             Ok(Reply::ProgramWanted) => {

@@ -2,12 +2,13 @@
 
 use crate::failure::{Failure, Result, quoted, status};
 use crate::program::EngineArgument;
-use crate::{directories, node, print};
+use crate::{directories, lend, node, print};
 use clap::Args;
 use daemon::node::{Node, NodeError, NodeOptions};
 use daemon::protocol::place::{self, ClaimError, Holder};
 use daemon::protocol::{Reply, Request};
 use daemon::server::Server;
+use daemon::system::lend::Lend;
 use daemon::system::{self, RecordError, StartError, System, SystemOptions};
 use drivers::wire::WireError;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -53,6 +54,11 @@ pub struct Up {
     #[arg(long)]
     name: Option<String>,
 
+    /// When this machine runs what others want to run: always, or idle, or idle:10m: while its owner has been away for so long; as it was said
+    /// last if not given, and always at first
+    #[arg(long, value_name = "WHEN", value_parser = lend::terms)]
+    lend: Option<Lend>,
+
     /// This process was started by `una up -d`
     #[arg(long, hide = true)]
     in_background: bool,
@@ -73,8 +79,10 @@ const KNOWN_PATIENCE: Duration = Duration::from_secs(20);
 
 impl Up {
     /// For a machine that has just joined.
-    pub fn after_join(detach: bool, listen: SocketAddr, workers: Option<u16>, engine: EngineArgument) -> Up {
-        Up { detach, workers, engine, listen, alone: false, name: None, in_background: false }
+    pub fn after_join(
+        detach: bool, listen: SocketAddr, workers: Option<u16>, engine: EngineArgument, lend: Option<Lend>,
+    ) -> Up {
+        Up { detach, workers, engine, listen, alone: false, name: None, lend, in_background: false }
     }
 
     pub fn execute(self) -> Result<u8> {
@@ -114,6 +122,7 @@ impl Up {
             library: library.clone(),
             listen: (!self.alone).then_some(self.listen),
             name: self.name.clone().unwrap_or_else(drivers::host::name),
+            lend: self.lend,
         };
         let system = System::start(&system).map_err(|error| not_in_system(error, &data))?;
         let options = NodeOptions {
@@ -216,6 +225,9 @@ impl Up {
         command.args(["--engine", self.engine.name()]);
         if let Some(name) = &self.name {
             command.arg("--name").arg(name);
+        }
+        if let Some(lend) = self.lend {
+            command.args(["--lend", &lend::argument(lend)]);
         }
         match self.alone {
             true => command.arg("--alone"),

@@ -594,3 +594,21 @@ fn a_thousand_processes_echo_at_once() {
     }
     at.una(&["down"]).expect(0, "una is down\n");
 }
+
+/// As long as another one computes.
+#[test]
+fn a_process_that_waits_for_a_message_uses_no_processor() {
+    let inhabited = Inhabited::new();
+    inhabited.house.program("waits.wasm", &programs::showing(programs::PORT, "quiet"));
+    inhabited.house.program("works.wasm", &programs::counting(1000, 1_000_000));
+    let cpu_ns = |pid: &str| inhabited.process(pid)["cpu_ns"].as_u64().unwrap();
+    let waiting = inhabited.start(&["waits.wasm"]);
+    until("it to wait", || (inhabited.process(&waiting)["state"] == "waiting").then_some(()));
+    let before = cpu_ns(&waiting);
+    let working = inhabited.start(&["works.wasm"]);
+    inhabited.una(&["wait", &working]).expect(0, "");
+    let (waited, worked) = (cpu_ns(&waiting) - before, cpu_ns(&working));
+    assert!(waited * 20 < worked, "it used {waited} ns of the processor while another one used {worked} ns");
+    inhabited.una(&["send", "quiet", "now"]).expect(0, "");
+    until("the message", || (inhabited.una(&["logs", &waiting]).out == "now").then_some(()));
+}

@@ -93,6 +93,54 @@ fn input_waits_and_ends_follow_a_process() {
     assert_eq!(waiting.end().status, 137);
 }
 
+/// What they print is one log, in which nothing is lost or doubled: each waits, when it writes, until it is where its parent is.
+#[test]
+fn children_go_where_their_parent_goes_and_write_where_it_writes() {
+    const CHILD: u32 = 1_000_000;
+    let computer = Computer::of(3);
+    for node in &computer.nodes {
+        node.program("family.wasm", &programs::family());
+    }
+    let mut running = computer.nodes[0].start(&["run", "--on", "a", "--name", "parent", "family.wasm"]);
+    let mut printed = vec![];
+    let mut more_of_both = |running: &mut Running| {
+        let (mut parent, mut child) = (0, 0);
+        while parent < 20 || child < 20 {
+            let number: u32 = running.line().parse().unwrap();
+            if number < CHILD {
+                parent += 1
+            } else {
+                child += 1
+            }
+            printed.push(number);
+        }
+    };
+    more_of_both(&mut running);
+    let (parent, child) = (pid_of(&computer, "parent"), pid_of(&computer, "child"));
+    computer.on(1, &["move", &child, "b"]).expect_error(1, &["goes where that goes", &format!("una move {parent}")]);
+    for (round, to) in ["b", "c", "a", "c"].into_iter().enumerate() {
+        computer.on(round % 3, &["move", &parent, to]).expect_out(0, &["runs on"]);
+        let number = u64::from(to.as_bytes()[0] - b'a') + 1;
+        for pid in [&parent, &child] {
+            until("both to be there", || (node_of(&computer, 1, pid) == number).then_some(()));
+        }
+        more_of_both(&mut running);
+    }
+    computer.on(0, &["drain", "c"]).expect_out(0, &["c is empty"]);
+    assert_ne!(node_of(&computer, 0, &parent), 3);
+    assert_eq!(node_of(&computer, 0, &parent), node_of(&computer, 0, &child));
+    more_of_both(&mut running);
+    computer.on(0, &["kill", &parent]).expect(0, "");
+    let end = running.end();
+    assert_eq!(end.status, 137, "{}", end.err);
+    // The last line may have been cut off with its process.
+    let whole = end.out.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    printed.extend(numbers(whole));
+    let (child, parent): (Vec<u32>, Vec<u32>) = printed.into_iter().partition(|number| *number >= CHILD);
+    assert_eq!(parent, (0..parent.len() as u32).collect::<Vec<u32>>());
+    assert_eq!(child, (CHILD..CHILD + child.len() as u32).collect::<Vec<u32>>());
+}
+
 #[test]
 fn what_cannot_move_is_refused_with_the_reason_and_runs_on() {
     let computer = Computer::of(2);

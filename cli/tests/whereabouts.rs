@@ -38,6 +38,7 @@ impl Nodes {
                 system::join(&data, &ticket, &format!("n-{number}")).unwrap();
             }
             let options = SystemOptions {
+                lend: None,
                 data,
                 library: home.path().join("programs"),
                 listen: Some("127.0.0.1:0".parse().unwrap()),

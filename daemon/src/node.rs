@@ -35,7 +35,7 @@ pub use seekers::{Fetched, Home, Registry, Tide};
 pub use system_files::{ForkOrder, Forked, OtherNode, Others};
 pub use view::{
     ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, Lineage, MountOrder, NodeError, NodeView,
-    NotPid, Order, Pid, PortError, ProcessLimits, ProcessView, RunRefused, State, Stdio, ThawOrder, Waits,
+    NotPid, Order, Pid, PortError, ProcessLimits, ProcessView, RunRefused, State, Stay, Stdio, ThawOrder, Waits,
 };
 
 use crate::files::{Lasting, Shared, Tree};
@@ -69,6 +69,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -501,6 +502,7 @@ impl Node {
             mounts: info.mounts.clone(),
             incarnation: info.incarnation,
             lineage: info.lineage().clone(),
+            stay: info.stay(),
         }
     }
 
@@ -550,8 +552,16 @@ impl Node {
 
     /// Keeps a process from running, until [`Node::cont`].
     pub fn stop(&self, pid: Pid) -> Result<(), ControlRefused> {
+        let known = self.find(pid)?;
+        let _held = known.stops_again();
+        self.stop_now(pid)
+    }
+
+    fn stop_now(&self, pid: Pid) -> Result<(), ControlRefused> {
         let info = self.control(pid, |process| SystemCall::Hold { process })?;
         info.set_stopped(true);
+        // Whatever was the reason before: somebody wants it to be stopped now.
+        info.set_paused(false);
         Ok(())
     }
 
@@ -560,13 +570,52 @@ impl Node {
         // Also who is lent and was stopped before goes on when he comes back.
         let mut stops_again = known.stops_again();
         *stops_again = false;
+        if known.is_paused() {
+            // Somebody wants it to run here, whoever sits at the machine.
+            known.guest.store(false, Ordering::Relaxed);
+        }
         self.go_on_now(pid)
     }
 
     fn go_on_now(&self, pid: Pid) -> Result<(), ControlRefused> {
         let info = self.control(pid, |process| SystemCall::Release { process })?;
         info.set_stopped(false);
+        info.set_paused(false);
         Ok(())
+    }
+
+    /// Stops a guest until [`Node::unpause`], unless somebody else has stopped it. Says whether it did.
+    pub fn pause(&self, pid: Pid) -> Result<bool, ControlRefused> {
+        let known = self.find(pid)?;
+        let _held = known.stops_again();
+        if known.is_stopped() {
+            return Ok(false);
+        }
+        self.stop_now(pid)?;
+        known.set_paused(true);
+        Ok(true)
+    }
+
+    /// Lets a guest that was paused go on. Says whether it was.
+    pub fn unpause(&self, pid: Pid) -> Result<bool, ControlRefused> {
+        let known = self.find(pid)?;
+        let _held = known.stops_again();
+        let was_paused = known.is_paused();
+        if was_paused {
+            self.go_on_now(pid)?;
+        }
+        Ok(was_paused)
+    }
+
+    /// The system put this process on this machine, and may put it elsewhere when the machine's owner returns.
+    pub fn set_guest(&self, pid: Pid) {
+        if let Ok(info) = self.find(pid) {
+            info.guest.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub fn is_guest(&self, pid: Pid) -> bool {
+        self.find(pid).is_ok_and(|info| info.stay() != Stay::Wanted)
     }
 
     /// How a process ended, if it does within the time.
@@ -972,7 +1021,7 @@ impl Inner {
             },
             rest: Rest {
                 output,
-                is_shared: false,
+                shares: None,
                 usage,
                 time,
                 tape,
@@ -980,6 +1029,7 @@ impl Inner {
                 key,
                 known,
                 lineage: Lineage::default(),
+                guest: Arc::default(),
             },
         })
     }
@@ -987,14 +1037,14 @@ impl Inner {
     fn info(&self, program: &engine::Program, process: &mut engine::Process, common: Common, rest: Rest) -> Arc<Info> {
         self.remember(program);
         let Common { name, args, mounts, limits, stdio, started_ms, moves, again } = common;
-        let Rest { output, is_shared, usage, time, tape, harbour, key, known, lineage } = rest;
+        let Rest { output, shares, usage, time, tape, harbour, key, known, lineage, guest } = rest;
         let info = Info::new(Facts {
             name,
             args,
             program: program.hash().to_hex().to_string(),
             kind: Kind::Program,
             console: Some(output),
-            is_console_shared: is_shared,
+            shares,
             usage: Some(usage),
             time,
             mounts,
@@ -1008,6 +1058,7 @@ impl Inner {
             stopper: Some(process.stopper()),
             tape,
             harbour,
+            guest,
             began: self.machine.began(),
         });
         *info.lineage() = lineage;
@@ -1042,7 +1093,8 @@ impl Children for Inner {
         let mut world = this
             .world_at(program, &parent.mounts, &limits, Stdio::default(), (input, output), Life::default())
             .map_err(|refused| refused.to_string())?;
-        world.rest.is_shared = true;
+        world.rest.shares = parent.shares.or_else(|| parent.pid.get().copied());
+        world.rest.guest = parent.guest.clone();
         let name =
             args.first().map_or_else(|| parent.name.clone(), |name| name.rsplit('/').next().unwrap_or(name).into());
         let (setup, fiber, rest) = world.for_new(args.clone(), env);
@@ -1092,8 +1144,8 @@ impl World {
 
 struct Rest {
     output: Console,
-    /// It is the parent's, who ends later.
-    is_shared: bool,
+    /// It is that one's.
+    shares: Option<Pid>,
     /// Told when the process is known.
     known: Arc<OnceLock<std::sync::Weak<Info>>>,
     usage: Arc<Usage>,
@@ -1102,6 +1154,8 @@ struct Rest {
     harbour: Option<Harbour>,
     key: Arc<OnceLock<Key<Process>>>,
     lineage: Lineage,
+    /// Shared with those who can only be where it is.
+    guest: Arc<AtomicBool>,
 }
 
 struct Common {

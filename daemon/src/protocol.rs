@@ -26,7 +26,8 @@ pub mod place;
 
 pub use crate::keep::record::Restart;
 use crate::node::{End, MountOrder, NodeView, Output, Pid, ProcessLimits, ProcessView, Stdio};
-use crate::system::view::{CheckpointView, EventView, SystemView, WhyView, Wish};
+use crate::system::lend::Lend;
+use crate::system::view::{CheckpointView, EventView, LendingView, SystemView, WhyView, Wish};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, ErrorKind, Read, Write};
@@ -440,6 +441,12 @@ pub enum Request {
         node: String,
         drain: bool,
     },
+    /// For whom this node's machine is there. Answer: lending.
+    Lending,
+    /// From now on it is so. Answer: lending.
+    Lend {
+        lend: Lend,
+    },
     /// Waits until no process is left on a node that is drained which could go. Answer: emptying now and then, then emptied.
     Emptied {
         node: String,
@@ -679,6 +686,7 @@ pub enum Reply {
         passed_over: Vec<String>,
     },
     Why(WhyView),
+    Lending(LendingView),
     /// How far a move is.
     Moving(Stage),
     Moved(MoveView),
@@ -730,7 +738,7 @@ pub enum Stage {
     Preparing,
     /// The process runs on while its memory is copied: in which round, and how much of it is sent.
     Copying { round: u32, bytes: u64, total: u64 },
-    /// The process stands still.
+    /// The process is asked to stand still.
     Stopped { bytes: u64 },
     /// The way was lost so many times, and the process runs on where it was; it is tried once more.
     Again { tries: u32 },

@@ -16,7 +16,7 @@ use crate::node::{
     Pid, PortError, RunRefused, Started, ThawOrder,
 };
 use crate::protocol::{self, Afterwards, Follow, More, ProtocolError, Reason, Refusal, Reply, Request, Status};
-use crate::system::view::WhyView;
+use crate::system::view::{WhyView, Wish};
 use crate::system::{MoveRefused, NotForked, System};
 use abi::ids::NodeId;
 use programs::Programs;
@@ -354,7 +354,7 @@ impl<'a> Session<'a> {
         let protocol::Run { program, name, arguments, environment, place, lasting } = run;
         let hash = program.hash.clone();
         let program = self.program(&program)?;
-        let protocol::Placement { mounts, limits, mut stdio, follow, decided, .. } = place;
+        let protocol::Placement { mounts, limits, mut stdio, follow, wish, decided } = place;
         stdio.held = lasting.durable_every_ms.is_some();
         if stdio.held {
             let mut session = [0; 8];
@@ -367,6 +367,7 @@ impl<'a> Session<'a> {
             .then(|| keep::supervision(lasting, (&name, &arguments, &environment), &hash, (&mounts, &limits, stdio)));
         let order = Order { program, name, args: arguments, env: environment, mounts, limits, stdio };
         let started = self.shared.node.run(order).map_err(refused)?;
+        self.note_guest(started.pid, &wish);
         if let Some(supervision) = looked_after
             && let Err(error) = self.shared.system.supervise(started.pid, &started.console, supervision)
         {
@@ -375,6 +376,13 @@ impl<'a> Session<'a> {
             return Err(keep::undone(error));
         }
         self.started(started, decided, follow)
+    }
+
+    /// A process that was begun here for somebody on another node is a guest, unless they named this one.
+    fn note_guest(&self, pid: Pid, wish: &Wish) {
+        if self.via.is_some() && wish.on.is_none() {
+            self.shared.node.set_guest(pid);
+        }
     }
 
     fn started(&mut self, started: Started, decided: Option<WhyView>, follow: Option<Follow>) -> Done {
@@ -398,7 +406,7 @@ impl<'a> Session<'a> {
     fn thaw(&mut self, thaw: protocol::Thaw) -> Done {
         let protocol::Thaw { program, name, place } = thaw;
         let program = self.program(&program)?;
-        let protocol::Placement { mounts, limits, stdio, follow, decided, .. } = place;
+        let protocol::Placement { mounts, limits, stdio, follow, wish, decided } = place;
         let order = ThawOrder { program, name, mounts, limits, stdio };
         // It goes through a file without a name, because the image comes from a client that may stop in the middle of it, and what
         // reads it holds a process's place meanwhile.
@@ -407,6 +415,7 @@ impl<'a> Session<'a> {
         let image = engine::Image::open(BufReader::with_capacity(1 << 20, image))
             .map_err(|error| Undone::new(Reason::NotRun, format!("not an image that can be continued: {error}")))?;
         let started = self.shared.node.thaw(image, order).map_err(refused)?;
+        self.note_guest(started.pid, &wish);
         self.started(started, decided, follow)
     }
 

@@ -7,11 +7,13 @@
 //!   health   who is heard                ears     what arrives from other nodes
 //!   place    where processes go          location where each of them is
 //!   moving   processes on their way      pages    what of their memory follows them
-//!   drain    a node that empties itself                fork     clones of a process, here and elsewhere
+//!   drain    processes that have to leave              fork     clones of a process, here and elsewhere
+//!   lend     a machine that is its owner's first
 //!   programs what one node has compiled, others need not compile
 //!   names    which node has bound the name of a port
 //!   elsewhere processes and nodes as files
 //!   keep     checkpoints                 supervise  processes that are begun again, here or elsewhere
+//!   lost     whose node is lost
 //!   view     what people see
 //! ```
 //! A node alone is a system of one: the same parts, with nobody to speak to.
@@ -25,7 +27,9 @@ mod health;
 mod join;
 pub mod keep;
 mod keeper;
+pub mod lend;
 mod location;
+mod lost;
 pub mod member;
 mod moving;
 mod names;
@@ -112,6 +116,8 @@ pub struct SystemOptions {
     pub listen: Option<SocketAddr>,
     /// What this node is called if it begins a system.
     pub name: String,
+    /// For whom the machine is there; none: as was said last.
+    pub lend: Option<lend::Lend>,
 }
 
 /// Why a node cannot be a part of its system.
@@ -185,6 +191,7 @@ struct Inner {
     directory: Arc<Directory>,
     health: Health,
     drainer: drain::Drainer,
+    lending: lend::Lending,
     departures: pages::Departures,
     location: location::Whereabouts,
     names: names::Names,
@@ -192,6 +199,7 @@ struct Inner {
     files: Shared,
     keep: keep::Keep,
     supervise: supervise::Supervise,
+    noticed: lost::Noticed,
     /// Its processes end because this node does.
     going_down: AtomicBool,
     watch: Mutex<Option<Watch>>,
@@ -316,7 +324,7 @@ impl crate::node::Network for KernelWire {
 impl System {
     /// Takes this node's place in its system, or begins one of its own.
     pub fn start(options: &SystemOptions) -> Result<System, StartError> {
-        let SystemOptions { data, library, listen, name } = options;
+        let SystemOptions { data, library, listen, name, lend } = options;
         let mut record = match Record::read(data)? {
             Some(record) => record,
             None => {
@@ -326,7 +334,9 @@ impl System {
             }
         };
         record.life += 1;
+        record.lend = lend.unwrap_or(record.lend);
         record.write(data)?;
+        let lend = record.lend;
         let me = record.number();
         let identity = data.join("identity");
         let key = Identity::load_or_make(&identity)?.key();
@@ -397,6 +407,7 @@ impl System {
             directory,
             health,
             drainer: drain::Drainer::default(),
+            lending: lend::Lending::new(lend),
             departures: pages::Departures::default(),
             location,
             names,
@@ -404,6 +415,7 @@ impl System {
             files,
             keep: keep::Keep::new(),
             supervise: supervise::Supervise::new(),
+            noticed: lost::Noticed::default(),
             going_down: AtomicBool::new(false),
             watch: Mutex::default(),
             node: OnceLock::new(),
@@ -426,7 +438,8 @@ impl System {
         spawn("una-keep", keep::run)?;
         spawn("una-lease", supervise::run_lease)?;
         spawn("una-again", supervise::run)?;
-        spawn("una-lost", supervise::run_lost)?;
+        spawn("una-lost", lost::run)?;
+        spawn("una-lend", lend::run)?;
         system.0.tell_own_addresses(own);
         Ok(system)
     }
@@ -828,6 +841,9 @@ impl Inner {
             kernel.heard(node, Heard::Lost { life });
             self.departures.forget(node);
         }
+        if matches!(change, Change::Down { .. }) {
+            self.noticed.rouse();
+        }
         let living = self.tell_living();
         self.files.members(&living);
     }
@@ -860,6 +876,7 @@ impl Inner {
 
     /// There is a link to another member.
     fn linked(&self, number: NodeId, life: u64) {
+        self.noticed.linked(number);
         self.health.linked(number, life);
         if let Some(node) = self.node.get() {
             node.heard(number, Heard::Linked { life });
@@ -1075,6 +1092,7 @@ impl Inner {
             files: files_view,
             survives: losses,
             complaints,
+            lending: self.lending_view(),
         }
     }
 }

@@ -10,6 +10,7 @@
 //!   journal          abi::device             bytes that only grow, in a file
 //!   coordinator      hard facts that all nodes agree on: kept by una itself, or by an etcd
 //!   host             what the machine has, and how busy it is
+//!   presence         signs that somebody uses it
 //!   facts            what the tree of files is: records in redb, many callers to a sync
 //!   chunks           what is in files: pieces named by their hash
 //!   wire             links to other machines
@@ -22,6 +23,7 @@ pub mod facts;
 pub mod host;
 pub mod host_directory;
 pub mod journal;
+pub mod presence;
 pub mod terminal;
 pub mod waiter;
 pub mod wire;

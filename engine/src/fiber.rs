@@ -13,6 +13,7 @@ use crate::tape::Ports;
 use crate::una::Child;
 use crate::wasi;
 use abi::call::{Outcome, SystemCall};
+use abi::file::Interrupt;
 use abi::ids::Time;
 use abi::message::Bytes;
 use freeze::ImageError;
@@ -20,7 +21,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
-use wasmtime::ResourceLimiter;
+use wasmtime::{ResourceLimiter, Store};
 
 /// Makes the system calls of one process.
 pub trait SystemCalls: Send {
@@ -144,24 +145,48 @@ impl Engine {
 
     /// Makes a frozen process of an image, for [`Process::run_on_fiber`].
     pub async fn thaw_on_fiber<R: Read>(
-        &self, program: &Program, mut image: Image<R>, resume: wasi::Resume, fiber: Fiber,
+        &self, program: &Program, image: Image<R>, resume: wasi::Resume, fiber: Fiber,
     ) -> Result<Process, ThawError> {
+        let blank = self.blank_on_fiber(program, resume, fiber).await?;
+        self.fill_on_fiber(blank, image).await
+    }
+
+    /// The first part of it, for which the image need not be there: with a large program it takes the most time.
+    pub async fn blank_on_fiber(
+        &self, program: &Program, resume: wasi::Resume, fiber: Fiber,
+    ) -> Result<Blank, ThawError> {
+        let Code::Freezable(code) = &program.code else { return Err(ThawError::NotFreezable) };
+        let interrupt = resume.waiter.interrupt();
+        let mut store = self.store(wasi::System::blank(resume), Some(fiber));
+        let process = code.instantiate_async(&mut store, &self.fibers).await.map_err(ThawError::Engine)?;
+        Ok(Blank { program: program.clone(), store, process, interrupt })
+    }
+
+    /// The second part.
+    pub async fn fill_on_fiber<R: Read>(&self, blank: Blank, mut image: Image<R>) -> Result<Process, ThawError> {
+        let Blank { program, mut store, process, interrupt } = blank;
         let Code::Freezable(code) = &program.code else { return Err(ThawError::NotFreezable) };
         let (facts, kept) = (image.facts()?, image.kept()?);
-        let interrupt = resume.waiter.interrupt();
-        let system = wasi::System::restore(image.system()?, resume)?;
-        let mut store = self.store(system, Some(fiber));
+        store.data_mut().system.go_on(image.system()?)?;
         store.data_mut().kept = kept;
         let State { ports, calls, .. } = store.data_mut();
         if let (Some(ports), Some(calls), Some(saved)) = (ports, calls, image.ports()) {
             let malformed = |_| ImageError::Inconsistent { what: "what it holds of ports is malformed".into() };
             ports.restore(saved, calls.now()).map_err(malformed)?;
         }
-        let thawed = code.thaw_reader_async(&mut store, &self.fibers, &mut image.reader).await;
+        let thawed = code.fill_reader_async(process, &mut store, &mut image.reader).await;
         let thawed = thawed.map_err(crate::process::thaw_error)?;
         thawed.process.listen(&mut store);
-        Ok(self.process(store, program, Body::Freezable(thawed.process), facts, interrupt))
+        Ok(self.process(store, &program, Body::Freezable(thawed.process), facts, interrupt))
     }
+}
+
+/// An instance of a program, all but the state in which it goes on.
+pub struct Blank {
+    program: Program,
+    store: Store<State>,
+    process: freeze::Process,
+    interrupt: Arc<dyn Interrupt>,
 }
 
 impl Process {

@@ -34,7 +34,7 @@ pub use engine::{Elsewhere, Engine, Options, Target};
 pub use error::{
     CacheError, EngineError, LibraryError, LoadError, RunError, SaveError, StartError, ThawError, TraceFrame,
 };
-pub use fiber::{Fiber, NoChild, SystemCalls, Usage};
+pub use fiber::{Blank, Fiber, NoChild, SystemCalls, Usage};
 pub use image::{Facts, Image};
 pub use library::Library;
 pub use parts::{SavedState, WholeImage};

@@ -13,7 +13,7 @@
 //!   files      the tree of files             members  who of the system is alive
 //!   events     what happened, in one order     placement  where a process goes, and why
 //!   location   where a process is          checkpoints  what is kept of one, and how many
-//!   restarts   whether and when it is begun again
+//!   restarts   whether and when it is begun again     owner    whether the owner of a lent machine is at it
 //! ```
 #![no_std]
 
@@ -29,6 +29,7 @@ pub mod location;
 pub mod members;
 pub mod names;
 mod once;
+pub mod owner;
 pub mod placement;
 pub mod planted;
 pub mod programs;

@@ -41,8 +41,8 @@ pub struct Order {
     pub hint: Hint,
     /// For programs that are compiled ahead for one processor; WebAssembly runs everywhere.
     pub architecture: Option<Architecture>,
-    /// From which node it was asked for. All else being equal, it stays there.
-    pub asked_on: NodeId,
+    /// From which node it was asked for. All else being equal, it stays there. Nothing: nobody asked, it has to leave where it is.
+    pub asked_on: Option<NodeId>,
     /// Where its data lies, and how much of it.
     pub data: Vec<(NodeId, u64)>,
 }
@@ -200,7 +200,7 @@ pub fn place(order: &Order, candidates: &[Candidate]) -> Decision {
     let mut ruled: Vec<(NodeId, RuledOut)> = Vec::new();
     for candidate in candidates {
         match weigh(order, candidate, &engines) {
-            Ok(cost) => able.push((cost.total_ms(), candidate.node != order.asked_on, candidate.node, cost)),
+            Ok(cost) => able.push((cost.total_ms(), Some(candidate.node) != order.asked_on, candidate.node, cost)),
             Err(reason) => ruled.push((candidate.node, reason)),
         }
     }
@@ -256,7 +256,7 @@ fn weigh(order: &Order, candidate: &Candidate, engines: &[EngineHash]) -> Result
     match facts.intake {
         Intake::Open => {}
         // Who sits at it may use it, and so may who names it.
-        Intake::OwnerPresent if node == order.asked_on || order.hint == Hint::On(node) => {}
+        Intake::OwnerPresent if Some(node) == order.asked_on || order.hint == Hint::On(node) => {}
         Intake::OwnerPresent => return Err(RuledOut::OwnerPresent),
         Intake::Draining => return Err(RuledOut::Draining),
         Intake::Leaving => return Err(RuledOut::Leaving),
@@ -297,7 +297,7 @@ fn weigh(order: &Order, candidate: &Candidate, engines: &[EngineHash]) -> Result
             _ => 0,
         },
         profile_ms: match facts.profile {
-            Profile::Workstation if node != order.asked_on => WORKSTATION_MS,
+            Profile::Workstation if Some(node) != order.asked_on => WORKSTATION_MS,
             _ => 0,
         },
     })
@@ -412,7 +412,7 @@ impl fmt::Display for RuledOut {
             RuledOut::SaysNothing => f.write_str("has not said yet what it has"),
             RuledOut::Draining => f.write_str("is being emptied"),
             RuledOut::Leaving => f.write_str("said goodbye"),
-            RuledOut::OwnerPresent => f.write_str("is lent only while its owner is away"),
+            RuledOut::OwnerPresent => f.write_str("is lent only while its owner is away, who is there now"),
             RuledOut::NoRoom { wanted, free, whole } => {
                 write!(f, "has no room: {} wanted, {} free of {}", Size(*wanted), Size(*free), Size(*whole))
             }

@@ -6,13 +6,14 @@
 //!
 //! ```text
 //!   network   namespaces, cables, cuts, loss     node     a daemon and its commands
-//!   relay     delay and reordering, by ourselves  cluster, moving  the scenarios, with steps, thousand, kills
+//!   relay     delay and reordering, by ourselves  cluster, moving  the scenarios, with steps, thousand, kills, lending
 //!   enduring  programs that go on until they are told
 //! ```
 
 mod cluster;
 mod enduring;
 mod kills;
+mod lending;
 mod moving;
 mod network;
 mod node;

@@ -383,7 +383,7 @@ impl Model {
 pub mod tests {
     use super::*;
     use daemon::node::Waits;
-    use daemon::system::view::{Facts, NodeState, Role};
+    use daemon::system::view::{Facts, Lends, NodeState, Role};
 
     pub fn process(pid: u64, name: &str, cpu_ns: u64, memory_bytes: u64, state: State) -> ProcessView {
         ProcessView {
@@ -403,6 +403,7 @@ pub mod tests {
             mounts: vec![],
             incarnation: 0,
             lineage: Default::default(),
+            stay: Default::default(),
         }
     }
 
@@ -430,6 +431,7 @@ pub mod tests {
             memory_free_bytes: 2 << 30,
             processes: 3,
             life: 1,
+            lends: Default::default(),
         };
         NodeLine {
             number,
@@ -449,6 +451,7 @@ pub mod tests {
         let mut model = model();
         let mut last = model.sample.take().unwrap();
         last.nodes = vec![line(1, NodeState::Up, 1.5), line(2, NodeState::Up, 0.2), line(3, NodeState::Down, 0.0)];
+        last.nodes[1].facts.as_mut().unwrap().lends = Lends::OwnerHere;
         last.processes[0].node = 2;
         model.take(last);
         model

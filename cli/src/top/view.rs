@@ -2,7 +2,7 @@
 
 use super::model::{Mode, Model, Order, Row, Sample};
 use crate::failure::printable;
-use crate::{freeze, ps};
+use crate::{freeze, nodes, ps};
 use daemon::node::{Kind, State};
 use daemon::system::view::{NodeLine, NodeState};
 use drivers::clock::now_ms;
@@ -213,6 +213,9 @@ fn node_line(line: &NodeLine, me: u16, width: usize, columns: usize, palette: Pa
     if line.draining {
         spans.push(Span::styled("  draining", palette.of(Color::Yellow)));
     }
+    if let Some(lends) = line.facts.as_ref().filter(|_| line.state == NodeState::Up).and_then(nodes::lends) {
+        spans.push(Span::styled(format!("  {lends}"), palette.of(Color::Magenta)));
+    }
     if line.number == me {
         spans.push(Span::styled("  here", palette.faint()));
     }
@@ -288,7 +291,7 @@ fn list(frame: &mut Frame, area: Rect, model: &Model, palette: Palette) {
             right(Span::raw(view.pid.to_string())),
             Span::styled(format!("n{}", view.node), palette.of(Color::Cyan)).into(),
             Span::styled(printable(&view.name), faint.add_modifier(Modifier::BOLD)).into(),
-            Span::styled(ps::describe_state(&view.state), palette.state(&view.state)).into(),
+            Span::styled(ps::describe_state(view), palette.state(&view.state)).into(),
             right(Span::styled(format!("{:.1}", share * 100.0), share_style)),
             right(Span::raw(ps::cpu(view.cpu_ns))),
             right(Span::raw(freeze::size(view.memory_bytes))),
@@ -446,7 +449,7 @@ pub fn plain(model: &Model) -> String {
             view.pid,
             format!("n{}", view.node),
             printable(&view.name),
-            ps::describe_state(&view.state),
+            ps::describe_state(view),
             share * 100.0,
             ps::cpu(view.cpu_ns),
             freeze::size(view.memory_bytes),
@@ -546,6 +549,7 @@ mod tests {
         assert!(lines[2].contains("12.9 GB of 17.2 GB"), "{text}");
         assert!(lines[3].starts_with("n1  box1 █") && lines[3].contains("1.5 of 2"), "{text}");
         assert!(lines[3].trim_end().ends_with("3 processes  here"), "{text}");
+        assert!(lines[4].trim_end().ends_with("3 processes  owner there"), "{text}");
         assert!(lines[5].starts_with("n3  box3 down"), "{text}");
         assert!(lines[7].contains("PID NODE NAME"), "{text}");
         assert!(text.contains("   12 n2   crawler"), "{text}");

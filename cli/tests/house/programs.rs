@@ -115,6 +115,39 @@ pub fn counting(end: u32, work: u32) -> String {
     ))
 }
 
+/// Counts aloud for ever, and sleeps after each number.
+pub fn resting(ms: u64) -> String {
+    resting_with(ms, 0)
+}
+
+/// The same with so much more memory, of which it has written each page of 4 KiB.
+pub fn resting_with(ms: u64, mib: u32) -> String {
+    let imports = r#"
+      (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory")"#;
+    let body = format!(
+        r#"(func (export "_start") (local $i i32) (local $at i32)
+             (drop (memory.grow (i32.const {pages})))
+             (local.set $at (i32.const 262144))
+             (block $filled
+               (loop $fill
+                 (br_if $filled (i32.ge_u (local.get $at) (i32.const {end})))
+                 (i32.store (local.get $at) (local.get $at))
+                 (local.set $at (i32.add (local.get $at) (i32.const 4096)))
+                 (br $fill)))
+             (loop $next
+               (call $number (local.get $i))
+               (i32.store (i32.const 616) (i32.const 1))
+               (i64.store (i32.const 624) (i64.const {ms}000000))
+               (call $check (call $poll_oneoff (i32.const 600) (i32.const 660) (i32.const 1) (i32.const 8)))
+               (local.set $i (i32.add (local.get $i) (i32.const 1)))
+               (br $next)))"#,
+        pages = mib * 16,
+        end = 262144 + (mib << 20)
+    );
+    program(&body).replacen("(memory (export \"memory\")", imports, 1)
+}
+
 /// For each byte of its input: prints the next three bytes of `in` and the name of the next entry of the directory, and adds the
 /// three bytes to `out`. Says `ready` first.
 pub fn files() -> String {
@@ -294,6 +327,42 @@ const UNA: &str = r#"
   (func $check (param $code i32) (if (local.get $code) (then (call $proc_exit (local.get $code)))))
 "#;
 
+/// Spawns a child, and counts aloud for ever; so does the child, from a million on. Each number is written in one piece.
+pub fn family() -> String {
+    r#"(module
+      (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "args_sizes_get" (func $args_sizes_get (param i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
+      (import "una" "spawn" (func $spawn (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 2)
+      (data (i32.const 1024) "child\00of\00")
+      (func $check (param $code i32) (if (local.get $code) (then (call $proc_exit (local.get $code)))))
+      (func $line (param $n i32) (local $at i32)
+        (local.set $at (i32.const 60))
+        (i32.store8 (local.get $at) (i32.const 10))
+        (loop $digit
+          (local.set $at (i32.sub (local.get $at) (i32.const 1)))
+          (i32.store8 (local.get $at) (i32.add (i32.const 48) (i32.rem_u (local.get $n) (i32.const 10))))
+          (br_if $digit (local.tee $n (i32.div_u (local.get $n) (i32.const 10)))))
+        (i32.store (i32.const 0) (local.get $at)) (i32.store (i32.const 4) (i32.sub (i32.const 61) (local.get $at)))
+        (call $check (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))))
+      (func (export "_start") (local $i i32)
+        (call $check (call $args_sizes_get (i32.const 80) (i32.const 84)))
+        (if (i32.eq (i32.load (i32.const 80)) (i32.const 1))
+          (then (call $check (call $spawn (i32.const -1) (i32.const 1024) (i32.const 9) (i32.const 0) (i32.const 0)
+            (i32.const 0) (i32.const 0) (i32.const 96))))
+          (else (local.set $i (i32.const 1000000))))
+        (loop $next
+          (call $line (local.get $i))
+          (i32.store (i32.const 616) (i32.const 1))
+          (i64.store (i32.const 624) (i64.const 3000000))
+          (call $check (call $poll_oneoff (i32.const 600) (i32.const 660) (i32.const 1) (i32.const 8)))
+          (local.set $i (i32.add (local.get $i) (i32.const 1)))
+          (br $next))))"#
+        .into()
+}
+
 /// Answers every request to the port of this path with the request.
 pub fn answering(path: &str) -> String {
     let length = path.len();
@@ -357,6 +426,7 @@ pub fn unbinding(path: &str) -> String {
 
 /// Of the directories in a program's tree.
 pub const PROC: u32 = 4;
+pub const PORT: u32 = 5;
 pub const NODE: u32 = 6;
 
 /// Prints a file of the system.

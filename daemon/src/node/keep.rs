@@ -95,7 +95,7 @@ impl Node {
         let mark = info.tape.as_ref().map(Tape::mark);
         process.each_memory(&mut memory).map_err(SnapshotRefused::Sink)?;
         let console = info.console.as_ref();
-        let streams = match console.filter(|_| !info.is_console_shared) {
+        let streams = match console.filter(|_| info.shares.is_none()) {
             Some(console) => console.save(),
             None => vec![],
         };

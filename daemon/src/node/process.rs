@@ -4,7 +4,7 @@ use super::console::Console;
 use super::guest::{Loan, ProcessClock};
 use super::harbour::Harbour;
 use super::machine::{Used, time_since};
-use super::view::{End, Kind, Lineage, MountOrder, Pid, ProcessLimits, Stdio};
+use super::view::{End, Kind, Lineage, MountOrder, Pid, ProcessLimits, Stay, Stdio};
 use abi::ids::{HandleId, NodeId, Time};
 use abi::process::Exit;
 use engine::pages::{Memories, Missing, Whole};
@@ -31,8 +31,8 @@ pub(crate) struct Info {
     pub limits: ProcessLimits,
     pub stdio: Stdio,
     pub console: Option<Console>,
-    /// The console is the parent's.
-    pub is_console_shared: bool,
+    /// The console is that one's: this one is a child of it, or of such a child.
+    pub shares: Option<Pid>,
     usage: Mutex<Option<Arc<Usage>>>,
     pub time: Arc<Used>,
     pub mounts: Vec<MountOrder>,
@@ -57,6 +57,10 @@ pub(crate) struct Info {
     pub harbour: Option<Harbour>,
     pub began: Instant,
     stopped: AtomicBool,
+    /// The system stopped it, until the owner of the machine has gone.
+    paused: AtomicBool,
+    /// The system put it on this machine, and not somebody who wanted it here. Shared with those who can only be where it is.
+    pub guest: Arc<AtomicBool>,
     /// It was stopped, and is lent: when it comes back it is to be stopped again, unless somebody lets it go on meanwhile.
     stops_again: Mutex<bool>,
     fate: Mutex<Fate>,
@@ -81,8 +85,7 @@ pub(crate) struct Facts {
     pub program: String,
     pub kind: Kind,
     pub console: Option<Console>,
-    /// The console is the parent's.
-    pub is_console_shared: bool,
+    pub shares: Option<Pid>,
     pub usage: Option<Arc<Usage>>,
     pub time: Arc<Used>,
     pub mounts: Vec<MountOrder>,
@@ -96,14 +99,15 @@ pub(crate) struct Facts {
     pub stopper: Option<Stopper>,
     pub tape: Option<Tape>,
     pub harbour: Option<Harbour>,
+    pub guest: Arc<AtomicBool>,
     pub began: Instant,
 }
 
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
-        let Facts { name, args, program, kind, console, is_console_shared, usage, time, mounts, .. } = facts;
+        let Facts { name, args, program, kind, console, shares, usage, time, mounts, .. } = facts;
         let Facts {
-            limits, stdio, started_ms, moves, incarnation, memories, key, stopper, tape, harbour, began, ..
+            limits, stdio, started_ms, moves, incarnation, memories, key, stopper, tape, harbour, guest, ..
         } = facts;
         Arc::new(Info {
             pid: OnceLock::new(),
@@ -116,7 +120,7 @@ impl Info {
             limits,
             stdio,
             console,
-            is_console_shared,
+            shares,
             usage: Mutex::new(usage),
             time,
             mounts,
@@ -133,6 +137,8 @@ impl Info {
             harbour,
             began,
             stopped: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            guest,
             stops_again: Mutex::new(false),
             fate: Mutex::default(),
             ended: Condvar::new(),
@@ -146,6 +152,24 @@ impl Info {
     /// Whether somebody keeps it from running.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is stopped only until the owner of the machine has gone.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    /// What it is to the owner of this machine.
+    pub fn stay(&self) -> Stay {
+        match (self.guest.load(Ordering::Relaxed), self.is_paused()) {
+            (_, true) => Stay::Paused,
+            (true, false) => Stay::Guest,
+            (false, false) => Stay::Wanted,
+        }
     }
 
     /// Whoever stops it, or lets it go on, does so while this is held.
@@ -240,7 +264,7 @@ impl Info {
         });
         drop(fate);
         if let Some(console) = &self.console
-            && !self.is_console_shared
+            && self.shares.is_none()
         {
             console.close();
         }
@@ -263,7 +287,9 @@ impl Info {
     pub fn set_moved(&self, to: NodeId) {
         self.release();
         self.fate().moved = Some(to);
-        if let Some(console) = &self.console {
+        if let Some(console) = &self.console
+            && self.shares.is_none()
+        {
             console.moved(to);
         }
         self.ended.notify_all();

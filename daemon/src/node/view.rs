@@ -129,6 +129,21 @@ pub struct ProcessView {
     pub incarnation: u32,
     #[serde(default)]
     pub lineage: Lineage,
+    #[serde(default)]
+    pub stay: Stay,
+}
+
+/// What a process is to the owner of the machine that it is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stay {
+    /// Somebody wanted it on this machine: they sat at it, or named it.
+    #[default]
+    Wanted,
+    /// The system put it there.
+    Guest,
+    /// A guest that is stopped until the owner has gone.
+    Paused,
 }
 
 /// What a process is to its clones, or as one.
@@ -358,8 +373,8 @@ pub enum DepartRefused {
     Stop(#[from] FreezeRefused),
     #[error("process {pid} uses {} of this machine: without --mount it could move", host.display())]
     Bound { pid: Pid, host: PathBuf },
-    #[error("process {0} writes where its parent writes, and can only be where that is")]
-    Shared(Pid),
+    #[error("process {pid} writes where {with} writes, and goes where that goes: una move {with}")]
+    Shared { pid: Pid, with: Pid },
     #[error(
         "process {0} is looked after by its node (--restart, --durable), and stays there until that is lost or ends it"
     )]

@@ -27,10 +27,11 @@ impl Session<'_> {
     }
 
     pub(super) fn restore(&mut self, restore: protocol::Restore) -> Done {
-        let protocol::Restore { pid, which, new, decided, .. } = restore;
+        let protocol::Restore { pid, which, new, wish, decided } = restore;
         let system = self.shared.system.clone();
         let which = Which::read(which.as_deref());
         let restored = self.with_patience(move || system.restore(pid, &which, new, decided))?.map_err(undone)?;
+        self.note_guest(restored.pid, &wish);
         self.restored(restored)
     }
 

@@ -25,6 +25,11 @@ impl Session<'_> {
                 Ok(self.reply(&Reply::Ticket { ticket, expires_ms })?)
             }
             Request::Drain { node, drain } => system.drain(&node, drain).map_err(undone).and_then(|()| self.done()),
+            Request::Lending => Ok(self.reply(&Reply::Lending(system.lending()))?),
+            Request::Lend { lend } => match system.lend(lend) {
+                Ok(()) => Ok(self.reply(&Reply::Lending(system.lending()))?),
+                Err(error) => Err(Undone::new(Reason::NotRun, error)),
+            },
             Request::Emptied { node } => self.emptied(&node),
             Request::RemoveNode { node } => system.remove(&node).map_err(undone).and_then(|()| self.done()),
             Request::Leave => {

@@ -132,13 +132,14 @@ impl Others for System {
             );
             let load = facts.filter(|_| matches!(state, "up" | "suspect")).map(|facts| {
                 format!(
-                    "load: {:.2}\nprocessors: {}\nmemory_bytes: {}\nmemory_free_bytes: {}\nprocesses: {}\narchitecture: {}\n",
+                    "load: {:.2}\nprocessors: {}\nmemory_bytes: {}\nmemory_free_bytes: {}\nprocesses: {}\narchitecture: {}\nlends: {}\n",
                     facts.load,
                     facts.processors,
                     facts.memory_bytes,
                     facts.memory_free_bytes,
                     facts.processes,
-                    facts.architecture
+                    facts.architecture,
+                    facts.lends.name()
                 )
             });
             OtherNode { node, name: member.name, status, load }

@@ -17,7 +17,7 @@
 //! Clones do not depend on one another, nor on the process of which they are. Those on another node depend on this one until all of the
 //! memory is there; if it is lost before, they end and say so.
 
-use super::moving::{Broken, Follows, OPEN_TIMEOUT, Opening, PREPARE_TIMEOUT, Pieces, Talk, Word};
+use super::moving::{Broken, ChosenBy, Follows, OPEN_TIMEOUT, Opening, PREPARE_TIMEOUT, Pieces, Talk, Word};
 use super::pages::{self, Sending};
 use super::view::WhyView;
 use super::{Inner, System, service};
@@ -27,6 +27,7 @@ use abi::errno::Errno;
 use abi::file::Entropy;
 use abi::ids::NodeId;
 use drivers::HostEntropy;
+use drivers::host::Host;
 use engine::pages::{Content, Piece, Span, Stem};
 use serde::{Deserialize, Serialize};
 use services::events::Kind;
@@ -47,6 +48,8 @@ const MEMORIES_MAX: usize = 100;
 const MEMORY_BYTES_MAX: u64 = 16 << 30;
 /// What is read of a memory at once where all of it goes before the clones begin.
 const READ_BYTES: u64 = 256 << 10;
+/// Memory that is left to a machine, as by placement.
+const RESERVE_PART: u64 = 16;
 
 /// The first word, as the head of the stream.
 #[derive(Serialize, Deserialize)]
@@ -56,6 +59,9 @@ pub struct Head {
     asker: Asker,
     /// Which clones, and why they are there.
     clones: Vec<(u32, WhyView)>,
+    /// Somebody named the node where they are to be.
+    #[serde(default)]
+    is_named: bool,
 }
 
 /// The process has been forked; its state follows.
@@ -122,10 +128,13 @@ impl System {
             by_node.entry(to).or_default().push((number, why));
         }
         let here = by_node.remove(&inner.me).unwrap_or_default();
+        let by = if order.on.is_some() { ChosenBy::Person } else { ChosenBy::System };
+        // Clones of what somebody wanted here are wanted here.
+        let by_here = if node.is_guest(pid) { by } else { ChosenBy::Person };
         let (tell, told) = channel();
         let mut others = BTreeMap::new();
         for (to, clones) in by_node {
-            let cut = self.prepare_there(to, &origin, asker, &clones, tell.clone())?;
+            let cut = self.prepare_there(to, (&origin, asker, by), &clones, tell.clone())?;
             others.insert(to, There { clones, cut });
         }
         drop(tell);
@@ -135,12 +144,16 @@ impl System {
         if here.is_empty() && others.is_empty() {
             return Err(NotForked::None(answers.reasons()));
         }
+        if engine::pages::support().missing.is_err() {
+            // All is copied while the process keeps what it has; else what is laid aside is given back as it is brought in.
+            has_room(memory_bytes, Host::look()).map_err(NotForked::None)?;
+        }
         let cutting = Arc::new(node.fork_here(origin, asker)?);
         // First the others, who have a longer way.
         others.values().for_each(|there| drop(there.cut.send(cutting.clone())));
         settle(cutting.stem.clone());
         let numbers: Vec<u32> = here.iter().map(|(number, _)| *number).collect();
-        for (number, grown) in numbers.into_iter().zip(self.grow_all(&cutting, here)) {
+        for (number, grown) in numbers.into_iter().zip(self.grow_all(&cutting, here, by_here)) {
             match grown {
                 Ok((clone, at)) => answers.begun(number, clone, inner.me, at),
                 Err(error) => answers.failed.push((number, error)),
@@ -176,7 +189,9 @@ impl System {
     }
 
     /// Begins clones here, as many at once as there are processors. Gives for each, in their order, which process it is and when it began.
-    fn grow_all(&self, cutting: &Cutting, clones: Vec<(u32, WhyView)>) -> Vec<Result<(Pid, Instant), String>> {
+    fn grow_all(
+        &self, cutting: &Cutting, clones: Vec<(u32, WhyView)>, by: ChosenBy,
+    ) -> Vec<Result<(Pid, Instant), String>> {
         let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(clones.len());
         let grown: Vec<OnceLock<_>> = clones.iter().map(|_| OnceLock::new()).collect();
         let queue = Mutex::new(clones.into_iter().zip(&grown));
@@ -184,7 +199,7 @@ impl System {
             loop {
                 let next = queue.lock().expect("nothing panics while it holds this lock").next();
                 let Some(((number, why), place)) = next else { return };
-                let _ = place.set(self.grow(cutting, number, why).map(|clone| (clone, Instant::now())));
+                let _ = place.set(self.grow(cutting, number, why, by).map(|clone| (clone, Instant::now())));
             }
         };
         std::thread::scope(|scope| {
@@ -200,10 +215,13 @@ impl System {
     }
 
     /// Begins one clone here.
-    fn grow(&self, cutting: &Cutting, number: u32, why: WhyView) -> Result<Pid, String> {
+    fn grow(&self, cutting: &Cutting, number: u32, why: WhyView, by: ChosenBy) -> Result<Pid, String> {
         let node = self.0.node.get().ok_or("the node is starting")?;
         let started = node.grow(cutting, number).map_err(|refused| refused.to_string())?;
         let (process, from) = (started.pid.id(), cutting.origin.pid.id());
+        if by == ChosenBy::System {
+            node.set_guest(started.pid);
+        }
         self.started(started.pid, Some(why));
         self.0.chronicle.record(Kind::ProcessForked { process, from, number: number.into() });
         Ok(started.pid)
@@ -211,12 +229,14 @@ impl System {
 
     /// Begins to make another node ready, on a thread of its own.
     fn prepare_there(
-        &self, to: NodeId, origin: &Origin, asker: Asker, clones: &[(u32, WhyView)], tell: Sender<Told>,
+        &self, to: NodeId, (origin, asker, by): (&Origin, Asker, ChosenBy), clones: &[(u32, WhyView)],
+        tell: Sender<Told>,
     ) -> Result<SyncSender<Arc<Cutting>>, NotForked> {
         let mut ticket = [0; 8];
         HostEntropy.fill(&mut ticket).map_err(NotForked::Entropy)?;
         let ticket = u64::from_le_bytes(ticket);
-        let head = Head { ticket, origin: origin.clone(), asker, clones: clones.to_vec() };
+        let is_named = by == ChosenBy::Person;
+        let head = Head { ticket, origin: origin.clone(), asker, clones: clones.to_vec(), is_named };
         let (cut, get) = sync_channel(1);
         let inner = self.0.clone();
         let work = move || {
@@ -228,6 +248,20 @@ impl System {
         let thread = std::thread::Builder::new().name("una-fork".into()).stack_size(1 << 20).spawn(work);
         thread.map_err(NotForked::Thread)?;
         Ok(cut)
+    }
+}
+
+/// Whether the memory of a stem has room on a machine that is so now.
+fn has_room(wanted: u64, host: Host) -> Result<(), String> {
+    let free = host.memory_free_bytes.saturating_sub(host.memory_bytes / RESERVE_PART);
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    match wanted <= free {
+        true => Ok(()),
+        false => Err(format!(
+            "there is no room for the memory that it begins with: {} MiB, of which {} are free",
+            mib(wanted),
+            mib(free)
+        )),
     }
 }
 
@@ -328,7 +362,7 @@ impl Inner {
     /// The other side: begins clones of another node's process here, and takes in their memory.
     pub(super) fn grow_for(self: &Arc<Inner>, from: NodeId, head: Head, talk: &mut Talk) -> Result<(), Broken> {
         let refused = |why: &dyn std::fmt::Display| Broken::Refused(why.to_string());
-        let Head { ticket, origin, asker, clones } = head;
+        let Head { ticket, origin, asker, clones, is_named } = head;
         let life = self.life_linked(from);
         let node = self.node.get().ok_or_else(|| refused(&"it is starting"))?;
         if self.is_stopping() {
@@ -348,6 +382,8 @@ impl Inner {
         if sizes.len() > MEMORIES_MAX || sizes.iter().sum::<u64>() > MEMORY_BYTES_MAX {
             return Err(refused(&"its memory is larger than any process's"));
         }
+        // Placement went by what this node had said of itself some time ago.
+        has_room(sizes.iter().sum(), Host::look()).map_err(|why| refused(&why))?;
         let (fetch, wants) = pages::wanting();
         let stem = Stem::expected(&sizes, fetch).map_err(|error| refused(&error))?;
         if !may_wait {
@@ -356,7 +392,8 @@ impl Inner {
         let name = origin.pid;
         let cutting = Cutting { origin, program, asker, state, stem, stopped, pause: Duration::ZERO };
         let system = System(self.clone());
-        let grown = system.grow_all(&cutting, clones);
+        let by = if is_named { ChosenBy::Person } else { ChosenBy::System };
+        let grown = system.grow_all(&cutting, clones, by);
         let grown: Vec<Result<Pid, String>> = grown.into_iter().map(|grown| grown.map(|(clone, _)| clone)).collect();
         let (any, stem) = (grown.iter().any(Result::is_ok), cutting.stem.clone());
         drop(cutting);
@@ -421,5 +458,20 @@ impl std::fmt::Display for Broken {
             Broken::Lost(error) => write!(f, "the way there was lost: {error}"),
             Broken::Refused(why) => f.write_str(why),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stem_needs_room_for_all_of_it_and_leaves_some() {
+        let mib = |count: u64| count << 20;
+        let host = Host { processors: 2, wanting: 0, memory_bytes: mib(1600), memory_free_bytes: mib(400) };
+        assert_eq!(has_room(mib(300), host), Ok(()));
+        let why = has_room(mib(301), host).unwrap_err();
+        assert!(why.contains("301 MiB, of which 300 are free"), "{why}");
+        assert!(has_room(1, Host::default()).is_err(), "a machine that does not say what it has is taken to have none");
     }
 }

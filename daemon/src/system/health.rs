@@ -8,7 +8,7 @@
 use super::Inner;
 use super::member::Members as Records;
 use super::record::addresses;
-use super::view::{Facts, NodeState};
+use super::view::{Facts, Lends, NodeState};
 use abi::ids::{NodeId, Time};
 use drivers::host::Host;
 use drivers::wire::Class;
@@ -43,6 +43,8 @@ enum Letter {
     Changed(Change),
     /// There is something to do before the thread's time.
     Look,
+    /// What this node says of itself has changed so that others should hear it now.
+    Facts,
     Belong(Vec<Belonging>),
     Linked {
         node: NodeId,
@@ -117,6 +119,11 @@ impl Health {
         }
     }
 
+    /// Has the others hear of this node's facts as soon as may be.
+    pub fn tell_facts(&self) {
+        self.post(Letter::Facts);
+    }
+
     /// Tells the others that this node goes on purpose.
     pub fn leave(&self) {
         self.post(Letter::Leave);
@@ -149,6 +156,11 @@ impl Health {
         self.members().get(node).filter(|view| view.standing.is_up()).and_then(|view| view.life)
     }
 
+    /// The latest life of another node that was heard of.
+    pub fn last_life(&self, node: NodeId) -> Option<u64> {
+        self.members().get(node).and_then(|view| view.life)
+    }
+
     /// Of another node: what it said last, with its life.
     pub fn soft(&self, node: NodeId) -> Option<(u64, members::Facts)> {
         self.members().facts(node)
@@ -171,6 +183,21 @@ pub fn shown(life: u64, facts: members::Facts) -> Facts {
         memory_free_bytes: facts.memory_free_bytes,
         processes: facts.processes,
         life,
+        lends: match (facts.profile, facts.intake) {
+            (Profile::Workstation, Intake::OwnerPresent) => Lends::OwnerHere,
+            (Profile::Workstation, _) => Lends::OwnerAway,
+            (Profile::Server | Profile::Pool, _) => Lends::Always,
+        },
+    }
+}
+
+impl Inner {
+    /// That node's owner is at it, as far as it is known here, and wants no guests.
+    pub(super) fn has_its_owner(&self, node: NodeId) -> bool {
+        if node == self.me {
+            return self.lending.is_owner_here();
+        }
+        self.health.soft(node).is_some_and(|(_, facts)| facts.intake == Intake::OwnerPresent)
     }
 }
 
@@ -194,10 +221,10 @@ fn facts_on(inner: &Inner, host: Host) -> members::Facts {
         engine: EngineHash(inner.node.get().map_or(0, |node| node.engine().compatibility())),
         processes: inner.node.get().map_or(0, |node| node.status().processes),
         programs: inner.node.get().map(|node| node.latest_programs()).unwrap_or_default(),
-        profile: Profile::Server,
+        profile: inner.lending.profile(),
         intake: match inner.directory.members().get(&inner.me) {
             Some(member) if member.draining => Intake::Draining,
-            _ => Intake::Open,
+            _ => inner.lending.intake(),
         },
         addresses: inner.wire.addresses(),
     }
@@ -234,7 +261,7 @@ pub fn run(inner: &Arc<Inner>) {
                         effects.push(Effect::Tell(*change));
                         continue;
                     }
-                    Letter::Look => continue,
+                    Letter::Look | Letter::Facts => continue,
                     Letter::Belong(belonging) => Input::Belong(belonging),
                     Letter::Linked { node, life } => Input::Linked { node: *node, life: *life },
                     Letter::Unlinked { node } => Input::Unlinked { node: *node },
@@ -244,7 +271,8 @@ pub fn run(inner: &Arc<Inner>) {
             }
             members.step(now, Input::Tick, &mut effects);
         }
-        if facts_at <= Instant::now() {
+        let has_changed = letters.iter().any(|letter| matches!(letter, Letter::Facts));
+        if has_changed || facts_at <= Instant::now() {
             facts_at = Instant::now() + FACTS_INTERVAL;
             let before = health.load_hundredths.load(Ordering::Relaxed);
             let host = Host::look();

@@ -7,6 +7,7 @@
 //!                            ◄─── wants program ──   sent; it is loaded
 //!                            ◄─── prepared ──────
 //!   its memory, while it runs, in rounds ───►        put where it will be
+//!   what it wrote so far     ───────────────►
 //!   it stops
 //!   state, streams, image    ───────────────►        all is made ready; its kernel expects it
 //!                            ◄─── ready ─────────
@@ -38,6 +39,8 @@ use services::events::Kind;
 use services::members::Standing;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long the other node may take to answer at all.
@@ -70,6 +73,17 @@ const LEAVES_BYTES: usize = 64 << 10;
 pub(super) struct Head {
     ticket: u64,
     baggage: Baggage,
+    /// Somebody named the node where it goes.
+    #[serde(default)]
+    is_named: bool,
+}
+
+/// Who chose where a process goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ChosenBy {
+    /// Somebody, who named the node.
+    Person,
+    System,
 }
 
 /// What the other side answers.
@@ -119,6 +133,9 @@ const SPANS_MAX: usize = 50_000;
 /// How long the link to where a process's pages are may be broken before they are given up.
 const PAGES_TIMEOUT: Duration = Duration::from_secs(60);
 const REOPEN_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a child tries to get to where the one is whose streams it has.
+const ALONG_TIMEOUT: Duration = Duration::from_secs(60);
+const ALONG_INTERVAL: Duration = Duration::from_millis(200);
 /// No process has more.
 const MEMORY_BYTES_MAX: u64 = 16 << 30;
 
@@ -173,8 +190,21 @@ impl System {
     pub fn move_process(
         &self, pid: Pid, to: &str, told: &mut dyn FnMut(Stage) -> bool,
     ) -> Result<MoveView, MoveRefused> {
+        let to_node = self.0.find(to).map_err(|_| MoveRefused::NoNode(to.into()))?;
+        self.move_chosen(pid, to_node, ChosenBy::Person, told)
+    }
+
+    /// The same to where the system chose to have it.
+    pub(super) fn move_where_placed(
+        &self, pid: Pid, to: NodeId, told: &mut dyn FnMut(Stage) -> bool,
+    ) -> Result<MoveView, MoveRefused> {
+        self.move_chosen(pid, to, ChosenBy::System, told)
+    }
+
+    fn move_chosen(
+        &self, pid: Pid, to_node: NodeId, by: ChosenBy, told: &mut dyn FnMut(Stage) -> bool,
+    ) -> Result<MoveView, MoveRefused> {
         let inner = &self.0;
-        let to_node = inner.find(to).map_err(|_| MoveRefused::NoNode(to.into()))?;
         let name = inner.name_of(to_node);
         if to_node == inner.me {
             return Err(MoveRefused::Already { pid, node: name });
@@ -188,7 +218,7 @@ impl System {
                 return Err(MoveRefused::Abandoned);
             }
             let (bytes, pause) = self
-                .hand_over(pid, to_node)
+                .hand_over(pid, to_node, by)
                 .map_err(|refused| MoveRefused::Refused { node: name.clone(), why: refused.to_string() })?;
             let micros = |duration: Duration| duration.as_micros() as u64;
             return Ok(MoveView {
@@ -205,8 +235,11 @@ impl System {
         }
         let mut lost = vec![];
         loop {
-            match self.try_to_move(pid, to_node, &name, told) {
-                Ok(view) => return Ok(MoveView { lost, total_us: began.elapsed().as_micros() as u64, ..view }),
+            match self.try_to_move(pid, (to_node, by), &name, told) {
+                Ok(view) => {
+                    self.0.bring_along(pid, by);
+                    return Ok(MoveView { lost, total_us: began.elapsed().as_micros() as u64, ..view });
+                }
                 Err(refused) if lost.len() + 1 < TRIES_MAX as usize && self.may_try_again(&refused, to_node) => {
                     lost.push(refused.to_string());
                     if !told(Stage::Again { tries: lost.len() as u32 }) {
@@ -231,7 +264,7 @@ impl System {
 
     /// One try. Whatever it fails with, the process runs on here.
     fn try_to_move(
-        &self, pid: Pid, to_node: NodeId, name: &str, told: &mut dyn FnMut(Stage) -> bool,
+        &self, pid: Pid, (to_node, by): (NodeId, ChosenBy), name: &str, told: &mut dyn FnMut(Stage) -> bool,
     ) -> Result<MoveView, MoveRefused> {
         let (inner, began) = (&self.0, Instant::now());
         let node = inner.node.get().expect("who asks is served by the node");
@@ -254,7 +287,8 @@ impl System {
         // What of it is still on its way here is waited for before anybody there waits for us.
         let memories = node.memories(pid)?;
         let key = inner.directory.key_of(to_node).ok_or_else(|| MoveRefused::NoNode(name.into()))?;
-        let head = Opening::Moves(Head { ticket, baggage: baggage.clone() });
+        let is_named = by == ChosenBy::Person;
+        let head = Opening::Moves(Head { ticket, baggage: baggage.clone(), is_named });
         let head = serde_json::to_vec(&head).expect("plain data");
         let opened = inner.wire.open(key, service::MOVES, &head, Instant::now() + OPEN_TIMEOUT);
         let stream = opened.map_err(|error| MoveRefused::NotHeard { node: name.into(), why: error.to_string() })?;
@@ -278,12 +312,22 @@ impl System {
             }
         }
 
+        let mut ahead_end = 0;
+        if let Some((ahead, end)) = node.streams_ahead(pid)? {
+            ahead_end = end;
+            let sent = talk.say(&Frame::Streams).and_then(|()| talk.send_within(&ahead)).and_then(|()| talk.leave());
+            sent.map_err(|error| broken(talk.explained(error.into())))?;
+        }
         Step::LeavingCopied.reached();
+        // Said before, since whoever is told takes time that the process would stand still.
+        if !told(Stage::Stopped { bytes: talk.sent }) {
+            return Err(MoveRefused::Abandoned);
+        }
         let stop_began = Instant::now();
         let mut stopped = node.stop_still(pid)?;
         Step::LeavingStopped.reached();
         let carried = (|| {
-            let (streams, cpu_ns) = stopped.streams();
+            let (streams, cpu_ns) = stopped.streams(ahead_end);
             let other = |error: &dyn std::fmt::Display| Broken::Lost(io::Error::other(error.to_string()));
             // First of all, since the other side takes it for the moment at which the process's clock stopped.
             talk.say(&Frame::Stopped(State { cpu_ns, has_pages: tracker.is_some() }))?;
@@ -315,11 +359,6 @@ impl System {
             broken(talk.explained(error))
         })?;
         Step::LeavingReady.reached();
-        let told_so = told(Stage::Stopped { bytes: talk.sent });
-        if !told_so {
-            node.forgo(to_node, ticket);
-            return Err(MoveRefused::Abandoned);
-        }
         let sending = match tracker {
             Some(tracker) if !later.is_empty() => Some(Sending::new(Box::new(tracker), &later)),
             _ => None,
@@ -332,18 +371,38 @@ impl System {
             node.forgo(to_node, ticket);
         })?;
         Step::LeavingDeparted.reached();
+        // Whoever looks for it here is sent there from now on.
+        self.moved_away(pid, to_node, baggage.moves);
         // What is still to be sent of its memory is kept by whoever sends it.
         drop(departed);
-        // The word that it runs is for people alone: it is there, whether or not it comes.
-        let _ = talk.expect(Word::Runs);
-        let pause_us = stop_began.elapsed().as_micros() as u64;
-        self.moved_away(pid, to_node, baggage.moves);
-        inner.chronicle.record(Kind::ProcessMoved { process: pid.id(), from: inner.me, to: to_node });
+        // What it touches there it waits for, so that goes at once. The word that it runs is for people alone: it is there, whether or not
+        // that comes.
         let (late_bytes, bytes) = (pages::bytes_of(&later), talk.sent);
-        if let Some(sending) = sending {
+        let (told_runs, runs) = sync_channel(1);
+        let hears_runs = move |stream: &mut Stream| {
+            stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
+            let word = serde_json::from_slice(&pages::receive(stream, FRAME_BYTES_MAX)?);
+            // Whoever waits for it may have waited long enough.
+            let _ = told_runs.try_send(());
+            match word {
+                Ok(Word::Runs) => Ok(()),
+                _ => Err(io::ErrorKind::InvalidData.into()),
+            }
+        };
+        let mut stream = talk.stream;
+        let following = match sending {
+            Some(sending) => Some(inner.begin_pages(Follows { ticket, to: to_node, sending }, stream, hears_runs)),
+            None => {
+                let _ = hears_runs(&mut stream);
+                None
+            }
+        };
+        let _ = runs.recv_timeout(PIECE_TIMEOUT);
+        let pause_us = stop_began.elapsed().as_micros() as u64;
+        inner.chronicle.record(Kind::ProcessMoved { process: pid.id(), from: inner.me, to: to_node });
+        if let Some(following) = following {
             let total = bytes + late_bytes;
-            let follows = Follows { ticket, to: to_node, sending };
-            let has_all = inner.send_pages(follows, talk.stream, |sent| {
+            let has_all = inner.see_to_pages(following, |sent| {
                 let _ = told(Stage::Following { bytes: bytes + sent, total });
             });
             if !has_all {
@@ -362,6 +421,8 @@ impl System {
 enum Frame {
     /// Pieces of memory follow, up to the end of many.
     Round,
+    /// What it wrote so far follows.
+    Streams,
     Stopped(State),
 }
 
@@ -410,17 +471,37 @@ impl Patience {
     }
 }
 
+/// The same, and who sends it.
+struct Following {
+    follows: Follows,
+    serving: io::Result<JoinHandle<io::Result<()>>>,
+}
+
+fn on_a_thread(serve: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<JoinHandle<io::Result<()>>> {
+    std::thread::Builder::new().name("una-pages".into()).spawn(serve)
+}
+
 impl Inner {
-    /// Sends what is left of a departed process's memory, until the other side has all of it. If that is not heard meanwhile it goes on
-    /// without whoever asked for the move, who is told so: false.
-    pub(super) fn send_pages(self: &Arc<Inner>, follows: Follows, stream: Stream, mut tell: impl FnMut(u64)) -> bool {
+    /// Sends what is left of a departed process's memory, until the other side has all of it. False: it is not heard any more.
+    pub(super) fn send_pages(self: &Arc<Inner>, follows: Follows, stream: Stream, tell: impl FnMut(u64)) -> bool {
         let serve = follows.sending.clone();
-        let mut stream = Some(stream);
-        let first = std::thread::Builder::new().name("una-pages".into());
-        let serving = first.spawn(move || {
-            Step::LeavingPages.reached();
-            stream.take().map(|stream| serve.serve(stream))
-        });
+        let serving = on_a_thread(move || serve.serve(stream));
+        self.see_to_pages(Following { follows, serving }, tell)
+    }
+
+    /// Begins to send it, over the link by which the process left, where something else is heard first.
+    fn begin_pages(
+        &self, follows: Follows, stream: Stream, first: impl FnOnce(&mut Stream) -> io::Result<()> + Send + 'static,
+    ) -> Following {
+        let serve = follows.sending.clone();
+        let serving = on_a_thread(move || serve.serve_after(stream, first));
+        Following { follows, serving }
+    }
+
+    /// Until the other side has all of it. If that is not heard meanwhile it goes on without whoever asked for the move, who is told so:
+    /// false.
+    fn see_to_pages(self: &Arc<Inner>, following: Following, mut tell: impl FnMut(u64)) -> bool {
+        let Following { follows, serving } = following;
         // If the link breaks the other side opens another one.
         let mut patience = Patience::new();
         while self.goes_on(&follows, &mut patience) {
@@ -461,6 +542,50 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Those that write where a process writes go after it when it has moved. Until they are there, they wait when they write.
+    fn bring_along(self: &Arc<Inner>, with: Pid, by: ChosenBy) {
+        let Some(node) = self.node.get() else { return };
+        let system = System(self.clone());
+        let left: Vec<Pid> = node.sharers(with).into_iter().filter(|pid| !system.goes_after(*pid, with, by)).collect();
+        if left.is_empty() {
+            return;
+        }
+        let inner = self.clone();
+        let again = move || inner.bring_later(with, by, left);
+        // Without a thread they wait until the next who looks after this node moves them.
+        let _ = std::thread::Builder::new().name("una-along".into()).stack_size(1 << 20).spawn(again);
+    }
+
+    fn bring_later(self: &Arc<Inner>, with: Pid, by: ChosenBy, mut left: Vec<Pid>) {
+        let Some(node) = self.node.get() else { return };
+        let (system, until) = (System(self.clone()), Instant::now() + ALONG_TIMEOUT);
+        while !left.is_empty() && Instant::now() < until && !self.is_stopping() {
+            std::thread::sleep(ALONG_INTERVAL);
+            left.retain(|pid| node.is_alive(*pid) && !system.goes_after(*pid, with, by));
+        }
+        for pid in left {
+            node.stay_behind(pid);
+            node.note(
+                pid,
+                &format!("una: {with} has moved, and process {pid} could not follow: this log is its own\n"),
+            );
+        }
+    }
+}
+
+impl System {
+    /// One try to have a process where that one is whose streams it has. Says whether nothing is left to be done.
+    fn goes_after(&self, pid: Pid, with: Pid, by: ChosenBy) -> bool {
+        let to = self.locate(with).filter(|node| *node != self.0.me);
+        match to.map(|to| self.move_chosen(pid, to, by, &mut |_| true)) {
+            Some(Ok(_)) => true,
+            Some(Err(MoveRefused::Depart(DepartRefused::Stop(FreezeRefused::Control(_))))) => true,
+            Some(Err(_)) | None => false,
+        }
+    }
+}
+
 /// Takes in a process of another node, on a thread of its own.
 pub(super) fn arrived(inner: &Arc<Inner>, from: NodeId, head: &[u8], stream: Stream) {
     let Ok(opening) = serde_json::from_slice::<Opening>(head) else { return };
@@ -490,24 +615,28 @@ pub(super) fn arrived(inner: &Arc<Inner>, from: NodeId, head: &[u8], stream: Str
 impl Inner {
     fn take_in(self: &Arc<Inner>, from: NodeId, head: Head, talk: &mut Talk) -> Result<(), Broken> {
         let refused = |why: &dyn std::fmt::Display| Broken::Refused(why.to_string());
-        let Head { ticket, baggage } = head;
+        let Head { ticket, baggage, is_named } = head;
         let life = self.life_linked(from);
-        let moves = baggage.moves;
+        let (moves, shares) = (baggage.moves, baggage.shares);
         Step::ArrivingAsked.reached();
         let node = self.node.get().ok_or_else(|| refused(&"it is starting"))?;
         if self.is_stopping() {
             return Err(refused(&"it is stopping"));
         }
         let program = self.program_for(node, talk, &baggage.program)?;
+        let memory_bytes_max = baggage.limits.memory_bytes.unwrap_or(u64::MAX).min(MEMORY_BYTES_MAX);
+        let room = node.make_room(&program, baggage).map_err(|error| refused(&error))?;
         Step::ArrivingLoaded.reached();
         let may_wait = engine::pages::support().missing.is_ok();
         talk.say(&Word::Prepared { may_wait })?;
         // To have it compiled may have taken all of the time that there was for anything.
         talk.stream.set_deadline(Some(Instant::now() + BEGIN_TIMEOUT));
-        let mut staged = node.engine().stage(baggage.limits.memory_bytes.unwrap_or(u64::MAX).min(MEMORY_BYTES_MAX));
+        let mut staged = node.engine().stage(memory_bytes_max);
+        let mut ahead = None;
         let state = loop {
             match talk.hear()? {
                 Frame::Round => talk.take_pieces(&mut staged)?,
+                Frame::Streams => ahead = Some(talk.receive(STREAMS_BYTES_MAX)?),
                 Frame::Stopped(state) => break state,
             }
         };
@@ -527,8 +656,8 @@ impl Inner {
         };
         let mut whole = Pieces::of(talk);
         let image = engine::Image::open(&mut whole).map_err(|error| refused(&error))?;
-        let brought = Brought { streams, cpu_ns: state.cpu_ns, image, pages, stopped };
-        let arrival = node.arrive(from, ticket, &program, baggage, brought).map_err(|error| refused(&error))?;
+        let brought = Brought { ahead, streams, cpu_ns: state.cpu_ns, image, pages, stopped };
+        let arrival = node.arrive(from, ticket, room, brought).map_err(|error| refused(&error))?;
         whole.skip()?;
         Step::ArrivingExpected.reached();
         talk.say(&Word::Ready)?;
@@ -538,9 +667,16 @@ impl Inner {
         let settled = arrival.wait(|| !self.is_stopping());
         if let Some(pid) = settled {
             Step::ArrivingRuns.reached();
+            if !is_named {
+                node.set_guest(pid);
+            }
             let _ = talk.say(&Word::Runs).and_then(|()| talk.leave());
             System(self.clone()).moved_here(pid, moves);
             self.tell_moved(pid);
+            // The one whose streams it has may have gone on while it came.
+            if let Some(with) = shares.filter(|with| !node.is_alive(*with)) {
+                self.bring_along(with, if is_named { ChosenBy::Person } else { ChosenBy::System });
+            }
             if let Some(missing) = &arrival.missing {
                 Step::ArrivingPages.reached();
                 let mut first = talk.stream.try_clone().ok();

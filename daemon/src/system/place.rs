@@ -2,15 +2,23 @@
 
 use super::view::{WhyNode, WhyView};
 use super::{NotForked, System, health, member};
-use crate::node::{ForkOrder, Origin};
+use crate::node::{ForkOrder, Origin, ProcessView};
 use crate::protocol::Placement;
 use abi::ids::{NodeId, ProgramId};
 use services::members::Standing;
 use services::placement::{self, Candidate, Hint, Order, Promised};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// What a process is taken to use of memory if it was not said.
 const MEMORY_USUAL: u64 = 32 << 20;
+/// After so long a node has told others of what it got.
+const TOLD_AFTER: Duration = Duration::from_millis(1500);
+
+/// Processes that were sent to nodes a moment ago, of which those have not told yet: so that not all go to the same one.
+#[derive(Default)]
+pub struct Recent(Mutex<VecDeque<(Instant, NodeId, u64)>>);
 
 impl System {
     /// A node for a process, and for each node why it was or was not chosen. Without a node that can take it: the reasons.
@@ -42,7 +50,7 @@ impl System {
             memory_bytes: place.limits.memory_bytes.unwrap_or(MEMORY_USUAL),
             hint,
             architecture: None,
-            asked_on: inner.me,
+            asked_on: Some(inner.me),
             data: vec![],
         };
         if candidates.is_empty() {
@@ -83,7 +91,8 @@ impl System {
                 memory_bytes: origin.memory_bytes,
                 hint,
                 architecture: None,
-                asked_on: inner.me,
+                // Nobody at this machine asked for clones of a guest.
+                asked_on: (!inner.node.get().is_some_and(|node| node.is_guest(origin.pid))).then_some(inner.me),
                 data: vec![],
             };
             let why = self.decide(&wanted, &candidates, &members, bound).map_err(NotForked::NoPlace)?;
@@ -96,6 +105,35 @@ impl System {
             places.push((node, why));
         }
         Ok(places)
+    }
+
+    /// A node for a process that has to leave this one. Without one: the reasons.
+    pub fn place_moved(&self, view: &ProcessView, recent: &Recent) -> Result<NodeId, WhyView> {
+        let inner = &self.0;
+        let members = inner.directory.members().clone();
+        let mut candidates = self.candidates(&members);
+        let mut recent = recent.0.lock().expect("nothing panics while it holds this lock");
+        while recent.front().is_some_and(|(at, ..)| at.elapsed() > TOLD_AFTER) {
+            recent.pop_front();
+        }
+        for candidate in &mut candidates {
+            for (.., bytes) in recent.iter().filter(|(_, node, _)| *node == candidate.node) {
+                candidate.promised.memory_bytes += bytes;
+                candidate.promised.processes += 1;
+            }
+        }
+        let order = Order {
+            program: ProgramId(super::record::hex(&view.program).unwrap_or_default()),
+            memory_bytes: view.memory_bytes,
+            hint: Hint::Anywhere,
+            architecture: None,
+            asked_on: None,
+            data: vec![],
+        };
+        let why = self.decide(&order, &candidates, &members, false)?;
+        let node = NodeId(why.chosen.expect("a decision that chose no node is an error"));
+        recent.push_back((Instant::now(), node, view.memory_bytes));
+        Ok(node)
     }
 
     fn candidates(&self, members: &member::Members) -> Vec<Candidate> {

@@ -7,6 +7,7 @@
 //! Each start is a *life*: it is counted here, on the disk, before anybody else hears of it, so that no two lives have one number and
 //! what an earlier life left behind is never taken for this one's.
 
+use super::lend::Lend;
 use abi::ids::NodeId;
 use serde::{Deserialize, Serialize};
 use std::fs::{DirBuilder, File};
@@ -36,6 +37,9 @@ pub struct Record {
     pub port: Option<u16>,
     /// The others as they were when it last knew: whom to ask first after a start.
     pub peers: Vec<Peer>,
+    /// For whom the machine is there, as its owner said last.
+    #[serde(default)]
+    pub lend: Lend,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -72,6 +76,7 @@ impl Record {
             life: 0,
             port: None,
             peers,
+            lend: Lend::default(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What people and scripts see of a system: its nodes, what it can survive, and where a process was put and why. Plain data.
 
+use super::lend::Lend;
 use crate::keep::record::Checkpoint;
 use crate::node::Outward;
 use crate::node::Pid;
@@ -19,6 +20,9 @@ pub struct SystemView {
     pub survives: u32,
     /// What is not as it should be, and what to do about it.
     pub complaints: Vec<String>,
+    /// Of the machine that says this.
+    #[serde(default)]
+    pub lending: LendingView,
 }
 
 /// One node as others see it.
@@ -69,6 +73,51 @@ pub struct Facts {
     pub memory_free_bytes: u64,
     pub processes: u32,
     pub life: u64,
+    #[serde(default)]
+    pub lends: Lends,
+}
+
+/// Whether a node takes what others want to run, as far as its owner has a say in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lends {
+    #[default]
+    Always,
+    /// It does so while its owner is away, which they are.
+    OwnerAway,
+    OwnerHere,
+}
+
+impl Lends {
+    pub fn name(self) -> &'static str {
+        match self {
+            Lends::Always => "always",
+            Lends::OwnerAway => "owner-away",
+            Lends::OwnerHere => "owner-here",
+        }
+    }
+}
+
+/// For whom the machine is there that says this, and how that is with those who are on it.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct LendingView {
+    pub lend: Lend,
+    /// Nothing if it is lent at all times: nobody looks then.
+    pub owner: Option<OwnerView>,
+    /// Processes that run there because the system put them there.
+    pub guests: u64,
+    /// Guests that are stopped until the owner has gone, and why they could not leave.
+    pub paused: Vec<(Pid, String)>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OwnerView {
+    pub here: bool,
+    /// For how long it has been so.
+    pub for_ms: u64,
+    /// Why they are taken to be there, and how long ago that was seen last.
+    pub sign: Option<String>,
+    pub sign_ago_ms: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

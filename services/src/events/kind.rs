@@ -323,6 +323,11 @@ kinds! {
     25 ClockBehind "clock-behind" { by_ms: u64 } "this node's clock is {by_ms} ms behind those of most nodes: set it";
     26 Usurped "usurped" { life: u64 } "another machine has this node's key and is in its life {life}: one of the two is a copy";
     30 ProcessForked "process-forked" { process: ProcessId, from: ProcessId, number: u64 } "{process} is clone {number} of {from}";
+    31 OwnerReturned "owner-returned" { node: NodeId, why: Text } "the owner of {node} is there, so its guests leave: {why}";
+    32 OwnerLeft "owner-left" { node: NodeId } "the owner of {node} is away, and lends it";
+    33 GuestsGone "guests-gone" { node: NodeId, moved: u64, paused: u64, after_ms: u64 } "{node} is its owner's {after_ms} ms after they returned: {moved} guests moved, {paused} are stopped until they leave";
+    34 ProcessPaused "process-paused" { process: ProcessId, on: NodeId, why: Text } "{process} is stopped on {on} until its owner leaves: {why}";
+    35 ProcessUnpaused "process-unpaused" { process: ProcessId, on: NodeId } "{process}, which was stopped for the owner of {on}, goes on";
     40 ProcessKept "process-kept" { process: ProcessId, sequence: u64, new_bytes: u64 } "{process} is kept as it is: checkpoint {sequence}, {new_bytes} new bytes";
     41 ProcessRestored "process-restored" { process: ProcessId, on: NodeId, sequence: u64, incarnation: u64 } "{process} goes on on {on} from its checkpoint {sequence}, as incarnation {incarnation}";
     42 ProcessRestarted "process-restarted" { process: ProcessId, on: NodeId, incarnation: u64, why: Text } "{process} is begun again on {on}, as incarnation {incarnation}: {why}";

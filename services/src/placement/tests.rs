@@ -34,7 +34,7 @@ fn order() -> Order {
         memory_bytes: 64 * MIB,
         hint: Hint::Anywhere,
         architecture: None,
-        asked_on: NodeId(1),
+        asked_on: Some(NodeId(1)),
         data: vec![],
     }
 }
@@ -57,7 +57,7 @@ fn check(order: &Order, candidates: &[Candidate], expected: &[&str]) {
 
 #[test]
 fn all_else_being_equal_it_stays_where_it_was_asked_for() {
-    let order = Order { asked_on: NodeId(2), ..order() };
+    let order = Order { asked_on: Some(NodeId(2)), ..order() };
     check(
         &order,
         &[node(1), node(2)],
@@ -172,7 +172,7 @@ fn each_node_that_cannot_says_why() {
             "n5 is being emptied",
             "n6 is being emptied",
             "n7 said goodbye",
-            "n8 is lent only while its owner is away",
+            "n8 is lent only while its owner is away, who is there now",
             "n9 said goodbye",
         ],
     );
@@ -182,8 +182,12 @@ fn each_node_that_cannot_says_why() {
 fn an_owner_may_use_their_own_machine() {
     let own = with(1, |facts| (facts.intake, facts.profile) = (Intake::OwnerPresent, Profile::Workstation));
     assert_eq!(place(&order(), &[own.clone(), node(2)]).chosen, Ok(NodeId(1)));
-    let elsewhere = Order { asked_on: NodeId(2), ..order() };
+    let elsewhere = Order { asked_on: Some(NodeId(2)), ..order() };
     assert_eq!(place(&elsewhere, &[own.clone(), node(2)]).chosen, Ok(NodeId(2)));
+    // What has to leave was asked for by nobody.
+    let leaves = Order { asked_on: None, ..order() };
+    assert_eq!(place(&leaves, &[own.clone(), node(2)]).chosen, Ok(NodeId(2)));
+    assert_eq!(place(&leaves, &[own.clone()]).chosen, Err(Nowhere::NobodyTakes));
     let named = Order { hint: Hint::On(NodeId(1)), ..elsewhere };
     assert_eq!(place(&named, &[own]).chosen, Ok(NodeId(1)));
 }
@@ -235,7 +239,7 @@ fn the_cheapest_that_can_is_chosen() {
             candidate.draining = below(6) == 0;
             candidates.push(candidate);
         }
-        let order = Order { memory_bytes: below(4000) * MIB, asked_on: NodeId(1 + below(9) as u16), ..order() };
+        let order = Order { memory_bytes: below(4000) * MIB, asked_on: Some(NodeId(1 + below(9) as u16)), ..order() };
         let decision = place(&order, &candidates);
         assert_eq!(decision.verdicts.len(), candidates.len(), "each node is spoken of");
         for (node, verdict) in &decision.verdicts {

@@ -6,7 +6,7 @@
 
 use super::enduring::{ENDLESS, Program, compiled};
 use super::node::{Done, Machines, Setting};
-use super::{Scenario, When, kills, steps, thousand, until};
+use super::{Scenario, When, kills, lending, steps, thousand, until};
 use crate::Outcome;
 use daemon::steps::Step;
 use serde_json::Value;
@@ -21,6 +21,12 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "many_at_random", when: When::Nightly, play: many_at_random },
     Scenario { name: "gibibyte", when: When::Nightly, play: gibibyte },
     Scenario { name: "drained", when: When::Nightly, play: drained },
+    Scenario { name: "owner_returns", when: When::Always, play: lending::owner_returns },
+    Scenario {
+        name: "owner_returns_and_another_dies",
+        when: When::Nightly,
+        play: lending::owner_returns_and_another_dies,
+    },
     Scenario { name: "slow_there", when: When::Nightly, play: slow_there },
     Scenario { name: "way_lost_meanwhile", when: When::Always, play: way_lost_meanwhile },
     Scenario { name: "some_dozens", when: When::Always, play: thousand::some_dozens },
