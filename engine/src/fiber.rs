@@ -9,12 +9,14 @@ use crate::error::{RunError, StartError, ThawError};
 use crate::image::{Facts, Image};
 use crate::process::{Body, Process, Stage, State, Stop};
 use crate::program::{Code, Program};
+use crate::tape::Ports;
 use crate::una::Child;
 use crate::wasi;
 use abi::call::{Outcome, SystemCall};
 use abi::file::Interrupt;
 use abi::ids::Time;
 use abi::message::Bytes;
+use freeze::ImageError;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +35,10 @@ pub trait SystemCalls: Send {
 
     /// Makes ready what a child will be that is spawned with what this gives. If it is not spawned it is forgotten some day.
     fn child(&mut self, child: Child) -> Result<(abi::process::Program, Bytes), NoChild>;
+
+    /// Since when a name leads where it leads, if it is one that lasts: whoever bound it goes on after the loss of its node, and the name
+    /// with it. As far as this node has heard.
+    fn tide(&self, path: &str) -> Option<u64>;
 }
 
 /// The program of a child cannot be run; the node has said why in the parent's log.
@@ -93,6 +99,18 @@ impl ResourceLimiter for Meter {
 pub struct Fiber {
     pub calls: Box<dyn SystemCalls>,
     pub usage: Arc<Usage>,
+    /// Of a durable process: its ports, by its tape.
+    pub ports: Option<Ports>,
+}
+
+/// Makes a system call; the fiber is left if the process must wait.
+pub(crate) async fn ask(kernel: &mut dyn SystemCalls, call: SystemCall) -> Outcome {
+    let mut call = Some(call);
+    std::future::poll_fn(|_| match call.take() {
+        Some(call) => kernel.call(call),
+        None => Poll::Ready(kernel.outcome()),
+    })
+    .await
 }
 
 impl State {
@@ -100,15 +118,13 @@ impl State {
         self.calls.as_ref().expect("a process on a fiber has a kernel").now()
     }
 
-    /// Makes a system call; the fiber is left if the process must wait.
+    /// Makes a system call; the fiber is left if the process must wait. One of a durable process is told by its tape.
     pub(crate) async fn system_call(&mut self, call: SystemCall) -> Outcome {
         let calls = self.calls.as_mut().expect("a process on a fiber has a kernel");
-        let mut call = Some(call);
-        std::future::poll_fn(|_| match call.take() {
-            Some(call) => calls.call(call),
-            None => Poll::Ready(calls.outcome()),
-        })
-        .await
+        match &mut self.ports {
+            Some(ports) => ports.call(&mut **calls, call).await,
+            None => ask(&mut **calls, call).await,
+        }
     }
 }
 
@@ -153,6 +169,11 @@ impl Engine {
         let (facts, kept) = (image.facts()?, image.kept()?);
         store.data_mut().system.go_on(image.system()?)?;
         store.data_mut().kept = kept;
+        let State { ports, calls, .. } = store.data_mut();
+        if let (Some(ports), Some(calls), Some(saved)) = (ports, calls, image.ports()) {
+            let malformed = |_| ImageError::Inconsistent { what: "what it holds of ports is malformed".into() };
+            ports.restore(saved, calls.now()).map_err(malformed)?;
+        }
         let thawed = code.fill_reader_async(process, &mut store, &mut image.reader).await;
         let thawed = thawed.map_err(crate::process::thaw_error)?;
         thawed.process.listen(&mut store);

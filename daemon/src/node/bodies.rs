@@ -15,6 +15,7 @@ use abi::limits::{Limits, WEIGHT_NORMAL};
 use abi::message::Bytes;
 use abi::process::{Exit, Program, StartFailure};
 use drivers::clock::now_ms;
+use kernel::{Key, Process};
 use services::boot::{Boot, Manifest, Part, Plan, Restart};
 use services::host::Host;
 use services::names::Names;
@@ -107,6 +108,7 @@ struct Arriving {
 enum Expected {
     Program(guest::Program, Arc<Info>),
     Puppet(Arc<Strings>),
+    Native { name: &'static str, native: Box<dyn Native>, key: Arc<OnceLock<Key<Process>>> },
 }
 
 impl Bodies {
@@ -164,6 +166,13 @@ impl Bodies {
     pub fn expect_puppet(&self) -> (Arc<Strings>, Bytes) {
         let strings = Strings::new();
         (strings.clone(), self.expect_one(Expected::Puppet(strings)))
+    }
+
+    /// A process of this kind, whose key is told when it begins.
+    pub fn expect_native(
+        &self, name: &'static str, native: Box<dyn Native>, key: Arc<OnceLock<Key<Process>>>,
+    ) -> Bytes {
+        self.expect_one(Expected::Native { name, native, key })
     }
 
     fn expect_one(&self, expected: Expected) -> Bytes {
@@ -232,6 +241,7 @@ impl Bodies {
             key,
             stopper: None,
             tape: None,
+            harbour: None,
             guest: Arc::default(),
             began: self.machine.began(),
         });
@@ -277,6 +287,11 @@ impl machine::Bodies for Bodies {
                     seeker if seeker < SEEKERS_END => ("seeker", self.seekers[(seeker - DESK - 1) as usize].clone()),
                     _ => match self.expected().remove(&number) {
                         Some(Expected::Puppet(strings)) => ("agent", strings),
+                        Some(Expected::Native { name, native, key }) => {
+                            // Nobody else has it.
+                            let _ = key.set(start.process);
+                            return Ok(self.service(name, native, &start));
+                        }
                         _ => return Err(StartFailure::UnknownProgram),
                     },
                 };

@@ -500,6 +500,9 @@ impl Inner {
         if let Some(console) = &console {
             // Its end is written down by that.
             console.release_all();
+            if let Some(node) = self.node.get() {
+                node.release_answers(pid);
+            }
         }
         let phase = Phase::Beginning;
         let began = Instant::now();
@@ -655,6 +658,9 @@ impl Inner {
                 if let Some(console) = console {
                     console.release_all();
                 }
+                if let Some(node) = self.node.get() {
+                    node.release_answers(pid);
+                }
                 if is_given_up {
                     self.chronicle.record(Kind::ProcessGivenUp { process: pid.id() });
                 }
@@ -662,9 +668,12 @@ impl Inner {
                 if let Some(supervision) = ended.filter(|one| one.durable_every_ms.is_some()) {
                     let (name, since) = (supervision.begin.process.stdio.session, supervision.since);
                     self.forget_tapes(pid);
-                    let files = self.files.clone();
+                    let (files, names) = (self.files.clone(), self.names.clone());
                     // It may have to wait for whoever holds the files. Without a thread 48 bytes stay.
-                    let forget = move || files.end_session(Lasting { name, since, incarnation });
+                    let forget = move || {
+                        names.forget(pid.id());
+                        files.end_session(Lasting { name, since, incarnation });
+                    };
                     let _ = std::thread::Builder::new().name("una-forget".into()).spawn(forget);
                 }
             }
