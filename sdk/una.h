@@ -4,6 +4,10 @@
  * Each function gives UNA_OK or why not. Results go where the last pointers say. Handles are small integers of this process; a handle that
  * is sent along in a message is another one for whoever receives it. Deadlines are moments of CLOCK_MONOTONIC in nanoseconds: see
  * una_after_ms.
+ *
+ * A port whose name a durable process has bound (`una run --durable`) outlives its node: whoever found it by that name and calls it, or
+ * sends with a deadline, waits until the process has it, wherever that goes on, and it counts once. A durable process itself has ports
+ * with names, calls and sends by name, and timers; what else there is here gives it UNA_NOT_DURABLE.
  */
 #ifndef UNA_H
 #define UNA_H
@@ -50,6 +54,7 @@ enum una_error {
     UNA_SERVICE = 28,     /* the system's service failed */
     UNA_UNKNOWN = 29,     /* another node did not say in time what became of it */
     UNA_UNREACHABLE = 30, /* the other node cannot be reached */
+    UNA_NOT_DURABLE = 31, /* not in a durable process: children, pipes, badges, copies of handles, watching, handles in messages */
 };
 
 /* What a handle lets its holder do. */

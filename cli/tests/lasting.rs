@@ -80,7 +80,7 @@ fn it_runs_again_after_its_only_node_was_lost() {
 }
 
 #[test]
-fn a_durable_process_prints_and_changes_files_and_nothing_else() {
+fn a_durable_process_prints_and_changes_files_and_no_directory_of_a_machine() {
     let computer = Computer::of(1);
     computer.nodes[0].program("create.wasm", &programs::creating("new"));
     computer.nodes[0].program("hello.wasm", &programs::hello());
@@ -91,7 +91,8 @@ fn a_durable_process_prints_and_changes_files_and_nothing_else() {
     computer.on(0, &["run", "--durable", "exit7.wasm"]).expect(7, "");
     let una = r#"(module (import "una" "port_status" (func (param i32 i32) (result i32))) (memory (export "memory") 1) (func (export "_start")))"#;
     computer.nodes[0].program("una.wasm", una);
-    computer.on(0, &["run", "--durable", "una.wasm"]).expect_error(125, &["cannot be durable", "import module `una`"]);
+    // Ports go along: see the tests of `ports`.
+    computer.on(0, &["run", "--durable", "una.wasm"]).expect(0, "");
     computer
         .on(0, &["run", "--durable", "--mount", ".=/here", "hello.wasm"])
         .expect_error(125, &["cannot be durable", "/here:ro"]);
@@ -118,6 +119,16 @@ fn a_durable_process_outlives_its_node() {
     assert_eq!(now[..seen.len()], seen[..]);
     assert!(now.windows(2).all(|pair| pair[1] == pair[0] + 1), "{now:?}");
     until("the other to be begun elsewhere", || computer.home_of(0, &anew).filter(|home| *home != 1));
+    // The durable one has its claim for a fence, and need not wait for the lease of a node that nobody hears; the other one must.
+    let why = |pid: &str| {
+        let events = computer.on(0, &["events"]).out;
+        let begun = format!("{pid} is begun again");
+        events.lines().find(|line| line.contains(&begun)).map(String::from)
+    };
+    let durable_why = until("it to be told why", || why(&durable));
+    assert!(durable_why.ends_with("nobody hears its node"), "{durable_why}");
+    let anew_why = until("it to be told why", || why(&anew));
+    assert!(anew_why.ends_with("its node was lost"), "{anew_why}");
     // The node comes back, and finds that others have taken over.
     computer.up(1);
     until("it to be there again", || (computer.status(0)["nodes"][1]["state"] == "up").then_some(()));
@@ -268,5 +279,15 @@ fn a_node_that_wakes_late_ends_what_others_took_over() {
         let now = numbers(&shown.out);
         assert!(shown.status == 0 && now.len() > 10, "{node}: {}{}", shown.out, shown.err);
         assert!(now.windows(2).all(|pair| pair[1] == pair[0] + 1), "{now:?}");
+    }
+    // And the one that slept leads nobody astray when it goes on elsewhere once more: not on it, since that is to be emptied.
+    computer.on(0, &["drain", "--no-wait", "c"]).expect(0, "");
+    computer.kill(home);
+    for node in (0..3).filter(|node| *node != home) {
+        until("it to be seen, whoever is asked", || {
+            let shown = computer.on(node, &["logs", &pid]);
+            (shown.status == 0 && numbers(&shown.out).len() > 10).then_some(())
+        });
+        assert_eq!(computer.home_of(node, &pid), Some(1 - home));
     }
 }

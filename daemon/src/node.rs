@@ -6,6 +6,7 @@
 //!   machine   the kernel on Linux threads           guest     a process that runs a program
 //!   puppet    system calls for outsiders            process   names, streams and ends of processes
 //!   bodies    what each process is                  system_files   /proc, /port, /node
+//!   harbour   ports of durable processes
 //!   seekers   who works for names of other nodes
 //!   keep      a process stopped for a moment, and one that goes on
 //!   moving    a process that leaves, and one that comes   forking   clones of a process
@@ -16,6 +17,7 @@ mod bodies;
 mod console;
 mod forking;
 mod guest;
+mod harbour;
 mod keep;
 mod machine;
 mod moving;
@@ -29,7 +31,7 @@ pub use console::{Console, Hold, INPUT_BYTES_MAX, LOG_BYTES_MAX, Output, Piece};
 pub use forking::{Asker, Cutting, ForkRefused, GrowRefused, Origin};
 pub use keep::{GoOn, Outward, Snapshot, SnapshotRefused, UndoRefused, is_damage};
 pub use moving::{Arrival, ArriveRefused, Baggage, Brought, Pages, Stopped};
-pub use seekers::{Fetched, Home, Registry};
+pub use seekers::{Fetched, Home, Registry, Tide};
 pub use system_files::{ForkOrder, Forked, OtherNode, Others};
 pub use view::{
     ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, Lineage, MountOrder, NodeError, NodeView,
@@ -38,7 +40,8 @@ pub use view::{
 
 use crate::files::{Lasting, Shared, Tree};
 use abi::call::{
-    CallError, ControlError, Deadline, Outcome, PortOptions, ReceiveError, SendError, SendMode, SystemCall, Wait,
+    CallError, ControlError, Deadline, Outcome, PortOptions, Reached, ReceiveError, SendError, SendMode, SystemCall,
+    Wait,
 };
 use abi::file::{FileSystem, Mount, StreamKind};
 use abi::ids::{HandleId, ProgramId, Time};
@@ -51,10 +54,11 @@ use bodies::Bodies;
 use console::{ConsoleWaiter, Rouse, Side};
 use drivers::clock::now_ms;
 use drivers::{FileJournal, HostDirectory, HostEntropy};
-use engine::tape::{Mark, Tape, TapedFiles, Told};
+use engine::tape::{Mark, Ports, Tape, TapedFiles, Told};
 use engine::una::Child;
 use engine::{Fiber, Image, Usage, wasi};
 use guest::{Calls, Children, ProcessClock};
+use harbour::{Harbour, Owner};
 use kernel::inspect::Activity;
 use kernel::{Key, Process};
 use machine::{Machine, Place, Used};
@@ -73,6 +77,9 @@ use system_files::{Root, SystemFiles};
 
 /// How long the system's own parts may take for something that they do at once.
 const SYSTEM_TIMEOUT: Duration = Duration::from_secs(30);
+/// A durable process that says nothing for so long is looked for anew, and before that so long a pause is made.
+const LASTING_LOOK: Duration = Duration::from_millis(500);
+const LASTING_PAUSE: Duration = Duration::from_millis(20);
 /// How long a process may take to stop for a freeze.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a process that is to stop is roused again: it may have begun to wait just after the last time.
@@ -206,6 +213,8 @@ struct Inner {
     desk: Arc<Strings>,
     tree: AnyTree,
     others: Option<Arc<dyn Others>>,
+    /// How nodes agree about names of ports, if there are others.
+    registry: Option<Arc<dyn Registry>>,
     began: Instant,
     /// Those that were run last, the latest at the end.
     programs: Mutex<VecDeque<engine::Program>>,
@@ -260,7 +269,7 @@ impl Node {
         let (pile, work) = seekers::pile();
         let bodies = Arc::new(Bodies::new(machine.clone(), registry.is_some().then_some(pile)));
         machine.boot(bodies.clone(), bodies::BOOT, bodies::limits())?;
-        if let Some(registry) = registry {
+        if let Some(registry) = registry.clone() {
             seekers::begin(&machine, bodies.seekers(), work, registry).map_err(NodeError::Thread)?;
         }
         let desk = bodies.desk();
@@ -272,6 +281,7 @@ impl Node {
             desk,
             tree,
             others: options.others.clone(),
+            registry,
             began: Instant::now(),
             programs: Mutex::default(),
             this: this.clone(),
@@ -722,6 +732,9 @@ impl Node {
         }
         let agent = self.agent()?;
         let until = Instant::now() + timeout;
+        if self.lasts(port) {
+            return self.send_lasting(&agent, port, path, bytes, until);
+        }
         // Others may have to be asked, who take their time.
         let (answer, handles) = agent.ask(&names::Request::Lookup { path }, &[], SYSTEM_TIMEOUT)?;
         let handle = match (answer, handles.first()) {
@@ -738,6 +751,49 @@ impl Node {
             Outcome::Sent(Err(SendError::Unknown)) => Err(PortError::InDoubt(port.into())),
             Outcome::Sent(Err(SendError::Expired | SendError::Full)) => Err(PortError::Expired),
             other => Err(PortError::System(format!("{other:?}"))),
+        }
+    }
+
+    /// Is this the name of a port of a durable process, as far as is known here?
+    fn lasts(&self, port: &str) -> bool {
+        let path = port_path(port);
+        path.is_ok_and(|path| self.0.registry.as_ref().is_some_and(|registry| registry.tide(&path).is_some()))
+    }
+
+    /// Sends to a durable process, which has received it for ever when this comes back. Wherever it goes on meanwhile it is asked whether
+    /// it has.
+    fn send_lasting(
+        &self, agent: &Agent, port: &str, path: String, bytes: &[u8], until: Instant,
+    ) -> Result<(), PortError> {
+        let bytes = engine::found::as_sent(bytes);
+        let request = names::Request::Lookup { path };
+        let mut again = None;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(if again.is_some() { PortError::InDoubt(port.into()) } else { PortError::Expired });
+            }
+            let (_, handles) = agent.ask(&request, &[], SYSTEM_TIMEOUT)?;
+            if let Some(handle) = handles.first() {
+                // It may have gone on elsewhere, and this node only sleep.
+                let slice = left.min(LASTING_LOOK);
+                let message = Message { bytes: bytes.clone(), handles: Box::default() };
+                let deadline = Deadline { at: Some(agent.at(slice)), again };
+                let call = SystemCall::Call { port: *handle, message, deadline };
+                let called = agent.call(call, slice)?;
+                agent.post(SystemCall::Close { handle: *handle }, |_| {});
+                match called {
+                    Outcome::Called(Ok(_)) => return Ok(()),
+                    Outcome::Called(Err(
+                        CallError::Abandoned { sequence } | CallError::Expired(Reached::Server { sequence }),
+                    )) => again = Some(sequence),
+                    Outcome::Called(Err(
+                        CallError::PortClosed | CallError::Full | CallError::Expired(_) | CallError::Handle(_),
+                    )) => {}
+                    other => return Err(PortError::System(format!("{other:?}"))),
+                }
+            }
+            std::thread::sleep(LASTING_PAUSE);
         }
     }
 
@@ -869,9 +925,10 @@ impl Inner {
         (input, output): (Console, Console), life: Life,
     ) -> Result<World, RunRefused> {
         if stdio.held {
-            if program.uses_una() {
+            if program.uses_una() && self.registry.is_none() {
                 return Err(RunRefused::NotDurable(
-                    "it calls the import module `una`: messages and processes cannot be taken back".into(),
+                    "it calls the import module `una`, and this node has no others that could go on with its ports"
+                        .into(),
                 ));
             }
             if let Some(mount) = mounts.iter().find(|mount| !mount.read_only) {
@@ -924,6 +981,11 @@ impl Inner {
             opened = opened.drain(..).map(taped).collect();
             tape
         });
+        let harbour =
+            tape.as_ref().filter(|_| program.uses_una()).zip(self.registry.clone()).map(|(tape, registry)| {
+                let (node, rouse, process) = (self.this.clone(), rouse.clone(), known.clone());
+                Harbour::new(Owner { node, registry, tape: tape.clone(), rouse, process })
+            });
         // Reading and writing there has effects.
         for root in Root::ALL.into_iter().filter(|_| !stdio.held) {
             // What the user mounts there comes first.
@@ -941,7 +1003,9 @@ impl Inner {
         let clock = || -> Box<dyn abi::file::Clock> { Box::new(ProcessClock { time: time.clone(), began }) };
         let entropy = || -> Box<dyn abi::file::Entropy> { Box::new(HostEntropy) };
         let children: std::sync::Weak<dyn Children> = Arc::<Inner>::downgrade(self);
-        let calls = Calls { key: key.clone(), began, program: program.clone(), info: known.clone(), children };
+        let registry = self.registry.clone();
+        let calls =
+            Calls { key: key.clone(), began, program: program.clone(), info: known.clone(), children, registry };
         Ok(World {
             mounts: opened,
             stdin: Box::new(input.stream(Side::In, kind(stdio.input_is_terminal), tape.as_ref())),
@@ -950,13 +1014,18 @@ impl Inner {
             clock: tape.as_ref().map_or_else(|| clock(), |tape| tape.clock(clock())),
             entropy: tape.as_ref().map_or_else(|| entropy(), |tape| tape.entropy(entropy())),
             waiter: Box::new(waiter),
-            fiber: Fiber { calls: Box::new(calls), usage: usage.clone() },
+            fiber: Fiber {
+                calls: Box::new(calls),
+                usage: usage.clone(),
+                ports: tape.as_ref().zip(harbour.clone()).map(|(tape, harbour)| Ports::new(tape, Arc::new(harbour))),
+            },
             rest: Rest {
                 output,
                 shares: None,
                 usage,
                 time,
                 tape,
+                harbour,
                 key,
                 known,
                 lineage: Lineage::default(),
@@ -968,7 +1037,7 @@ impl Inner {
     fn info(&self, program: &engine::Program, process: &mut engine::Process, common: Common, rest: Rest) -> Arc<Info> {
         self.remember(program);
         let Common { name, args, mounts, limits, stdio, started_ms, moves, again } = common;
-        let Rest { output, shares, usage, time, tape, key, known, lineage, guest } = rest;
+        let Rest { output, shares, usage, time, tape, harbour, key, known, lineage, guest } = rest;
         let info = Info::new(Facts {
             name,
             args,
@@ -988,6 +1057,7 @@ impl Inner {
             key,
             stopper: Some(process.stopper()),
             tape,
+            harbour,
             guest,
             began: self.machine.began(),
         });
@@ -1081,6 +1151,7 @@ struct Rest {
     usage: Arc<Usage>,
     time: Arc<Used>,
     tape: Option<Tape>,
+    harbour: Option<Harbour>,
     key: Arc<OnceLock<Key<Process>>>,
     lineage: Lineage,
     /// Shared with those who can only be where it is.

@@ -738,7 +738,7 @@ pub enum Stage {
     Preparing,
     /// The process runs on while its memory is copied: in which round, and how much of it is sent.
     Copying { round: u32, bytes: u64, total: u64 },
-    /// The process stands still.
+    /// The process is asked to stand still.
     Stopped { bytes: u64 },
     /// The way was lost so many times, and the process runs on where it was; it is tried once more.
     Again { tries: u32 },

@@ -54,7 +54,7 @@ steps! {
     LeavingReady = "leaving-ready",
     /// The kernel has let it go; nobody was told.
     LeavingDeparted = "leaving-departed",
-    /// It runs there, and its pages have not followed.
+    /// It is there, and its pages have not followed.
     LeavingPages = "leaving-pages",
 
     // At the node to which it comes.

@@ -13,6 +13,7 @@
 //!   names    which node has bound the name of a port
 //!   elsewhere processes and nodes as files
 //!   keep     checkpoints                 supervise  processes that are begun again, here or elsewhere
+//!   lost     whose node is lost
 //!   view     what people see
 //! ```
 //! A node alone is a system of one: the same parts, with nobody to speak to.
@@ -28,6 +29,7 @@ pub mod keep;
 mod keeper;
 pub mod lend;
 mod location;
+mod lost;
 pub mod member;
 mod moving;
 mod names;
@@ -197,6 +199,7 @@ struct Inner {
     files: Shared,
     keep: keep::Keep,
     supervise: supervise::Supervise,
+    noticed: lost::Noticed,
     /// Its processes end because this node does.
     going_down: AtomicBool,
     watch: Mutex<Option<Watch>>,
@@ -412,6 +415,7 @@ impl System {
             files,
             keep: keep::Keep::new(),
             supervise: supervise::Supervise::new(),
+            noticed: lost::Noticed::default(),
             going_down: AtomicBool::new(false),
             watch: Mutex::default(),
             node: OnceLock::new(),
@@ -434,7 +438,7 @@ impl System {
         spawn("una-keep", keep::run)?;
         spawn("una-lease", supervise::run_lease)?;
         spawn("una-again", supervise::run)?;
-        spawn("una-lost", supervise::run_lost)?;
+        spawn("una-lost", lost::run)?;
         spawn("una-lend", lend::run)?;
         system.0.tell_own_addresses(own);
         Ok(system)
@@ -837,6 +841,9 @@ impl Inner {
             kernel.heard(node, Heard::Lost { life });
             self.departures.forget(node);
         }
+        if matches!(change, Change::Down { .. }) {
+            self.noticed.rouse();
+        }
         let living = self.tell_living();
         self.files.members(&living);
     }
@@ -869,6 +876,7 @@ impl Inner {
 
     /// There is a link to another member.
     fn linked(&self, number: NodeId, life: u64) {
+        self.noticed.linked(number);
         self.health.linked(number, life);
         if let Some(node) = self.node.get() {
             node.heard(number, Heard::Linked { life });

@@ -111,6 +111,10 @@ pub trait Receiver: Send + Sync {
     /// After [`SendError::Full`]: there is room again.
     fn room(&self, peer: NodeKey, class: Class);
 
+    /// After the link is gone: the machine on which the peer listened in that life of it answers, and says that nobody listens there
+    /// now. May be said again.
+    fn closed(&self, _peer: NodeKey, _life: u64) {}
+
     /// A link was refused: by us to them, or by them to us.
     fn refused(&self, _peer: NodeKey, _by: RefusedBy, _why: &Refusal) {}
 }
@@ -390,6 +394,11 @@ impl Wire {
             return Err(SendError::TooLong);
         }
         self.0.shared.link(peer).ok_or(SendError::Unlinked)?.send(class, message)
+    }
+
+    /// Is there a link now? It may be gone a moment later.
+    pub fn is_linked(&self, peer: NodeKey) -> bool {
+        self.0.shared.link(peer).is_some()
     }
 
     /// Asks. `done` is always called, once: with the answer, or why there is none.

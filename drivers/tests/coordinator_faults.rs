@@ -147,6 +147,37 @@ fn short_stalls_change_no_leader_and_a_lost_leader_is_replaced_in_time() {
 }
 
 #[test]
+fn a_leader_that_has_ended_is_not_waited_for_as_one_that_is_silent() {
+    let mut cluster = Cluster::new(11);
+    // Long, so that what is told from the two is certain on any machine.
+    cluster.options = Options { heartbeat: Duration::from_millis(2000), ..Options::normal() };
+    cluster.start_voters(3);
+    let leader = cluster.leader();
+    let (second, third) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    put(&*cluster.node(second), "k").unwrap();
+    // Who is heard is not replaced, whatever is said of it.
+    let term = cluster.node(leader).status().term;
+    cluster.node(second).ended(NodeId(leader));
+    cluster.node(third).ended(NodeId(leader));
+    let until = Instant::now() + cluster.options.promise() + cluster.options.heartbeat;
+    while Instant::now() < until {
+        put(&*cluster.node(third), "k").unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(cluster.node(leader).status().term, term);
+    // Those that have lost it do not choose another before their promise to it is over, and then at once.
+    let ended = Instant::now();
+    cluster.crash(leader);
+    cluster.node(second).ended(NodeId(leader));
+    cluster.node(third).ended(NodeId(leader));
+    put(&*cluster.node(second), "k").unwrap();
+    let took = ended.elapsed();
+    println!("a new leader after {took:?}");
+    let promised = cluster.options.promise() - cluster.options.heartbeat;
+    assert!(took > promised && took < cluster.options.silence() - cluster.options.heartbeat, "{took:?}");
+}
+
+#[test]
 fn voters_come_and_go_while_work_goes_on() {
     let mut cluster = Cluster::of_voters(8, 1);
     let client = cluster.start(9).unwrap();

@@ -319,6 +319,27 @@ fn a_cut_cable_is_noticed_at_both_ends() {
     a.record.linked(b.key);
     b.record.linked(a.key);
     assert_eq!(a.ask(&b, ECHO, b"back"), Ok(b"back".to_vec()));
+    // That is no closed port.
+    let is_closed = |event: &Event| matches!(event, Event::Closed(..));
+    assert!(!a.record.held.lock().unwrap().events.iter().any(is_closed));
+}
+
+#[test]
+fn whose_port_is_closed_is_known_to_have_gone_with_that_life() {
+    // Whichever of the two reached out.
+    for gone in 0..2 {
+        let (a, b) = pair();
+        let (gone, left) = if gone == 0 { (a, b) } else { (b, a) };
+        gone.wire.stop();
+        left.record.unlinked(gone.key);
+        let life = left.record.wait("a closed port", |held| {
+            held.events.iter().find_map(|event| match event {
+                Event::Closed(peer, life) if *peer == gone.key => Some(*life),
+                _ => None,
+            })
+        });
+        assert_eq!(life, 1);
+    }
 }
 
 #[test]

@@ -9,16 +9,19 @@ use crate::error::{RunError, StartError, ThawError};
 use crate::image::{Facts, Image};
 use crate::process::{Body, Process, Stage, State, Stop};
 use crate::program::{Code, Program};
+use crate::tape::Ports;
 use crate::una::Child;
 use crate::wasi;
 use abi::call::{Outcome, SystemCall};
+use abi::file::Interrupt;
 use abi::ids::Time;
 use abi::message::Bytes;
+use freeze::ImageError;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
-use wasmtime::ResourceLimiter;
+use wasmtime::{ResourceLimiter, Store};
 
 /// Makes the system calls of one process.
 pub trait SystemCalls: Send {
@@ -32,6 +35,10 @@ pub trait SystemCalls: Send {
 
     /// Makes ready what a child will be that is spawned with what this gives. If it is not spawned it is forgotten some day.
     fn child(&mut self, child: Child) -> Result<(abi::process::Program, Bytes), NoChild>;
+
+    /// Since when a name leads where it leads, if it is one that lasts: whoever bound it goes on after the loss of its node, and the name
+    /// with it. As far as this node has heard.
+    fn tide(&self, path: &str) -> Option<u64>;
 }
 
 /// The program of a child cannot be run; the node has said why in the parent's log.
@@ -92,6 +99,18 @@ impl ResourceLimiter for Meter {
 pub struct Fiber {
     pub calls: Box<dyn SystemCalls>,
     pub usage: Arc<Usage>,
+    /// Of a durable process: its ports, by its tape.
+    pub ports: Option<Ports>,
+}
+
+/// Makes a system call; the fiber is left if the process must wait.
+pub(crate) async fn ask(kernel: &mut dyn SystemCalls, call: SystemCall) -> Outcome {
+    let mut call = Some(call);
+    std::future::poll_fn(|_| match call.take() {
+        Some(call) => kernel.call(call),
+        None => Poll::Ready(kernel.outcome()),
+    })
+    .await
 }
 
 impl State {
@@ -99,15 +118,13 @@ impl State {
         self.calls.as_ref().expect("a process on a fiber has a kernel").now()
     }
 
-    /// Makes a system call; the fiber is left if the process must wait.
+    /// Makes a system call; the fiber is left if the process must wait. One of a durable process is told by its tape.
     pub(crate) async fn system_call(&mut self, call: SystemCall) -> Outcome {
         let calls = self.calls.as_mut().expect("a process on a fiber has a kernel");
-        let mut call = Some(call);
-        std::future::poll_fn(|_| match call.take() {
-            Some(call) => calls.call(call),
-            None => Poll::Ready(calls.outcome()),
-        })
-        .await
+        match &mut self.ports {
+            Some(ports) => ports.call(&mut **calls, call).await,
+            None => ask(&mut **calls, call).await,
+        }
     }
 }
 
@@ -128,19 +145,48 @@ impl Engine {
 
     /// Makes a frozen process of an image, for [`Process::run_on_fiber`].
     pub async fn thaw_on_fiber<R: Read>(
-        &self, program: &Program, mut image: Image<R>, resume: wasi::Resume, fiber: Fiber,
+        &self, program: &Program, image: Image<R>, resume: wasi::Resume, fiber: Fiber,
     ) -> Result<Process, ThawError> {
+        let blank = self.blank_on_fiber(program, resume, fiber).await?;
+        self.fill_on_fiber(blank, image).await
+    }
+
+    /// The first part of it, for which the image need not be there: with a large program it takes the most time.
+    pub async fn blank_on_fiber(
+        &self, program: &Program, resume: wasi::Resume, fiber: Fiber,
+    ) -> Result<Blank, ThawError> {
+        let Code::Freezable(code) = &program.code else { return Err(ThawError::NotFreezable) };
+        let interrupt = resume.waiter.interrupt();
+        let mut store = self.store(wasi::System::blank(resume), Some(fiber));
+        let process = code.instantiate_async(&mut store, &self.fibers).await.map_err(ThawError::Engine)?;
+        Ok(Blank { program: program.clone(), store, process, interrupt })
+    }
+
+    /// The second part.
+    pub async fn fill_on_fiber<R: Read>(&self, blank: Blank, mut image: Image<R>) -> Result<Process, ThawError> {
+        let Blank { program, mut store, process, interrupt } = blank;
         let Code::Freezable(code) = &program.code else { return Err(ThawError::NotFreezable) };
         let (facts, kept) = (image.facts()?, image.kept()?);
-        let interrupt = resume.waiter.interrupt();
-        let system = wasi::System::restore(image.system()?, resume)?;
-        let mut store = self.store(system, Some(fiber));
+        store.data_mut().system.go_on(image.system()?)?;
         store.data_mut().kept = kept;
-        let thawed = code.thaw_reader_async(&mut store, &self.fibers, &mut image.reader).await;
+        let State { ports, calls, .. } = store.data_mut();
+        if let (Some(ports), Some(calls), Some(saved)) = (ports, calls, image.ports()) {
+            let malformed = |_| ImageError::Inconsistent { what: "what it holds of ports is malformed".into() };
+            ports.restore(saved, calls.now()).map_err(malformed)?;
+        }
+        let thawed = code.fill_reader_async(process, &mut store, &mut image.reader).await;
         let thawed = thawed.map_err(crate::process::thaw_error)?;
         thawed.process.listen(&mut store);
-        Ok(self.process(store, program, Body::Freezable(thawed.process), facts, interrupt))
+        Ok(self.process(store, &program, Body::Freezable(thawed.process), facts, interrupt))
     }
+}
+
+/// An instance of a program, all but the state in which it goes on.
+pub struct Blank {
+    program: Program,
+    store: Store<State>,
+    process: freeze::Process,
+    interrupt: Arc<dyn Interrupt>,
 }
 
 impl Process {

@@ -14,6 +14,8 @@ pub(crate) const SYSTEM: &str = "wasi";
 pub(crate) const FACTS: &str = "una";
 /// What functions of the import module `una` remember, if they do.
 pub(crate) const KEPT: &str = "kept";
+/// The ports of a durable process, if it has some.
+pub(crate) const PORTS: &str = "ports";
 /// The program itself, if the image carries it.
 pub(crate) const PROGRAM: &str = "program";
 
@@ -87,6 +89,11 @@ impl<R: Read> Image<R> {
         let Some(bytes) = self.state().attachments.get(KEPT) else { return Ok(Kept::default()) };
         let malformed = |_| ImageError::Inconsistent { what: "what it kept between two calls is malformed".into() };
         Ok(Kept::restore(bytes).map_err(malformed)?)
+    }
+
+    /// What the ports of a durable process were saved as.
+    pub(crate) fn ports(&self) -> Option<&[u8]> {
+        self.state().attachments.get(PORTS).map(Vec::as_slice)
     }
 
     /// What [`crate::wasi::System::restore`] takes.

@@ -4,6 +4,7 @@
 //! The one idea: a program sees each call whole. What came and did not fit into its buffer waits here for a larger one; what a call had
 //! done when its process was stopped waits here for the call to be issued again.
 
+use crate::found::Afoot;
 use abi::encoding::{Malformed, Reader, Writer};
 use abi::ids::{CallId, HandleId, ProcessId};
 use abi::message::{Answer, Answerable, Badge, Bytes, Delivery, MESSAGE_HANDLES_MAX, Notice, NoticeEvent, Received};
@@ -13,7 +14,19 @@ use std::collections::BTreeMap;
 /// The most messages that are kept because they did not fit.
 pub(crate) const MESSAGES_MAX: usize = 64;
 
-const FORM: u8 = 1;
+/// The most ports that are remembered by names that last. More are ports as any.
+pub(crate) const FOUND_MAX: usize = 4096;
+
+const FORM: u8 = 2;
+
+/// A port that was found by a name that lasts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub path: String,
+    /// Where it leads, if that is known.
+    pub now: Option<HandleId>,
+    pub tide: Option<u64>,
+}
 
 #[derive(Default, Debug, PartialEq, Eq)]
 pub(crate) struct Kept {
@@ -24,6 +37,10 @@ pub(crate) struct Kept {
     pub call: Option<HandleId>,
     /// So many bytes of a write to a pipe were in it when the process was stopped.
     pub written: u32,
+    /// By the numbers under which the program knows them.
+    pub found: BTreeMap<u32, Found>,
+    /// How far a call of one of those was when the process was stopped.
+    pub afoot: Option<Afoot>,
 }
 
 impl Kept {
@@ -47,6 +64,21 @@ impl Kept {
         for (port, received) in &self.messages {
             put_received(to.u32(*port), received);
         }
+        to.u32(self.found.len() as u32);
+        for (handle, Found { path, now, tide }) in &self.found {
+            to.u32(*handle).bytes(path.as_bytes()).u32(now.unwrap_or(HandleId::NONE).0);
+            put_number(&mut to, *tide);
+        }
+        match &self.afoot {
+            None => {
+                to.u8(0);
+            }
+            Some(Afoot { sequence, call, port, tide }) => {
+                put_number(to.u8(1), *sequence);
+                put_number(&mut to, *tide);
+                to.u32(call.unwrap_or(HandleId::NONE).0).u32(port.unwrap_or(HandleId::NONE).0);
+            }
+        }
         Some(to.finish())
     }
 
@@ -56,7 +88,7 @@ impl Kept {
             return Err(from.malformed());
         }
         let written = from.u32()?;
-        let call = Some(HandleId(from.u32()?)).filter(|call| *call != HandleId::NONE);
+        let call = get_handle(&mut from)?;
         let answer = match from.u8()? {
             0 => None,
             1 => Some(Answer { bytes: Bytes::new(from.bytes()?), handles: get_handles(&mut from)? }),
@@ -73,9 +105,45 @@ impl Kept {
         if messages.len() != count as usize {
             return Err(from.malformed());
         }
+        let count = from.u32()?;
+        if count as usize > FOUND_MAX {
+            return Err(from.malformed());
+        }
+        let mut found = BTreeMap::new();
+        for _ in 0..count {
+            let (handle, path) = (from.u32()?, from.string()?);
+            found.insert(handle, Found { path, now: get_handle(&mut from)?, tide: get_number(&mut from)? });
+        }
+        let afoot = match from.u8()? {
+            0 => None,
+            1 => {
+                let (sequence, tide) = (get_number(&mut from)?, get_number(&mut from)?);
+                Some(Afoot { sequence, tide, call: get_handle(&mut from)?, port: get_handle(&mut from)? })
+            }
+            _ => return Err(from.malformed()),
+        };
         from.finish()?;
-        Ok(Kept { messages, answer, call, written })
+        Ok(Kept { messages, answer, call, written, found, afoot })
     }
+}
+
+fn put_number(to: &mut Writer, number: Option<u64>) {
+    match number {
+        None => to.u8(0),
+        Some(number) => to.u8(1).u64(number),
+    };
+}
+
+fn get_number(from: &mut Reader) -> Result<Option<u64>, Malformed> {
+    match from.u8()? {
+        0 => Ok(None),
+        1 => from.u64().map(Some),
+        _ => Err(from.malformed()),
+    }
+}
+
+fn get_handle(from: &mut Reader) -> Result<Option<HandleId>, Malformed> {
+    Ok(Some(HandleId(from.u32()?)).filter(|handle| *handle != HandleId::NONE))
 }
 
 fn put_handles(to: &mut Writer, handles: &[HandleId]) {
@@ -215,6 +283,11 @@ mod tests {
             answer: Some(Answer { bytes: Bytes::new(b"x"), handles: Box::new([HandleId(6)]) }),
             call: Some(HandleId(11)),
             written: 100,
+            found: BTreeMap::from([
+                (7, Found { path: "/port/a".into(), now: Some(HandleId(9)), tide: Some(5) }),
+                (8, Found { path: "/port/b".into(), now: None, tide: None }),
+            ]),
+            afoot: Some(Afoot { sequence: Some(4), call: Some(HandleId(12)), port: None, tide: Some(5) }),
         }
     }
 

@@ -10,12 +10,14 @@
 //!   fiber       processes that share threads       una      what only una has
 //!   pages       memories: followed, missing
 //!   parts       an image in parts                  tape      what a process was told
+//!   found       calls of names that last
 //! ```
 mod admission;
 pub mod cache;
 pub mod engine;
 pub mod error;
 pub mod fiber;
+pub mod found;
 pub mod image;
 mod kept;
 pub mod library;
@@ -32,7 +34,7 @@ pub use engine::{Elsewhere, Engine, Options, Target};
 pub use error::{
     CacheError, EngineError, LibraryError, LoadError, RunError, SaveError, StartError, ThawError, TraceFrame,
 };
-pub use fiber::{Fiber, NoChild, SystemCalls, Usage};
+pub use fiber::{Blank, Fiber, NoChild, SystemCalls, Usage};
 pub use image::{Facts, Image};
 pub use library::Library;
 pub use parts::{SavedState, WholeImage};

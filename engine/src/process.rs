@@ -15,6 +15,7 @@ use crate::image::{self, Facts, Image};
 use crate::kept::Kept;
 use crate::pages::{Memories, Pages, PagesError, Presence, Staging};
 use crate::program::{Code, Program};
+use crate::tape::Ports;
 use crate::wasi;
 use abi::file::Interrupt;
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ pub struct State {
     pub system: wasi::System,
     /// For a process on a fiber: its kernel.
     pub(crate) calls: Option<Box<dyn SystemCalls>>,
+    /// Of a durable process: its ports.
+    pub(crate) ports: Option<Ports>,
     meter: Option<Meter>,
     pub(crate) kept: Kept,
     pub(crate) presence: Arc<Presence>,
@@ -109,12 +112,13 @@ impl Engine {
     }
 
     pub(crate) fn store(&self, system: wasi::System, fiber: Option<Fiber>) -> Store<State> {
-        let (calls, meter) = match fiber {
-            Some(Fiber { calls, usage }) => (Some(calls), Some(Meter(usage))),
-            None => (None, None),
+        let (calls, meter, ports) = match fiber {
+            Some(Fiber { calls, usage, ports }) => (Some(calls), Some(Meter(usage)), ports),
+            None => (None, None, None),
         };
         let (kept, presence) = (Kept::default(), Arc::new(Presence::default()));
-        let mut store = Store::new(&self.wasmtime, State { system, calls, meter, kept, presence, memory: None });
+        let state = State { system, calls, ports, meter, kept, presence, memory: None };
+        let mut store = Store::new(&self.wasmtime, state);
         if store.data().meter.is_some() {
             store.limiter(|state| state.meter.as_mut().expect("it was there just now, and nobody takes it"));
         }
@@ -304,6 +308,12 @@ impl Process {
             BTreeMap::from([(image::SYSTEM.to_string(), system), (image::FACTS.to_string(), facts.to_bytes())]);
         if let Some(kept) = self.store.data().kept.save() {
             attachments.insert(image::KEPT.to_string(), kept);
+        }
+        let state = self.store.data();
+        if let (Some(ports), Some(calls)) = (&state.ports, &state.calls)
+            && let Some(ports) = ports.save(calls.now())
+        {
+            attachments.insert(image::PORTS.to_string(), ports);
         }
         if with_program {
             attachments.insert(image::PROGRAM.to_string(), self.program.wasm().to_vec());

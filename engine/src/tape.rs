@@ -18,9 +18,11 @@
 //! from then on counts, and whoever looks after it is told why.
 
 mod files;
+mod ports;
 mod world;
 
 pub use files::TapedFiles;
+pub use ports::{Arrival, Berth, Harbour, Known, Ports, Standing};
 
 use abi::encoding::{Malformed, Reader, Writer};
 use abi::errno::Errno;
@@ -75,10 +77,21 @@ pub enum Tag {
     Symlink,
     /// No question: the call was put off, and is issued again.
     PutOff,
+    /// What came to a port.
+    Received,
+    PortState,
+    /// What a name leads to.
+    Found,
+    Bound,
+    Unbound,
+    /// Which number a call has that is about to be made.
+    Calling,
+    Called,
 }
 
 impl Tag {
-    fn is_change(self) -> bool {
+    /// May it be put off? All are that have effects, and that wait.
+    fn may_be_put_off(self) -> bool {
         self as u8 >= Tag::Create as u8
     }
 }
@@ -334,8 +347,9 @@ impl Tape {
                 let bytes = state.pending[..state.pending.len().min(PIECE_BYTES_MAX)].to_vec();
                 return Some(Piece { at: state.safe, is_fresh: state.is_fresh, bytes });
             }
-            if !has_some {
-                state.is_awaited = false;
+            if !has_some && std::mem::take(&mut state.is_awaited) {
+                // What somebody waits for is safe already.
+                return None;
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -363,6 +377,26 @@ impl Tape {
 
     pub fn end(&self) -> u64 {
         self.state().end
+    }
+
+    /// Waits until all before this position is on disks, or for this time.
+    pub fn wait_safe(&self, position: u64, timeout: Duration) -> bool {
+        let until = Instant::now() + timeout;
+        self.hurry();
+        let mut state = self.state();
+        while state.safe < position {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.0.room.wait_timeout(state, left).expect("nothing panics while it holds a tape").0;
+        }
+        true
+    }
+
+    /// Does somebody want the process to stop?
+    fn is_interrupted(&self) -> bool {
+        self.0.interrupted.load(Ordering::SeqCst)
     }
 
     /// Somebody waits to see what the process has done: that is to be safe as soon as may be.
@@ -497,7 +531,7 @@ impl Tape {
             let rest = &state.again[state.told..];
             let length = length_of(rest).ok().flatten().expect("only whole records are told again");
             let start = rest[..length].iter().position(|byte| byte & 0x80 == 0).expect("a length has an end") + 1;
-            if rest[start] == Tag::PutOff as u8 && tag.is_change() {
+            if rest[start] == Tag::PutOff as u8 && tag.may_be_put_off() {
                 state.told += length;
                 return Next::PutOff;
             }

@@ -8,8 +8,10 @@
 //! wait", all ones "for ever". A call that waits while its process is to be frozen is unwound with the rest of the stack and issued again
 //! when the process is continued; what it had done by then is remembered (`kept`), so that nothing is done twice.
 
-use crate::kept;
+use crate::found::{self, Afoot, Came, LookedUp, NAMES};
+use crate::kept::{self, Found};
 use crate::process::State;
+use crate::tape::Ports;
 use crate::wasi::{Memory, memory_of};
 use abi::call::{
     CallError, ControlError, CreateError, Deadline, DuplicateError, EndCallError, HandleError, Outcome, Overflow,
@@ -30,8 +32,6 @@ use wasmtime::{Caller, Error, Linker};
 
 pub const MODULE: &str = "una";
 
-/// By which each process sends to the service `names`.
-const NAMES: HandleId = HandleId(1);
 /// How long the service `names` may take.
 const NAMES_TIMEOUT_NS: u64 = 30_000_000_000;
 /// Why a call failed, as programs see it.
@@ -74,6 +74,8 @@ pub enum Code {
     Unknown = 29,
     /// The other node cannot be reached.
     Unreachable = 30,
+    /// A durable process cannot do this.
+    NotDurable = 31,
 }
 
 type Result<T> = std::result::Result<T, Code>;
@@ -326,8 +328,12 @@ impl<'a, 'b> Program<'a, 'b> {
         Ok(look(&mut memory)?)
     }
 
-    async fn ask(&mut self, call: SystemCall) -> Outcome {
-        self.caller.data_mut().system_call(call).await
+    async fn ask(&mut self, call: SystemCall) -> Result<Outcome> {
+        let state = self.caller.data_mut();
+        if state.ports.is_some() && Ports::refuses(&call) {
+            return Err(Code::NotDurable);
+        }
+        Ok(state.system_call(call).await)
     }
 
     fn bytes(&mut self, address: u32, length: u32) -> Result<Bytes> {
@@ -356,7 +362,7 @@ impl<'a, 'b> Program<'a, 'b> {
             let [handle, rights, moved] = entry;
             let handle = HandleId(handle);
             let rights = match rights {
-                0 => match self.ask(SystemCall::Describe { handle }).await {
+                0 => match self.ask(SystemCall::Describe { handle }).await? {
                     Outcome::Described(described) => described?.rights,
                     _ => return Err(Code::Service),
                 },
@@ -377,6 +383,11 @@ impl<'a, 'b> Program<'a, 'b> {
         let state = self.caller.data_mut();
         let left_ns = deadline_ns.saturating_sub(state.system.monotonic_ns());
         state.now().after(left_ns)
+    }
+
+    /// The same, if there is one.
+    fn at(&mut self, deadline_ns: u64) -> Option<Time> {
+        (deadline_ns != u64::MAX).then(|| self.time(deadline_ns))
     }
 
     fn wait(&mut self, deadline_ns: u64) -> Wait {
@@ -472,7 +483,7 @@ impl<'a, 'b> Program<'a, 'b> {
     async fn call(&mut self, call: SystemCall, wait: Wait) -> Result<Answer> {
         let made = match self.caller.data_mut().kept.call.take() {
             Some(call) => Err(call),
-            None => match self.ask(call).await {
+            None => match self.ask(call).await? {
                 Outcome::Called(Err(CallError::Detached { call, .. })) => Err(call),
                 Outcome::Called(answer) => Ok(answer?),
                 _ => return Err(Code::Service),
@@ -482,7 +493,7 @@ impl<'a, 'b> Program<'a, 'b> {
             Ok(answer) => return Ok(answer),
             Err(call) => call,
         };
-        match self.ask(SystemCall::EndCall { call, wait }).await {
+        match self.ask(SystemCall::EndCall { call, wait }).await? {
             Outcome::CallEnded(Err(EndCallError::Interrupted)) => {
                 self.caller.data_mut().kept.call = Some(call);
                 Err(Code::Interrupted)
@@ -493,6 +504,67 @@ impl<'a, 'b> Program<'a, 'b> {
             }
             Outcome::CallEnded(answer) => Ok(answer?),
             _ => Err(Code::Service),
+        }
+    }
+
+    /// Finds a port by its name. A name that lasts may lead nowhere for a moment.
+    async fn look_up(&mut self, path: String) -> Result<HandleId> {
+        let state = self.caller.data_mut();
+        let tide = state.calls.as_ref().and_then(|calls| calls.tide(&path));
+        if state.ports.is_some() || tide.is_none() {
+            let found = match self.names(names::Request::Lookup { path: path.clone() }, Box::default()).await? {
+                (names::Answer::Port, Answer { handles, .. }) if handles.len() == 1 => handles[0],
+                _ => return Err(Code::NotAPort),
+            };
+            self.remember(found, path);
+            return Ok(found);
+        }
+        let calls = state.calls.as_mut().expect("a process on a fiber has a kernel");
+        match found::look_up_patiently(&mut **calls, &path).await {
+            LookedUp::Port { handle, .. } => {
+                self.remember(handle, path);
+                Ok(handle)
+            }
+            LookedUp::Failed(failure) => Err(failure.into()),
+            LookedUp::Interrupted => Err(Code::Interrupted),
+        }
+    }
+
+    /// A port whose name lasts is found again when its node is lost.
+    fn remember(&mut self, handle: HandleId, path: String) {
+        let state = self.caller.data_mut();
+        let tide = state.calls.as_ref().and_then(|calls| calls.tide(&path));
+        if state.ports.is_none() && tide.is_some() && state.kept.found.len() < kept::FOUND_MAX {
+            state.kept.found.insert(handle.0, Found { path, now: Some(handle), tide });
+        }
+    }
+
+    /// Was this found by a name that lasts, and does nothing go along?
+    fn lasts(&mut self, port: u32, count: u32) -> Result<bool> {
+        match self.caller.data().kept.found.contains_key(&port) {
+            true if count > 0 => Err(Code::Transfer),
+            lasts => Ok(lasts),
+        }
+    }
+
+    /// Calls a port that was found by a name that lasts, wherever that leads by then.
+    async fn pursue(&mut self, port: u32, bytes: Bytes, at: Option<Time>) -> Result<Answer> {
+        let state = self.caller.data_mut();
+        let Some(Found { path, now, tide }) = state.kept.found.get(&port).cloned() else { return Err(Code::BadHandle) };
+        let anew = || Afoot { port: now, tide, ..Afoot::default() };
+        let mut afoot = state.kept.afoot.take().unwrap_or_else(anew);
+        let calls = state.calls.as_mut().expect("a process on a fiber has a kernel");
+        let came = found::pursue(&mut **calls, &path, &bytes, at, &mut afoot).await;
+        if let Some(found) = state.kept.found.get_mut(&port) {
+            (found.now, found.tide) = (afoot.port, afoot.tide);
+        }
+        match came {
+            Came::Answer(answer) => Ok(answer),
+            Came::Failed(error) => Err(error.into()),
+            Came::Interrupted => {
+                state.kept.afoot = Some(afoot);
+                Err(Code::Interrupted)
+            }
         }
     }
 
@@ -569,7 +641,7 @@ functions! {
     port_create(program, messages_max: u32, bytes_max: u32, drops: u32, result: u32) {
         program.check(result, 4)?;
         let overflow = if drops == 0 { Overflow::Wait } else { Overflow::Drop };
-        match program.ask(SystemCall::CreatePort(PortOptions { messages_max, bytes_max, overflow })).await {
+        match program.ask(SystemCall::CreatePort(PortOptions { messages_max, bytes_max, overflow })).await? {
             Outcome::PortCreated(port) => program.give(result, port?.0),
             _ => Err(Code::Service),
         }
@@ -577,7 +649,7 @@ functions! {
 
     port_status(program, port: u32, result: u32) {
         program.check(result, 24)?;
-        match program.ask(SystemCall::PortStatus { port: HandleId(port) }).await {
+        match program.ask(SystemCall::PortStatus { port: HandleId(port) }).await? {
             Outcome::PortStatus(status) => {
                 let status = status?;
                 program.with(|memory| {
@@ -593,9 +665,15 @@ functions! {
     }
 
     send(program, port: u32, bytes: u32, length: u32, handles: u32, count: u32, deadline_ns: u64) {
+        // What is to be done now or not at all is in the port's queue then, and lost with that.
+        if program.lasts(port, count)? && deadline_ns != 0 {
+            let at = program.at(deadline_ns);
+            let bytes = found::as_sent(&program.bytes(bytes, length)?);
+            return program.pursue(port, bytes, at).await.map(|_| ());
+        }
         let message = program.content(bytes, length, handles, count).await?;
         let mode = SendMode::Reliable(program.wait(deadline_ns));
-        match program.ask(SystemCall::Send { port: HandleId(port), message, mode }).await {
+        match program.ask(SystemCall::Send { port: HandleId(port), message, mode }).await? {
             Outcome::Sent(sent) => Ok(sent?),
             _ => Err(Code::Service),
         }
@@ -603,7 +681,7 @@ functions! {
 
     send_unreliable(program, port: u32, bytes: u32, length: u32) {
         let message = program.content(bytes, length, 0, 0).await?;
-        match program.ask(SystemCall::Send { port: HandleId(port), message, mode: SendMode::Unreliable }).await {
+        match program.ask(SystemCall::Send { port: HandleId(port), message, mode: SendMode::Unreliable }).await? {
             Outcome::Sent(sent) => Ok(sent?),
             _ => Err(Code::Service),
         }
@@ -616,7 +694,7 @@ functions! {
             return program.deliver(port, 0, received, buffer, room, result);
         }
         let wait = program.wait(deadline_ns);
-        match program.ask(SystemCall::Receive { port: HandleId(port), wait }).await {
+        match program.ask(SystemCall::Receive { port: HandleId(port), wait }).await? {
             Outcome::Received(received) => program.deliver(port, 0, received?, buffer, room, result),
             _ => Err(Code::Service),
         }
@@ -645,7 +723,7 @@ functions! {
         }
         let wait = program.wait(deadline_ns);
         let handles = listed.iter().copied().map(HandleId).collect();
-        match program.ask(SystemCall::Select { ports: handles, wait }).await {
+        match program.ask(SystemCall::Select { ports: handles, wait }).await? {
             Outcome::Selected(selected) => {
                 let (index, received) = selected?;
                 program.deliver(listed[index as usize], index, received, buffer, room, result)
@@ -659,6 +737,12 @@ functions! {
         program.check(buffer, room as usize)?;
         program.check(result, 40)?;
         // A call that goes on has taken its message already, and the handles that were moved with it.
+        if program.lasts(port, count)? {
+            let at = program.at(deadline_ns);
+            let bytes = program.bytes(bytes, length)?;
+            let answer = program.pursue(port, bytes, at).await?;
+            return program.answer(answer, buffer, room, result);
+        }
         let message = match program.caller.data().kept.call {
             None => program.content(bytes, length, handles, count).await?,
             Some(_) => Message::default(),
@@ -686,7 +770,7 @@ functions! {
 
     reply(program, handle: u32, bytes: u32, length: u32, handles: u32, count: u32) {
         let message = program.content(bytes, length, handles, count).await?;
-        match program.ask(SystemCall::Reply { reply: HandleId(handle), message }).await {
+        match program.ask(SystemCall::Reply { reply: HandleId(handle), message }).await? {
             Outcome::Replied(replied) => Ok(replied?),
             _ => Err(Code::Service),
         }
@@ -694,7 +778,7 @@ functions! {
 
     pipe_create(program, bytes_max: u32, result: u32) {
         program.check(result, 4)?;
-        match program.ask(SystemCall::CreatePipe { bytes_max }).await {
+        match program.ask(SystemCall::CreatePipe { bytes_max }).await? {
             Outcome::PipeCreated(pipe) => program.give(result, pipe?.0),
             _ => Err(Code::Service),
         }
@@ -704,7 +788,7 @@ functions! {
         program.check(buffer, room as usize)?;
         program.check(result, 4)?;
         let (bytes_max, wait) = (room.min(MESSAGE_BYTES_MAX as u32), program.wait(deadline_ns));
-        match program.ask(SystemCall::Read { pipe: HandleId(pipe), bytes_max, wait }).await {
+        match program.ask(SystemCall::Read { pipe: HandleId(pipe), bytes_max, wait }).await? {
             Outcome::Read(bytes) => {
                 let bytes = bytes?;
                 program.with(|memory| memory.write(buffer, &bytes))?;
@@ -719,7 +803,7 @@ functions! {
         // So many were in it when the process was stopped in the middle of this call.
         let before = std::mem::take(&mut program.caller.data_mut().kept.written).min(length);
         let (bytes, wait) = (program.bytes(bytes + before, length - before)?, program.wait(deadline_ns));
-        match program.ask(SystemCall::Write { pipe: HandleId(pipe), bytes, wait }).await {
+        match program.ask(SystemCall::Write { pipe: HandleId(pipe), bytes, wait }).await? {
             Outcome::Written(Ok(())) => program.give(result, length),
             Outcome::Written(Err(WriteError { written, cause })) => {
                 let written = before + written;
@@ -734,8 +818,15 @@ functions! {
     }
 
     handle_close(program, handle: u32) {
-        program.caller.data_mut().kept.messages.remove(&handle);
-        match program.ask(SystemCall::Close { handle: HandleId(handle) }).await {
+        let kept = &mut program.caller.data_mut().kept;
+        kept.messages.remove(&handle);
+        if let Some(Found { now, .. }) = kept.found.remove(&handle) {
+            if let Some(now) = now {
+                let _ = program.ask(SystemCall::Close { handle: now }).await?;
+            }
+            return Ok(());
+        }
+        match program.ask(SystemCall::Close { handle: HandleId(handle) }).await? {
             Outcome::Closed(closed) => Ok(closed?),
             _ => Err(Code::Service),
         }
@@ -744,7 +835,7 @@ functions! {
     handle_duplicate(program, handle: u32, rights: u32, result: u32) {
         program.check(result, 4)?;
         let rights = u16::try_from(rights).ok().and_then(Rights::from_bits).ok_or(Code::Options)?;
-        match program.ask(SystemCall::Duplicate { handle: HandleId(handle), rights }).await {
+        match program.ask(SystemCall::Duplicate { handle: HandleId(handle), rights }).await? {
             Outcome::Duplicated(handle) => program.give(result, handle?.0),
             _ => Err(Code::Service),
         }
@@ -752,7 +843,7 @@ functions! {
 
     handle_rights(program, handle: u32, result: u32) {
         program.check(result, 4)?;
-        match program.ask(SystemCall::Describe { handle: HandleId(handle) }).await {
+        match program.ask(SystemCall::Describe { handle: HandleId(handle) }).await? {
             Outcome::Described(described) => program.give(result, described?.rights.to_bits().into()),
             _ => Err(Code::Service),
         }
@@ -761,7 +852,7 @@ functions! {
     port_badge(program, port: u32, badge: u64, rights: u32, result: u32) {
         program.check(result, 4)?;
         let rights = u16::try_from(rights).ok().and_then(Rights::from_bits).ok_or(Code::Options)?;
-        match program.ask(SystemCall::MakeBadge { port: HandleId(port), badge: Badge(badge), rights }).await {
+        match program.ask(SystemCall::MakeBadge { port: HandleId(port), badge: Badge(badge), rights }).await? {
             Outcome::Badged(handle) => program.give(result, handle?.0),
             _ => Err(Code::Service),
         }
@@ -770,7 +861,7 @@ functions! {
     watch(program, subject: u32, port: u32, token: u64, result: u32) {
         program.check(result, 4)?;
         let notify = Notify { port: HandleId(port), token };
-        match program.ask(SystemCall::Watch { subject: HandleId(subject), notify }).await {
+        match program.ask(SystemCall::Watch { subject: HandleId(subject), notify }).await? {
             Outcome::Watching(handle) => program.give(result, handle?.0),
             _ => Err(Code::Service),
         }
@@ -779,7 +870,7 @@ functions! {
     timer(program, at_ns: u64, port: u32, token: u64, result: u32) {
         program.check(result, 4)?;
         let (at, notify) = (program.time(at_ns), Notify { port: HandleId(port), token });
-        match program.ask(SystemCall::SetTimer { at, notify }).await {
+        match program.ask(SystemCall::SetTimer { at, notify }).await? {
             Outcome::TimerSet(handle) => program.give(result, handle?.0),
             _ => Err(Code::Service),
         }
@@ -800,16 +891,17 @@ functions! {
     name_lookup(program, path: u32, length: u32, result: u32) {
         program.check(result, 4)?;
         let path = program.text(path, length)?;
-        match program.names(names::Request::Lookup { path }, Box::default()).await? {
-            (names::Answer::Port, Answer { handles, .. }) if handles.len() == 1 => program.give(result, handles[0].0),
-            _ => Err(Code::NotAPort),
-        }
+        let handle = program.look_up(path).await?;
+        program.give(result, handle.0)
     }
 
     // `file` is an open descriptor of the program, or -1 for this very program; `args` and `env` are strings that end with a NUL each.
     spawn(program, file: i32, args: u32, args_length: u32, env: u32, env_length: u32, handles: u32, count: u32,
         result: u32) {
         program.check(result, 16)?;
+        if program.caller.data().ports.is_some() {
+            return Err(Code::NotDurable);
+        }
         let args = strings(&program.text(args, args_length)?);
         let env = strings(&program.text(env, env_length)?);
         let env = env.iter().map(|one| one.split_once('=').map(|(name, value)| (name.into(), value.into())));
@@ -833,7 +925,7 @@ functions! {
             supervisor: None,
             again: None,
         };
-        match program.ask(SystemCall::Spawn(Box::new(spawn))).await {
+        match program.ask(SystemCall::Spawn(Box::new(spawn))).await? {
             Outcome::Spawned(spawned) => {
                 let spawned = spawned?;
                 program.with(|memory| memory.write_u64(result + 8, spawned.id.serial()))?;
@@ -846,7 +938,7 @@ functions! {
     process_wait(program, process: u32, result: u32, deadline_ns: u64) {
         program.check(result, 8)?;
         let wait = program.wait(deadline_ns);
-        match program.ask(SystemCall::Wait { process: HandleId(process), wait }).await {
+        match program.ask(SystemCall::Wait { process: HandleId(process), wait }).await? {
             Outcome::Waited(exit) => {
                 let (kind, code) = exit_numbers(exit?);
                 program.give(result, kind)?;
@@ -857,21 +949,21 @@ functions! {
     }
 
     process_kill(program, process: u32) {
-        match program.ask(SystemCall::Kill { process: HandleId(process) }).await {
+        match program.ask(SystemCall::Kill { process: HandleId(process) }).await? {
             Outcome::Killed(killed) => Ok(killed?),
             _ => Err(Code::Service),
         }
     }
 
     process_hold(program, process: u32) {
-        match program.ask(SystemCall::Hold { process: HandleId(process) }).await {
+        match program.ask(SystemCall::Hold { process: HandleId(process) }).await? {
             Outcome::Held(held) => Ok(held?),
             _ => Err(Code::Service),
         }
     }
 
     process_release(program, process: u32) {
-        match program.ask(SystemCall::Release { process: HandleId(process) }).await {
+        match program.ask(SystemCall::Release { process: HandleId(process) }).await? {
             Outcome::Released(released) => Ok(released?),
             _ => Err(Code::Service),
         }

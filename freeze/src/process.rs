@@ -200,11 +200,28 @@ impl Program {
         &self, calls: Calls, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>,
         image: &mut image::Reader<impl Read>,
     ) -> Result<Thawed, ProgramError> {
-        let identity = self.identity();
-        if image.state().identity != identity {
+        if image.state().identity != self.identity() {
             return Err(ImageError::OtherProgram.into());
         }
-        let mut process = self.instantiate_by(calls, &mut store, linker).await.map_err(ProgramError::Engine)?;
+        let process = self.instantiate_by(calls, &mut store, linker).await.map_err(ProgramError::Engine)?;
+        self.fill_by(calls, process, &mut store, image).await
+    }
+
+    /// Puts an instance that has not run into the state that an image holds: the second part of [`Program::thaw_reader_async`], whose first
+    /// is [`Program::instantiate_async`].
+    pub async fn fill_reader_async<T: Send + 'static>(
+        &self, process: Process, store: impl AsContextMut<Data = T>, image: &mut image::Reader<impl Read>,
+    ) -> Result<Thawed, ProgramError> {
+        self.fill_by(Calls::OnFiber, process, store, image).await
+    }
+
+    async fn fill_by<T: Send + 'static>(
+        &self, calls: Calls, mut process: Process, mut store: impl AsContextMut<Data = T>,
+        image: &mut image::Reader<impl Read>,
+    ) -> Result<Thawed, ProgramError> {
+        if image.state().identity != self.identity() {
+            return Err(ImageError::OtherProgram.into());
+        }
         process.restore(calls, &mut store, image).await?;
         let attachments = image.state().attachments.clone();
         Ok(Thawed { process, attachments })

@@ -66,9 +66,15 @@ pub enum Input<'a> {
     Ended {
         process: ProcessId,
     },
+    /// `silent`: that node is not reached at this moment. If it is said to be there, others are asked whether they know better.
     Where {
         process: ProcessId,
         ticket: Ticket,
+        silent: Option<NodeId>,
+    },
+    /// What was sent to this node has not left: nobody waits for its answer.
+    Unreached {
+        node: NodeId,
     },
     /// It was not where it was said to be: forget that, and ask again.
     Stale {
@@ -264,7 +270,8 @@ impl Location {
                 self.forwards.put(process, Place { moves, node: to });
             }
             Input::Ended { process } => self.ended(process, effects),
-            Input::Where { process, ticket } => self.ask(now, process, ticket, effects),
+            Input::Where { process, ticket, silent } => self.ask(now, process, ticket, silent, effects),
+            Input::Unreached { node } => self.ask_others(now, |asked| asked == node, effects),
             Input::Stale { process, place } => {
                 if self.hints.get(process) == Some(place) {
                     self.hints.remove(process);
@@ -336,7 +343,12 @@ impl Location {
         if unsure.len() > RETELL_MAX {
             self.retell_at = Some(now);
         }
-        let lost = |question: &Question| !alive(question.stage.node());
+        self.ask_others(now, |asked| !alive(asked), effects);
+    }
+
+    /// Those who were asked do not answer any more.
+    fn ask_others(&mut self, now: Time, is_lost: impl Fn(NodeId) -> bool, effects: &mut Vec<Effect>) {
+        let lost = |question: &Question| is_lost(question.stage.node());
         let lost: Vec<ProcessId> =
             self.questions.iter().filter(|(_, question)| lost(question)).map(|(process, _)| *process).collect();
         lost.into_iter().for_each(|process| self.ask_next(now, process, effects));
@@ -396,9 +408,12 @@ impl Location {
         self.refuted.get(process).is_none_or(|refuted| refuted < place)
     }
 
-    fn ask(&mut self, now: Time, process: ProcessId, ticket: Ticket, effects: &mut Vec<Effect>) {
+    fn ask(
+        &mut self, now: Time, process: ProcessId, ticket: Ticket, silent: Option<NodeId>, effects: &mut Vec<Effect>,
+    ) {
         let known = self.known(process);
-        let is_heard = known.is_some_and(|place| place.node == self.me || self.life_of(place.node).is_some());
+        let is_heard = |node: NodeId| node == self.me || (self.life_of(node).is_some() && silent != Some(node));
+        let is_heard = known.is_some_and(|place| is_heard(place.node));
         if is_heard || self.waiting >= QUESTIONS_MAX {
             effects.push(Effect::Found { ticket, process, place: known });
             return;
@@ -409,7 +424,7 @@ impl Location {
             return;
         }
         let born = process.born();
-        let is_there = born != self.me && self.life_of(born).is_some();
+        let is_there = born != self.me && self.life_of(born).is_some() && silent != Some(born);
         let stage = if is_there { Some(Stage::Birthplace(born)) } else { self.refuted_stage(process) };
         match stage {
             Some(stage) => {
@@ -504,9 +519,16 @@ impl Location {
                 effects.push(send(from, Message::Answer { process, place }));
             }
             Message::Answer { process, place } => {
-                let is_asked = self.questions.get(&process).is_some_and(|question| question.stage.node() == from);
+                let question = self.questions.get(&process).filter(|question| question.stage.node() == from);
+                let is_asked = question.is_some();
+                let last = question.and_then(|question| question.last);
                 match place {
-                    Some(place) if is_asked && place.node != self.me && self.is_news(process, place) => {
+                    Some(place)
+                        if is_asked
+                            && place.node != self.me
+                            && last.is_none_or(|last| last < place)
+                            && self.is_news(process, place) =>
+                    {
                         self.hints.put(process, place);
                         self.answer(process, Some(place), effects);
                     }

@@ -80,6 +80,12 @@ pub struct Supervision {
     pub since: u32,
 }
 
+impl Supervision {
+    pub fn is_durable(&self) -> bool {
+        self.durable_every_ms.is_some()
+    }
+}
+
 /// When a process is begun again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -15,6 +15,7 @@ use abi::limits::{Limits, WEIGHT_NORMAL};
 use abi::message::Bytes;
 use abi::process::{Exit, Program, StartFailure};
 use drivers::clock::now_ms;
+use kernel::{Key, Process};
 use services::boot::{Boot, Manifest, Part, Plan, Restart};
 use services::host::Host;
 use services::names::Names;
@@ -23,7 +24,8 @@ use services::{FIRST_GRANT, Service};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 pub(crate) const BOOT: Program = Program::Service(0);
 const NAMES: Program = Program::Service(1);
@@ -88,6 +90,8 @@ pub(crate) struct Bodies {
     next_expected: AtomicU64,
     /// Processes on their way here, by their tickets.
     arriving: Mutex<BTreeMap<(NodeId, u64), Arriving>>,
+    /// One of them is here, or does not come.
+    arrived: Condvar,
     processes: Mutex<Processes>,
     ended_cpu_ns: AtomicU64,
     watcher: OnceLock<Watcher>,
@@ -95,6 +99,7 @@ pub(crate) struct Bodies {
 
 /// A process that is expected from another node: all but its place in the kernel.
 struct Arriving {
+    pid: Pid,
     program: guest::Program,
     info: Arc<Info>,
     settled: SyncSender<Pid>,
@@ -103,6 +108,7 @@ struct Arriving {
 enum Expected {
     Program(guest::Program, Arc<Info>),
     Puppet(Arc<Strings>),
+    Native { name: &'static str, native: Box<dyn Native>, key: Arc<OnceLock<Key<Process>>> },
 }
 
 impl Bodies {
@@ -129,6 +135,7 @@ impl Bodies {
             expected: Mutex::default(),
             next_expected: AtomicU64::new(SEEKERS_END),
             arriving: Mutex::default(),
+            arrived: Condvar::new(),
             processes: Mutex::default(),
             ended_cpu_ns: AtomicU64::new(0),
             watcher: OnceLock::new(),
@@ -161,6 +168,13 @@ impl Bodies {
         (strings.clone(), self.expect_one(Expected::Puppet(strings)))
     }
 
+    /// A process of this kind, whose key is told when it begins.
+    pub fn expect_native(
+        &self, name: &'static str, native: Box<dyn Native>, key: Arc<OnceLock<Key<Process>>>,
+    ) -> Bytes {
+        self.expect_one(Expected::Native { name, native, key })
+    }
+
     fn expect_one(&self, expected: Expected) -> Bytes {
         let number = self.next_expected.fetch_add(1, Ordering::Relaxed);
         self.expected().insert(number, expected);
@@ -175,10 +189,19 @@ impl Bodies {
     }
 
     /// A process will come under this ticket; then its pid is given. If it does not come, the other end is dropped.
-    pub fn await_arrival(&self, from: NodeId, ticket: u64, program: guest::Program, info: Arc<Info>) -> Receiver<Pid> {
+    pub fn await_arrival(
+        &self, pid: Pid, (from, ticket): (NodeId, u64), program: guest::Program, info: Arc<Info>,
+    ) -> Receiver<Pid> {
         let (settled, get) = sync_channel(1);
-        self.arriving().insert((from, ticket), Arriving { program, info, settled });
+        self.arriving().insert((from, ticket), Arriving { pid, program, info, settled });
         get
+    }
+
+    /// If this process is on its way here: waits until it is here, or does not come, or so long.
+    pub fn wait_arriving(&self, pid: Pid, timeout: Duration) {
+        let is_coming = |all: &mut BTreeMap<(NodeId, u64), Arriving>| all.values().any(|one| one.pid == pid);
+        let waited = self.arrived.wait_timeout_while(self.arriving(), timeout, is_coming);
+        drop(waited.expect("no code panics while it holds this lock"));
     }
 
     fn arriving(&self) -> MutexGuard<'_, BTreeMap<(NodeId, u64), Arriving>> {
@@ -218,6 +241,7 @@ impl Bodies {
             key,
             stopper: None,
             tape: None,
+            harbour: None,
             guest: Arc::default(),
             began: self.machine.began(),
         });
@@ -263,6 +287,11 @@ impl machine::Bodies for Bodies {
                     seeker if seeker < SEEKERS_END => ("seeker", self.seekers[(seeker - DESK - 1) as usize].clone()),
                     _ => match self.expected().remove(&number) {
                         Some(Expected::Puppet(strings)) => ("agent", strings),
+                        Some(Expected::Native { name, native, key }) => {
+                            // Nobody else has it.
+                            let _ = key.set(start.process);
+                            return Ok(self.service(name, native, &start));
+                        }
                         _ => return Err(StartFailure::UnknownProgram),
                     },
                 };
@@ -314,19 +343,26 @@ impl machine::Bodies for Bodies {
     fn settle(&self, settle: Settle) -> Result<Made, StartFailure> {
         let Settle { from, ticket, process, id, handle } = settle;
         Step::ArrivingSettled.reached();
-        let arriving = self.arriving().remove(&(from, ticket));
-        let Some(Arriving { program, info, settled }) = arriving else { return Err(StartFailure::UnknownProgram) };
+        // Held until it is listed, so that who waits for it does not look between the two.
+        let mut all = self.arriving();
+        let arriving = all.remove(&(from, ticket));
+        let Some(Arriving { program, info, settled, .. }) = arriving else { return Err(StartFailure::UnknownProgram) };
         let set = info.key.set(process).is_ok() && info.handle.set(handle).is_ok();
         assert!(set, "a process arrives once");
         let time = info.time.clone();
         self.processes().add(Pid::from(id), info);
+        drop(all);
+        self.arrived.notify_all();
         // Who waits for it may have gone.
         let _ = settled.send(Pid::from(id));
         Ok(Made { body: Body::Guest(Box::new(program)), time })
     }
 
     fn missed(&self, from: NodeId, ticket: u64) {
-        self.arriving().remove(&(from, ticket));
+        // Its streams are dropped when the lock is free again.
+        let missed = self.arriving().remove(&(from, ticket));
+        self.arrived.notify_all();
+        drop(missed);
     }
 
     fn departed(&self, id: ProcessId) {

@@ -131,22 +131,7 @@ impl Console {
 
     /// The console of a process that comes from another node.
     pub(crate) fn restore(contents: Contents) -> Console {
-        let Contents { log, runs, end, bytes_max, lossless, input, input_closed } = contents;
-        let log = Log {
-            ring: log.into(),
-            runs: runs.into_iter().map(|(stream, length)| (stream, length as usize)).collect(),
-            end,
-            holds: vec![],
-            next_hold: 0,
-            bytes_max,
-            awaited: vec![],
-            closed: false,
-            leaving: false,
-            moved: None,
-            kept_for_first: lossless,
-            released: None,
-        };
-        let input = Input { bytes: input.into(), closed: input_closed, awaited: vec![], looked: false, leaving: false };
+        let (log, input) = contents.into_parts();
         Console(Arc::new(Shared {
             log: Mutex::new(log),
             news: Condvar::new(),
@@ -155,19 +140,32 @@ impl Console {
         }))
     }
 
-    /// For the node that the process, which does not run now, shall move to. Nothing changes any more until [`Console::stay`] or
-    /// [`Console::moved`].
-    pub(crate) fn leave(&self) -> Contents {
+    /// One that nobody has used yet goes on where another one was left.
+    pub(crate) fn go_on(&self, contents: Contents) {
+        (*self.log(), *self.input()) = contents.into_parts();
+    }
+
+    /// For the node that the process, which does not run now, shall move to, without what lies before this position. Nothing changes any
+    /// more until [`Console::stay`] or [`Console::moved`].
+    pub(crate) fn leave(&self, since: u64) -> Contents {
         let mut input = self.input();
         input.leaving = true;
         self.log().leaving = true;
-        self.contents(&input)
+        self.contents(&input, since)
+    }
+
+    /// What was written so far, to be sent ahead of a process that is about to leave; and the position behind it.
+    pub(crate) fn ahead(&self) -> (Contents, u64) {
+        let input = Input { bytes: VecDeque::new(), closed: false, awaited: vec![], looked: false, leaving: false };
+        let contents = self.contents(&input, 0);
+        let end = contents.end;
+        (contents, end)
     }
 
     /// All that it holds, as bytes, for a process that is to go on from here some day. It changes on.
     pub(crate) fn save(&self) -> Vec<u8> {
         let input = self.input();
-        self.contents(&input).to_bytes()
+        self.contents(&input, 0).to_bytes()
     }
 
     /// A console that goes on where another one was saved: positions are the same, and what waited to be read waits. Nobody waits for it.
@@ -176,11 +174,14 @@ impl Console {
         Ok(Console::restore(Contents { lossless: false, ..contents }))
     }
 
-    fn contents(&self, input: &Input) -> Contents {
+    fn contents(&self, input: &Input, since: u64) -> Contents {
         let log = self.log();
+        let before = since.clamp(log.start(), log.end) - log.start();
+        let mut runs: VecDeque<(Output, usize)> = log.runs.clone();
+        forget_first(&mut runs, before as usize);
         Contents {
-            log: log.ring.iter().copied().collect(),
-            runs: log.runs.iter().map(|(stream, length)| (*stream, *length as u32)).collect(),
+            log: log.ring.range(before as usize..).copied().collect(),
+            runs: runs.into_iter().map(|(stream, length)| (stream, length as u32)).collect(),
             end: log.end,
             bytes_max: log.bytes_max,
             lossless: log.kept_for_first || !log.holds.is_empty(),
@@ -467,8 +468,49 @@ impl Console {
 const FORM: u8 = 1;
 
 impl Contents {
+    fn into_parts(self) -> (Log, Input) {
+        let Contents { log, runs, end, bytes_max, lossless, input, input_closed } = self;
+        let log = Log {
+            ring: log.into(),
+            runs: runs.into_iter().map(|(stream, length)| (stream, length as usize)).collect(),
+            end,
+            holds: vec![],
+            next_hold: 0,
+            bytes_max,
+            awaited: vec![],
+            closed: false,
+            leaving: false,
+            moved: None,
+            kept_for_first: lossless,
+            released: None,
+        };
+        let input = Input { bytes: input.into(), closed: input_closed, awaited: vec![], looked: false, leaving: false };
+        (log, input)
+    }
+
     pub fn is_lossless(&self) -> bool {
         self.lossless
+    }
+
+    /// It is what came after this one, which was sent ahead of it.
+    pub fn after(self, ahead: Contents) -> Result<Contents, Malformed> {
+        let start = self.end - self.log.len() as u64;
+        if start < ahead.end {
+            return Err(Malformed { at: 0 });
+        }
+        // So much may have been written meanwhile that nothing of it is kept.
+        if start > ahead.end {
+            return Ok(self);
+        }
+        let Contents { mut log, runs, .. } = ahead;
+        let (mut whole, all) = (VecDeque::new(), runs.into_iter().chain(self.runs));
+        all.for_each(|(stream, length)| add_run(&mut whole, stream, length as usize));
+        log.extend(self.log);
+        let more = log.len().saturating_sub(LOG_BYTES_MAX);
+        log.drain(..more);
+        forget_first(&mut whole, more);
+        let runs = whole.into_iter().map(|(stream, length)| (stream, length as u32)).collect();
+        Ok(Contents { log, runs, ..self })
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -584,20 +626,29 @@ impl Log {
     fn append(&mut self, stream: Output, bytes: &[u8]) {
         self.ring.extend(bytes);
         self.end += bytes.len() as u64;
-        match self.runs.back_mut() {
-            Some((last, length)) if *last == stream => *length += bytes.len(),
-            _ => self.runs.push_back((stream, bytes.len())),
-        }
-        let mut more = self.ring.len().saturating_sub(LOG_BYTES_MAX);
+        add_run(&mut self.runs, stream, bytes.len());
+        let more = self.ring.len().saturating_sub(LOG_BYTES_MAX);
         self.ring.drain(..more);
-        while more > 0 {
-            let (_, length) = self.runs.front_mut().expect("the runs cover the ring");
-            let part = more.min(*length);
-            *length -= part;
-            more -= part;
-            if *length == 0 {
-                self.runs.pop_front();
-            }
+        forget_first(&mut self.runs, more);
+    }
+}
+
+fn add_run(runs: &mut VecDeque<(Output, usize)>, stream: Output, bytes: usize) {
+    match runs.back_mut() {
+        Some((last, length)) if *last == stream => *length += bytes,
+        _ => runs.push_back((stream, bytes)),
+    }
+}
+
+/// Shortens runs by the first so many bytes, which they cover.
+fn forget_first(runs: &mut VecDeque<(Output, usize)>, mut bytes: usize) {
+    while bytes > 0 {
+        let (_, length) = runs.front_mut().expect("the runs cover what is forgotten");
+        let part = bytes.min(*length);
+        *length -= part;
+        bytes -= part;
+        if *length == 0 {
+            runs.pop_front();
         }
     }
 }
@@ -1027,7 +1078,7 @@ mod tests {
         assert_eq!(written(&here, &vec![1; LOG_BYTES_MAX]), Ok(LOG_BYTES_MAX));
         assert_eq!(here.stream(Side::Out(Output::Err), StreamKind::Pipe, None).write(b"err"), Ok(3));
         assert_eq!(here.write(b"typed", SOON), 5);
-        let contents = here.leave();
+        let contents = here.leave(0);
         assert_eq!(here.write(b"more", SOON), 0, "what is typed now would be typed twice, or lost");
         let bytes = contents.to_bytes();
         let there = Console::restore(Contents::from_bytes(&bytes).expect("it was just written"));
@@ -1048,6 +1099,30 @@ mod tests {
         }
     }
 
+    /// Most of what a console holds goes ahead while the process still writes; the rest follows, whatever was written meanwhile.
+    #[test]
+    fn what_went_ahead_and_the_rest_are_the_whole() {
+        let carried = |contents: &Contents| Contents::from_bytes(&contents.to_bytes()).expect("it was just written");
+        for meanwhile in [0, 1, 5, LOG_BYTES_MAX - 1, LOG_BYTES_MAX, LOG_BYTES_MAX + 5] {
+            let here = Console::new(true, false, u64::MAX);
+            assert_eq!(written(&here, b"first"), Ok(5));
+            let (ahead, at) = here.ahead();
+            let mut err = here.stream(Side::Out(Output::Err), StreamKind::Pipe, None);
+            for part in vec![7; meanwhile].chunks(LOG_BYTES_MAX / 3) {
+                assert_eq!(err.write(part), Ok(part.len()));
+            }
+            assert_eq!(written(&here, b"x"), Ok(1));
+            assert_eq!(here.write(b"typed", SOON), 5);
+            let rest = here.leave(at);
+            assert!(rest.log.len() <= meanwhile + 1, "only what is new");
+            let there = carried(&rest).after(carried(&ahead)).expect("they fit");
+            assert!(there == here.leave(0), "{meanwhile} bytes were written meanwhile");
+            // What does not fit is no console.
+            let (late, _) = here.ahead();
+            assert!(rest.after(late).is_err());
+        }
+    }
+
     #[test]
     fn whoever_writes_where_another_wrote_waits_until_they_are_where_it_is() {
         let roused = Arc::new(AtomicUsize::new(0));
@@ -1059,13 +1134,13 @@ mod tests {
         let mut child = ConsoleWaiter::new(&Console::new(false, false, 0), &console, rouse);
         let waits = [Interest { source: OUTPUT, direction: Direction::Write }];
         assert_eq!(written(&console, b"before"), Ok(6));
-        let taken = console.leave();
+        let taken = console.leave(0);
         assert_eq!((taken.end, written(&console, b"lost")), (6, Err(Errno::Again)));
         child.watch(&waits).unwrap();
         assert_eq!(roused.load(Ordering::SeqCst), 0);
         console.stay();
         assert_eq!((roused.load(Ordering::SeqCst), written(&console, b"here")), (1, Ok(4)));
-        console.leave();
+        console.leave(0);
         console.moved(NodeId(2));
         child.watch(&waits).unwrap();
         assert_eq!((roused.load(Ordering::SeqCst), written(&console, b"lost")), (1, Err(Errno::Again)));
@@ -1076,7 +1151,7 @@ mod tests {
     #[test]
     fn a_console_that_stays_after_all_goes_on() {
         let console = Console::new(true, false, 1 << 20);
-        console.leave();
+        console.leave(0);
         console.stay();
         assert_eq!(console.write(b"typed", SOON), 5);
         assert_eq!(console.read(0, 10, SOON), Piece::Nothing);

@@ -5,6 +5,7 @@
 
 use super::machine::{self, Guest, Ran, Used};
 use super::process::Info;
+use super::seekers::Registry;
 use super::view::End;
 use abi::call::{Outcome, SystemCall};
 use abi::file::Clock;
@@ -149,6 +150,8 @@ pub(crate) struct Calls {
     pub program: engine::Program,
     pub info: Arc<OnceLock<Weak<Info>>>,
     pub children: Weak<dyn Children>,
+    /// Where nodes agree about names, if there are others.
+    pub registry: Option<Arc<dyn Registry>>,
 }
 
 impl engine::SystemCalls for Calls {
@@ -162,6 +165,10 @@ impl engine::SystemCalls for Calls {
 
     fn outcome(&mut self) -> Outcome {
         machine::system_call_outcome()
+    }
+
+    fn tide(&self, path: &str) -> Option<u64> {
+        Some(self.registry.as_ref()?.tide(path)?.since)
     }
 
     fn child(&mut self, mut child: Child) -> Result<(abi::process::Program, Bytes), NoChild> {

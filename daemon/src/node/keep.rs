@@ -115,6 +115,10 @@ impl Node {
 
     /// Can it be looked at as it is?
     pub fn has_nothing_in_hand(&self, pid: Pid) -> Result<(), FreezeRefused> {
+        // What a durable one holds is a part of its state.
+        if self.find(pid)?.tape.is_some() {
+            return Ok(());
+        }
         // Each is born with one, to the names.
         match self.process(pid)?.handles > 1 {
             true => Err(FreezeRefused::Holds { pid, what: "ports, pipes or processes in its hands".into() }),
@@ -216,6 +220,13 @@ impl Node {
     /// What it was told, if it is durable.
     pub(crate) fn tape(&self, pid: Pid) -> Option<Tape> {
         self.find(pid).ok()?.tape.clone()
+    }
+
+    /// All that it did is safe: so its last answers may be seen.
+    pub(crate) fn release_answers(&self, pid: Pid) {
+        if let Some(harbour) = self.find(pid).ok().and_then(|info| info.harbour.clone()) {
+            harbour.release();
+        }
     }
 
     /// What runs here is not what it should be: it ends, and says so.

@@ -3,9 +3,9 @@
 //!
 //! ```text
 //!   here                                                there
-//!   baggage      what must be known to make ready        arrive    a process in every way but its place in the kernel
+//!   baggage      what must be known to make ready        Room      a body without a state
 //!   Stopped      the process stands still, lent to us
-//!     save, streams                      ── carried ──►
+//!     save, streams                      ── carried ──►  arrive    a process in every way but its place in the kernel
 //!     depart     the kernel lets it go   ── session ──►  Arrival   the kernel has it: it runs
 //! ```
 //! The kernel's word decides where a process is. Until [`Stopped::depart`] has given it, whatever fails lets the process go on here: that
@@ -15,7 +15,7 @@ use super::console::{Console, Contents};
 use super::guest::{self, Back, Loan};
 use super::process::Info;
 use super::view::*;
-use super::{Common, Life, Node, STOP_INTERVAL, STOP_TIMEOUT, at_once, bodies, grant_names};
+use super::{Common, Life, Node, Rest, STOP_INTERVAL, STOP_TIMEOUT, at_once, bodies, grant_names};
 use abi::ids::NodeId;
 use engine::Image;
 use engine::pages::{Fetch, Memories, Missing, NotThere, PagesError, Span, Staging};
@@ -29,8 +29,12 @@ use std::time::{Duration, Instant};
 /// How long another node's word on a read that was given up is waited for.
 const UNDECIDED_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What comes as a rule within a round trip is looked for after so long: a process stands still meanwhile.
+const SOON: Duration = Duration::from_millis(1);
 /// How often it is looked whether a process is still waited for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a process that is on its way may take to be here, from when somebody else knows that it is.
+const ARRIVING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the rest of a process's memory may take to come.
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -114,8 +118,9 @@ impl Node {
         &self, pid: Pid, info: &Info, lent: &Receiver<Box<engine::Process>>,
     ) -> Result<Box<engine::Process>, FreezeRefused> {
         let until = Instant::now() + STOP_TIMEOUT;
+        let mut interval = SOON;
         loop {
-            // A program that waits is roused; one that computes sees the flag.
+            // A program that waits is roused; one that computes sees the flag. It may just have begun to wait, and not have seen either.
             info.stop_soon();
             if info.fate().end.is_some() {
                 info.fate().loan = None;
@@ -124,9 +129,9 @@ impl Node {
             if let Some(process) = info.key.get() {
                 self.0.machine.tell(Event::Rouse { process: *process });
             }
-            match lent.recv_timeout(STOP_INTERVAL) {
+            match lent.recv_timeout(interval) {
                 Ok(process) => return Ok(process),
-                Err(_) if Instant::now() < until => {}
+                Err(_) if Instant::now() < until => interval = (interval * 2).min(STOP_INTERVAL),
                 Err(_) => {
                     if info.fate().loan.take().is_some() {
                         return Err(FreezeRefused::Late(pid));
@@ -143,6 +148,16 @@ impl Node {
         let info = self.find(pid)?;
         wait_whole(pid, &info)?;
         Ok(info.memories().ok_or(ControlRefused::Ended(pid))?)
+    }
+
+    /// What it wrote so far, to be sent ahead of it, and the position behind that. Nothing if it writes where another one writes.
+    pub fn streams_ahead(&self, pid: Pid) -> Result<Option<(Vec<u8>, u64)>, FreezeRefused> {
+        let info = self.find(pid)?;
+        let own = info.console.as_ref().filter(|_| info.shares.is_none());
+        Ok(own.map(|console| {
+            let (ahead, end) = console.ahead();
+            (ahead.to_bytes(), end)
+        }))
     }
 
     /// It lives there from now on: whoever looks for it here, or follows its streams, goes on there.
@@ -248,13 +263,14 @@ impl Stopped {
         Ok(self.process().save_without_pages(out, false)?)
     }
 
-    /// Its streams as they go with it, and the processor time that it used, in nanoseconds. Who writes to it waits from now on.
-    pub fn streams(&mut self) -> (Vec<u8>, u64) {
+    /// Its streams as they go with it, without what was sent ahead of it, and the processor time that it used, in nanoseconds. Who writes
+    /// to it waits from now on.
+    pub fn streams(&mut self, ahead: u64) -> (Vec<u8>, u64) {
         let console = self.info.console.as_ref().expect("a program has streams");
         let contents = match self.info.shares {
             None => {
                 self.is_leaving = true;
-                console.leave().to_bytes()
+                console.leave(ahead).to_bytes()
             }
             // What it wrote went with the one whose streams they are.
             Some(_) => Console::new(false, false, u64::MAX).save(),
@@ -281,7 +297,7 @@ impl Stopped {
             // Whoever follows a parent stays its child; others are the node's, and become the other node's.
             match self.node.0.machine.depart(key, to, ticket, left, self.info.shares.is_some()) {
                 Ok(()) => break,
-                Err(DepartError::Undecided(_)) if Instant::now() < until => std::thread::sleep(STOP_INTERVAL),
+                Err(DepartError::Undecided(_)) if Instant::now() < until => std::thread::sleep(SOON),
                 // It was killed meanwhile.
                 Err(DepartError::Ended) => return Err(FreezeRefused::from(ControlRefused::Ended(pid)).into()),
                 Err(DepartError::Busy | DepartError::Undecided(_)) => return Err(DepartRefused::Busy(pid)),
@@ -338,6 +354,8 @@ pub struct Arrival {
 
 /// What was brought of a process.
 pub struct Brought<R> {
+    /// What was sent of its streams before it stopped; the rest is in `streams`.
+    pub ahead: Option<Vec<u8>>,
     pub streams: Vec<u8>,
     pub cpu_ns: u64,
     pub image: Image<R>,
@@ -356,25 +374,47 @@ pub struct Pages {
     pub fetch: Arc<dyn Fetch>,
 }
 
+/// Room for a process that may come: all of it that does not depend on its state, so that it need not stand still for that.
+pub struct Room {
+    program: engine::Program,
+    baggage: Baggage,
+    console: Console,
+    blank: engine::Blank,
+    rest: Rest,
+}
+
 impl Node {
-    /// Makes ready for a process that comes from another node under this ticket: all but its place in the kernel.
-    pub fn arrive(
-        &self, from: NodeId, ticket: u64, program: &engine::Program, baggage: Baggage, state: Brought<impl Read>,
-    ) -> Result<Arrival, ArriveRefused> {
-        let Brought { streams, cpu_ns, image, pages, stopped } = state;
-        let Baggage { name, args, limits, stdio, started_ms, moves, lineage, shares, .. } = baggage;
-        let contents = Contents::from_bytes(&streams).map_err(|_| ArriveRefused::Malformed)?;
-        let lossless = contents.is_lossless();
-        let console = Console::restore(contents);
-        let output = match shares {
+    /// Makes room for a process of another node.
+    pub fn make_room(&self, program: &engine::Program, baggage: Baggage) -> Result<Room, ArriveRefused> {
+        let console = Console::new(baggage.stdio.input, false, u64::MAX);
+        let output = match baggage.shares {
             None => console.clone(),
             Some(with) => self.console(with).map_err(|_| ArriveRefused::Alone(with))?,
         };
-        let mut world = self.0.world_at(program, &[], &limits, stdio, (console.clone(), output), Life::default())?;
-        (world.rest.lineage, world.rest.shares) = (lineage, shares);
-        world.rest.time.carry_over(cpu_ns);
+        let streams = (console.clone(), output);
+        let mut world = self.0.world_at(program, &[], &baggage.limits, baggage.stdio, streams, Life::default())?;
+        (world.rest.lineage, world.rest.shares) = (baggage.lineage.clone(), baggage.shares);
         let (resume, fiber, rest) = world.for_old();
-        let thawed = at_once(self.0.engine.thaw_on_fiber(program, image, resume, fiber));
+        let blank = at_once(self.0.engine.blank_on_fiber(program, resume, fiber)).map_err(RunRefused::from)?;
+        Ok(Room { program: program.clone(), baggage, console, blank, rest })
+    }
+
+    /// Makes ready for a process that comes from another node under this ticket: all but its place in the kernel.
+    pub fn arrive(
+        &self, from: NodeId, ticket: u64, room: Room, state: Brought<impl Read>,
+    ) -> Result<Arrival, ArriveRefused> {
+        let Brought { ahead, streams, cpu_ns, image, pages, stopped } = state;
+        let Room { program, baggage, console, blank, rest } = room;
+        let Baggage { pid, name, args, limits, stdio, started_ms, moves, .. } = baggage;
+        let contents = Contents::from_bytes(&streams).and_then(|rest| match &ahead {
+            Some(ahead) => rest.after(Contents::from_bytes(ahead)?),
+            None => Ok(rest),
+        });
+        let contents = contents.map_err(|_| ArriveRefused::Malformed)?;
+        let lossless = contents.is_lossless();
+        console.go_on(contents);
+        rest.time.carry_over(cpu_ns);
+        let thawed = at_once(self.0.engine.fill_on_fiber(blank, image));
         let mut process = thawed.map_err(RunRefused::from)?;
         let mut missing = None;
         if let Some(Pages { staged, absent, fetch }) = pages {
@@ -385,15 +425,21 @@ impl Node {
         }
         process.pass_time(stopped.elapsed());
         let common = Common { name, args, mounts: vec![], limits, stdio, started_ms, moves, again: None };
-        let info = self.0.info(program, &mut process, common, rest);
+        let info = self.0.info(&program, &mut process, common, rest);
         if let Some(missing) = &missing {
             assert!(info.missing.set(missing.clone()).is_ok(), "a process arrives once");
         }
-        let settled = self.0.bodies.await_arrival(from, ticket, guest::Program::new(process, info.clone()), info);
+        let body = guest::Program::new(process, info.clone());
+        let settled = self.0.bodies.await_arrival(pid, (from, ticket), body, info);
         let adopter = self.0.desk.key().ok_or(RunRefused::Stopping)?;
         let grants = Box::new([(bodies::NAMES_HANDLE, grant_names())]);
         self.0.machine.tell(Event::Expect { ticket, from, adopter, grants });
         Ok(Arrival { missing, settled, console, lossless })
+    }
+
+    /// Somebody was told that this process is here. If it is on its way that may be known sooner than here: then it is waited for.
+    pub fn wait_arriving(&self, pid: Pid) {
+        self.0.bodies.wait_arriving(pid, ARRIVING_TIMEOUT);
     }
 
     /// The process under this ticket, which the other node expects, stays here after all.

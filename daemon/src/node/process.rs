@@ -2,6 +2,7 @@
 
 use super::console::Console;
 use super::guest::{Loan, ProcessClock};
+use super::harbour::Harbour;
 use super::machine::{Used, time_since};
 use super::view::{End, Kind, Lineage, MountOrder, Pid, ProcessLimits, Stay, Stdio};
 use abi::ids::{HandleId, NodeId, Time};
@@ -52,6 +53,8 @@ pub(crate) struct Info {
     stopper: Mutex<Option<Stopper>>,
     /// What it was told, of a durable one.
     pub tape: Option<Tape>,
+    /// Its ports, of a durable one that may have some.
+    pub harbour: Option<Harbour>,
     pub began: Instant,
     stopped: AtomicBool,
     /// The system stopped it, until the owner of the machine has gone.
@@ -95,6 +98,7 @@ pub(crate) struct Facts {
     pub key: Arc<OnceLock<Key<Process>>>,
     pub stopper: Option<Stopper>,
     pub tape: Option<Tape>,
+    pub harbour: Option<Harbour>,
     pub guest: Arc<AtomicBool>,
     pub began: Instant,
 }
@@ -102,8 +106,9 @@ pub(crate) struct Facts {
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
         let Facts { name, args, program, kind, console, shares, usage, time, mounts, .. } = facts;
-        let Facts { limits, stdio, started_ms, moves, incarnation, memories, key, stopper, tape, guest, began, .. } =
-            facts;
+        let Facts {
+            limits, stdio, started_ms, moves, incarnation, memories, key, stopper, tape, harbour, guest, ..
+        } = facts;
         Arc::new(Info {
             pid: OnceLock::new(),
             name,
@@ -129,6 +134,7 @@ impl Info {
             handle: OnceLock::new(),
             stopper: Mutex::new(stopper),
             tape,
+            harbour,
             began,
             stopped: AtomicBool::new(false),
             paused: AtomicBool::new(false),
@@ -241,6 +247,9 @@ impl Info {
     pub fn end(&self, exit: Exit) {
         self.release();
         let mut fate = self.fate();
+        if let Some(harbour) = &self.harbour {
+            harbour.end();
+        }
         // Nobody is lent what has ended.
         fate.loan = None;
         let cause = fate.cause.take();

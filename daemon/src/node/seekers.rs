@@ -4,7 +4,7 @@
 use super::machine::Machine;
 use super::puppet::Strings;
 use abi::call::{Deadline, Outcome, SendMode, SystemCall, Wait};
-use abi::ids::{HandleId, NodeId, Time};
+use abi::ids::{HandleId, NodeId, ProcessId, Time};
 use abi::interface::names::{Existing, Failure};
 use abi::interface::registrar::{Ask, Fetch, Told};
 use abi::message::{Message, Transfer, TransferMode};
@@ -33,6 +33,15 @@ const REGISTRAR: HandleId = HandleId(FIRST_GRANT.0 + 1);
 pub struct Home {
     pub node: NodeId,
     pub serial: u64,
+}
+
+/// A name that lasts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tide {
+    /// The durable process that has it.
+    pub process: ProcessId,
+    /// Since when it leads where it leads: greater whenever that changes.
+    pub since: u64,
 }
 
 /// What comes of asking a node for a port.
@@ -64,6 +73,16 @@ pub trait Registry: Send + Sync {
 
     /// The names in a directory behind `after`, at most so many, and whether there are more.
     fn list(&self, path: &str, after: &str, names_max: usize) -> (Vec<String>, bool);
+
+    /// A durable process of this node is about to bind a name, or does not any more: then the name is to last as long as the process does,
+    /// wherever it lives. Does not wait.
+    fn intend(&self, path: &str, process: Option<ProcessId>);
+
+    /// A durable process of this node gives a name up that it had bound; so when it is released here it is free. Does not wait.
+    fn give_up(&self, path: &str, process: ProcessId);
+
+    /// Whose a name is that lasts, as far as this node has heard. Does not wait.
+    fn tide(&self, path: &str) -> Option<Tide>;
 
     /// Who is told what has changed from now on, on a thread of the registry's own.
     fn tell_changes(&self, tell: Box<dyn Fn(Told) + Send + Sync>);

@@ -23,7 +23,7 @@
 
 use super::console::Rouse;
 use super::process::Info;
-use super::view::{Pid, ProcessLimits, ProcessView, State, Stdio};
+use super::view::{Pid, PortError, ProcessLimits, ProcessView, State, Stdio};
 use super::{Agent, Asker, Node, Order, PORTS};
 use abi::call::{Outcome, PortOptions, ReceiveError, SendError, SendMode, SystemCall, Wait};
 use abi::errno::Errno;
@@ -43,6 +43,9 @@ use std::time::Duration;
 
 /// How long the system may take for what it does at once.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a durable process may take to receive what is written to it.
+const LASTING_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// So much of a log is read at once, from whichever node.
 const LOG_READ_MAX: usize = 64 << 10;
@@ -630,6 +633,31 @@ impl Port {
         });
     }
 
+    /// To a durable process, which has received it for ever then, wherever it lives.
+    fn send_lasting(&self, node: &Node, name: &str, bytes: &[u8], rouse: &Rouse) -> Result<usize, Errno> {
+        if !matches!(*self.state(), Transit::Idle) {
+            return self.send(bytes, rouse);
+        }
+        *self.state() = Transit::Busy;
+        let (state, rouse, node, name, bytes) =
+            (self.state.clone(), rouse.clone(), node.clone(), name.to_string(), bytes.to_vec());
+        let sends = move || {
+            let sent = node.send(&name, &bytes, LASTING_TIMEOUT);
+            *state.lock().expect("no code panics while it holds this lock") = match sent {
+                Ok(()) => Transit::Sent,
+                Err(PortError::TooLong { .. }) => Transit::Failed(Errno::MsgSize),
+                Err(PortError::Closed | PortError::Unknown(_)) => Transit::Failed(Errno::Pipe),
+                Err(_) => Transit::Failed(Errno::Io),
+            };
+            rouse();
+        };
+        // One at a time for each open file.
+        if std::thread::Builder::new().name("una-send".into()).spawn(sends).is_err() {
+            *self.state() = Transit::Failed(Errno::Io);
+        }
+        Err(Errno::Again)
+    }
+
     fn send(&self, bytes: &[u8], rouse: &Rouse) -> Result<usize, Errno> {
         if bytes.len() > MESSAGE_BYTES_MAX {
             return Err(Errno::MsgSize);
@@ -721,6 +749,9 @@ impl FileSystem for SystemFiles {
     fn write_at(&mut self, file: OpenId, bytes: &[u8], _offset: u64) -> Result<usize, Errno> {
         let OpenFile { item, content } = self.open.get(&file.0).ok_or(Errno::IsDir)?;
         match (content, item) {
+            (Content::Sender(port), Item::Port(name)) if self.node.lasts(name) => {
+                port.send_lasting(&self.node, name, bytes, &self.rouse)
+            }
             (Content::Sender(port), _) => port.send(bytes, &self.rouse),
             (_, Item::Control(pid)) => self.command(*pid, bytes).map(|()| bytes.len()),
             (_, Item::OwnControl) => {

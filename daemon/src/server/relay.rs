@@ -58,6 +58,9 @@ impl Session<'_> {
     /// The other node that a process is on now, if it is known to be on one.
     pub(super) fn elsewhere_now(&self, pid: Pid) -> Done<Option<NodeId>> {
         let system = &self.shared.system;
+        if self.via.is_some() {
+            self.shared.node.wait_arriving(pid);
+        }
         let found = system.locate(pid).filter(|node| *node != system.me());
         if found.is_some()
             && let Some(via) = self.via
@@ -178,6 +181,9 @@ impl Session<'_> {
         &mut self, request: &Request, sent: &mut Sent, taken: u64, is_told: bool,
     ) -> Done<Option<(MovedOn, Sent)>> {
         let (Request::Attach { pid, follow }, true) = (request, is_told) else {
+            if let Some(pid) = request.pid() {
+                self.shared.node.wait_arriving(pid);
+            }
             return match self.answer_here(request.clone()) {
                 Err(Undone::Elsewhere(node)) => Ok(Some((MovedOn { node, follow: None, taken: 0 }, Sent::default()))),
                 done => done.map(|()| None),
@@ -187,6 +193,7 @@ impl Session<'_> {
             let why = format!("process {pid} is here now, but its input was too much to send again");
             return Err(Undone::Last(Refusal { reason: Reason::Unreachable, why }));
         }
+        self.shared.node.wait_arriving(*pid);
         match self.shared.node.console(*pid) {
             Ok(console) => self.stream_here(*pid, console, *follow, std::mem::take(sent)),
             Err(ControlRefused::Moved { to, .. }) => {

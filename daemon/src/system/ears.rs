@@ -2,7 +2,7 @@
 //! it is called on the wire's threads: what may take long is done by a few threads of its own, whose queue is bounded.
 
 use super::elsewhere::About;
-use super::moving::ChosenBy;
+use super::supervise::Because;
 use super::{Inner, System, elsewhere, join, moving, own_processes, programs, service};
 use crate::files;
 use crate::node::{Heard, Pid};
@@ -31,15 +31,8 @@ pub enum Question {
     Processes { ended: bool },
     /// Answer: JSON of whether that process lives there, if it is in that life of it.
     Lives { pid: crate::node::Pid, life: u64 },
-    /// A process has lost its node, or is handed over by it, whose claim has this revision: let it go on there. Answered at once.
-    TakeUp {
-        pid: crate::node::Pid,
-        #[serde(default)]
-        handed: Option<u64>,
-        /// Somebody named that node.
-        #[serde(default)]
-        is_named: bool,
-    },
+    /// A process has lost its node, or is handed over by it: let it go on there. Answered at once.
+    TakeUp { pid: crate::node::Pid, because: Because },
     /// Answer: JSON of how far the node is that empties itself.
     Emptying,
     /// Answer: as [`elsewhere::answer`] gives it.
@@ -112,9 +105,8 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
             serde_json::to_vec(&views).map_err(|error| error.to_string())
         }
         Question::Lives { pid, life } => serde_json::to_vec(&inner.lives(pid, life)).map_err(|error| error.to_string()),
-        Question::TakeUp { pid, handed, is_named } => {
-            let by = if is_named { ChosenBy::Person } else { ChosenBy::System };
-            inner.take_up_soon(pid, handed, by)?;
+        Question::TakeUp { pid, because } => {
+            inner.take_up_soon(pid, because)?;
             Ok(vec![])
         }
         Question::Emptying => {
@@ -230,6 +222,14 @@ impl Receiver for Ears {
     }
 
     fn room(&self, _peer: NodeKey, _class: Class) {}
+
+    fn closed(&self, peer: NodeKey, life: u64) {
+        let Some(inner) = self.inner() else { return };
+        let number = inner.directory.number_of(peer);
+        if let Some(number) = number.filter(|number| inner.noticed.closed(*number, life)) {
+            inner.raft.ended(number);
+        }
+    }
 
     fn refused(&self, _peer: NodeKey, by: RefusedBy, why: &Refusal) {
         let Some(inner) = self.inner() else { return };

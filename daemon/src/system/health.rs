@@ -156,6 +156,11 @@ impl Health {
         self.members().get(node).filter(|view| view.standing.is_up()).and_then(|view| view.life)
     }
 
+    /// The latest life of another node that was heard of.
+    pub fn last_life(&self, node: NodeId) -> Option<u64> {
+        self.members().get(node).and_then(|view| view.life)
+    }
+
     /// Of another node: what it said last, with its life.
     pub fn soft(&self, node: NodeId) -> Option<(u64, members::Facts)> {
         self.members().facts(node)

@@ -82,7 +82,12 @@ impl Inner {
 
     fn send_whereabouts(&self, packets: Vec<(NodeId, Vec<u8>)>) {
         for (to, packet) in packets {
-            let Some(key) = self.directory.key_of(to) else { continue };
+            let key = self.directory.key_of(to).filter(|key| self.wire.is_linked(*key));
+            let Some(key) = key else {
+                // Ends: each question asks three nodes at most.
+                self.whereabouts(Input::Unreached { node: to });
+                continue;
+            };
             let deadline = Instant::now() + PACKET_TIMEOUT;
             let ask = Ask { service: service::LOCATION, class: Class::Call, body: &packet, deadline };
             // What is said to it comes as a packet of its own, and whether it came does not matter.
@@ -105,14 +110,14 @@ impl Inner {
         }
     }
 
-    fn ask_where(&self, process: ProcessId) -> Receiver<Option<Place>> {
+    fn ask_where(&self, process: ProcessId, silent: Option<NodeId>) -> Receiver<Option<Place>> {
         let (give, get) = sync_channel(1);
         let packets = {
             let mut state = self.location.state();
             state.tickets += 1;
             let ticket = Ticket(state.tickets);
             state.asked.insert(ticket, give);
-            self.location.step(&mut state, Input::Where { process, ticket })
+            self.location.step(&mut state, Input::Where { process, ticket, silent })
         };
         self.send_whereabouts(packets);
         get
@@ -123,8 +128,17 @@ impl System {
     /// The node that a process is on; none if nobody knows of it. Asks others, for some seconds at most, if it is not known here: not for
     /// threads that run processes.
     pub fn locate(&self, pid: Pid) -> Option<NodeId> {
-        let found = self.0.ask_where(pid.id());
-        found.recv_timeout(FOUND_TIMEOUT).ok().flatten().map(|place| place.node)
+        let find = |silent| {
+            let found = self.0.ask_where(pid.id(), silent).recv_timeout(FOUND_TIMEOUT);
+            found.ok().flatten().map(|place| place.node)
+        };
+        // Who is looked after is where its claim says, whatever was lost of what was told.
+        let found = find(None).or_else(|| self.0.claimed_on(pid))?;
+        match found == self.0.me || self.0.directory.key_of(found).is_some_and(|key| self.0.wire.is_linked(key)) {
+            true => Some(found),
+            // It may have died a moment ago, and somebody have taken the process up.
+            false => find(Some(found)).or(Some(found)),
+        }
     }
 
     /// Another node looked for a process here.

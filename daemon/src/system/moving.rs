@@ -7,6 +7,7 @@
 //!                            ◄─── wants program ──   sent; it is loaded
 //!                            ◄─── prepared ──────
 //!   its memory, while it runs, in rounds ───►        put where it will be
+//!   what it wrote so far     ───────────────►
 //!   it stops
 //!   state, streams, image    ───────────────►        all is made ready; its kernel expects it
 //!                            ◄─── ready ─────────
@@ -38,6 +39,8 @@ use services::events::Kind;
 use services::members::Standing;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long the other node may take to answer at all.
@@ -309,12 +312,22 @@ impl System {
             }
         }
 
+        let mut ahead_end = 0;
+        if let Some((ahead, end)) = node.streams_ahead(pid)? {
+            ahead_end = end;
+            let sent = talk.say(&Frame::Streams).and_then(|()| talk.send_within(&ahead)).and_then(|()| talk.leave());
+            sent.map_err(|error| broken(talk.explained(error.into())))?;
+        }
         Step::LeavingCopied.reached();
+        // Said before, since whoever is told takes time that the process would stand still.
+        if !told(Stage::Stopped { bytes: talk.sent }) {
+            return Err(MoveRefused::Abandoned);
+        }
         let stop_began = Instant::now();
         let mut stopped = node.stop_still(pid)?;
         Step::LeavingStopped.reached();
         let carried = (|| {
-            let (streams, cpu_ns) = stopped.streams();
+            let (streams, cpu_ns) = stopped.streams(ahead_end);
             let other = |error: &dyn std::fmt::Display| Broken::Lost(io::Error::other(error.to_string()));
             // First of all, since the other side takes it for the moment at which the process's clock stopped.
             talk.say(&Frame::Stopped(State { cpu_ns, has_pages: tracker.is_some() }))?;
@@ -346,11 +359,6 @@ impl System {
             broken(talk.explained(error))
         })?;
         Step::LeavingReady.reached();
-        let told_so = told(Stage::Stopped { bytes: talk.sent });
-        if !told_so {
-            node.forgo(to_node, ticket);
-            return Err(MoveRefused::Abandoned);
-        }
         let sending = match tracker {
             Some(tracker) if !later.is_empty() => Some(Sending::new(Box::new(tracker), &later)),
             _ => None,
@@ -363,18 +371,38 @@ impl System {
             node.forgo(to_node, ticket);
         })?;
         Step::LeavingDeparted.reached();
+        // Whoever looks for it here is sent there from now on.
+        self.moved_away(pid, to_node, baggage.moves);
         // What is still to be sent of its memory is kept by whoever sends it.
         drop(departed);
-        // The word that it runs is for people alone: it is there, whether or not it comes.
-        let _ = talk.expect(Word::Runs);
-        let pause_us = stop_began.elapsed().as_micros() as u64;
-        self.moved_away(pid, to_node, baggage.moves);
-        inner.chronicle.record(Kind::ProcessMoved { process: pid.id(), from: inner.me, to: to_node });
+        // What it touches there it waits for, so that goes at once. The word that it runs is for people alone: it is there, whether or not
+        // that comes.
         let (late_bytes, bytes) = (pages::bytes_of(&later), talk.sent);
-        if let Some(sending) = sending {
+        let (told_runs, runs) = sync_channel(1);
+        let hears_runs = move |stream: &mut Stream| {
+            stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
+            let word = serde_json::from_slice(&pages::receive(stream, FRAME_BYTES_MAX)?);
+            // Whoever waits for it may have waited long enough.
+            let _ = told_runs.try_send(());
+            match word {
+                Ok(Word::Runs) => Ok(()),
+                _ => Err(io::ErrorKind::InvalidData.into()),
+            }
+        };
+        let mut stream = talk.stream;
+        let following = match sending {
+            Some(sending) => Some(inner.begin_pages(Follows { ticket, to: to_node, sending }, stream, hears_runs)),
+            None => {
+                let _ = hears_runs(&mut stream);
+                None
+            }
+        };
+        let _ = runs.recv_timeout(PIECE_TIMEOUT);
+        let pause_us = stop_began.elapsed().as_micros() as u64;
+        inner.chronicle.record(Kind::ProcessMoved { process: pid.id(), from: inner.me, to: to_node });
+        if let Some(following) = following {
             let total = bytes + late_bytes;
-            let follows = Follows { ticket, to: to_node, sending };
-            let has_all = inner.send_pages(follows, talk.stream, |sent| {
+            let has_all = inner.see_to_pages(following, |sent| {
                 let _ = told(Stage::Following { bytes: bytes + sent, total });
             });
             if !has_all {
@@ -393,6 +421,8 @@ impl System {
 enum Frame {
     /// Pieces of memory follow, up to the end of many.
     Round,
+    /// What it wrote so far follows.
+    Streams,
     Stopped(State),
 }
 
@@ -441,17 +471,37 @@ impl Patience {
     }
 }
 
+/// The same, and who sends it.
+struct Following {
+    follows: Follows,
+    serving: io::Result<JoinHandle<io::Result<()>>>,
+}
+
+fn on_a_thread(serve: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<JoinHandle<io::Result<()>>> {
+    std::thread::Builder::new().name("una-pages".into()).spawn(serve)
+}
+
 impl Inner {
-    /// Sends what is left of a departed process's memory, until the other side has all of it. If that is not heard meanwhile it goes on
-    /// without whoever asked for the move, who is told so: false.
-    pub(super) fn send_pages(self: &Arc<Inner>, follows: Follows, stream: Stream, mut tell: impl FnMut(u64)) -> bool {
+    /// Sends what is left of a departed process's memory, until the other side has all of it. False: it is not heard any more.
+    pub(super) fn send_pages(self: &Arc<Inner>, follows: Follows, stream: Stream, tell: impl FnMut(u64)) -> bool {
         let serve = follows.sending.clone();
-        let mut stream = Some(stream);
-        let first = std::thread::Builder::new().name("una-pages".into());
-        let serving = first.spawn(move || {
-            Step::LeavingPages.reached();
-            stream.take().map(|stream| serve.serve(stream))
-        });
+        let serving = on_a_thread(move || serve.serve(stream));
+        self.see_to_pages(Following { follows, serving }, tell)
+    }
+
+    /// Begins to send it, over the link by which the process left, where something else is heard first.
+    fn begin_pages(
+        &self, follows: Follows, stream: Stream, first: impl FnOnce(&mut Stream) -> io::Result<()> + Send + 'static,
+    ) -> Following {
+        let serve = follows.sending.clone();
+        let serving = on_a_thread(move || serve.serve_after(stream, first));
+        Following { follows, serving }
+    }
+
+    /// Until the other side has all of it. If that is not heard meanwhile it goes on without whoever asked for the move, who is told so:
+    /// false.
+    fn see_to_pages(self: &Arc<Inner>, following: Following, mut tell: impl FnMut(u64)) -> bool {
+        let Following { follows, serving } = following;
         // If the link breaks the other side opens another one.
         let mut patience = Patience::new();
         while self.goes_on(&follows, &mut patience) {
@@ -574,15 +624,19 @@ impl Inner {
             return Err(refused(&"it is stopping"));
         }
         let program = self.program_for(node, talk, &baggage.program)?;
+        let memory_bytes_max = baggage.limits.memory_bytes.unwrap_or(u64::MAX).min(MEMORY_BYTES_MAX);
+        let room = node.make_room(&program, baggage).map_err(|error| refused(&error))?;
         Step::ArrivingLoaded.reached();
         let may_wait = engine::pages::support().missing.is_ok();
         talk.say(&Word::Prepared { may_wait })?;
         // To have it compiled may have taken all of the time that there was for anything.
         talk.stream.set_deadline(Some(Instant::now() + BEGIN_TIMEOUT));
-        let mut staged = node.engine().stage(baggage.limits.memory_bytes.unwrap_or(u64::MAX).min(MEMORY_BYTES_MAX));
+        let mut staged = node.engine().stage(memory_bytes_max);
+        let mut ahead = None;
         let state = loop {
             match talk.hear()? {
                 Frame::Round => talk.take_pieces(&mut staged)?,
+                Frame::Streams => ahead = Some(talk.receive(STREAMS_BYTES_MAX)?),
                 Frame::Stopped(state) => break state,
             }
         };
@@ -602,8 +656,8 @@ impl Inner {
         };
         let mut whole = Pieces::of(talk);
         let image = engine::Image::open(&mut whole).map_err(|error| refused(&error))?;
-        let brought = Brought { streams, cpu_ns: state.cpu_ns, image, pages, stopped };
-        let arrival = node.arrive(from, ticket, &program, baggage, brought).map_err(|error| refused(&error))?;
+        let brought = Brought { ahead, streams, cpu_ns: state.cpu_ns, image, pages, stopped };
+        let arrival = node.arrive(from, ticket, room, brought).map_err(|error| refused(&error))?;
         whole.skip()?;
         Step::ArrivingExpected.reached();
         talk.say(&Word::Ready)?;

@@ -2,17 +2,23 @@
 //!
 //! ```text
 //!   n/PATH   node, life, serial of the claim; under the lease of that node
+//!   n/PATH   the same, and the durable process that has it; under no lease
 //! ```
 //! The one idea: a name is a fact that lives as long as its node renews its lease, so the names of a node that is gone become free by
 //! themselves; one that has started again, or is no member any more, is over at once. Each node follows all these facts. So it can say
 //! without asking what it has heard, and it tells its registrar when what that was told is true no more. Nothing of this is asked of
 //! anybody while a name is bound and known: the cost does not depend on the number of nodes.
 //!
+//! A name of a *durable* process lasts as long as the process does: it has no lease, nobody else may bind it, and the next incarnation puts
+//! its own claim in the place of the last. Only the node that the process's own claim names (`k/p/PID`) may do so, which is compared in the
+//! same transaction: so an incarnation that was replaced binds nothing, whenever it wakes (docs/decisions/0026).
+//!
 //! A node that is cut off goes on knowing what it knew. It binds nothing then, and what others bound meanwhile it has lost when it is back.
 
 use super::Directory;
-use crate::node::{Fetched, Home, Registry};
-use abi::ids::NodeId;
+use crate::keep::record::{self, Claim, Place};
+use crate::node::{Fetched, Home, Registry, Tide};
+use abi::ids::{NodeId, ProcessId};
 use abi::interface::names::{Existing, Failure as NameFailure};
 use abi::interface::registrar::Told;
 use drivers::coordinator::current::Current;
@@ -47,6 +53,9 @@ struct Fact {
     node: u16,
     life: u64,
     serial: u64,
+    /// The durable process that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lasting: Option<u64>,
 }
 
 impl Fact {
@@ -96,6 +105,10 @@ struct State {
     renewed: Option<Instant>,
     /// What this node has bound, or is about to.
     held: BTreeMap<String, Held>,
+    /// Names that durable processes of this node are about to bind.
+    intended: BTreeMap<String, ProcessId>,
+    /// Which of the claims of this node are of durable processes.
+    lasting: BTreeMap<(String, u64), Lasting>,
     /// Facts of claims that are over and could not be taken back yet.
     owed: BTreeSet<(String, u64)>,
     /// Names of this node that are said to be gone, while it held them.
@@ -119,6 +132,15 @@ impl Held {
     }
 }
 
+/// A claim of a durable process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Lasting {
+    process: ProcessId,
+    /// It was given up: with the claim the fact is over.
+    is_given_up: bool,
+}
+
+#[derive(Clone)]
 struct Known {
     fact: Fact,
     modified: Revision,
@@ -159,6 +181,24 @@ impl Names {
     }
 }
 
+impl Names {
+    /// A durable process has ended, which is written down: its names are free. What cannot be removed now gives way to whoever binds it.
+    pub fn forget(&self, process: ProcessId) {
+        let bits = process.to_bits();
+        let all: Vec<(String, Revision)> = {
+            let mut state = self.0.state();
+            state.lasting.retain(|_, lasting| lasting.process != process);
+            let of_it = state.known.iter().filter(|(_, known)| known.fact.lasting == Some(bits));
+            of_it.map(|(path, known)| (path.clone(), known.modified)).collect()
+        };
+        for (path, modified) in all {
+            let key = key(&path);
+            let remove = Transaction::new().when(Compare::unchanged(&key, modified)).then(Action::delete(&key));
+            let _ = self.0.facts.transact(remove, Instant::now() + AGREE_TIMEOUT);
+        }
+    }
+}
+
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics while it holds this lock")
@@ -174,12 +214,41 @@ impl Shared {
         }
     }
 
-    fn own(&self, serial: u64) -> Fact {
-        Fact { node: self.me.0, life: self.life, serial }
+    fn own(&self, serial: u64, lasting: Option<ProcessId>) -> Fact {
+        Fact { node: self.me.0, life: self.life, serial, lasting: lasting.map(ProcessId::to_bits) }
     }
 
-    /// Whoever bound it can have it no more, for certain.
+    /// The durable process for which this was claimed.
+    fn lasting(&self, path: &str, serial: u64) -> Option<ProcessId> {
+        self.state().lasting.get(&(path.into(), serial)).map(|lasting| lasting.process)
+    }
+
+    /// A comparison that holds as long as a process lives on this node, in this life of it; nothing if it does not.
+    fn lives_here(&self, process: ProcessId, deadline: Instant) -> Result<Option<Compare>, Failure> {
+        let key = record::claim_key(process.into());
+        let found = self.facts.range(Range::key(&key), deadline)?;
+        let here = Place::At { node: self.me.0, life: self.life };
+        let record = found
+            .records
+            .first()
+            .filter(|record| Claim::read(&record.key, &record.value).is_some_and(|(_, claim)| claim.place == here));
+        Ok(record.map(|record| Compare::unchanged(&key, record.modified)))
+    }
+
+    /// Nobody goes on as this durable process.
+    fn has_ended(&self, process: u64, deadline: Instant) -> Result<bool, Failure> {
+        let key = record::claim_key(ProcessId::from_bits(process).into());
+        let found = self.facts.range(Range::key(&key), deadline)?;
+        Ok(found.records.first().is_none_or(|record| {
+            Claim::read(&record.key, &record.value).is_some_and(|(_, claim)| matches!(claim.place, Place::Ended { .. }))
+        }))
+    }
+
+    /// Whoever bound it can have it no more, for certain. Of a name that lasts the node alone does not say.
     fn is_over(&self, fact: &Fact) -> bool {
+        if fact.lasting.is_some() {
+            return false;
+        }
         let members = self.directory.members();
         match members.get(&NodeId(fact.node)) {
             Some(member) => member.life > fact.life,
@@ -208,13 +277,27 @@ impl Shared {
         }
     }
 
-    /// Has the others agree that a name means this claim.
-    fn agree(&self, path: &str, serial: u64, existing: Existing, deadline: Instant) -> Result<(), NameFailure> {
-        let (key, own) = (key(path), self.own(serial));
+    /// Has the others agree that a name means this claim. `lasting`: the durable process that claims it.
+    fn agree(
+        &self, path: &str, serial: u64, lasting: Option<ProcessId>, existing: Existing, deadline: Instant,
+    ) -> Result<(), NameFailure> {
+        let (key, own) = (key(path), self.own(serial, lasting));
         for _ in 0..ATTEMPTS_MAX {
-            let lease = self.lease(deadline).map_err(undecided)?;
-            let put = Action::put_leased(&key, own.to_bytes(), lease);
-            let first = Transaction::new().when(Compare::missing(&key)).then(put.clone()).otherwise(Action::get(&key));
+            let (lease, mut whens) = (self.lease(deadline).map_err(undecided)?, vec![]);
+            let put = match lasting {
+                None => Action::put_leased(&key, own.to_bytes(), lease),
+                Some(process) => {
+                    // Whoever goes on as this process elsewhere has the name.
+                    let lives = self.lives_here(process, deadline).map_err(undecided)?;
+                    whens.push(lives.ok_or(NameFailure::Undecided)?);
+                    Action::put(&key, own.to_bytes())
+                }
+            };
+            let conditions = |first: Compare| {
+                let transaction = Transaction::new().when(first);
+                whens.iter().cloned().fold(transaction, Transaction::when)
+            };
+            let first = conditions(Compare::missing(&key)).then(put.clone()).otherwise(Action::get(&key));
             let committed = match self.facts.transact(first, deadline) {
                 Ok(committed) => committed,
                 Err(Failure::NoLease { .. }) => {
@@ -226,22 +309,34 @@ impl Shared {
                 Err(failure) => return Err(undecided(failure)),
             };
             if committed.succeeded {
+                self.hear(path, &own, committed.revision);
                 return Ok(());
             }
             let Some(record) = committed.found(0).and_then(|found| found.records.first()) else { continue };
             let fact = Fact::read(&record.value);
-            if fact.as_ref() == Some(&own) && record.lease == Some(lease) {
+            if fact.as_ref() == Some(&own) && (lasting.is_some() || record.lease == Some(lease)) {
+                self.hear(path, &own, record.modified);
                 return Ok(());
             }
-            // Of what this node bound itself, its own service `names` has decided already.
-            let gives_way =
-                fact.is_none_or(|fact| fact.node == self.me.0 || existing == Existing::Replace || self.is_over(&fact));
+            let gives_way = match &fact {
+                // It is its own, of an earlier incarnation perhaps; else it must have ended.
+                Some(Fact { lasting: Some(other), .. }) => {
+                    lasting.is_some_and(|process| process.to_bits() == *other)
+                        || self.has_ended(*other, deadline).map_err(undecided)?
+                }
+                // Of what this node bound itself, its own service `names` has decided already.
+                Some(fact) => fact.node == self.me.0 || existing == Existing::Replace || self.is_over(fact),
+                None => true,
+            };
             if !gives_way {
                 return Err(NameFailure::Exists);
             }
-            let second = Transaction::new().when(Compare::unchanged(&key, record.modified)).then(put);
+            let second = conditions(Compare::unchanged(&key, record.modified)).then(put);
             match self.facts.transact(second, deadline) {
-                Ok(committed) if committed.succeeded => return Ok(()),
+                Ok(committed) if committed.succeeded => {
+                    self.hear(path, &own, committed.revision);
+                    return Ok(());
+                }
                 Ok(_) | Err(Failure::Unknown { .. }) => {}
                 Err(Failure::NoLease { .. }) => self.drop_lease(lease),
                 Err(failure) => return Err(undecided(failure)),
@@ -250,11 +345,35 @@ impl Shared {
         Err(NameFailure::Undecided)
     }
 
+    /// What was read or written need not be heard first.
+    fn hear(&self, path: &str, fact: &Fact, modified: Revision) {
+        let mut state = self.state();
+        if state.heard < modified && state.known.get(path).is_none_or(|known| known.modified < modified) {
+            state.known.insert(path.into(), Known { fact: fact.clone(), modified });
+        }
+    }
+
     /// Takes a claim that is over back, if the fact is still of it.
     fn take_back(&self, path: &str, serial: u64, deadline: Instant) -> Result<(), Failure> {
         let key = key(path);
-        let is_own = Compare::value(&key, self.own(serial).to_bytes());
-        self.facts.transact(Transaction::new().when(is_own).then(Action::delete(&key)), deadline).map(drop)
+        let lasting = self.lasting(path, serial);
+        let is_own = Compare::value(&key, self.own(serial, lasting).to_bytes());
+        self.facts.transact(Transaction::new().when(is_own).then(Action::delete(&key)), deadline)?;
+        self.state().lasting.remove(&(path.into(), serial));
+        Ok(())
+    }
+
+    /// Does the name last although the claim is over here, since the process goes on elsewhere?
+    fn outlives(&self, path: &str, serial: u64) -> bool {
+        let mut state = self.state();
+        let claim = (path.to_string(), serial);
+        match state.lasting.get(&claim) {
+            Some(lasting) if !lasting.is_given_up => {
+                state.lasting.remove(&claim);
+                true
+            }
+            _ => false,
+        }
     }
 
     fn read(&self, path: &str, deadline: Instant) -> Result<Option<Record>, Failure> {
@@ -269,6 +388,7 @@ impl Shared {
                 return;
             }
             state.held.remove(path);
+            state.lasting.remove(&(path.into(), serial));
         }
         self.tell(Told::Lost { serial });
     }
@@ -439,7 +559,7 @@ impl Shared {
     fn look_after(&self, path: &str, deadline: Instant) {
         let Some(Held::Bound(serial)) = self.state().held.get(path).copied() else { return };
         match self.read(path, deadline) {
-            Ok(Some(record)) if Fact::read(&record.value) == Some(self.own(serial)) => {}
+            Ok(Some(record)) if Fact::read(&record.value) == Some(self.own(serial, self.lasting(path, serial))) => {}
             Ok(_) => self.lose(path, serial),
             Err(_) => drop(self.state().missed.insert(path.into())),
         }
@@ -450,7 +570,8 @@ impl Shared {
         let held: Vec<(String, Held)> = self.state().held.iter().map(|(path, held)| (path.clone(), *held)).collect();
         for (path, held) in held {
             let Held::Bound(serial) = held else { continue };
-            match self.agree(&path, serial, Existing::Refuse, Instant::now() + AGREE_TIMEOUT) {
+            let lasting = self.lasting(&path, serial);
+            match self.agree(&path, serial, lasting, Existing::Refuse, Instant::now() + AGREE_TIMEOUT) {
                 Ok(()) => {
                     // It may have been given up meanwhile.
                     if self.state().held.get(&path) != Some(&Held::Bound(serial)) {
@@ -468,19 +589,29 @@ impl Registry for Names {
     fn begin(&self) {
         let mut state = self.0.state();
         let held = std::mem::take(&mut state.held);
-        state.owed.extend(held.into_iter().map(|(path, held)| (path, held.serial())));
+        let over = held.into_iter().map(|(path, held)| (path, held.serial()));
+        let over: Vec<(String, u64)> = over.filter(|claim| state.lasting.remove(claim).is_none()).collect();
+        state.owed.extend(over);
         self.0.roused.notify_all();
     }
 
     fn claim(&self, path: &str, serial: u64, existing: Existing) -> Result<(), NameFailure> {
-        self.0.state().held.insert(path.into(), Held::Claiming(serial));
+        let lasting = {
+            let mut state = self.0.state();
+            state.held.insert(path.into(), Held::Claiming(serial));
+            let lasting = state.intended.get(path).copied();
+            if let Some(process) = lasting {
+                state.lasting.insert((path.into(), serial), Lasting { process, is_given_up: false });
+            }
+            lasting
+        };
         // The lease may have been left alone while nothing was bound.
         self.0.roused.notify_all();
-        let agreed = self.0.agree(path, serial, existing, Instant::now() + AGREE_TIMEOUT);
+        let agreed = self.0.agree(path, serial, lasting, existing, Instant::now() + AGREE_TIMEOUT);
         let mut state = self.0.state();
         if state.held.get(path) != Some(&Held::Claiming(serial)) {
             // Given up meanwhile.
-            if agreed.is_ok() {
+            if agreed.is_ok() && lasting.is_none() {
                 state.owed.insert((path.into(), serial));
                 self.0.roused.notify_all();
             }
@@ -490,7 +621,9 @@ impl Registry for Names {
             Ok(()) => drop(state.held.insert(path.into(), Held::Bound(serial))),
             Err(failure) => {
                 state.held.remove(path);
-                if *failure == NameFailure::Undecided {
+                state.lasting.remove(&(path.into(), serial));
+                // Of a name that lasts the process itself asks again.
+                if *failure == NameFailure::Undecided && lasting.is_none() {
                     // It may have been done all the same.
                     state.owed.insert((path.into(), serial));
                 }
@@ -505,6 +638,9 @@ impl Registry for Names {
             if state.held.get(path).is_some_and(|held| held.serial() == serial) {
                 state.held.remove(path);
             }
+        }
+        if self.0.outlives(path, serial) {
+            return Ok(());
         }
         let taken_back = self.0.take_back(path, serial, Instant::now() + AGREE_TIMEOUT);
         taken_back.map_err(|failure| {
@@ -534,7 +670,11 @@ impl Registry for Names {
                 (0, Some(heard)) => Some(heard.clone()),
                 (0, None) => continue,
                 _ => match self.0.read(path, Instant::now() + AGREE_TIMEOUT) {
-                    Ok(record) => record.and_then(|record| Some((Fact::read(&record.value)?, record.modified))),
+                    Ok(record) => record.and_then(|record| {
+                        let fact = Fact::read(&record.value)?;
+                        self.0.hear(path, &fact, record.modified);
+                        Some((fact, record.modified))
+                    }),
                     Err(failure) if outcome == NameFailure::NotFound => return Err(undecided(failure)),
                     Err(_) => return Err(outcome),
                 },
@@ -577,6 +717,27 @@ impl Registry for Names {
         let listed: Vec<String> = names.by_ref().take(names_max).collect();
         let more = names.next().is_some();
         (listed, more)
+    }
+
+    fn intend(&self, path: &str, process: Option<ProcessId>) {
+        let mut state = self.0.state();
+        match process {
+            Some(process) => drop(state.intended.insert(path.into(), process)),
+            None => drop(state.intended.remove(path)),
+        }
+    }
+
+    fn give_up(&self, path: &str, process: ProcessId) {
+        let mut state = self.0.state();
+        for ((other, _), lasting) in &mut state.lasting {
+            lasting.is_given_up |= other == path && lasting.process == process;
+        }
+    }
+
+    fn tide(&self, path: &str) -> Option<Tide> {
+        let state = self.0.state();
+        let known = state.known.get(path)?;
+        Some(Tide { process: ProcessId::from_bits(known.fact.lasting?), since: known.modified.0 })
     }
 
     fn tell_changes(&self, tell: Box<dyn Fn(Told) + Send + Sync>) {

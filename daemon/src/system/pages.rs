@@ -12,6 +12,7 @@
 //! ```
 //! At most [`WINDOW`] units are on their way, so that one that is wanted waits behind few.
 
+use crate::steps::Step;
 use abi::encoding::{Malformed, Reader, Writer};
 use abi::ids::NodeId;
 use drivers::wire::Stream;
@@ -202,7 +203,24 @@ impl Sending {
     }
 
     /// Sends over this link until the other side has all, or the link breaks.
-    pub fn serve(self: &Arc<Sending>, mut stream: Stream) -> io::Result<()> {
+    pub fn serve(self: &Arc<Sending>, stream: Stream) -> io::Result<()> {
+        let link = self.listen(&stream, |_| Ok(()))?;
+        self.send_over(link, stream)
+    }
+
+    /// The same over the link by which the process left, on which something else is heard first.
+    pub fn serve_after(
+        self: &Arc<Sending>, stream: Stream, first: impl FnOnce(&mut Stream) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let link = self.listen(&stream, first)?;
+        Step::LeavingPages.reached();
+        self.send_over(link, stream)
+    }
+
+    /// Hears what the other side says over this link from now on, and gives its number.
+    fn listen(
+        self: &Arc<Sending>, stream: &Stream, first: impl FnOnce(&mut Stream) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<u64> {
         let link = {
             let mut state = self.state();
             state.link += 1;
@@ -213,12 +231,18 @@ impl Sending {
         };
         let (hearing, mut words) = (self.clone(), stream.try_clone()?);
         std::thread::Builder::new().name("una-wants".into()).stack_size(128 << 10).spawn(move || {
-            while hearing.hear(link, &mut words).is_ok() {}
+            if first(&mut words).is_ok() {
+                while hearing.hear(link, &mut words).is_ok() {}
+            }
             let mut state = hearing.state();
             state.broken |= state.link == link;
             drop(state);
             hearing.changed.notify_all();
         })?;
+        Ok(link)
+    }
+
+    fn send_over(&self, link: u64, mut stream: Stream) -> io::Result<()> {
         let mut bytes = vec![0; UNIT as usize];
         while let Some((unit, ranges)) = self.next(link)? {
             stream.set_deadline(Some(Instant::now() + WORD_TIMEOUT));

@@ -11,8 +11,7 @@
 //!
 //!   its node    ended ──► policy ──► k/p/PID: one incarnation on ──► begun again here, or over
 //!               no renewal within three quarters of the lease ──► none of them runs until it is known whose they are
-//!   holder of   k/p/PID says NODE, and k/n/NODE is not there ──► another node is asked to take it up
-//!   the files
+//!   another     k/p/PID says NODE, and k/n/NODE is not there ──► a third one is asked to take it up          (lost)
 //! ```
 //! A *durable* process goes on from its last checkpoint instead of the beginning. What it prints is shown only when a checkpoint that
 //! covers it is safe: so whatever anybody has seen of it is in its past, wherever it goes on.
@@ -29,7 +28,9 @@ use abi::process::Again;
 use drivers::coordinator::{
     Action, Compare, Coordinator, Failure, KeyRange, LeaseId, Range, Record, Revision, Transaction,
 };
+use serde::{Deserialize, Serialize};
 use services::events::Kind;
+use services::location::Input;
 use services::restarts::{self, Ending, Policy, Verdict};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -39,11 +40,6 @@ use std::time::{Duration, Instant};
 const LEASE: Duration = Duration::from_millis(1500);
 /// How often the lease is renewed, and looked after.
 const RENEW_EVERY: Duration = Duration::from_millis(250);
-/// How often the holder of the files looks whether a node has lost its processes; and if there are none to be lost.
-const LOOK_EVERY: Duration = Duration::from_millis(300);
-const LOOK_SELDOM: Duration = Duration::from_millis(1500);
-/// Whoever was asked to take a process up is given so long before another is.
-const TAKE_UP_PATIENCE: Duration = Duration::from_secs(3);
 /// Whoever is handed a process may have to compile its program before.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(20);
 /// Processes that one node looks after. Then: refused.
@@ -54,13 +50,15 @@ pub const EVERY_MIN: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(20);
 /// A durable process is kept so seldom that this costs it at most 1 in so many of its time: 5 %.
 const COST_SHARE: u32 = 20;
+/// How long somebody who looks for a process that nobody knows waits for the coordinator.
+const LOCATE_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a checkpoint that failed.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Where leases of nodes are.
-const NODES: &[u8] = b"k/n/";
+pub(super) const NODES: &[u8] = b"k/n/";
 
-fn node_key(node: NodeId) -> Vec<u8> {
+pub(super) fn node_key(node: NodeId) -> Vec<u8> {
     [NODES, format!("{:05}", node.0).as_bytes()].concat()
 }
 
@@ -115,6 +113,13 @@ struct Lease {
     until: Instant,
 }
 
+impl State {
+    /// Does somebody wait for the lease?
+    fn is_awaited(&self) -> bool {
+        self.wanting > 0 && self.lease.is_none()
+    }
+}
+
 impl Supervise {
     pub fn new() -> Supervise {
         // At the start there may be processes of an earlier life.
@@ -166,8 +171,11 @@ impl Supervise {
         }
     }
 
-    fn is_living(&self, pid: Pid) -> bool {
-        self.state().charges.get(&pid).is_some_and(|charge| charge.phase == Phase::Living)
+    /// Its end here is none from now on. False: somebody else has seen to that.
+    fn begins_to_end(&self, pid: Pid) -> bool {
+        let mut state = self.state();
+        let living = state.charges.get_mut(&pid).filter(|charge| charge.phase == Phase::Living);
+        living.map(|charge| charge.phase = Phase::Beginning).is_some()
     }
 
     fn set_phase(&self, pid: Pid, phase: Phase) {
@@ -178,6 +186,34 @@ impl Supervise {
 
     pub fn has(&self, pid: Pid) -> bool {
         self.state().charges.contains_key(&pid)
+    }
+
+    /// There may be processes of this node that nobody looks after.
+    pub fn look_own(&self) {
+        self.state().look_own = true;
+        self.changed.notify_all();
+    }
+}
+
+/// Why a process may go on here that another node had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "why", rename_all = "kebab-case")]
+pub enum Because {
+    /// It has no lease.
+    LeaseOver,
+    /// It hands it over, whose claim has this revision. `is_named`: somebody named the node to which it does.
+    Handed { claim: u64, is_named: bool },
+    /// Nobody hears it. Enough for a durable one, whose claim is all the fence that it needs, if that has this revision.
+    Silent { claim: u64 },
+}
+
+impl Because {
+    /// The revision of the claim that it was said about.
+    fn claim(self) -> Option<u64> {
+        match self {
+            Because::LeaseOver => None,
+            Because::Handed { claim, .. } | Because::Silent { claim } => Some(claim),
+        }
     }
 }
 
@@ -354,8 +390,8 @@ impl System {
             let checkpoint = self.checkpoint(pid, None)?.checkpoint;
             // From here on its end here is no end.
             inner.supervise.set_phase(pid, Phase::Beginning);
-            let is_named = by == ChosenBy::Person;
-            let question = ears::Question::TakeUp { pid, handed: Some(revision.0), is_named };
+            let because = Because::Handed { claim: revision.0, is_named: by == ChosenBy::Person };
+            let question = ears::Question::TakeUp { pid, because };
             inner.ask(to, &question).map_err(|why| refused(&why))?;
             let until = Instant::now() + HAND_OVER_PATIENCE;
             loop {
@@ -387,8 +423,8 @@ impl System {
         }
     }
 
-    /// Makes a process of another node go on here: one whose lease is gone, or one that was handed over by whose claim has this revision.
-    pub fn take_up(&self, pid: Pid, handed: Option<u64>) -> Result<(), KeepRefused> {
+    /// Makes a process of another node go on here.
+    pub fn take_up(&self, pid: Pid, because: Because) -> Result<(), KeepRefused> {
         let inner = &self.0;
         let _wanting = inner.supervise.want();
         self.lease(Instant::now() + FACT_TIMEOUT)?;
@@ -397,12 +433,16 @@ impl System {
             return Err(KeepRefused::Superseded(pid));
         };
         let at = NodeId(node);
-        let before = if handed.is_some() {
-            if handed != Some(revision.0) {
-                return Err(KeepRefused::Superseded(pid));
-            }
-            None
-        } else if at == inner.me {
+        if because.claim().is_some_and(|claim| claim != revision.0) {
+            return Err(KeepRefused::Superseded(pid));
+        }
+        let is_fenced = match because {
+            Because::Handed { .. } => true,
+            // What its node may yet do in its name has no effect: that compares the claim which is replaced now.
+            Because::Silent { .. } => supervision.is_durable(),
+            Because::LeaseOver => false,
+        };
+        let before = if at == inner.me {
             if life == inner.record().life && inner.supervise.has(pid) {
                 return Err(KeepRefused::Living { pid, node: inner.name_of(at) });
             }
@@ -415,12 +455,18 @@ impl System {
                 std::thread::sleep(Duration::from_millis(5));
             }
             None
+        } else if is_fenced {
+            None
         } else {
             // In the transaction too: it must not have come back meanwhile.
             Some(inner.lease_is_over(at, life)?.ok_or(KeepRefused::Living { pid, node: inner.name_of(at) })?)
         };
         let in_a_row = supervision.in_a_row;
-        let why = if handed.is_some() { "it moves" } else { "its node was lost" };
+        let why = match because {
+            Because::Handed { .. } => "it moves",
+            Because::Silent { .. } => "nobody hears its node",
+            Because::LeaseOver => "its node was lost",
+        };
         inner.begin(self, pid, (claim, revision), before, in_a_row, why, None)
     }
 }
@@ -454,6 +500,9 @@ impl Inner {
         if let Some(console) = &console {
             // Its end is written down by that.
             console.release_all();
+            if let Some(node) = self.node.get() {
+                node.release_answers(pid);
+            }
         }
         let phase = Phase::Beginning;
         let began = Instant::now();
@@ -499,11 +548,20 @@ impl Inner {
     /// Somebody else has this process: what runs here is not it any more.
     fn is_superseded(&self, pid: Pid) {
         // If it is being handed over, whoever does that ends it; and one of those who notice is enough.
-        if !self.supervise.is_living(pid) || self.supervise.state().charges.remove(&pid).is_none() {
+        if !self.supervise.begins_to_end(pid) {
             return;
         }
+        // Until it is known where it is nobody is told of its end here, which is none.
+        let claim = loop {
+            match self.claim(pid) {
+                Ok(claim) => break claim,
+                Err(_) if self.is_stopping() => return,
+                Err(_) => std::thread::sleep(AGAIN_AFTER),
+            }
+        };
+        self.supervise.state().charges.remove(&pid);
         if let Some(node) = self.node.get() {
-            self.fence(node, pid);
+            self.fence(node, pid, claim.map(|(claim, _)| claim));
         }
     }
 
@@ -600,6 +658,9 @@ impl Inner {
                 if let Some(console) = console {
                     console.release_all();
                 }
+                if let Some(node) = self.node.get() {
+                    node.release_answers(pid);
+                }
                 if is_given_up {
                     self.chronicle.record(Kind::ProcessGivenUp { process: pid.id() });
                 }
@@ -607,9 +668,12 @@ impl Inner {
                 if let Some(supervision) = ended.filter(|one| one.durable_every_ms.is_some()) {
                     let (name, since) = (supervision.begin.process.stdio.session, supervision.since);
                     self.forget_tapes(pid);
-                    let files = self.files.clone();
+                    let (files, names) = (self.files.clone(), self.names.clone());
                     // It may have to wait for whoever holds the files. Without a thread 48 bytes stay.
-                    let forget = move || files.end_session(Lasting { name, since, incarnation });
+                    let forget = move || {
+                        names.forget(pid.id());
+                        files.end_session(Lasting { name, since, incarnation });
+                    };
                     let _ = std::thread::Builder::new().name("una-forget".into()).spawn(forget);
                 }
             }
@@ -655,14 +719,14 @@ impl Inner {
                         let _ = node.cont(pid);
                     }
                 }
-                Ok(_) => {
+                Ok(now) => {
                     // Somebody who is beginning it here says its claim in a moment.
                     let is_beginning = |charge: &Charge| charge.phase == Phase::Beginning;
                     if self.supervise.state().charges.get(&pid).is_some_and(is_beginning) {
                         continue;
                     }
                     self.supervise.state().charges.remove(&pid);
-                    self.fence(node, pid);
+                    self.fence(node, pid, now.map(|(claim, _)| claim));
                 }
                 // The doubt lasts.
                 Err(_) => return,
@@ -671,14 +735,31 @@ impl Inner {
         self.supervise.state().in_doubt = false;
     }
 
-    /// Somebody else has this process: what runs here is not it any more, and whoever looks for it here goes on where it is.
-    fn fence(&self, node: &Node, pid: Pid) {
-        let place = self.claim(pid).ok().flatten().map(|(claim, _)| claim.place);
-        match place {
-            Some(Place::At { node: to, .. } | Place::Ended { node: to, .. }) if NodeId(to) != self.me => {
-                node.gone_to(pid, NodeId(to));
+    /// The node on which a process lives for certain or nearly so, if somebody looks after it.
+    pub(super) fn claimed_on(&self, pid: Pid) -> Option<NodeId> {
+        let found = self.facts.range(Range::key(record::claim_key(pid)), Instant::now() + LOCATE_TIMEOUT).ok()?;
+        let record = found.records.first()?;
+        match Claim::read(&record.key, &record.value)?.1.place {
+            Place::At { node, .. } => Some(NodeId(node)),
+            Place::Ended { .. } => None,
+        }
+    }
+
+    /// Somebody else has this process, as `claim` says: what runs here is not it any more, and who looks for it here goes where it is.
+    fn fence(&self, node: &Node, pid: Pid, claim: Option<Claim>) {
+        let to = claim.and_then(|claim| match claim.place {
+            Place::At { node, .. } | Place::Ended { node, .. } if NodeId(node) != self.me => {
+                Some((NodeId(node), Again { id: pid.id(), incarnation: claim.incarnation }.moves()))
             }
-            _ => node.end_for_certain(pid),
+            _ => None,
+        });
+        match to {
+            Some((to, moves)) => {
+                // Else this node would go on saying that it is here, to all who ask where it is.
+                self.whereabouts(Input::MovedAway { process: pid.id(), to, moves });
+                node.gone_to(pid, to);
+            }
+            None => node.end_for_certain(pid),
         }
         self.chronicle.record(Kind::ProcessFenced { process: pid.id() });
     }
@@ -740,7 +821,7 @@ impl Inner {
     }
 
     /// All that is looked after, anywhere.
-    fn supervised(&self) -> Result<Vec<(Pid, Claim, Revision)>, Failure> {
+    pub(super) fn supervised(&self) -> Result<Vec<(Pid, Claim, Revision)>, Failure> {
         let mut all = vec![];
         let mut keys = KeyRange::prefix(record::PROCESSES);
         loop {
@@ -766,7 +847,7 @@ impl Inner {
         for (pid, claim, _) in all {
             let is_own = matches!(claim.place, Place::At { node, .. } if node == self.me.0);
             // What cannot be taken up now is a matter for whoever looks after all nodes.
-            if is_own && !self.supervise.has(pid) && System(self.clone()).take_up(pid, None).is_err() {
+            if is_own && !self.supervise.has(pid) && System(self.clone()).take_up(pid, Because::LeaseOver).is_err() {
                 continue;
             }
         }
@@ -782,7 +863,7 @@ fn said(end: &End) -> String {
     }
 }
 
-fn life_of(record: &Record) -> Option<u64> {
+pub(super) fn life_of(record: &Record) -> Option<u64> {
     Some(u64::from_be_bytes((*record.value).try_into().ok()?))
 }
 
@@ -802,11 +883,17 @@ pub(super) fn run_lease(inner: &Arc<Inner>) {
                 inner.decide(node);
             }
         }
-        let state = inner.supervise.state();
-        // Whoever waits for the lease has it soon; else it is renewed when it is due, whoever rouses this thread.
-        let pause = if state.wanting > 0 && state.lease.is_none() { PAUSE } else { RENEW_EVERY };
-        drop(state);
-        std::thread::sleep(pause);
+        // Whoever waits for the lease has it at once; else it is renewed when it is due, whoever rouses this thread.
+        let due = Instant::now() + if inner.supervise.state().is_awaited() { PAUSE } else { RENEW_EVERY };
+        let mut state = inner.supervise.state();
+        while let Some(rest) = due.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) {
+            let was_awaited = state.is_awaited();
+            let waited = inner.supervise.changed.wait_timeout(state, rest);
+            state = waited.expect("nothing panics while it holds what is looked after").0;
+            if state.is_awaited() && !was_awaited {
+                break;
+            }
+        }
     }
 }
 
@@ -868,55 +955,14 @@ pub(super) fn run(inner: &Arc<Inner>) {
     }
 }
 
-/// The thread that finds processes whose node is lost. It looks at the node that holds the files, and there is one.
-pub(super) fn run_lost(inner: &Arc<Inner>) {
-    let mut asked: BTreeMap<Pid, (Revision, Instant, usize)> = BTreeMap::new();
-    let mut pause = LOOK_SELDOM;
-    while !inner.is_stopping() {
-        std::thread::sleep(pause);
-        pause = LOOK_SELDOM;
-        if !inner.files.is_holder() {
-            asked.clear();
-            continue;
-        }
-        let Ok(all) = inner.supervised() else { continue };
-        let living: Vec<(Pid, Claim, Revision)> =
-            all.into_iter().filter(|(_, claim, _)| matches!(claim.place, Place::At { .. })).collect();
-        asked.retain(|pid, _| living.iter().any(|(other, ..)| other == pid));
-        if living.is_empty() {
-            continue;
-        }
-        pause = LOOK_EVERY;
-        let leases = inner.facts.range(Range::prefix(NODES), Instant::now() + FACT_TIMEOUT);
-        let Ok(leases) = leases else { continue };
-        for (pid, claim, revision) in living {
-            let Place::At { node, life } = claim.place else { continue };
-            let key = node_key(NodeId(node));
-            let holds = |record: &Record| record.key[..] == key[..] && life_of(record) == Some(life);
-            if leases.records.iter().any(holds) {
-                asked.remove(&pid);
-                continue;
-            }
-            let (_, at, attempts) = match asked.get(&pid) {
-                Some((since, at, attempts)) if *since == revision => (*since, *at, *attempts),
-                _ => (revision, Instant::now() - TAKE_UP_PATIENCE, 0),
-            };
-            if at.elapsed() < TAKE_UP_PATIENCE {
-                continue;
-            }
-            asked.insert(pid, (revision, Instant::now(), attempts + 1));
-            inner.have_taken_up(pid, &claim, NodeId(node), attempts);
-        }
-    }
-}
-
 impl Inner {
     /// On a thread of its own, since its program may have to be compiled.
-    pub(super) fn take_up_soon(self: &Arc<Inner>, pid: Pid, handed: Option<u64>, by: ChosenBy) -> Result<(), String> {
+    pub(super) fn take_up_soon(self: &Arc<Inner>, pid: Pid, because: Because) -> Result<(), String> {
         let system = System(self.clone());
-        let take = move || match system.take_up(pid, handed) {
+        let take = move || match system.take_up(pid, because) {
             Ok(()) => {
-                let node = system.0.node.get().filter(|_| by == ChosenBy::System);
+                let is_named = matches!(because, Because::Handed { is_named: true, .. });
+                let node = system.0.node.get().filter(|_| !is_named);
                 let _ = node.map(|node| node.set_guest(pid));
             }
             Err(refused) => {
@@ -926,39 +972,6 @@ impl Inner {
         };
         let begun = std::thread::Builder::new().name("una-take-up".into()).spawn(take);
         begun.map(drop).map_err(|error| error.to_string())
-    }
-
-    /// Asks a node that is heard to take a process up. `attempts`: how often others were asked.
-    fn have_taken_up(self: &Arc<Inner>, pid: Pid, claim: &Claim, lost: NodeId, attempts: usize) {
-        let Some(supervision) = &claim.supervision else { return };
-        let others: Vec<NodeId> = {
-            let members = self.directory.members();
-            let is_there = |node: &NodeId| *node == self.me || self.health.is_up(*node);
-            let may = |node: &NodeId| is_there(node) && (*node != lost || *node == self.me);
-            members.iter().filter(|(node, one)| may(node) && !one.draining).map(|(node, _)| *node).collect()
-        };
-        // A machine whose owner is at it takes it if no other does.
-        let lent: Vec<NodeId> = others.iter().copied().filter(|node| !self.has_its_owner(*node)).collect();
-        let others = if lent.contains(&self.me) { lent } else { others };
-        // Directories of a machine are on that machine alone.
-        if !supervision.begin.process.mounts.is_empty() {
-            if lost == self.me {
-                self.supervise.state().look_own = true;
-            }
-            return;
-        }
-        let Some(first) = others.iter().position(|node| *node == self.me) else { return };
-        // Others first, in turn; whoever holds the files has enough to do.
-        let to = others[(first + 1 + attempts + pid.serial() as usize % others.len().max(1)) % others.len()];
-        let asked = match to == self.me {
-            true => self.take_up_soon(pid, None, ChosenBy::System),
-            false => self.ask(to, &ears::Question::TakeUp { pid, handed: None, is_named: false }).map(drop),
-        };
-        // Another one is asked if it does not live there in a while.
-        if let Err(why) = asked {
-            let process = pid.id();
-            self.chronicle.record(Kind::ProcessNotTakenUp { process, by: to, why: why.as_str().into() });
-        }
     }
 }
 

@@ -11,6 +11,7 @@
 //!
 //!   node      the asynchronous inside        client   what is asked here          disk, log, store   what openraft keeps
 //!   network   what nodes say to one another  leases   time, as the leader has it  watchers           telling changes
+//!   succession  after a leader that has ended
 //! ```
 //! One thread does it all, syncs included: while it waits for the disk, what comes meanwhile gathers for the next entry.
 
@@ -21,6 +22,7 @@ mod log;
 mod network;
 mod node;
 mod store;
+mod succession;
 mod watchers;
 
 use super::state::{Command, Limits, Reply};
@@ -135,13 +137,18 @@ impl Options {
         self.heartbeat * 2
     }
 
+    /// For so long after a node heard from a leader it gives no other one its vote: openraft's longest election timeout.
+    pub fn promise(&self) -> Duration {
+        self.heartbeat * 12 / 5
+    }
+
     fn config(&self) -> openraft::Config {
         let heartbeat = self.heartbeat.as_millis() as u64;
         openraft::Config {
             cluster_name: "una".into(),
             heartbeat_interval: heartbeat,
             election_timeout_min: heartbeat * 2,
-            election_timeout_max: heartbeat * 12 / 5,
+            election_timeout_max: self.promise().as_millis() as u64,
             // A part of the state travels and is written in this time.
             install_snapshot_timeout: 10_000,
             max_payload_entries: 64,
@@ -207,6 +214,12 @@ impl Raft {
     /// Another node asks. May be called from any thread, and does not block.
     pub fn asked(&self, from: NodeId, body: Vec<u8>, respond: Respond) {
         self.inside.asked(u64::from(from.0), body, respond);
+    }
+
+    /// This node has ended, and somebody knows it for certain or nearly so: if it led, and is not heard, another one is chosen sooner than
+    /// after a silence. To be wrong costs an election.
+    pub fn ended(&self, node: NodeId) {
+        self.inside.ended(u64::from(node.0));
     }
 
     /// Makes a node follow, as a standby. Returns when it has all that was agreed on before.

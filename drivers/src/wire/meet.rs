@@ -37,6 +37,9 @@ pub struct Met {
 pub enum Trouble {
     #[error("{0}")]
     Io(String),
+    /// The machine answers, and says that nobody listens there.
+    #[error("{0}")]
+    Closed(String),
     #[error("another node answers there")]
     OtherKey,
     #[error("the handshake failed: {0}")]
@@ -77,7 +80,10 @@ impl From<No> for Trouble {
 
 /// Reaches out to an address, and meets the holder of the key there or nobody.
 pub async fn reach(secure: &Secure, address: SocketAddr, key: NodeKey) -> Result<Met, Trouble> {
-    let socket = TcpStream::connect(address).await?;
+    let socket = TcpStream::connect(address).await.map_err(|error| match error.kind() {
+        ErrorKind::ConnectionRefused => Trouble::Closed(error.to_string()),
+        _ => error.into(),
+    })?;
     Met::shake(socket, secure.connect(key).map_err(trouble_of_tls)?).await
 }
 

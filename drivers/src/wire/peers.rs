@@ -74,6 +74,8 @@ struct State {
     addresses: Vec<SocketAddr>,
     /// Where it may be too, by what anybody on the network says.
     hints: Vec<SocketAddr>,
+    /// Where it listened for certain when there was a link last: it was reached there, or came from there and said so.
+    places: Vec<SocketAddr>,
     /// We have sent a Commit and wait for what comes of it.
     committing: bool,
     /// The link that is, or is about to be, in use: its number, and the life of the peer.
@@ -366,7 +368,7 @@ impl Shared {
         self: Arc<Shared>, key: NodeKey, addresses: Vec<SocketAddr>, head: Vec<u8>,
     ) -> Result<(Hello, Stream), OpenError> {
         let arrived = async {
-            let mut met = self.reach_any(key, &addresses).await?;
+            let mut met = self.reach_any(key, &addresses, |_| {}).await?;
             met.tell(Purpose::Visit { head }, &self.hello()).await?;
             let (_, hello) = met.hello().await?;
             Ok((met, hello))
@@ -384,8 +386,11 @@ impl Shared {
         Ok((hello, stream))
     }
 
-    /// Tries one address after the other, a little apart; the first where the key is proved is taken.
-    async fn reach_any(self: &Arc<Shared>, key: NodeKey, addresses: &[SocketAddr]) -> Result<Met, Trouble> {
+    /// Tries one address after the other, a little apart; the first where the key is proved is taken. `closed` is told of those where
+    /// nobody listens, as soon as that is known.
+    async fn reach_any(
+        self: &Arc<Shared>, key: NodeKey, addresses: &[SocketAddr], closed: impl Fn(SocketAddr) + Send,
+    ) -> Result<Met, Trouble> {
         let mut tries = JoinSet::new();
         let mut failures = Vec::new();
         let mut rest = addresses.iter().copied();
@@ -401,7 +406,12 @@ impl Shared {
             let patience = if next.is_some() { NEXT_ADDRESS } else { HANDSHAKE * 2 };
             match timeout(patience, tries.join_next()).await {
                 Ok(Some(Ok(Ok(met)))) => return Ok(met),
-                Ok(Some(Ok(Err((address, trouble))))) => failures.push(format!("{address}: {trouble}")),
+                Ok(Some(Ok(Err((address, trouble))))) => {
+                    if matches!(trouble, Trouble::Closed(_)) {
+                        closed(address);
+                    }
+                    failures.push(format!("{address}: {trouble}"));
+                }
                 Ok(Some(Err(_))) | Err(_) => {}
                 Ok(None) => {
                     return Err(Trouble::Io(match failures.is_empty() {
@@ -416,7 +426,16 @@ impl Shared {
     /// Makes a link, from here.
     async fn reach_out(self: Arc<Shared>, peer: Arc<Peer>) -> Result<Made, Trouble> {
         let addresses = lock(&peer.state).all_addresses();
-        let mut calls = self.reach_any(peer.key, &addresses).await?;
+        let closed = |address: SocketAddr| {
+            let (is_its_place, life) = {
+                let state = lock(&peer.state);
+                (state.places.contains(&address), state.life)
+            };
+            if is_its_place {
+                self.receiver.closed(peer.key, life);
+            }
+        };
+        let mut calls = self.reach_any(peer.key, &addresses, closed).await?;
         let number = random_number();
         let ours = self.hello();
         calls.tell(Purpose::Link { number, lane: 0 }, &ours).await?;
@@ -447,6 +466,7 @@ impl Peer {
         let mut state = State {
             addresses: Vec::new(),
             hints: Vec::new(),
+            places: Vec::new(),
             committing: false,
             current: None,
             last: 0,
@@ -674,6 +694,11 @@ fn take_up(shared: &Arc<Shared>, peer: &Arc<Peer>, made: Made) -> std::io::Resul
         let mut state = lock(&peer.state);
         state.learn(&hello.addresses);
         state.learn(&seen);
+        // What it only seems to come from may be a machine that hands on for it.
+        state.places = match side {
+            Side::ReachedOut => seen,
+            Side::WasReached => hello.addresses.iter().filter(|told| told.ip() == address.ip()).copied().collect(),
+        };
         (state.attempts, state.trouble) = (0, String::new());
     }
     let (calls, calls_frames) = shared.channel(calls, &shared.calls)?;

@@ -35,6 +35,7 @@ pub enum Event {
     Refused(NodeKey, RefusedBy, Refusal),
     Room(Class),
     Visited(NodeKey, Vec<u8>),
+    Closed(NodeKey, u64),
 }
 
 #[derive(Default)]
@@ -163,6 +164,10 @@ impl Receiver for Record {
 
     fn room(&self, _: NodeKey, class: Class) {
         self.note(Event::Room(class));
+    }
+
+    fn closed(&self, peer: NodeKey, life: u64) {
+        self.note(Event::Closed(peer, life));
     }
 
     fn refused(&self, peer: NodeKey, by: RefusedBy, why: &Refusal) {

@@ -492,39 +492,50 @@ fn name_of(guest: &str, path: &str) -> String {
 impl System {
     /// The state of a process that is to be continued, with the files that it had open.
     pub fn restore(bytes: &[u8], resume: Resume) -> Result<System, RestoreError> {
-        let mut input = open(bytes)?;
-        let saved = Saved::read_from(&mut input)?;
+        let mut system = System::blank(resume);
+        system.go_on(bytes)?;
+        Ok(system)
+    }
+
+    /// Of a process that is to be continued, before its state is there: it has what it is given, and nothing is open.
+    pub fn blank(resume: Resume) -> System {
         let Resume { mounts, stdin, stdout, stderr, clock, entropy, waiter } = resume;
-        let mut given = mounts;
-        let mut mounts = vec![];
-        if saved.mounts.len() > MOUNTS_MAX {
-            return Err(RestoreError::Setup(SetupError::TooManyMounts { count: saved.mounts.len() }));
-        }
-        for SavedMount { guest, host, .. } in &saved.mounts {
-            let found = given.iter().position(|mount| mount.guest == *guest);
-            let missing = || RestoreError::MountMissing { guest: guest.clone(), host: host.clone() };
-            mounts.push(given.swap_remove(found.ok_or_else(missing)?));
-        }
-        let (own_monotonic_ns, own_cputime_ns) = (input.u64()?, input.u64()?);
-        let unread = Unread { bytes: input.bytes()?.to_vec(), start: 0, ended: flag(&mut input)? };
-        let pending = read_pending(&mut input)?;
-        let monotonic = Epoch { host_ns: clock.monotonic_ns(), own_ns: own_monotonic_ns };
-        let cputime = Epoch { host_ns: clock.cputime_ns(), own_ns: own_cputime_ns };
-        let mut system = System {
-            args: saved.args,
-            env: saved.env,
+        System {
+            args: vec![],
+            env: vec![],
             mounts,
             streams: [stdin, stdout, stderr],
-            unread,
+            unread: Unread::default(),
+            monotonic: Epoch { host_ns: clock.monotonic_ns(), own_ns: 0 },
+            cputime: Epoch { host_ns: clock.cputime_ns(), own_ns: 0 },
             clock,
             entropy,
             waiter,
-            monotonic,
-            cputime,
             table: Table::default(),
-            pending,
-        };
-        system.check().map_err(RestoreError::Setup)?;
+            pending: None,
+        }
+    }
+
+    /// What was blank goes on in this state, and has the files that were open. After an error it is of no use.
+    pub fn go_on(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        let mut input = open(bytes)?;
+        let saved = Saved::read_from(&mut input)?;
+        if saved.mounts.len() > MOUNTS_MAX {
+            return Err(RestoreError::Setup(SetupError::TooManyMounts { count: saved.mounts.len() }));
+        }
+        let mut given = std::mem::take(&mut self.mounts);
+        for SavedMount { guest, host, .. } in &saved.mounts {
+            let found = given.iter().position(|mount| mount.guest == *guest);
+            let missing = || RestoreError::MountMissing { guest: guest.clone(), host: host.clone() };
+            self.mounts.push(given.swap_remove(found.ok_or_else(missing)?));
+        }
+        let (own_monotonic_ns, own_cputime_ns) = (input.u64()?, input.u64()?);
+        self.unread = Unread { bytes: input.bytes()?.to_vec(), start: 0, ended: flag(&mut input)? };
+        self.pending = read_pending(&mut input)?;
+        self.monotonic = Epoch { host_ns: self.clock.monotonic_ns(), own_ns: own_monotonic_ns };
+        self.cputime = Epoch { host_ns: self.clock.cputime_ns(), own_ns: own_cputime_ns };
+        (self.args, self.env) = (saved.args, saved.env);
+        self.check().map_err(RestoreError::Setup)?;
         let mut orphans = vec![];
         for _ in 0..input.u32()? {
             orphans.push(read_orphan(&mut input)?);
@@ -532,7 +543,7 @@ impl System {
         let mut made: Vec<Option<OpenId>> = orphans.iter().map(|_| None).collect();
         for _ in 0..input.u32()? {
             let fd = input.u32()?;
-            if fd as usize >= DESCRIPTORS_MAX || system.table.get(fd).is_ok() {
+            if fd as usize >= DESCRIPTORS_MAX || self.table.get(fd).is_ok() {
                 return Err(input.malformed().into());
             }
             let (rights, inheriting) = (Rights::from_raw(input.u64()?), Rights::from_raw(input.u64()?));
@@ -540,11 +551,11 @@ impl System {
             let (Some(rights), Some(inheriting), Some(flags)) = (rights, inheriting, flags) else {
                 return Err(input.malformed().into());
             };
-            let object = system.read_object(&mut input, fd, rights, &saved.mounts, (&orphans, &mut made))?;
-            system.table.place(fd, Descriptor { object, rights, inheriting, flags });
+            let object = self.read_object(&mut input, fd, rights, &saved.mounts, (&orphans, &mut made))?;
+            self.table.place(fd, Descriptor { object, rights, inheriting, flags });
         }
         input.finish()?;
-        Ok(system)
+        Ok(())
     }
 
     /// Reads what a descriptor is, and opens it.

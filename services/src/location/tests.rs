@@ -109,7 +109,7 @@ impl World {
     fn finds(&mut self, by: NodeId, process: ProcessId) -> (Option<Place>, usize) {
         for attempt in 1..=8 {
             let ticket = Ticket(self.found.len() as u64);
-            self.step(by, Input::Where { process, ticket });
+            self.step(by, Input::Where { process, ticket, silent: None });
             self.pass(2);
             let place = *self.found.get(&ticket).expect("every question is answered in time");
             let Some(place) = place else {
@@ -263,9 +263,40 @@ fn an_old_place_on_a_dead_node_does_not_hide_where_it_is() {
     world.dies(NodeId(1));
     world.pass(3);
     let ticket = Ticket(1000);
-    world.step(NodeId(4), Input::Where { process, ticket });
+    world.step(NodeId(4), Input::Where { process, ticket, silent: None });
     world.pass(3);
     assert_eq!(world.found[&ticket], Some(Place { moves: 1, node: NodeId(2) }), "at the first time of asking");
+}
+
+/// Its node has just died, and it was taken up elsewhere before that is known of the node. Whoever does not reach the node asks others, and
+/// does not wait for those that it does not reach either.
+#[test]
+fn what_was_taken_up_is_found_before_its_node_is_known_to_be_dead() {
+    let born = NodeId(1);
+    for dead in [NodeId(1), NodeId(2)] {
+        let mut world = World::new(5, 3, 0);
+        let is_kept_elsewhere = |process: &ProcessId| keeper(*process, (1..=5).map(NodeId)) == Some(NodeId(5));
+        let process = (0..).map(|serial| ProcessId::new(born, serial)).find(is_kept_elsewhere).unwrap();
+        world.born(process);
+        if dead != born {
+            world.moves(process, dead);
+        }
+        world.finds(NodeId(4), process);
+        world.nodes.remove(&dead);
+        world.step(NodeId(3), Input::Here { process, moves: 1 << 16 });
+        let ticket = Ticket(1000);
+        let there = Some(Place { moves: 1 << 16, node: NodeId(3) });
+        world.step(NodeId(4), Input::Where { process, ticket, silent: Some(dead) });
+        world.step(NodeId(4), Input::Unreached { node: dead });
+        assert_eq!(world.found.get(&ticket), Some(&there), "{dead} is dead, and no time has passed");
+        // And if nobody knows better, it is said to be where it was: that node may be reached again.
+        world.step(NodeId(3), Input::Ended { process });
+        let ticket = Ticket(1001);
+        world.step(NodeId(4), Input::Where { process, ticket, silent: Some(NodeId(3)) });
+        world.step(NodeId(4), Input::Unreached { node: dead });
+        world.pass(3);
+        assert_eq!(world.found.get(&ticket), Some(&there));
+    }
 }
 
 /// What was told by an earlier life of a node is forgotten with it; what the later one told is not, in whichever order all that comes.

@@ -8,8 +8,10 @@ use super::report::Table;
 use super::{chosen, show};
 use crate::Outcome;
 use crate::cluster;
+use crate::step::output;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
@@ -17,14 +19,18 @@ pub struct Arguments {
     /// How often each figure is taken
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Only these: checkpoints, calls, deaths
+    /// Only these: checkpoints, calls, answers, deaths
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
 }
 
 type Part = fn(&House, u32, &mut Table) -> Outcome;
 
-const PARTS: [(&str, Part); 3] = [("checkpoints", checkpoints), ("calls", calls), ("deaths", deaths)];
+const PARTS: [(&str, Part); 4] =
+    [("checkpoints", checkpoints), ("calls", calls), ("answers", answers), ("deaths", deaths)];
+
+/// How long a client calls.
+const HAMMER_MS: &str = "6000";
 
 /// Pages of a process that are written anew between two checkpoints: 1 % of 256 MiB.
 const MIB: u32 = 256;
@@ -91,6 +97,18 @@ impl House {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Waits until it has printed something.
+    fn wait_printed(&self, pid: &str) -> Outcome {
+        let until = Instant::now() + SOON;
+        while self.speak(&["logs", pid]).map_or(true, |said| said.is_empty()) {
+            if Instant::now() > until {
+                return Err(format!("process {pid} does not begin").into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     fn made(&self, pid: &str) -> Outcome<Vec<Value>> {
@@ -167,6 +185,37 @@ fn calls(house: &House, rounds: u32, table: &mut Table) -> Outcome {
     }
     line(table, "from a line to whoever looks with una logs every 20 ms, durable", 1 << 20, "ms", &late_ms);
     house.speak(&["kill", &pid])?;
+    Ok(())
+}
+
+/// Clients that call a server on another node as fast as they can: how often it answers in a second.
+fn answers(house: &House, rounds: u32, table: &mut Table) -> Outcome {
+    let wasm = directory().join("durable.wasm");
+    let mut compile = Command::new(crate::root().join("programs/compile"));
+    compile.arg(crate::root().join("programs/durable/durable.c")).arg(&wasm);
+    output(&mut compile, "cargo xtask setup installs what compiles C to WebAssembly")?;
+    let wasm = wasm.to_str().ok_or("the path of the program is not text")?;
+    for (way, how) in [("not durable", &["--on", "n2-box"][..]), ("durable", &["--on", "n2-box", "--durable"][..])] {
+        let name = if how.contains(&"--durable") { "kept" } else { "plain" };
+        let server = cluster::begin(&house.place, &[how, &[wasm, "count", name]].concat())?;
+        house.wait_printed(&server)?;
+        for clients in [1, 64] {
+            let mut rates = vec![];
+            for _ in 0..rounds {
+                let client = || cluster::begin(&house.place, &["--on", "n1-box", wasm, "hammer", name, HAMMER_MS]);
+                let all: Vec<String> = (0..clients).map(|_| client()).collect::<Outcome<_>>()?;
+                let mut rate = 0.0;
+                for pid in all {
+                    house.speak(&["wait", &pid])?;
+                    // They do not begin at the same moment; each says how often it called in its time.
+                    rate += house.speak(&["logs", &pid])?.trim().parse::<f64>()? / (HAMMER_MS.parse::<f64>()? / 1e3);
+                }
+                rates.push(rate);
+            }
+            line(table, &format!("calls of a server, {way}, by {clients} at once"), 64 << 10, "1/s", &rates);
+        }
+        house.speak(&["kill", &server])?;
+    }
     Ok(())
 }
 

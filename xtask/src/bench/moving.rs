@@ -439,10 +439,13 @@ fn moves(pairs: &[(&str, PathBuf)], wasm: &Path, mib: u32, hot: u32, rounds: u32
     }
     for ((_, place), moved) in pairs.iter().zip(&mut all) {
         wait_lines(place, &moved.pid, 3)?;
+        cluster::speak(place, 1, &["stop", &moved.pid])?;
     }
     // One that does not count comes first: it has the program compiled.
     for round in 0..=rounds {
         for ((way, place), moved) in pairs.iter().zip(&mut all) {
+            // One computes at a time: the machine may have two processors, and what is moved wants both.
+            cluster::speak(place, 1, &["cont", &moved.pid])?;
             // A look at a program that is left alone, to compare with.
             let before = wait_lines(place, &moved.pid, 0)?;
             let lines = wait_lines(place, &moved.pid, before.len() + 2)?;
@@ -456,6 +459,7 @@ fn moves(pairs: &[(&str, PathBuf)], wasm: &Path, mib: u32, hot: u32, rounds: u32
             };
             let after = wait_lines(place, &moved.pid, 0)?.len();
             let still = most(&wait_lines(place, &moved.pid, after + 2)?[lines.len()..]);
+            cluster::speak(place, 1, &["stop", &moved.pid])?;
             if round == 0 {
                 continue;
             }

@@ -97,6 +97,7 @@ pub struct Running {
     pub pid: String,
     pub at: usize,
     pub moves: usize,
+    began: Instant,
     child: Child,
     out: PathBuf,
 }
@@ -131,7 +132,7 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(50));
         };
-        Ok(Running { name: name.into(), pid, at, moves: 0, child, out })
+        Ok(Running { name: name.into(), pid, at, moves: 0, began: begun, child, out })
     }
 
     pub fn printed(&self) -> Result<String, String> {
@@ -186,13 +187,14 @@ pub fn each_once(name: &str, printed: &str) -> Outcome<usize> {
     Ok(due)
 }
 
-/// The same run where it stays, for as many lines: `words` has `{lines}` where their number stands.
-pub fn as_unmoved(machines: &Machines, name: &str, ready: &Ready, words: &[&str], printed: &str) -> Outcome {
+/// The same run where it stays, for as many lines: `words` has `{lines}` where their number stands. It takes no longer than `moved` did.
+pub fn as_unmoved(machines: &Machines, moved: &Running, ready: &Ready, words: &[&str], printed: &str) -> Outcome {
+    let name = &moved.name;
     let lines = printed.lines().count().to_string();
     let words: Vec<String> = words.iter().map(|word| word.replace("{lines}", &lines)).collect();
     let all = ready.run(&["--on", "node1"], &words);
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
-    let done = machines.una_within(1, &all, RUN_MAX * 2)?;
+    let done = machines.una_within(1, &all, moved.began.elapsed() + RUN_MAX)?;
     let expected = done.ok()?;
     if expected == *printed {
         return Ok(());

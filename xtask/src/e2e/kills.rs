@@ -6,10 +6,11 @@
 
 use super::enduring::{ENDLESS, Program, Ready, each_once};
 use super::moving::{Series, must};
-use super::node::{Machines, Setting};
+use super::node::{Done, Machines, Setting};
 use super::{PATIENCE, until};
 use crate::Outcome;
 use std::collections::BTreeMap;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 pub fn two_hundred(setting: &Setting) -> Outcome {
@@ -29,12 +30,15 @@ const LOOK: Duration = Duration::from_millis(20);
 struct Durable {
     pid: String,
     seen: BTreeMap<usize, String>,
+    /// Why nothing of it could be seen the last time, if so.
+    unseen: Option<String>,
 }
 
 impl Durable {
     fn start(machines: &Machines, at: usize, ready: &Ready) -> Outcome<Durable> {
         let options = ["-d", "--durable", "--every", "0.2", "--on", &format!("node{at}")];
-        Ok(Durable { pid: ready.start_with(machines, &options, &["1", ENDLESS])?, seen: BTreeMap::new() })
+        let pid = ready.start_with(machines, &options, &["1", ENDLESS])?;
+        Ok(Durable { pid, seen: BTreeMap::new(), unseen: None })
     }
 
     fn last(&self) -> usize {
@@ -45,7 +49,14 @@ impl Durable {
     fn look(&mut self, machines: &Machines, by: usize) -> Outcome<bool> {
         let done = machines.una_within(by, &["logs", &self.pid], PATIENCE)?;
         // While it is taken up elsewhere nobody has it.
-        let Ok(shown) = done.ok() else { return Ok(false) };
+        let shown = match done.ok() {
+            Ok(shown) => shown,
+            Err(why) => {
+                self.unseen = Some(why.to_string());
+                return Ok(false);
+            }
+        };
+        self.unseen = None;
         let before = self.last();
         // Its end may stand in the middle of a line, and its beginning too.
         let whole = shown.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -59,6 +70,12 @@ impl Durable {
         }
         // Until it has been told again what it was told, less is shown for a moment, and nothing else.
         Ok(newest > before)
+    }
+
+    /// How far it is, for people.
+    fn told(&self) -> String {
+        let unseen = self.unseen.as_ref().map_or(String::new(), |why| format!(", and is not seen: {}", why.trim()));
+        format!("process {} has shown {} lines{unseen}", self.pid, self.last())
     }
 
     /// All lines that it ever showed are there, each once.
@@ -102,19 +119,15 @@ fn kills(setting: &Setting, count: usize) -> Outcome {
         stored.insert(path, content);
         let killed = Instant::now();
         machines.kill(victim)?;
-        let (path, content) = (format!("/after{round}"), format!("after round {round}\n"));
-        until("something to be stored again", || {
-            machines
-                .store(by, &path, &content)
-                .map_err(|error| error.to_string())?
-                .ok()
-                .map_err(|error| error.to_string())
-        })?;
-        to_store.push(killed.elapsed());
-        stored.insert(path, content);
         hit += on_it.len();
+        let (path, content) = (format!("/after{round}"), format!("after round {round}\n"));
+        let mut storing = Storing::begin(&machines, by, &path, &content)?;
         let mut waiting = on_it;
-        while !waiting.is_empty() {
+        while !waiting.is_empty() || !storing.is_done {
+            // Both at once, since neither shall wait for the other.
+            if !storing.is_done && storing.look(&machines)? {
+                to_store.push(killed.elapsed());
+            }
             let mut still = vec![];
             for number in waiting {
                 match durable[number].look(&machines, by)? {
@@ -123,9 +136,14 @@ fn kills(setting: &Setting, count: usize) -> Outcome {
                 }
             }
             waiting = still;
-            must(killed.elapsed() < PATIENCE, format!("in round {round} all go on after n{victim} died: {waiting:?}"))?;
+            let told = || waiting.iter().map(|number| durable[*number].told()).collect::<Vec<_>>().join("; ");
+            must(
+                killed.elapsed() < PATIENCE,
+                format!("in round {round} all go on after n{victim} died, seen by n{by}: {}; {}", told(), storing.said),
+            )?;
             std::thread::sleep(LOOK);
         }
+        stored.insert(path, content);
         machines.up(victim)?;
         machines.agree(&all)?;
         for one in &mut durable {
@@ -151,10 +169,48 @@ fn kills(setting: &Setting, count: usize) -> Outcome {
     Ok(())
 }
 
+/// Something that is stored while other things happen, again and again until it is acknowledged.
+struct Storing {
+    by: usize,
+    words: [String; 3],
+    child: Child,
+    is_done: bool,
+    /// What the last attempt said, if it failed.
+    said: String,
+}
+
+impl Storing {
+    fn begin(machines: &Machines, by: usize, path: &str, content: &str) -> Outcome<Storing> {
+        let file = machines.write(by, "storing", content.as_bytes())?;
+        let words = ["cp".into(), file, format!("una:{path}")];
+        let child = machines.begin_una(by, &words.each_ref().map(String::as_str))?;
+        Ok(Storing { by, words, child, is_done: false, said: "it is being stored".into() })
+    }
+
+    fn look(&mut self, machines: &Machines) -> Outcome<bool> {
+        match self.child.try_wait()? {
+            None => {}
+            Some(status) if status.success() => self.is_done = true,
+            Some(_) => {
+                let again = machines.begin_una(self.by, &self.words.each_ref().map(String::as_str))?;
+                self.said = Done::from(std::mem::replace(&mut self.child, again).wait_with_output()?).err;
+            }
+        }
+        Ok(self.is_done)
+    }
+}
+
+impl Drop for Storing {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 fn shows_more(one: &mut Durable, machines: &Machines, by: usize) -> Result<(), String> {
     match one.look(machines, by).map_err(|error| error.to_string())? {
         true => Ok(()),
-        false => Err(format!("line {}", one.last())),
+        false => Err(one.told()),
     }
 }
 
@@ -189,6 +245,17 @@ pub fn asleep_past_its_lease(setting: &Setting) -> Outcome {
                 ref seen => Err(format!("on {seen:?}")),
             })?;
             until("it to show more", || shows_more(&mut durable, &machines, by))?;
+        }
+        // The one that slept does not lead anybody astray, when it goes on elsewhere once more.
+        let home = home as usize;
+        machines.kill(home)?;
+        for by in (1..=3).filter(|by| *by != home) {
+            until(&format!("n{by} to see more after n{home} died"), || shows_more(&mut durable, &machines, by))?;
+        }
+        machines.up(home)?;
+        machines.agree(&[1, 2, 3])?;
+        for by in 1..=3 {
+            until(&format!("n{by} to see more when n{home} is back"), || shows_more(&mut durable, &machines, by))?;
         }
         durable.is_whole()?;
         // What is not durable slept with its machine, and is there at most once.

@@ -67,7 +67,7 @@ fn at_random(setting: &Setting, size: &Size) -> Outcome {
         let printed = one.running.ends_well()?;
         lines += printed.lines().count();
         let words: Vec<&str> = one.words.iter().map(String::as_str).collect();
-        as_unmoved(&machines, &one.running.name, &programs[&one.program], &words, &printed)?;
+        as_unmoved(&machines, &one.running, &programs[&one.program], &words, &printed)?;
     }
     let all: Vec<&Running> = alone.iter().map(|one| &one.running).chain(&together).collect();
     println!("        {} {lines} lines, each once and in order", moved.told());

@@ -115,6 +115,10 @@ impl Network {
         self.heard().leader.is_some_and(|heard| heard.elapsed() < while_)
     }
 
+    pub fn heard_leader_at(&self) -> Option<Instant> {
+        self.heard().leader
+    }
+
     pub fn hear_leader(&self) {
         self.heard().leader = Some(Instant::now());
     }

@@ -185,6 +185,11 @@ impl Inside {
         self.node.client.know(nodes);
     }
 
+    /// That node has ended.
+    pub fn ended(&self, ended: u64) {
+        self.handle.spawn(self.node.clone().succeed(ended));
+    }
+
     /// What is known here, if this node takes part.
     pub fn known(&self, range: &Range) -> Option<Found> {
         let metrics = self.node.metrics.borrow();

@@ -1,0 +1,246 @@
+//! Processes whose node is lost: found by one of those that are left, which has another one take them up. Knows the coordinator, and who is
+//! heard; not how a process is begun again (`supervise`).
+//!
+//! The one idea: how long one has to wait depends on what would be wrong if the other node lived after all. A process that has effects
+//! at once is nobody's only when its node's *lease* is over, which takes as long as a lease. A *durable* one has no effect but behind a
+//! comparison with its claim (`tape`): whoever writes the next claim has fenced it, so to be mistaken is a pause and never two of it. For
+//! that one it is enough that nobody hears its node; and of a daemon that was killed the machine says so itself, at once.
+//!
+//! ```text
+//!   its link breaks ──► its port is closed ──► still nobody has heard it, a moment later ──► its durable processes
+//!                  └──► no answer ──────────► it is down for the members ──────────────────►      "
+//!                                                     its lease is over ───────────────────► all others
+//! ```
+//! Leases are looked after by the holder of the files, of whom there is one. Silences by the first of those that are heard: if two take
+//! themselves for that, one of them comes too late for the claim.
+
+use super::supervise::{Because, NODES, life_of, node_key};
+use super::{FACT_TIMEOUT, Inner, ears};
+use crate::keep::record::{Claim, Place, Supervision};
+use crate::node::Pid;
+use abi::ids::NodeId;
+use drivers::coordinator::{Coordinator, Range, Record, Revision};
+use services::events::Kind;
+use services::members::Standing;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// How often it is looked whether a node has lost its processes; and if there are none to be lost.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+const LOOK_SELDOM: Duration = Duration::from_millis(1500);
+/// So long after its port was found closed a node that lives after all is heard of by others: they clear it in a round trip or two.
+const QUIET: Duration = Duration::from_millis(100);
+/// Whoever was asked to take a process up is given so long before another is.
+const TAKE_UP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What this node has noticed of others that may be lost.
+#[derive(Default)]
+pub struct Noticed {
+    state: Mutex<State>,
+    roused: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    closed: BTreeMap<NodeId, Closed>,
+    /// Something has changed: it is looked at once.
+    look: bool,
+}
+
+/// A node whose machine says that nobody listens there.
+struct Closed {
+    /// In which there was somebody.
+    life: u64,
+    since: Instant,
+    /// It was looked at when its moment was over.
+    is_seen: bool,
+}
+
+impl Noticed {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds what was noticed")
+    }
+
+    /// Its machine says that nobody listens where it did in this life. Is that new?
+    pub fn closed(&self, node: NodeId, life: u64) -> bool {
+        let mut state = self.state();
+        let is_new = state.closed.get(&node).is_none_or(|known| known.life < life);
+        if is_new {
+            state.closed.insert(node, Closed { life, since: Instant::now(), is_seen: false });
+            self.roused.notify_one();
+        }
+        is_new
+    }
+
+    /// It is there.
+    pub fn linked(&self, node: NodeId) {
+        self.state().closed.remove(&node);
+    }
+
+    /// Somebody is not heard any more.
+    pub fn rouse(&self) {
+        self.state().look = true;
+        self.roused.notify_one();
+    }
+
+    /// The life that it had when its port was open, if that is closed now.
+    fn closed_life(&self, node: NodeId) -> Option<u64> {
+        self.state().closed.get(&node).map(|closed| closed.life)
+    }
+
+    /// The same, of those whose moment is over.
+    fn quiet_life(&self, node: NodeId) -> Option<u64> {
+        self.state().closed.get(&node).filter(|closed| closed.since.elapsed() >= QUIET).map(|closed| closed.life)
+    }
+
+    /// Waits so long, or until there is something to look at.
+    fn wait(&self, most: Duration) {
+        let until = Instant::now() + most;
+        let mut state = self.state();
+        loop {
+            let now = Instant::now();
+            let moments = state.closed.values().filter(|closed| !closed.is_seen).map(|closed| closed.since + QUIET);
+            let next = moments.min().map_or(until, |at| at.min(until));
+            if state.look || next <= now {
+                state.look = false;
+                for closed in state.closed.values_mut().filter(|closed| closed.since + QUIET <= now) {
+                    closed.is_seen = true;
+                }
+                return;
+            }
+            let waited = self.roused.wait_timeout(state, next - now);
+            state = waited.expect("nothing panics while it holds what was noticed").0;
+        }
+    }
+}
+
+/// Who was asked to take a process up.
+struct Asked {
+    /// The claim that it was asked about.
+    claim: Revision,
+    at: Instant,
+    to: NodeId,
+    /// It has the question.
+    has_it: bool,
+    /// How often somebody was asked.
+    times: usize,
+}
+
+/// The thread that finds processes whose node is lost.
+pub(super) fn run(inner: &Arc<Inner>) {
+    let mut asked: BTreeMap<Pid, Asked> = BTreeMap::new();
+    let mut pause = LOOK_SELDOM;
+    while !inner.is_stopping() {
+        inner.noticed.wait(pause);
+        pause = LOOK_SELDOM;
+        let looks_after_leases = inner.files.is_holder();
+        let silent = inner.silent();
+        if !looks_after_leases && silent.is_empty() {
+            asked.clear();
+            continue;
+        }
+        let Ok(all) = inner.supervised() else { continue };
+        let living: Vec<(Pid, Claim, Revision)> =
+            all.into_iter().filter(|(_, claim, _)| matches!(claim.place, Place::At { .. })).collect();
+        asked.retain(|pid, _| living.iter().any(|(other, ..)| other == pid));
+        if living.is_empty() {
+            continue;
+        }
+        pause = LOOK_EVERY;
+        let leases = match looks_after_leases {
+            true => inner.facts.range(Range::prefix(NODES), Instant::now() + FACT_TIMEOUT).ok(),
+            false => None,
+        };
+        for (pid, claim, revision) in living {
+            let Place::At { node, life } = claim.place else { continue };
+            let node = NodeId(node);
+            let is_durable = claim.supervision.as_ref().is_some_and(Supervision::is_durable);
+            let because = match &leases {
+                _ if is_durable && silent.contains(&(node, life)) => Because::Silent { claim: revision.0 },
+                Some(leases) if !holds(&leases.records, node, life) => Because::LeaseOver,
+                _ => {
+                    asked.remove(&pid);
+                    continue;
+                }
+            };
+            let before = asked.get(&pid).filter(|asked| asked.claim == revision);
+            let is_at_it =
+                |asked: &Asked| asked.has_it && asked.at.elapsed() < TAKE_UP_PATIENCE && inner.may_be_asked(asked.to);
+            if before.is_some_and(is_at_it) {
+                continue;
+            }
+            let times = before.map_or(0, |asked| asked.times);
+            if let Some((to, has_it)) = inner.have_taken_up(pid, &claim, node, because, times) {
+                asked.insert(pid, Asked { claim: revision, at: Instant::now(), to, has_it, times: times + 1 });
+            }
+        }
+    }
+}
+
+/// Has that life of a node a lease?
+fn holds(leases: &[Record], node: NodeId, life: u64) -> bool {
+    let key = node_key(node);
+    leases.iter().any(|record| record.key[..] == key[..] && life_of(record) == Some(life))
+}
+
+impl Inner {
+    /// The lives of nodes that are not heard, if it is this node that looks after that.
+    fn silent(&self) -> Vec<(NodeId, u64)> {
+        let members: Vec<NodeId> = self.directory.members().keys().copied().collect();
+        let first = members.iter().find(|node| self.may_be_asked(**node));
+        if first != Some(&self.me) {
+            return vec![];
+        }
+        let others = members.into_iter().filter(|node| *node != self.me);
+        others.filter_map(|node| Some((node, self.silent_life(node)?))).collect()
+    }
+
+    /// The life of a node that nobody hears.
+    fn silent_life(&self, node: NodeId) -> Option<u64> {
+        match self.health.standing(node) {
+            Standing::Down => self.health.last_life(node),
+            Standing::Suspect => self.noticed.quiet_life(node),
+            Standing::Alive | Standing::Left | Standing::Unknown => None,
+        }
+    }
+
+    /// Is it heard, as far as is known?
+    fn may_be_asked(&self, node: NodeId) -> bool {
+        node == self.me || (self.health.is_up(node) && self.noticed.closed_life(node).is_none())
+    }
+
+    /// Asks a node that is heard to take a process up, and says which, and whether it has the question. `times`: how often others were.
+    fn have_taken_up(
+        self: &Arc<Inner>, pid: Pid, claim: &Claim, lost: NodeId, because: Because, times: usize,
+    ) -> Option<(NodeId, bool)> {
+        let supervision = claim.supervision.as_ref()?;
+        // Directories of a machine are on that machine alone.
+        if !supervision.begin.process.mounts.is_empty() {
+            if lost == self.me {
+                self.supervise.look_own();
+            }
+            return None;
+        }
+        let members = self.directory.members().clone();
+        let open = members.iter().filter(|(_, member)| !member.draining).map(|(node, _)| *node);
+        let others: Vec<NodeId> =
+            open.filter(|node| (*node != lost || *node == self.me) && self.may_be_asked(*node)).collect();
+        // A machine whose owner is at it takes it if no other does.
+        let lent: Vec<NodeId> = others.iter().copied().filter(|node| !self.has_its_owner(*node)).collect();
+        let others = if lent.contains(&self.me) { lent } else { others };
+        let first = others.iter().position(|node| *node == self.me)?;
+        // Others first, in turn; who finds what is lost has enough to do.
+        let to = others[(first + 1 + times + pid.serial() as usize % others.len().max(1)) % others.len()];
+        let asked = match to == self.me {
+            true => self.take_up_soon(pid, because),
+            false => self.ask(to, &ears::Question::TakeUp { pid, because }).map(drop),
+        };
+        // Another one is asked if it does not live there in a while.
+        if let Err(why) = &asked {
+            let process = pid.id();
+            self.chronicle.record(Kind::ProcessNotTakenUp { process, by: to, why: why.as_str().into() });
+        }
+        Some((to, asked.is_ok()))
+    }
+}
