@@ -54,8 +54,8 @@ pub struct Up {
     #[arg(long)]
     name: Option<String>,
 
-    /// When this machine runs what others want to run: always, or idle, or idle:10m: while its owner has been away for so long; as it was said
-    /// last if not given, and always at first
+    /// When this machine runs what others want to run: always, or idle, or idle:10m: while its owner has been away for so long;
+    /// as it was said last if not given, and always at first
     #[arg(long, value_name = "WHEN", value_parser = lend::terms)]
     lend: Option<Lend>,
 

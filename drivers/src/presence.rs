@@ -184,7 +184,8 @@ impl Signs for Machine {
     }
 }
 
-/// What counts the transfers of each keyboard and mouse: of the device of which an interface says that it is one (class 3, protocol 1 or 2).
+/// What counts the transfers of each keyboard and mouse: of the device of which an interface says that it is one (class 3, protocol 1
+/// or 2).
 fn usb_hands(devices: &Path) -> Vec<PathBuf> {
     let mut found = vec![];
     for entry in fs::read_dir(devices).into_iter().flatten().flatten() {

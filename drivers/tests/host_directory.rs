@@ -1,5 +1,5 @@
-//! A mounted host directory: nothing leads out of it, whatever the host does in it meanwhile. What it has in common with other trees is tried
-//! over all of them, in `daemon/tests/files.rs`.
+//! A mounted host directory: nothing leads out of it, whatever the host does in it meanwhile. What it has in common with other trees is
+//! tried over all of them, in `daemon/tests/files.rs`.
 
 use abi::errno::Errno;
 use abi::file::*;

@@ -1,5 +1,5 @@
-//! Processes that have to leave a node: each moves to where placement would put it now. All of them leave a node that is drained; the guests
-//! leave one whose owner has returned. Knows what a move is to ask for; not how it is done, nor who decides that they have to.
+//! Processes that have to leave a node: each moves to where placement would put it now. All of them leave a node that is drained; the
+//! guests leave one whose owner has returned. Knows what a move is to ask for; not how it is done, nor who decides that they have to.
 //!
 //! A node that is drained is empty when no process is left that could go and nothing that others have to do with one another goes through
 //! it any more ([`kernel::Kernel::ways_through`]): it can leave then, and nobody notices.
