@@ -2,8 +2,8 @@
 //! openraft's.
 //!
 //! The one idea: patience with a leader has two parts. For [`Options::promise`](super::Options::promise) after it was heard nobody votes
-//! for another one, and leases rest on that; it is kept here too. The rest is there because a silence may be short, and so that not all stand
-//! for election at once: for one that has ended the first reason falls away, and the second is met by taking turns.
+//! for another one, and leases rest on that; it is kept here too. The rest is there because a silence may be short, and so that not all
+//! stand for election at once: for one that has ended the first reason falls away, and the second is met by taking turns.
 //!
 //! ```text
 //!   heard last          ended, and its port is closed
