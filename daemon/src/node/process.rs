@@ -107,7 +107,19 @@ impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
         let Facts { name, args, program, kind, console, shares, usage, time, mounts, .. } = facts;
         let Facts {
-            limits, stdio, started_ms, moves, incarnation, memories, key, stopper, tape, harbour, guest, ..
+            limits,
+            stdio,
+            started_ms,
+            moves,
+            incarnation,
+            memories,
+            key,
+            stopper,
+            tape,
+            harbour,
+            guest,
+            began,
+            ..
         } = facts;
         Arc::new(Info {
             pid: OnceLock::new(),
