@@ -194,6 +194,8 @@ struct Inner {
     lending: lend::Lending,
     departures: pages::Departures,
     location: location::Whereabouts,
+    /// Held by whoever tells it who lives.
+    telling: Mutex<()>,
     names: names::Names,
     chronicle: Chronicle,
     files: Shared,
@@ -410,6 +412,7 @@ impl System {
             lending: lend::Lending::new(lend),
             departures: pages::Departures::default(),
             location,
+            telling: Mutex::default(),
             names,
             chronicle,
             files,
@@ -850,6 +853,9 @@ impl Inner {
 
     /// Whoever looks for processes is told who lives.
     fn tell_living(&self) -> Vec<NodeId> {
+        // Looked at and told by one thread at a time: else what was seen first could be told last, and would be believed until the next
+        // change.
+        let order = self.telling.lock().expect("nothing panics while it holds this lock");
         let members: Vec<NodeId> = self.directory.members().keys().copied().collect();
         let own_life = self.record().life;
         let life = |node: NodeId| if node == self.me { Some(own_life) } else { self.health.life_if_up(node) };
@@ -859,7 +865,9 @@ impl Inner {
             // Before the facts are there.
             living.push((self.me, own_life));
         }
-        self.tell_whereabouts(&living);
+        let packets = self.living_whereabouts(&living);
+        drop(order);
+        self.send_whereabouts(packets);
         nodes
     }
 

@@ -80,7 +80,7 @@ impl Inner {
         self.send_whereabouts(packets);
     }
 
-    fn send_whereabouts(&self, packets: Vec<(NodeId, Vec<u8>)>) {
+    pub(super) fn send_whereabouts(&self, packets: Vec<(NodeId, Vec<u8>)>) {
         for (to, packet) in packets {
             let key = self.directory.key_of(to).filter(|key| self.wire.is_linked(*key));
             let Some(key) = key else {
@@ -95,9 +95,10 @@ impl Inner {
         }
     }
 
-    /// The living members, whenever that may have changed.
-    pub(super) fn tell_whereabouts(&self, living: &[(NodeId, u64)]) {
-        self.whereabouts(Input::Members(living));
+    /// The living members, whenever that may have changed. Gives what is to be sent for it.
+    pub(super) fn living_whereabouts(&self, living: &[(NodeId, u64)]) -> Vec<(NodeId, Vec<u8>)> {
+        let mut state = self.location.state();
+        self.location.step(&mut state, Input::Members(living))
     }
 
     /// What became of a process of this node.
