@@ -213,7 +213,9 @@ fn any_machine_may_die_and_comes_back_as_itself() {
     computer.kill(0);
     computer.in_the_end(2, &["cat", "/kept"]).expect(0, "kept\n");
     computer.nodes[1].done_with(&["cp", "-", "una:/new"], "new\n").expect(0, "");
-    until("the dead node to be called down", || (computer.state_of(1, "a") == "down").then_some(()));
+    for node in [1, 2] {
+        until("the dead node to be called down", || (computer.state_of(node, "a") == "down").then_some(()));
+    }
     let status = computer.status(2);
     assert_eq!((&status["survives"], &status["coordinator"]["writable"]), (&0.into(), &true.into()), "{status}");
     let listed = computer.on(2, &["ps"]);

@@ -1019,6 +1019,14 @@ impl Inner {
         let _ = std::thread::Builder::new().name("una-addresses".into()).spawn(tell);
     }
 
+    /// How many of these voters may be lost until what is left is no majority, by whom this node hears.
+    fn losses_left(&self, voters: &[drivers::coordinator::Member]) -> u32 {
+        let is_gone = |number| matches!(self.health.state_of(number), NodeState::Down | NodeState::Left);
+        let number = |voter: &drivers::coordinator::Member| NodeId(voter.id as u16);
+        let up = voters.iter().map(number).filter(|number| *number == self.me || !is_gone(*number)).count();
+        up.saturating_sub(voters.len() / 2 + 1) as u32
+    }
+
     fn view(&self) -> SystemView {
         let status = self.facts.status();
         // Those who keep an etcd are no nodes.
@@ -1030,6 +1038,8 @@ impl Inner {
             Quorum::Answers { losses_left } => (true, None, *losses_left as u32),
             Quorum::Lost { why } => (false, Some(why.clone()), 0),
         };
+        // One that has begun to lead has not missed anybody yet: whom members call down can be lost no more.
+        let losses = if own { losses.min(self.losses_left(&status.voters)) } else { losses };
         let coordinator = CoordinatorView {
             kind: match status.kind {
                 drivers::coordinator::Kind::Raft => "raft".into(),
