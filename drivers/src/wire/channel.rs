@@ -64,6 +64,8 @@ struct Out {
     queues: [Queue; 2],
     /// Threads that wait for `drained`.
     waiting: usize,
+    /// Nothing follows what is queued: whoever has written the last of it ends this direction.
+    finishes: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -398,6 +400,11 @@ impl Channel {
         }
         if batch.is_empty() {
             out.pen = Pen::Free;
+            if out.finishes
+                && let Some(socket) = &self.socket
+            {
+                let _ = shut(socket, Shutdown::Write);
+            }
         }
         !batch.is_empty()
     }
@@ -427,17 +434,16 @@ impl Channel {
 
     /// Says nothing more; what the other end still sends is thrown away by the reader. `message` is sent if it can be at once.
     pub fn finish(&self, message: Vec<u8>) {
-        // Whoever holds the pen may be in the middle of a frame, so this is not written over their head.
+        // Whoever holds the pen may be in the middle of a frame, so this is not written over their head, nor is the direction ended before
+        // they have written it.
         {
             let mut out = lock(&self.out);
             out.housekeeping_bytes += message.len();
             out.housekeeping.push_back(message);
+            out.finishes = true;
         }
         self.flush();
         self.over.store(true, Ordering::Release);
-        if let Some(socket) = &self.socket {
-            let _ = shut(socket, Shutdown::Write);
-        }
         self.wake_all();
     }
 
