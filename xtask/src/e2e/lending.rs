@@ -30,12 +30,16 @@ fn is_lent(machines: &Machines, how: &str) -> Outcome {
     })
 }
 
+/// What a machine says of these.
+fn listed(machines: &Machines, by: usize, pids: &[String]) -> Result<Vec<Value>, String> {
+    let listed = machines.json(by, &["ps", "--json"])?;
+    let all = listed["processes"].as_array().cloned().unwrap_or_default();
+    Ok(all.into_iter().filter(|one| pids.iter().any(|pid| one["pid"] == pid.as_str())).collect())
+}
+
 /// How many of these are on that machine.
 fn on(machines: &Machines, machine: u64, pids: &[String]) -> Result<usize, String> {
-    let listed = machines.json(1, &["ps", "--json"])?;
-    let processes = listed["processes"].as_array().cloned().unwrap_or_default();
-    let is_one = |one: &&Value| one["node"] == machine && pids.iter().any(|pid| one["pid"] == pid.as_str());
-    Ok(processes.iter().filter(is_one).count())
+    Ok(listed(machines, 1, pids)?.iter().filter(|one| one["node"] == machine).count())
 }
 
 /// They all leave, and run on.
@@ -68,20 +72,15 @@ pub fn owner_returns_and_another_dies(setting: &Setting) -> Outcome {
     let guests = on(&machines, 2, &pids)?;
     machines.write(2, "owner", b"touch 1\nbusy 20000\n")?;
     machines.kill(1)?;
-    let listed = |by: usize| -> Result<Vec<Value>, String> {
-        let listed = machines.json(by, &["ps", "--json"])?;
-        let all = listed["processes"].as_array().cloned().unwrap_or_default();
-        Ok(all.into_iter().filter(|one| pids.iter().any(|pid| one["pid"] == pid.as_str())).collect())
-    };
     let left = until("all that are left to be paused", || {
-        let left = listed(2)?;
+        let left = listed(&machines, 2, &pids)?;
         let paused = left.iter().filter(|one| one["stay"] == "paused").count();
         if paused == left.len() { Ok(left) } else { Err(format!("{paused} of {}", left.len())) }
     })?;
     println!("        of {guests} guests {} had not left", left.len());
     machines.write(2, "owner", b"")?;
     until("them to go on", || {
-        let on = listed(2)?;
+        let on = listed(&machines, 2, &pids)?;
         let running = on.iter().filter(|one| one["stay"] == "guest" && one["state"] != "stopped").count();
         if running == left.len() { Ok(()) } else { Err(format!("{running} of {}", left.len())) }
     })?;
