@@ -168,7 +168,6 @@ fn a_server_whose_node_wakes_late_has_answered_nobody() {
 
 /// A durable client of a durable server: whichever of the two loses its node, no call counts twice.
 #[test]
-#[ignore = "once in three runs the client's end was not told by `una wait` within a minute: a known fault, for the nightly run"]
 fn a_durable_client_calls_once_too() {
     let computer = computer();
     let server = durable(&computer, "b", &["serve", "both"], "ready\n");

@@ -45,7 +45,8 @@ pub struct Ticket(pub u64);
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input<'a> {
     Tick,
-    /// The living members and their lives, this node among them. Who is not among them may come again, with all that runs there.
+    /// The living members and their lives; this node is one of them, also if it is not among them yet. Who is not among them may come
+    /// again, with all that runs there.
     Members(&'a [(NodeId, u64)]),
     /// It is no member any more, for good.
     Removed {
@@ -133,6 +134,8 @@ pub struct Location {
     me: NodeId,
     life: u64,
     members: Vec<(NodeId, u64)>,
+    /// The latest life of each member that was ever among them.
+    lives: BTreeMap<NodeId, u64>,
     /// What runs here: how often it has moved, and the keeper that has confirmed it.
     here: BTreeMap<ProcessId, Here>,
     /// What this node keeps for others, and in which life of its node each was told.
@@ -232,6 +235,7 @@ impl Location {
             me,
             life,
             members: Vec::new(),
+            lives: BTreeMap::new(),
             here: BTreeMap::new(),
             entries: BTreeMap::new(),
             forwards: Recent::new(FORWARDS_MAX),
@@ -327,8 +331,21 @@ impl Location {
     }
 
     fn change_members(&mut self, now: Time, members: &[(NodeId, u64)], effects: &mut Vec<Effect>) {
-        self.members = members.to_vec();
-        self.members.sort_unstable();
+        let mut members = members.to_vec();
+        if members.iter().all(|(node, _)| *node != self.me) {
+            members.push((self.me, self.life));
+        }
+        members.sort_unstable();
+        for (node, life) in &members {
+            let before = self.lives.insert(*node, *life);
+            if before.is_some_and(|before| before < *life) {
+                // What was there has ended, or was taken up: whoever did that knows.
+                for places in [&mut self.hints, &mut self.forwards] {
+                    places.places.retain(|_, (place, _)| place.node != *node);
+                }
+            }
+        }
+        self.members.clone_from(&members);
         let alive = |node: NodeId| members.iter().any(|(member, _)| *member == node);
         // What ran in an earlier life of a node has ended; what another keeps now is told to it by whoever runs it. Of a node that is not
         // heard the places are kept: it may come again, and until then it is said who is not heard.

@@ -716,6 +716,9 @@ impl Inner {
             unchanged: vec![(record::claim_key(pid), revision)],
             remove: surplus.into_iter().map(|sequence| record::checkpoint_key(pid, sequence)).collect(),
         };
+        if let (Some(taping), Some(mark)) = (&taping, checkpoint.tape) {
+            taping.settle(mark.position);
+        }
         match self.files.keep(&commit, deadline) {
             Ok(KeepTold::Incomplete(chunks)) => {
                 Err(Failed::Again(format!("{chunks} chunks that it shares with an earlier one are gone")))

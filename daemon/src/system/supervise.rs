@@ -735,13 +735,12 @@ impl Inner {
         self.supervise.state().in_doubt = false;
     }
 
-    /// The node on which a process lives for certain or nearly so, if somebody looks after it.
+    /// The node on which a process lives for certain or nearly so, if somebody looks after it; or where it ended, which is known there.
     pub(super) fn claimed_on(&self, pid: Pid) -> Option<NodeId> {
         let found = self.facts.range(Range::key(record::claim_key(pid)), Instant::now() + LOCATE_TIMEOUT).ok()?;
         let record = found.records.first()?;
         match Claim::read(&record.key, &record.value)?.1.place {
-            Place::At { node, .. } => Some(NodeId(node)),
-            Place::Ended { .. } => None,
+            Place::At { node, .. } | Place::Ended { node, .. } => Some(NodeId(node)),
         }
     }
 

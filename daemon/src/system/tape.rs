@@ -69,6 +69,36 @@ impl Taping {
         self.0.tape.end() - self.state().last > TOLD_BYTES_MAX
     }
 
+    /// Waits until all that led to a state at this position is on disks: the checkpoint before leads there too, then, if the one of this
+    /// state is damaged.
+    pub fn settle(&self, position: u64) {
+        if self.0.has_base.load(Ordering::SeqCst) {
+            // If it takes longer there is the checkpoint all the same.
+            let _ = self.0.tape.wait_safe(position, FACT_TIMEOUT);
+        }
+    }
+
+    /// A checkpoint stands at this position: where the first piece begins that it or the one before needs.
+    fn needs_from(&self, position: u64) -> u64 {
+        // In this order: a piece that is being written, and that is not known as kept yet, begins here or behind it.
+        let safe = self.0.tape.safe();
+        let mut state = self.state();
+        if position > state.last {
+            (state.before, state.last) = (state.last, position);
+        }
+        let before = state.before;
+        while state.pieces.front().is_some_and(|(_, end)| *end <= before) {
+            state.pieces.pop_front();
+        }
+        state.pieces.front().map_or(before, |(at, _)| *at).min(safe)
+    }
+
+    /// A piece is on disks. In this order: what is safe is known as kept.
+    fn is_kept(&self, piece: &Piece) {
+        self.state().pieces.push_back((piece.at, piece.at + piece.bytes.len() as u64));
+        self.0.tape.is_kept(piece);
+    }
+
     pub fn mark(&self, mark: Mark) -> TapeMark {
         let Mark { position, changes, monotonic_ns, cputime_ns } = mark;
         TapeMark { since: self.0.since, position, changes, monotonic_ns, cputime_ns }
@@ -124,17 +154,7 @@ impl Inner {
             self.remove_tape(KeyRange::between(record::tapes_prefix(pid), record::tape_prefix(pid, taping.0.since)));
             return;
         }
-        let first = {
-            let mut state = taping.state();
-            if position > state.last {
-                (state.before, state.last) = (state.last, position);
-            }
-            let before = state.before;
-            while state.pieces.front().is_some_and(|(_, end)| *end <= before) {
-                state.pieces.pop_front();
-            }
-            state.pieces.front().map_or(before, |(at, _)| *at)
-        };
+        let first = taping.needs_from(position);
         let prefix = record::tape_prefix(pid, taping.0.since);
         let to = [&prefix[..], format!("{first:016x}").as_bytes()].concat();
         self.remove_tape(KeyRange::between(prefix, to));
@@ -213,10 +233,7 @@ impl Inner {
             }
             let Some(piece) = tape.wait(LOOK_EVERY) else { continue };
             match self.write_piece(pid, taping.0.since, &piece, claim) {
-                Written::Kept => {
-                    taping.state().pieces.push_back((piece.at, piece.at + piece.bytes.len() as u64));
-                    tape.is_kept(&piece);
-                }
+                Written::Kept => taping.is_kept(&piece),
                 Written::Superseded => {
                     // The claim may have been written anew by this node itself.
                     if self.supervise.revision_of(pid) == Some(claim) {
@@ -226,5 +243,49 @@ impl Inner {
                 Written::NotNow => std::thread::sleep(AGAIN_AFTER),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::tape::Tag;
+
+    fn taping(base: u64) -> Taping {
+        let told = Told { from: base, records: vec![], end: base };
+        let mark = Mark { position: base, ..Mark::default() };
+        let tape = Tape::new(mark, told, Arc::default(), Box::new(|| {}));
+        tape.begin();
+        Taping::new(tape, 0, Some(base), vec![])
+    }
+
+    /// Ten bytes: the length, which question, and a number.
+    fn hears(taping: &Taping) {
+        taping.0.tape.told(Tag::Random, 0, |number, to| drop(to.u64(*number)), |from| from.u64(), || 7u64);
+    }
+
+    fn piece(taping: &Taping) -> Piece {
+        taping.0.tape.hurry();
+        taping.0.tape.wait(Duration::ZERO).expect("there is something to write")
+    }
+
+    /// A checkpoint in the middle of a piece that is on its way to disks, or there and not known to be.
+    #[test]
+    fn a_piece_that_is_being_written_is_not_removed() {
+        let taping = taping(1000);
+        hears(&taping);
+        let middle = taping.0.tape.end();
+        hears(&taping);
+        let written = piece(&taping);
+        assert_eq!((written.at, written.bytes.len()), (1000, 20));
+        assert_eq!(taping.needs_from(middle), 1000);
+        hears(&taping);
+        let last = taping.0.tape.end();
+        assert_eq!(taping.needs_from(last), 1000);
+        taping.is_kept(&written);
+        assert_eq!(taping.needs_from(last), 1000);
+        // Now the one before stands at the end of the piece, or behind it.
+        hears(&taping);
+        assert_eq!(taping.needs_from(taping.0.tape.end()), 1020);
     }
 }

@@ -857,6 +857,8 @@ impl Ports {
             match found::look_up_patiently(kernel, &wish.path).await {
                 LookedUp::Port { handle, sequence } => {
                     self.arrive(kernel).await;
+                    // If it was heard of only by that, it may even lead elsewhere by now: then it is looked up again.
+                    let tide = tide.or_else(|| kernel.tide(&wish.path));
                     // What is done now or may be lost is not asked for again.
                     let is_kept = !matches!(wish.kind, WishKind::Lose | WishKind::Send { wait: Wait::No });
                     let lasts = tide.is_some() && is_kept;

@@ -322,6 +322,43 @@ fn what_ended_with_its_node_is_forgotten_and_what_came_later_is_not() {
     assert!(!kept(&keeper, new), "nothing is on what is no member");
 }
 
+/// A node that starts may hear of the others before it is told of itself.
+#[test]
+fn a_keeper_that_is_not_among_the_members_yet_keeps_what_it_is_told() {
+    let members = [(NodeId(1), 1), (NodeId(2), 2), (NodeId(3), 3)];
+    let is_kept_here = |process: &ProcessId| super::keeper(*process, members.map(|(node, _)| node)) == Some(NodeId(3));
+    let process = (0..).map(|serial| ProcessId::new(NodeId(3), serial)).find(is_kept_here).unwrap();
+    let mut keeper = Location::new(NodeId(3), 3);
+    let mut effects = vec![];
+    let place = Place { moves: 5, node: NodeId(2) };
+    let tell = Message::Tell { process, moves: 5, life: 2 }.encode();
+    keeper.step(Time(1), Input::Packet { from: NodeId(2), bytes: &tell }, &mut effects);
+    keeper.step(Time(1), Input::Members(&members[..2]), &mut effects);
+    keeper.step(Time(2), Input::Members(&members), &mut effects);
+    assert_eq!(keeper.known(process), Some(place));
+}
+
+/// Whoever knew a process on a node that has begun a new life since does not look for it there.
+#[test]
+fn places_in_lives_that_are_over_are_forgotten() {
+    let mut world = World::new(3, 3, 0);
+    let born = NodeId(3);
+    let is_kept_there = |process: &ProcessId| keeper(*process, (1..=3).map(NodeId)) == Some(born);
+    let process = (0..).map(|serial| ProcessId::new(born, serial)).find(is_kept_there).unwrap();
+    world.born(process);
+    assert_eq!(world.finds(NodeId(1), process), (Some(Place { moves: 0, node: born }), 1));
+    world.nodes.insert(born, Location::new(born, 2));
+    world.lives.insert(born, 2);
+    let there = Place { moves: 1 << 16, node: NodeId(2) };
+    world.truth.insert(process, there);
+    world.step(NodeId(2), Input::Here { process, moves: 1 << 16 });
+    world.members();
+    world.pass(3);
+    for by in [1, 2, 3].map(NodeId) {
+        assert_eq!(world.finds(by, process), (Some(there), 1), "{by}");
+    }
+}
+
 #[test]
 fn what_ended_is_found_nowhere() {
     let mut world = World::new(4, 3, 0);
