@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use services::events::Kind;
 use services::location::Input;
 use services::restarts::{self, Ending, Policy, Verdict};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -71,6 +71,8 @@ pub struct Supervise {
 #[derive(Default)]
 struct State {
     charges: BTreeMap<Pid, Charge>,
+    /// Processes that are about to be charges of this node.
+    taking: BTreeSet<Pid>,
     lease: Option<Lease>,
     /// So many are about to begin a process that needs the lease.
     wanting: usize,
@@ -111,6 +113,15 @@ struct Lease {
     id: LeaseId,
     /// Until then it runs for certain.
     until: Instant,
+}
+
+/// A process is about to be a charge of this node as long as this lives.
+struct Taking<'a>(&'a Supervise, Pid);
+
+impl Drop for Taking<'_> {
+    fn drop(&mut self) {
+        self.0.state().taking.remove(&self.1);
+    }
 }
 
 impl State {
@@ -182,6 +193,13 @@ impl Supervise {
         if let Some(charge) = self.state().charges.get_mut(&pid) {
             charge.phase = phase;
         }
+    }
+
+    /// From looking whose it is until it is a charge, one at a time takes a process up; nothing: somebody does. Else the second would see
+    /// the claim that the first has written, and no charge yet, and take it from under the process.
+    fn take(&self, pid: Pid) -> Option<Taking<'_>> {
+        let is_first = self.state().taking.insert(pid);
+        is_first.then(|| Taking(self, pid))
     }
 
     pub fn has(&self, pid: Pid) -> bool {
@@ -426,6 +444,9 @@ impl System {
     /// Makes a process of another node go on here.
     pub fn take_up(&self, pid: Pid, because: Because) -> Result<(), KeepRefused> {
         let inner = &self.0;
+        let Some(_taking) = inner.supervise.take(pid) else {
+            return Err(KeepRefused::Living { pid, node: inner.name_of(inner.me) });
+        };
         let _wanting = inner.supervise.want();
         self.lease(Instant::now() + FACT_TIMEOUT)?;
         let Some((claim, revision)) = inner.claim(pid)? else { return Err(KeepRefused::None(pid)) };
@@ -601,6 +622,22 @@ impl Inner {
             Verdict::Over | Verdict::GivenUp => {
                 self.is_over(pid, &End::NotStarted("it could not be begun".into()), true)
             }
+        }
+    }
+
+    /// What was to be begun again was not, perhaps since its claim is another one by now: then it is somebody else's, or of an attempt of
+    /// this node whose answer was lost, which is found by whoever looks after all nodes.
+    fn look_at_claim(&self, pid: Pid, revision: Revision) {
+        let now = self.claim(pid);
+        let mut state = self.supervise.state();
+        let Some(charge) = state.charges.get_mut(&pid).filter(|charge| charge.revision == revision) else { return };
+        let Phase::Again { at, .. } = &mut charge.phase else { return };
+        match now {
+            Ok(now) if now.as_ref().is_none_or(|(_, now)| *now != revision) => {
+                state.charges.remove(&pid);
+                state.look_own = true;
+            }
+            _ => *at = Instant::now() + AGAIN_AFTER,
         }
     }
 
@@ -939,7 +976,10 @@ pub(super) fn run(inner: &Arc<Inner>) {
                 None => "it could not be begun before".into(),
             };
             let console = node.console(pid).ok().filter(|_| from_start);
-            let _ = inner.begin(&System(inner.clone()), pid, (claim, revision), None, in_a_row, &why, console);
+            let begun = inner.begin(&System(inner.clone()), pid, (claim, revision), None, in_a_row, &why, console);
+            if begun.is_err() {
+                inner.look_at_claim(pid, revision);
+            }
         }
         let state = inner.supervise.state();
         let at = |charge: &Charge| match charge.phase {
@@ -999,5 +1039,22 @@ impl System {
         self.moved_here(pid, again.moves());
         started.console.give_up_first();
         Ok(started.console)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two threads may find the same process at the same time: by a node that is silent, and among what this node left behind.
+    #[test]
+    fn a_process_is_taken_up_once_at_a_time() {
+        let supervise = Supervise::new();
+        let (one, other) =
+            (Pid::from(abi::ids::ProcessId::from_bits(24)), Pid::from(abi::ids::ProcessId::from_bits(25)));
+        let taking = supervise.take(one);
+        assert!(taking.is_some() && supervise.take(one).is_none() && supervise.take(other).is_some());
+        drop(taking);
+        assert!(supervise.take(one).is_some() && supervise.take(one).is_some());
     }
 }
