@@ -249,6 +249,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use abi::encoding::Writer;
     use engine::tape::Tag;
 
     fn taping(base: u64) -> Taping {
@@ -261,7 +262,10 @@ mod tests {
 
     /// Ten bytes: the length, which question, and a number.
     fn hears(taping: &Taping) {
-        taping.0.tape.told(Tag::Random, 0, |number, to| drop(to.u64(*number)), |from| from.u64(), || 7u64);
+        let write = |number: &u64, to: &mut Writer| {
+            to.u64(*number);
+        };
+        taping.0.tape.told(Tag::Random, 0, write, |from| from.u64(), || 7);
     }
 
     fn piece(taping: &Taping) -> Piece {
