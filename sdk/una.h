@@ -172,6 +172,11 @@ UNA_IMPORT(name_lookup) int una_name_lookup(const char *path, uint32_t length, u
  * each. The child sees the same files, writes where this process writes, and ends with it at the latest. */
 UNA_IMPORT(spawn) int una_spawn(int file, const char *args, uint32_t args_length, const char *env, uint32_t env_length,
                                 const una_transfer *handles, uint32_t count, una_spawned *spawned);
+/* The same, but it has a log of its own, and is taken to where `place` says at once, while it runs: "on NODE", "near PID" or "spread". If it
+ * cannot go there it stays, and its log says why. UNA_NOT_FOUND: there is no such node; UNA_OPTIONS: it is none of these. */
+UNA_IMPORT(spawn_placed) int una_spawn_placed(int file, const char *args, uint32_t args_length, const char *env, uint32_t env_length,
+                                              const una_transfer *handles, uint32_t count, const char *place,
+                                              uint32_t place_length, una_spawned *spawned);
 UNA_IMPORT(process_wait) int una_process_wait(una_handle process, una_exit_status *status, uint64_t deadline_ns);
 UNA_IMPORT(process_kill) int una_process_kill(una_handle process);
 UNA_IMPORT(process_hold) int una_process_hold(una_handle process);

@@ -465,7 +465,11 @@ enum CoordinatorAct {
 impl Coordinator {
     pub fn execute(self) -> Result<u8> {
         let CoordinatorAct::Move { to } = self.act;
-        node::order(&Request::MoveCoordinator { to })?;
+        match node::connect()?.ask(&Request::MoveCoordinator { to: to.clone() }).map_err(node::failed)? {
+            Reply::FactsKept { copied: Some(count) } => print(&format!("{count} facts moved to {}\n", quoted(&to)))?,
+            Reply::FactsKept { copied: None } => print(&format!("the facts are at {} already\n", quoted(&to)))?,
+            other => return Err(node::unexpected(&other)),
+        }
         Ok(0)
     }
 }

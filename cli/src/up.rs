@@ -54,6 +54,11 @@ pub struct Up {
     #[arg(long)]
     name: Option<String>,
 
+    /// When nobody has heard this node for so many seconds the others give up on it: what they wait for on it ends, and so does all
+    /// that is on it when it is back. For machines that are always on; without it they wait until it is back, or removed
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "alone")]
+    lost_after: Option<u64>,
+
     /// When this machine runs what others want to run: always, or idle, or idle:10m: while its owner has been away for so long;
     /// as it was said last if not given, and always at first
     #[arg(long, value_name = "WHEN", value_parser = lend::terms)]
@@ -82,7 +87,7 @@ impl Up {
     pub fn after_join(
         detach: bool, listen: SocketAddr, workers: Option<u16>, engine: EngineArgument, lend: Option<Lend>,
     ) -> Up {
-        Up { detach, workers, engine, listen, alone: false, name: None, lend, in_background: false }
+        Up { detach, workers, engine, listen, alone: false, name: None, lost_after: None, lend, in_background: false }
     }
 
     pub fn execute(self) -> Result<u8> {
@@ -122,6 +127,7 @@ impl Up {
             library: library.clone(),
             listen: (!self.alone).then_some(self.listen),
             name: self.name.clone().unwrap_or_else(drivers::host::name),
+            lost_after_s: self.lost_after.unwrap_or(0),
             lend: self.lend,
         };
         let system = System::start(&system).map_err(|error| not_in_system(error, &data))?;
@@ -178,9 +184,9 @@ impl Up {
             let null = File::options().write(true).open("/dev/null").map_err(cannot_start)?;
             rustix::stdio::dup2_stdout(&null).map_err(|error| cannot_start(error.into()))?;
         }
-        let (halted, ask) = (started.clone(), stop.clone());
+        let (halted, of_system, ask) = (started.clone(), system.clone(), stop.clone());
         let watch = move || {
-            while !halted.wait_halted(std::time::Duration::from_secs(1)) {}
+            while !halted.wait_halted(Duration::from_millis(500)) && !of_system.is_over() {}
             let _ = ask.send(());
         };
         std::thread::Builder::new().name("watch".into()).spawn(watch).map_err(cannot_start)?;
@@ -189,12 +195,16 @@ impl Up {
         if !self.in_background {
             print("una is going down\n")?;
         }
-        let by_itself = started.wait_halted(std::time::Duration::ZERO);
+        let by_itself = started.wait_halted(Duration::ZERO);
+        let is_over = system.is_over();
         system.going_down();
         let flushed = started.shutdown();
         server.close();
         system.shutdown();
         drop(claim);
+        if is_over {
+            return begin_anew();
+        }
         if let Err(error) = flushed {
             return Err(Failure::new(status::FAILED, "not all that programs wrote is on the disk")
                 .because(error)
@@ -226,6 +236,9 @@ impl Up {
         if let Some(name) = &self.name {
             command.arg("--name").arg(name);
         }
+        if let Some(seconds) = self.lost_after {
+            command.arg("--lost-after").arg(seconds.to_string());
+        }
         if let Some(lend) = self.lend {
             command.args(["--lend", &lend::argument(lend)]);
         }
@@ -255,6 +268,14 @@ impl Up {
         eprint!("{said}");
         Ok(status::FAILED)
     }
+}
+
+/// This life of the node is over: the next one begins, in a process that is as this one was at its start.
+fn begin_anew() -> Result<u8> {
+    use std::os::unix::process::CommandExt;
+    eprintln!("una: nobody heard this node for as long as it may be silent, so it begins anew");
+    let una = std::env::current_exe().map_err(cannot_start)?;
+    Err(cannot_start(Command::new(una).args(std::env::args_os().skip(1)).exec()))
 }
 
 /// The usual limit is for programs that serve one user's one task. Where it cannot be raised, less is served at once.

@@ -92,6 +92,11 @@ fn three_machines_are_one_computer() {
 /// Codes of `una.h` that programs here end with.
 const NOT_FOUND: i32 = 17;
 const EXISTS: i32 = 18;
+const CLOSED: i32 = 9;
+const ABANDONED: i32 = 13;
+const OPTIONS: i32 = 22;
+/// WASI's number of the same.
+const NOENT: i32 = 44;
 
 #[test]
 fn a_name_of_a_port_means_the_same_on_every_machine() {
@@ -139,7 +144,7 @@ fn a_name_of_a_port_means_the_same_on_every_machine() {
     assert_eq!(receiving.end().out, "ding");
 }
 
-/// It stays bound where it was bound, and leads to where the port is now.
+/// At no moment it is free, wherever it is bound.
 #[test]
 fn a_name_goes_on_leading_to_a_port_that_moved_with_its_process() {
     let computer = Computer::of(3);
@@ -158,6 +163,150 @@ fn a_name_goes_on_leading_to_a_port_that_moved_with_its_process() {
     }
     computer.on(2, &["kill", &pid]).expect(0, "");
     until("the name to be free", || (asked("a").status == NOT_FOUND).then_some(()));
+}
+
+/// The node that bound it is emptied and gone, and nobody could take the name meanwhile.
+#[test]
+fn a_name_follows_its_port_and_outlives_the_node_that_bound_it() {
+    let computer = Computer::of(4);
+    for node in &computer.nodes {
+        node.program("answer.wasm", &programs::answering("/port/echo"));
+        node.program("again.wasm", &programs::answering("/port/deep/echo"));
+        node.program("ask.wasm", &programs::asking("/port/echo"));
+    }
+    let asked = |on: &str| computer.on(0, &["run", "--on", on, "ask.wasm"]);
+    let pid = computer.on(0, &["run", "-d", "--on", "b", "answer.wasm"]).out.trim().to_string();
+    until("the name to be bound", || (asked("a").status == 0).then_some(()));
+    asked("c").expect(0, "ping\n");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    /// Whatever happens, the other thread ends.
+    struct Done<'a>(&'a std::sync::atomic::AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+    std::thread::scope(|scope| {
+        let done_in_any_case = Done(&done);
+        let taking = scope.spawn(|| {
+            let mut tries = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                // It would go on if it got the name.
+                computer.on(0, &["run", "--on", "d", "answer.wasm"]).expect(EXISTS, "");
+                tries += 1;
+            }
+            tries
+        });
+        // It is empty when its names are bound elsewhere.
+        computer.on(0, &["drain", "b"]).expect_out(0, &["b is empty"]);
+        // It leaves at once: what it has bound is bound elsewhere first.
+        computer.on(1, &["leave"]).expect(0, "this machine is no node of the system any more\n");
+        for on in ["a", "c", "d"] {
+            asked(on).expect(0, "ping\n");
+        }
+        drop(done_in_any_case);
+        assert!(taking.join().unwrap() > 0, "nobody tried to take the name");
+    });
+    // After longer than a lease, too.
+    let until_over = std::time::Instant::now() + std::time::Duration::from_secs(8);
+    while std::time::Instant::now() < until_over {
+        asked("d").expect(0, "ping\n");
+    }
+    computer.on(2, &["kill", &pid]).expect(0, "");
+    until("the name to be free", || (asked("a").status == NOT_FOUND).then_some(()));
+}
+
+/// What waits for it ends, and the machine, which lives, begins anew when it is heard again.
+#[test]
+fn a_machine_that_wants_it_is_given_up_on_when_nobody_hears_it() {
+    let computer = Computer::of(3);
+    computer.on(2, &["down"]).expect_out(0, &[]);
+    let up = computer.on(2, &["up", "-d", "--listen", "127.0.0.1", "--lost-after", "2"]);
+    assert_eq!((up.status, up.err.as_str()), (0, ""), "{}", up.out);
+    until("it to be there", || computer.is_whole(0, 3).then_some(()));
+    for node in &computer.nodes {
+        node.program("answer.wasm", &programs::answering("/port/echo"));
+        node.program("on.wasm", &programs::asking_on("/port/echo"));
+    }
+    let pid = computer.on(0, &["run", "-d", "--on", "c", "answer.wasm"]).out.trim().to_string();
+    let ask = || computer.nodes[0].start(&["run", "--on", "a", "on.wasm"]);
+    let mut asking = until("the name to be bound", || {
+        let mut asking = ask();
+        asking.line_within(std::time::Duration::from_secs(2)).map(|_| asking)
+    });
+    let life = |from: usize| {
+        let status = computer.status(from);
+        let line = status["nodes"].as_array().unwrap().iter().find(|line| line["name"] == "c").cloned();
+        line.unwrap()["facts"]["life"].clone()
+    };
+    let before = life(2);
+    assert!(before.is_u64(), "{before}");
+    computer.stop(2);
+    // It would wait for half a minute, and then say that the time is over.
+    let ended = asking.end();
+    assert!([CLOSED, ABANDONED].contains(&ended.status), "{}: {}", ended.status, ended.err);
+    until("the name to be bound elsewhere", || {
+        computer.on(0, &["run", "-d", "--on", "b", "answer.wasm"]);
+        ask().line_within(std::time::Duration::from_secs(2)).map(drop)
+    });
+    assert!(computer.on(1, &["events"]).out.contains("is over: nobody heard it"));
+    computer.cont(2);
+    until("it to begin anew", || (computer.state_of(0, "c") == "up" && life(0) != before).then_some(()));
+    until("all to be whole", || computer.is_whole(2, 3).then_some(()));
+    assert_eq!(computer.living(0, &pid).len(), 0, "what ran in a life that is over is over");
+    // It has its options still, and can be given up on again.
+    computer.stop(2);
+    until("it to be given up on again", || {
+        let told = computer.on(1, &["events"]).out;
+        (told.matches("is over: nobody heard it").count() == 2).then_some(())
+    });
+    computer.cont(2);
+    until("all to be whole again", || computer.is_whole(2, 3).then_some(()));
+}
+
+/// Children and processes that programs begin are where they were told to be, and it is said why.
+#[test]
+fn what_a_program_begins_can_be_told_where_to_be() {
+    let computer = Computer::of(3);
+    for (name, text) in [
+        ("on.wasm", programs::placing("on c")),
+        ("spread.wasm", programs::placing("spread")),
+        ("nowhere.wasm", programs::placing("on nowhere")),
+        ("strange.wasm", programs::placing("beside b")),
+        ("new.wasm", programs::beginning("--on c")),
+        ("newly.wasm", programs::beginning("--on nowhere")),
+    ] {
+        computer.nodes[0].program(name, &text);
+    }
+    let kids = |name: &str| -> Vec<(String, u64)> {
+        let listed: Value = serde_json::from_str(&computer.on(1, &["ps", "--json"]).out).unwrap_or_default();
+        let all = listed["processes"].as_array().cloned().unwrap_or_default();
+        let all = all.into_iter().filter(|one| one["name"] == name);
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), String::from);
+        all.map(|one| (text(&one["pid"]), one["node"].as_u64().unwrap())).collect()
+    };
+    let parent = computer.on(0, &["run", "-d", "--on", "a", "on.wasm"]).out.trim().to_string();
+    let kid = until("the child to be there", || kids("kid").into_iter().find(|(_, node)| *node == 3)).0;
+    for node in 0..3 {
+        let why = computer.on(node, &["why", &kid]);
+        assert!(why.status == 0 && why.out.contains("--on n3") && why.out.contains("chosen"), "{}{}", why.out, why.err);
+    }
+    until("its own log", || (computer.on(1, &["logs", &kid]).out == "kid\n").then_some(()));
+    // It is a child: it ends with its parent, wherever it is.
+    computer.on(1, &["kill", &parent]).expect(0, "");
+    until("the child to end with its parent", || kids("kid").is_empty().then_some(()));
+    computer.on(0, &["run", "--on", "a", "nowhere.wasm"]).expect(NOT_FOUND, "");
+    computer.on(0, &["run", "--on", "a", "strange.wasm"]).expect(OPTIONS, "");
+    let parent = computer.on(0, &["run", "-d", "--on", "a", "spread.wasm"]).out.trim().to_string();
+    until("the child to be elsewhere", || kids("kid").into_iter().find(|(_, node)| *node != 1));
+    computer.on(1, &["kill", &parent]).expect(0, "");
+    // What is begun by a file is no child.
+    computer.on(0, &["run", "--on", "a", "new.wasm"]).expect(0, "");
+    let begun = until("the process to be there", || kids("new.wasm").into_iter().find(|(_, node)| *node == 3)).0;
+    let why = computer.on(1, &["why", &begun]);
+    assert!(why.status == 0 && why.out.contains("--on n3"), "{}{}", why.out, why.err);
+    computer.on(0, &["run", "--on", "a", "newly.wasm"]).expect(100 + NOENT, "");
+    computer.on(1, &["kill", &begun]).expect(0, "");
 }
 
 /// As a program sees it that knows files and nothing else.

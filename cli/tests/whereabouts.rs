@@ -38,6 +38,7 @@ impl Nodes {
                 system::join(&data, &ticket, &format!("n-{number}")).unwrap();
             }
             let options = SystemOptions {
+                lost_after_s: 0,
                 lend: None,
                 data,
                 library: home.path().join("programs"),

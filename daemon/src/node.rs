@@ -32,7 +32,7 @@ pub use forking::{Asker, Cutting, ForkRefused, GrowRefused, Origin};
 pub use keep::{GoOn, Outward, Snapshot, SnapshotRefused, UndoRefused, is_damage};
 pub use moving::{Arrival, ArriveRefused, Baggage, Brought, Pages, Stopped};
 pub use seekers::{Fetched, Home, Registry, Tide};
-pub use system_files::{ForkOrder, Forked, OtherNode, Others};
+pub use system_files::{ForkOrder, Forked, OtherNode, Others, PlaceHint};
 pub use view::{
     ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, Lineage, MountOrder, NodeError, NodeView,
     NotPid, Order, Pid, PortError, ProcessLimits, ProcessView, RunRefused, State, Stay, Stdio, ThawOrder, Waits,
@@ -44,7 +44,7 @@ use abi::call::{
     Wait,
 };
 use abi::file::{FileSystem, Mount, StreamKind};
-use abi::ids::{HandleId, ProgramId, Time};
+use abi::ids::{HandleId, NodeId, ObjectId, PortId, ProgramId, Time};
 use abi::interface::names;
 use abi::limits::{Limits, WEIGHT_NORMAL};
 use abi::message::{Bytes, MESSAGE_BYTES_MAX, Message, Received, Transfer, TransferMode};
@@ -65,7 +65,7 @@ use machine::{Machine, Place, Used};
 use process::{Facts, Info};
 use puppet::{Refused, Strings};
 use services::members::ProgramMark;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -812,6 +812,47 @@ impl Node {
         }
     }
 
+    /// Ports that are on other nodes, as far as this one has to do with them, and where.
+    pub fn ports_elsewhere(&self) -> BTreeMap<PortId, NodeId> {
+        let here = self.0.number;
+        let port = |(home, _, object, lost): (NodeId, u64, ObjectId, bool)| match object {
+            ObjectId::Port(port) if !lost && home != here => Some((port, home)),
+            _ => None,
+        };
+        self.0.machine.inspect(|kernel| kernel.imports().filter_map(port).collect())
+    }
+
+    /// Looks a name up and binds the port that it finds, if it is that one and is here.
+    pub fn bind_found(
+        &self, path: &str, wanted: PortId, existing: names::Existing, timeout: Duration,
+    ) -> Result<(), PortError> {
+        let agent = self.agent()?;
+        let lookup = names::Request::Lookup { path: path.into() };
+        let handle = match agent.ask(&lookup, &[], timeout)? {
+            (names::Answer::Port, handles) if handles.len() == 1 => handles[0],
+            (names::Answer::Failed(failure), _) => return Err(port_failure(path, failure)),
+            _ => return Err(PortError::NotAPort(path.into())),
+        };
+        let is_wanted = match agent.call(SystemCall::Describe { handle }, SYSTEM_TIMEOUT)? {
+            Outcome::Described(Ok(described)) => described.object == ObjectId::Port(wanted),
+            _ => false,
+        };
+        if !is_wanted || self.ports_elsewhere().contains_key(&wanted) {
+            return Err(PortError::Unknown(path.into()));
+        }
+        // Directories are each node's own: the name may be in one that is only where it was bound.
+        for (end, _) in path.match_indices('/').filter(|(end, _)| *end > 0) {
+            agent.ask(&names::Request::MakeDirectory { path: path[..end].into() }, &[], timeout)?;
+        }
+        let transfer = Transfer { handle, rights: Rights::SENDER, mode: TransferMode::Move };
+        let request = names::Request::BindPort { path: path.into(), existing };
+        match agent.ask(&request, &[transfer], timeout)?.0 {
+            names::Answer::Done => Ok(()),
+            names::Answer::Failed(failure) => Err(port_failure(path, failure)),
+            other => Err(PortError::System(format!("{other:?}"))),
+        }
+    }
+
     /// The names of all ports.
     fn port_names(&self) -> Result<Vec<String>, PortError> {
         let agent = self.agent()?;
@@ -1022,6 +1063,7 @@ impl Inner {
             rest: Rest {
                 output,
                 shares: None,
+                stays_child: false,
                 usage,
                 time,
                 tape,
@@ -1037,7 +1079,7 @@ impl Inner {
     fn info(&self, program: &engine::Program, process: &mut engine::Process, common: Common, rest: Rest) -> Arc<Info> {
         self.remember(program);
         let Common { name, args, mounts, limits, stdio, started_ms, moves, again } = common;
-        let Rest { output, shares, usage, time, tape, harbour, key, known, lineage, guest } = rest;
+        let Rest { output, shares, stays_child, usage, time, tape, harbour, key, known, lineage, guest } = rest;
         let info = Info::new(Facts {
             name,
             args,
@@ -1045,6 +1087,7 @@ impl Inner {
             kind: Kind::Program,
             console: Some(output),
             shares,
+            stays_child,
             usage: Some(usage),
             time,
             mounts,
@@ -1086,14 +1129,19 @@ impl Children for Inner {
     /// It sees the same directories as its parent, writes where its parent writes, and has nothing to read.
     fn child(&self, parent: &Info, program: &engine::Program, child: Child) -> Result<Bytes, String> {
         let this = self.this.upgrade().ok_or("the node is stopping")?;
-        let Child { args, env, .. } = child;
-        let output = parent.console.clone().ok_or("its parent has no streams")?;
+        let Child { args, env, has_own_log, .. } = child;
         let limits = ProcessLimits::default();
+        let output = match has_own_log {
+            true => Console::new(false, false, limits.output_bytes.unwrap_or(u64::MAX)),
+            false => parent.console.clone().ok_or("its parent has no streams")?,
+        };
         let input = Console::new(false, false, 0);
         let mut world = this
             .world_at(program, &parent.mounts, &limits, Stdio::default(), (input, output), Life::default())
             .map_err(|refused| refused.to_string())?;
-        world.rest.shares = parent.shares.or_else(|| parent.pid.get().copied());
+        // Whoever has a log of its own can be elsewhere than its parent, and stays its child.
+        world.rest.shares = (!has_own_log).then(|| parent.shares.or_else(|| parent.pid.get().copied())).flatten();
+        world.rest.stays_child = has_own_log;
         world.rest.guest = parent.guest.clone();
         let name =
             args.first().map_or_else(|| parent.name.clone(), |name| name.rsplit('/').next().unwrap_or(name).into());
@@ -1108,6 +1156,10 @@ impl Children for Inner {
 
     fn load(&self, wasm: Vec<u8>) -> Result<engine::Program, String> {
         self.engine.load(wasm, &mut |_| {}).map_err(|error| error.to_string())
+    }
+
+    fn others(&self) -> Option<Arc<dyn Others>> {
+        self.others.clone()
     }
 }
 
@@ -1146,6 +1198,7 @@ struct Rest {
     output: Console,
     /// It is that one's.
     shares: Option<Pid>,
+    stays_child: bool,
     /// Told when the process is known.
     known: Arc<OnceLock<std::sync::Weak<Info>>>,
     usage: Arc<Usage>,

@@ -468,7 +468,7 @@ pub enum Request {
     Why {
         pid: Pid,
     },
-    /// Copies all facts to another coordinator and goes on with that one. Answer: working now and then, then done.
+    /// Copies all facts to another coordinator and goes on with that one. Answer: working now and then, then facts kept.
     MoveCoordinator {
         to: String,
     },
@@ -711,6 +711,10 @@ pub enum Reply {
     },
     /// It still goes on.
     Working,
+    /// All facts are at the coordinator now. So many were copied; none if they were there already.
+    FactsKept {
+        copied: Option<u64>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -21,26 +21,34 @@ const HOLD_MAX: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 macro_rules! steps {
-    ($($(#[$text:meta])* $name:ident = $word:literal,)*) => {
+    ($(#[$what:meta])* $step:ident { $($(#[$text:meta])* $name:ident = $word:literal,)* }) => {
+        $(#[$what])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum Step {
+        pub enum $step {
             $($(#[$text])* $name,)*
         }
 
-        impl Step {
-            pub const ALL: &[Step] = &[$(Step::$name),*];
+        impl $step {
+            pub const ALL: &[$step] = &[$($step::$name),*];
 
             pub fn name(self) -> &'static str {
                 match self {
-                    $(Step::$name => $word,)*
+                    $($step::$name => $word,)*
                 }
+            }
+
+            /// It is reached now: waits here if a test wants that.
+            pub fn reached(self) {
+                reached(self.name());
             }
         }
     };
 }
 
 steps! {
-    // Of a process that moves, at the node that it leaves.
+/// Of a process that moves.
+Step {
+    // At the node that it leaves.
     LeavingAsked = "leaving-asked",
     /// The other node has the program.
     LeavingPrepared = "leaving-prepared",
@@ -74,14 +82,24 @@ steps! {
     /// Its pages are still to come.
     ArrivingPages = "arriving-pages",
 }
+}
 
-impl Step {
-    /// It is reached now: waits here if a test wants that.
-    pub fn reached(self) {
-        static DIRECTORY: OnceLock<Option<PathBuf>> = OnceLock::new();
-        if let Some(directory) = DIRECTORY.get_or_init(|| std::env::var_os(VARIABLE).map(PathBuf::from)) {
-            hold(directory, self.name(), HOLD_MAX);
-        }
+steps! {
+/// Of facts that move to another coordinator, at the node that moves them. See `drivers::coordinator::moved::Step`.
+FactsStep {
+    Fenced = "facts-fenced",
+    Emptied = "facts-emptied",
+    Copied = "facts-copied",
+    Compared = "facts-compared",
+    Switched = "facts-switched",
+    Opened = "facts-opened",
+}
+}
+
+fn reached(name: &str) {
+    static DIRECTORY: OnceLock<Option<PathBuf>> = OnceLock::new();
+    if let Some(directory) = DIRECTORY.get_or_init(|| std::env::var_os(VARIABLE).map(PathBuf::from)) {
+        hold(directory, name, HOLD_MAX);
     }
 }
 
@@ -103,8 +121,9 @@ mod tests {
 
     #[test]
     fn steps_have_names_of_their_own() {
-        let names: std::collections::BTreeSet<&str> = Step::ALL.iter().map(|step| step.name()).collect();
-        assert_eq!(names.len(), Step::ALL.len());
+        let all = Step::ALL.iter().map(|step| step.name()).chain(FactsStep::ALL.iter().map(|step| step.name()));
+        let names: std::collections::BTreeSet<&str> = all.collect();
+        assert_eq!(names.len(), Step::ALL.len() + FactsStep::ALL.len());
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //!   drain    processes that have to leave              fork     clones of a process, here and elsewhere
 //!   lend     a machine that is its owner's first
 //!   programs what one node has compiled, others need not compile
-//!   names    which node has bound the name of a port
+//!   names    which node has bound the name of a port   rebind   names follow ports that move
 //!   elsewhere processes and nodes as files
 //!   keep     checkpoints                 supervise  processes that are begun again, here or elsewhere
 //!   lost     whose node is lost
@@ -36,6 +36,7 @@ mod names;
 mod pages;
 mod place;
 mod programs;
+mod rebind;
 mod record;
 pub mod supervise;
 pub mod tape;
@@ -48,6 +49,7 @@ pub use record::{Record, RecordError};
 
 use crate::files::{self, FilesNetwork, Shared, TreeError};
 use crate::node::{Fate, Heard, Node, Pid, ProcessView};
+use crate::steps::FactsStep;
 use abi::errno::Errno;
 use abi::file::Entropy;
 use abi::ids::{NodeId, NodeKey};
@@ -72,6 +74,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 use view::*;
+
+// Whoever cannot speak with our kernel is told so where links are made. A version of packets is a version of the protocol.
+const _: () =
+    assert!(kernel::PACKET_VERSION as u16 == drivers::wire::PROTOCOL, "bump both: wire/frame.rs and kernel/packet.rs");
 
 /// Who is meant by what travels on the wire.
 pub mod service {
@@ -102,6 +108,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a goodbye may take; whoever does not hear it finds out by itself.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long a move of the facts waits for another one: what was interrupted has ended by then.
+const OTHER_MOVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a node that ends goes on sending the memory of processes that have left it.
 const DEPARTURES_TIMEOUT: Duration = Duration::from_secs(30);
 /// Reasons for the places of processes that are kept; the oldest go.
@@ -116,6 +124,8 @@ pub struct SystemOptions {
     pub listen: Option<SocketAddr>,
     /// What this node is called if it begins a system.
     pub name: String,
+    /// After so many seconds in which nobody hears this node the others give up on its life, and it ends that. Zero: they never do.
+    pub lost_after_s: u64,
     /// For whom the machine is there; none: as was said last.
     pub lend: Option<lend::Lend>,
 }
@@ -174,6 +184,17 @@ pub enum Reach {
 #[derive(Clone)]
 pub struct System(Arc<Inner>);
 
+/// Whether this node hears of changes of the members.
+#[derive(Default)]
+enum Following {
+    #[default]
+    No,
+    Reading,
+    Hears {
+        _watch: Watch,
+    },
+}
+
 /// Who opened a stream, its head, and the stream.
 type OnCommands = Box<dyn Fn(NodeId, &[u8], Stream) + Send + Sync>;
 
@@ -204,7 +225,7 @@ struct Inner {
     noticed: lost::Noticed,
     /// Its processes end because this node does.
     going_down: AtomicBool,
-    watch: Mutex<Option<Watch>>,
+    following: Mutex<Following>,
     node: OnceLock<Node>,
     on_commands: OnceLock<OnCommands>,
     whys: Mutex<BTreeMap<Pid, WhyView>>,
@@ -213,6 +234,8 @@ struct Inner {
     /// Finds known nodes on the same network; where multicast does not work there is none.
     _discovery: Option<Discovery>,
     stopping: AtomicBool,
+    /// The others have given up on this life of the node.
+    is_over: AtomicBool,
 }
 
 /// Who has which number. Shared with whoever speaks to nodes by number.
@@ -326,7 +349,7 @@ impl crate::node::Network for KernelWire {
 impl System {
     /// Takes this node's place in its system, or begins one of its own.
     pub fn start(options: &SystemOptions) -> Result<System, StartError> {
-        let SystemOptions { data, library, listen, name, lend } = options;
+        let SystemOptions { data, library, listen, name, lost_after_s, lend } = options;
         let mut record = match Record::read(data)? {
             Some(record) => record,
             None => {
@@ -375,6 +398,8 @@ impl System {
             leaving: false,
             joined_ms: drivers::clock::now_ms(),
             life: record.life,
+            lost_after_s: *lost_after_s,
+            given_up: false,
         };
         if alone {
             // Again after a crash in the middle of the first time: both acts are done once.
@@ -384,7 +409,7 @@ impl System {
         } else {
             raft.know(&record.peers.iter().map(|peer| NodeId(peer.number)).collect::<Vec<_>>());
         }
-        let facts = Current::new(raft.clone(), opener(&raft));
+        let facts = Current::new(raft.clone(), opener(&raft, &record.system));
         let files =
             Shared::start(&data.join("tree"), me, Arc::new(facts.clone()), others).map_err(StartError::Files)?;
         let mut entropy = [0; 8];
@@ -420,13 +445,14 @@ impl System {
             supervise: supervise::Supervise::new(),
             noticed: lost::Noticed::default(),
             going_down: AtomicBool::new(false),
-            watch: Mutex::default(),
+            following: Mutex::default(),
             node: OnceLock::new(),
             on_commands: OnceLock::new(),
             whys: Mutex::default(),
             refusal: Mutex::default(),
             _discovery: discovery,
             stopping: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
         }));
         ears.listen_for(&system.0);
         system.0.tell_living();
@@ -438,6 +464,7 @@ impl System {
         spawn("una-health", health::run)?;
         spawn("una-keeper", keeper::run)?;
         spawn("una-where", location::run)?;
+        spawn("una-rebind", rebind::run)?;
         spawn("una-keep", keep::run)?;
         spawn("una-lease", supervise::run_lease)?;
         spawn("una-again", supervise::run)?;
@@ -554,6 +581,7 @@ impl System {
                 "it is the only node: there is nothing to leave; una down ends it".into(),
             ));
         }
+        self.0.hand_names_over(Instant::now() + rebind::FOLLOW_TIMEOUT);
         // Those who hear of it first may close the link before the answer is here.
         self.0.remove_member(self.0.me).or_else(|error| if self.0.is_removed() { Ok(()) } else { Err(error) })?;
         std::fs::write(self.0.data.join(LEFT), b"").map_err(|error| SystemError::Refused(error.to_string()))
@@ -561,19 +589,19 @@ impl System {
 
     /// Keeps why a process that was just started is here.
     pub fn started(&self, pid: Pid, why: Option<WhyView>) {
-        let Some(why) = why else { return };
-        let reason = why.nodes.iter().find(|node| node.chosen).map_or("", |node| &node.reason);
-        let placed = Kind::ProcessPlaced { process: pid.id(), on: self.0.me, why: reason.into() };
-        self.0.chronicle.record(placed);
-        let mut whys = self.0.whys.lock().expect("nothing panics while it holds this lock");
-        whys.insert(pid, why);
-        if whys.len() > WHYS_MAX {
-            whys.pop_first();
+        if let Some(why) = why {
+            self.0.keep_why(pid, self.0.me, why);
         }
     }
 
+    /// Why a process is where it is. Of one that was taken elsewhere when it began, the node where it was born knows.
     pub fn why(&self, pid: Pid) -> Option<WhyView> {
-        self.0.whys.lock().expect("nothing panics while it holds this lock").get(&pid).cloned()
+        let own = self.0.whys.lock().expect("nothing panics while it holds this lock").get(&pid).cloned();
+        if own.is_some() || pid.node() == self.0.me {
+            return own;
+        }
+        let said = self.0.ask(pid.node(), &ears::Question::Why { pid }).ok()?;
+        serde_json::from_slice(&said).ok()?
     }
 
     /// Waits until something happened here, or so long.
@@ -582,14 +610,44 @@ impl System {
     }
 
     /// Copies all facts to another coordinator and goes on with that one; every node follows.
-    pub fn move_coordinator(&self, to: &str, mut goes_on: impl FnMut() -> bool) -> Result<(), SystemError> {
-        let new = open_coordinator(to, &self.0.raft)?;
-        let from = self.0.facts.it();
-        drivers::coordinator::moved::move_to(&*from, &*new, to, &mut |_| match goes_on() {
+    ///
+    /// Whoever asks again after it was interrupted, anywhere, goes on with it or hears that it was done. Gives how many facts were copied:
+    /// none if they were there already.
+    pub fn move_coordinator(&self, to: &str, mut goes_on: impl FnMut() -> bool) -> Result<Option<u64>, SystemError> {
+        use drivers::coordinator::moved::{self, is_moving, move_to, redirect};
+        let record = self.0.record().clone();
+        let new = open_coordinator(to, &self.0.raft, &record.system)?;
+        let mut goes_on = move || match goes_on() {
             true => Ok(()),
             false => Err(Failure::Refused { why: "who asked for it has gone".into() }),
+        };
+        // A question finds out where the facts are.
+        self.0.facts.range(drivers::coordinator::Range::key(member::NEXT), Instant::now() + FACT_TIMEOUT)?;
+        let from = self.0.facts.it();
+        // Somebody else moves them, or began to and was interrupted.
+        let until = Instant::now() + OTHER_MOVE_TIMEOUT;
+        while is_moving(&*from)? && Instant::now() < until {
+            goes_on()?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let moved = move_to(&*from, &*new, to, &mut |step| {
+            goes_on()?;
+            match step {
+                moved::Step::Fenced => FactsStep::Fenced,
+                moved::Step::Emptied => FactsStep::Emptied,
+                moved::Step::Copied { .. } => FactsStep::Copied,
+                moved::Step::Compared { .. } => FactsStep::Compared,
+                moved::Step::Switched => FactsStep::Switched,
+                moved::Step::Opened => FactsStep::Opened,
+            }
+            .reached();
+            Ok(())
         })?;
-        Ok(())
+        // Each node begins to ask its own raft: it must not depend on places where the facts were in between.
+        if to != RAFT {
+            redirect(&*self.0.raft, to, moved.id)?;
+        }
+        Ok(moved.keys)
     }
 
     pub fn view(&self) -> SystemView {
@@ -628,6 +686,11 @@ impl System {
         self.0.going_down.store(true, Ordering::Release);
     }
 
+    /// Have the others given up on this life of the node, while it was not heard? Then nothing that it does counts, and it has to end.
+    pub fn is_over(&self) -> bool {
+        self.0.is_over.load(Ordering::Acquire)
+    }
+
     /// Says goodbye, and ends what this node does for others. The tree goes to another node first, if one can have it.
     pub fn shutdown(&self) {
         self.0.finish_departures(DEPARTURES_TIMEOUT);
@@ -640,7 +703,7 @@ impl System {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.0.stopping.store(true, Ordering::Release);
-        self.0.watch.lock().expect("nothing panics while it holds this lock").take();
+        self.0.follow_no_more();
         self.0.raft.close();
         self.0.wire.stop();
     }
@@ -673,13 +736,16 @@ fn put_aside(data: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// Coordinators by the names that people and moves give them: `raft`, or `etcd://HOST:PORT[,HOST:PORT...]`.
-fn opener(raft: &Arc<Raft>) -> drivers::coordinator::current::Opener {
-    let raft = raft.clone();
-    Box::new(move |name| open_coordinator(name, &raft))
+fn opener(raft: &Arc<Raft>, system: &str) -> drivers::coordinator::current::Opener {
+    let (raft, system) = (raft.clone(), system.to_string());
+    Box::new(move |name| open_coordinator(name, &raft, &system))
 }
 
-fn open_coordinator(name: &str, raft: &Arc<Raft>) -> Result<Arc<dyn Coordinator>, Failure> {
-    if name == "raft" {
+/// What a move calls una's own.
+const RAFT: &str = "raft";
+
+fn open_coordinator(name: &str, raft: &Arc<Raft>, system: &str) -> Result<Arc<dyn Coordinator>, Failure> {
+    if name == RAFT {
         return Ok(raft.clone());
     }
     let Some(hosts) = name.strip_prefix("etcd://").filter(|hosts| !hosts.is_empty()) else {
@@ -687,11 +753,9 @@ fn open_coordinator(name: &str, raft: &Arc<Raft>) -> Result<Arc<dyn Coordinator>
         return Err(Failure::Refused { why });
     };
     let urls: Vec<String> = hosts.split(',').map(|host| format!("http://{host}")).collect();
-    Ok(Arc::new(drivers::coordinator::etcd::Etcd::connect(&urls, ETCD_PREFIX)?))
+    // Others may use it too, other systems among them.
+    Ok(Arc::new(drivers::coordinator::etcd::Etcd::connect(&urls, &format!("una/{system}/"))?))
 }
-
-/// Under which keys a system keeps its facts in an etcd that others use too.
-const ETCD_PREFIX: &str = "una/";
 
 /// On the usual port, on the one of the last time, or on any.
 fn listen_somewhere(
@@ -746,6 +810,16 @@ impl Inner {
         Reach::NotHeard { name: self.name_of(node), why: why.into() }
     }
 
+    fn keep_why(&self, pid: Pid, on: NodeId, why: WhyView) {
+        let reason = why.nodes.iter().find(|node| node.chosen).map_or("", |node| &node.reason);
+        self.chronicle.record(Kind::ProcessPlaced { process: pid.id(), on, why: reason.into() });
+        let mut whys = self.whys.lock().expect("nothing panics while it holds this lock");
+        whys.insert(pid, why);
+        if whys.len() > WHYS_MAX {
+            whys.pop_first();
+        }
+    }
+
     fn find(&self, named: &str) -> Result<NodeId, SystemError> {
         member::find(&self.directory.members(), named).ok_or_else(|| SystemError::NoNode(named.into()))
     }
@@ -786,35 +860,62 @@ impl Inner {
         answers
     }
 
-    /// Hears of every change of the members, from the first on. What follows from them is done on a thread of its own: the
-    /// coordinator's must not wait for the disk.
+    fn following(&self) -> MutexGuard<'_, Following> {
+        self.following.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Hears of every change of the members, if it does not: all of them first, since older changes are not kept for ever. What follows
+    /// from them is done on a thread of its own: the coordinator's must not wait for the disk.
     fn follow_members(this: &Arc<Inner>) {
+        match &mut *this.following() {
+            following @ Following::No => *following = Following::Reading,
+            _ => return,
+        }
+        let weak = Arc::downgrade(this);
+        let follow = move || {
+            let events = weak.upgrade().map(|inner| inner.begin_to_follow());
+            for event in events.and_then(Result::ok).into_iter().flatten() {
+                let Some(inner) = weak.upgrade() else { return };
+                match event {
+                    WatchEvent::Changed { changes, .. } => inner.members_changed(changes),
+                    // Looked after by the keeper, which begins again.
+                    WatchEvent::Ended(_) => break,
+                }
+            }
+            if let Some(inner) = weak.upgrade() {
+                inner.follow_no_more();
+            }
+        };
+        if std::thread::Builder::new().name("una-members".into()).spawn(follow).is_err() {
+            this.follow_no_more();
+        }
+    }
+
+    fn begin_to_follow(&self) -> Result<std::sync::mpsc::Receiver<WatchEvent>, Failure> {
+        use drivers::coordinator::{Change as Fact, Range};
+        let known: Vec<NodeId> = self.directory.members().keys().copied().collect();
+        // At first what is known here at once is more than nothing. That somebody is gone must be true.
+        let mut range = Range::prefix(member::PREFIX);
+        range.stale = known.is_empty();
+        let found = self.facts.range(range, Instant::now() + FACT_TIMEOUT)?;
+        let mut changes: Vec<Fact> = found.records.into_iter().map(Fact::Put).collect();
+        let there: Vec<NodeId> = changes.iter().filter_map(|change| member::read_key(change.key())).collect();
+        let gone = known.iter().filter(|node| !there.contains(node));
+        changes.extend(gone.map(|node| Fact::Deleted(member::key(*node).into())));
+        self.members_changed(changes);
         let (give, take) = std::sync::mpsc::channel();
         // Unbounded, but as many wait as there are changes of members while one of them is acted on.
         let sink = move |event: WatchEvent| {
             let _ = give.send(event);
         };
-        let revision = drivers::coordinator::Revision(0);
-        let watch = this.facts.watch(KeyRange::prefix(member::PREFIX), revision, Box::new(sink));
-        *this.watch.lock().expect("nothing panics while it holds this lock") = watch.ok();
-        let weak = Arc::downgrade(this);
-        let follow = move || {
-            for event in take {
-                let Some(inner) = weak.upgrade() else { return };
-                match event {
-                    WatchEvent::Changed { changes, .. } => inner.members_changed(changes),
-                    // Looked after by the keeper, which watches again.
-                    WatchEvent::Ended(_) => inner.watch_ended(),
-                }
-            }
-        };
-        if std::thread::Builder::new().name("una-members".into()).spawn(follow).is_err() {
-            this.watch_ended();
-        }
+        let watch = self.facts.watch(KeyRange::prefix(member::PREFIX), found.revision.next(), Box::new(sink))?;
+        *self.following() = Following::Hears { _watch: watch };
+        Ok(take)
     }
 
-    fn watch_ended(&self) {
-        self.watch.lock().expect("nothing panics while it holds this lock").take();
+    fn follow_no_more(&self) {
+        let ended = std::mem::take(&mut *self.following());
+        drop(ended);
     }
 
     fn members_changed(&self, changes: Vec<drivers::coordinator::Change>) {
@@ -898,6 +999,9 @@ impl Inner {
                 self.wire.admit(key, &record::addresses(&member.addresses));
             }
         }
+        if number == self.me && member.life > self.record().life && !self.is_over.swap(true, Ordering::AcqRel) {
+            self.chronicle.record(Kind::LifeOver { node: number, life: self.record().life });
+        }
         let known = self.directory.members().insert(number, member.clone());
         if known.is_none() {
             // The link may have come first.
@@ -911,6 +1015,9 @@ impl Inner {
             None => self.chronicle.record(Kind::NodeJoined { node: number, name: member.name.as_str().into() }),
             Some(before) if member.draining && !before.draining => {
                 self.chronicle.record(Kind::NodeDraining { node: number });
+            }
+            Some(before) if member.given_up && !before.given_up && number != self.me => {
+                self.chronicle.record(Kind::LifeOver { node: number, life: before.life });
             }
             Some(_) => {}
         }
@@ -965,6 +1072,17 @@ impl Inner {
         false
     }
 
+    /// Nobody has heard it for as long as it said that this may be: its life is over. All others end what they have to do with that life,
+    /// and it ends itself when it hears of it. Only who leads the coordinator does this, which is where a majority is.
+    fn give_up_on(&self, node: NodeId) -> Result<(), SystemError> {
+        self.change_member(node, |member| {
+            if !member.given_up && member.lost_after_s > 0 {
+                member.given_up = true;
+                member.life += 1;
+            }
+        })
+    }
+
     fn change_member(&self, node: NodeId, change: impl Fn(&mut Member)) -> Result<(), SystemError> {
         let deadline = Instant::now() + FACT_TIMEOUT;
         let key = member::key(node);
@@ -1007,7 +1125,12 @@ impl Inner {
             while !inner.is_stopping() {
                 let told = inner.change_member(inner.me, |member| {
                     member.addresses = own.addresses.clone();
-                    member.life = own.life;
+                    (member.lost_after_s, member.given_up) = (own.lost_after_s, false);
+                    // The others may have given up on this very life by now, and that stands.
+                    if member.life > own.life {
+                        member.given_up = true;
+                    }
+                    member.life = member.life.max(own.life);
                 });
                 match told {
                     Ok(()) | Err(SystemError::NoNode(_) | SystemError::Refused(_)) => return,

@@ -494,6 +494,9 @@ pub enum LeaseAct {
     KeepAlive(LeaseId),
     /// The lease goes, and its keys with it.
     Revoke(LeaseId),
+    /// As `KeepAlive`, for who brings the lease along in this move ([`moved`]): behind the fence of a store that is being filled nobody
+    /// else renews anything.
+    Carry { lease: LeaseId, id: u64 },
 }
 
 /// A lease after something was done with it.

@@ -68,6 +68,9 @@ pub enum Class {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Service(pub u8);
 
+/// The newest version of the protocol that this una speaks.
+pub const PROTOCOL: u16 = frame::PROTOCOL_LAST;
+
 /// What a node tells another when they meet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {

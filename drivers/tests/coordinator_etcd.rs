@@ -5,6 +5,13 @@ mod conform;
 #[path = "coordinator/disk.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod disk;
+#[path = "../../sim/src/checkers/linear.rs"]
+mod linear;
+#[path = "coordinator/moves.rs"]
+mod moves;
+#[path = "coordinator/nemesis.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod nemesis;
 #[path = "coordinator/network.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod network;
@@ -17,7 +24,7 @@ mod real;
 use conform::soon;
 use drivers::coordinator::current::Current;
 use drivers::coordinator::etcd::Etcd;
-use drivers::coordinator::moved::{FENCE, Move, Step, follow, move_to};
+use drivers::coordinator::moved::{Move, Step, follow, move_to};
 use drivers::coordinator::{
     Action, Compare, Coordinator, Failure, KeyRange, Quorum, Range, Revision, Transaction, WatchEvent,
 };
@@ -143,7 +150,8 @@ fn filled(it: &dyn Coordinator) {
 
 fn content(it: &dyn Coordinator) -> Vec<(Vec<u8>, Vec<u8>, bool)> {
     let found = it.range(Range::of(KeyRange::all()), soon()).unwrap();
-    let records = found.records.iter().filter(|record| *record.key != *FENCE);
+    // What moving itself keeps begins so.
+    let records = found.records.iter().filter(|record| !record.key.starts_with(b"\0"));
     records.map(|record| (record.key.to_vec(), record.value.to_vec(), record.lease.is_some())).collect()
 }
 
@@ -186,7 +194,7 @@ fn moves(make: &dyn Fn() -> (Box<dyn Coordinator>, Box<dyn Coordinator>)) {
             Err(other) => panic!("{name}: {other:?}"),
         };
         match (name, &result) {
-            ("never", Ok(Move { keys, .. })) => assert_eq!(*keys, before.len() as u64),
+            ("never", Ok(Move { keys, .. })) => assert_eq!(*keys, Some(before.len() as u64)),
             ("switched" | "opened", Err(failure)) => {
                 assert_eq!((failure, moved.is_some()), (&stopped, true))
             }
@@ -201,7 +209,7 @@ fn moves(make: &dyn Fn() -> (Box<dyn Coordinator>, Box<dyn Coordinator>)) {
             assert_eq!(content(&*to), before, "{name}");
             assert!(takes(&*to) && !takes(&*from), "{name}");
             // Again, it says that it is done.
-            assert_eq!(move_to(&*from, &*to, "new", &mut |_| Ok(())).unwrap().id, id);
+            assert_eq!(move_to(&*from, &*to, "new", &mut |_| Ok(())).unwrap(), Move { id, keys: None });
         } else {
             assert_eq!(content(&*from), before, "{name}");
             assert!(takes(&*from), "{name}");
@@ -210,7 +218,23 @@ fn moves(make: &dyn Fn() -> (Box<dyn Coordinator>, Box<dyn Coordinator>)) {
             move_to(&*from, &*to, "new", &mut |_| Ok(())).unwrap();
             assert!(takes(&*to) && !takes(&*from), "{name}");
         }
+        // Whoever asks again where the facts are already, asks where they are: nothing moves.
+        assert_eq!(move_to(&*to, &*to, "new", &mut |_| Ok(())).unwrap().keys, None, "{name}");
+        assert!(takes(&*to), "{name}");
     }
+}
+
+/// Stores between which the facts have been before: they come back, to where old ones are left.
+fn returning(
+    make: &dyn Fn() -> (Box<dyn Coordinator>, Box<dyn Coordinator>),
+) -> (Box<dyn Coordinator>, Box<dyn Coordinator>) {
+    let (first, second) = make();
+    put(&*first, "old", "old").unwrap();
+    let lease = first.grant(Duration::from_secs(600), soon()).unwrap();
+    first.transact(Transaction::of(vec![Action::put_leased("old lease", "", lease)]), soon()).unwrap();
+    move_to(&*first, &*second, "before", &mut |_| Ok(())).unwrap();
+    second.transact(Transaction::of(vec![Action::delete("old")]), soon()).unwrap();
+    (second, first)
 }
 
 #[test]
@@ -225,6 +249,15 @@ fn facts_move_from_one_raft_to_another() {
             Box::new(Shared(node))
         };
         (one(), one())
+    });
+    moves(&|| {
+        let one = || -> Box<dyn Coordinator> {
+            let cluster = Cluster::of_voters(seed.fetch_add(1, std::sync::atomic::Ordering::Relaxed), 1);
+            let node = cluster.node(1);
+            clusters.lock().unwrap().push(cluster);
+            Box::new(Shared(node))
+        };
+        returning(&|| (one(), one()))
     });
 }
 
@@ -249,6 +282,100 @@ fn facts_move_from_raft_to_etcd_and_back() {
     };
     moves(&|| (raft(), etcd()));
     moves(&|| (etcd(), raft()));
+    moves(&|| returning(&|| (raft(), etcd())));
+    moves(&|| returning(&|| (etcd(), raft())));
+}
+
+/// Two stores of each kind, to be told apart by what each of them does with what is left in it.
+fn in_pairs(look: fn(&moves::Store, &moves::Store) -> nemesis::Found) {
+    let (first, second) = (Cluster::of_voters(500, 1), Cluster::of_voters(501, 3));
+    let right = |found: nemesis::Found| found.unwrap_or_else(|what| panic!("{what}"));
+    let (a, b): (moves::Store, moves::Store) = (first.node(1), second.node(second.leader() % 3 + 1));
+    right(look(&a, &b));
+    if !real::is_here() {
+        return;
+    }
+    let mut real = Real::start(1);
+    ready(&mut real, "una/ready/");
+    let third = Cluster::of_voters(502, 1);
+    let fourth = Cluster::of_voters(503, 1);
+    let etcd = |name: &str| -> moves::Store { std::sync::Arc::new(Etcd::connect(&real.urls(), name).unwrap()) };
+    let (c, d): (moves::Store, moves::Store) = (third.node(1), fourth.node(1));
+    right(look(&c, &etcd("una/1/")));
+    right(look(&etcd("una/2/"), &d));
+}
+
+#[test]
+fn what_was_left_is_not_believed() {
+    in_pairs(moves::what_was_left_is_not_believed);
+}
+
+#[test]
+fn leases_outlast_a_move() {
+    in_pairs(moves::leases_outlast_a_move);
+}
+
+#[test]
+fn leases_come_back() {
+    in_pairs(moves::leases_come_back);
+}
+
+#[test]
+fn systems_that_share_an_etcd_share_no_leases() {
+    if !real::is_here() {
+        return;
+    }
+    let mut real = Real::start(1);
+    ready(&mut real, "una/ready/");
+    let etcd = |name: &str| -> moves::Store { std::sync::Arc::new(Etcd::connect(&real.urls(), name).unwrap()) };
+    moves::leases_of_others_are_not_ours(&etcd("una/1/"), &etcd("una/2/")).unwrap_or_else(|what| panic!("{what}"));
+}
+
+#[test]
+fn who_was_away_finds_the_facts() {
+    let home = Cluster::of_voters(510, 1);
+    let last = Cluster::of_voters(512, 1);
+    let middle = std::sync::Mutex::new(Some(Cluster::of_voters(511, 1)));
+    let in_middle: moves::Store = middle.lock().unwrap().as_ref().unwrap().node(1);
+    let (a, c): (moves::Store, moves::Store) = (home.node(1), last.node(1));
+    let mut lose = || {
+        middle.lock().unwrap().as_mut().unwrap().crash(1);
+    };
+    moves::who_was_away_finds_the_facts(&a, &in_middle, &c, &mut lose).unwrap_or_else(|what| panic!("{what}"));
+}
+
+/// More with `UNA_SEEDS`.
+#[test]
+fn answers_fit_one_order_while_facts_move_back_and_forth_and_all_are_killed() {
+    let seeds = std::env::var("UNA_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(2);
+    for seed in 1..=seeds {
+        let other = Cluster::of_voters(600 + seed, 1);
+        let store: moves::Store = other.node(1);
+        let found = moves::answers_fit_one_order_across_moves(seed, &store, &|| {
+            std::thread::sleep(Duration::from_millis(200));
+        });
+        found.unwrap_or_else(|what| panic!("{what}"));
+        if !real::is_here() {
+            continue;
+        }
+        let mut real = Real::start(1);
+        ready(&mut real, "una/ready/");
+        let etcd: moves::Store = std::sync::Arc::new(Etcd::connect(&real.urls(), "una/1/").unwrap());
+        let random = std::sync::Mutex::new(random::Random::new(seed));
+        let real = std::sync::Mutex::new(real);
+        let found = moves::answers_fit_one_order_across_moves(seed + 100, &etcd, &|| {
+            let (wait, away) = {
+                let mut random = random.lock().unwrap();
+                (random.below(3000), random.below(700))
+            };
+            std::thread::sleep(Duration::from_millis(wait));
+            let mut real = real.lock().unwrap();
+            real.kill(0);
+            std::thread::sleep(Duration::from_millis(away));
+            real.run(0);
+        });
+        found.unwrap_or_else(|what| panic!("{what}"));
+    }
 }
 
 #[test]

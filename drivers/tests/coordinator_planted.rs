@@ -9,6 +9,9 @@
 mod disk;
 #[path = "../../sim/src/checkers/linear.rs"]
 mod linear;
+#[path = "coordinator/moves.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod moves;
 #[path = "coordinator/nemesis.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod nemesis;
@@ -34,7 +37,15 @@ fn finder(bug: Bug) -> (fn(u64) -> Found, u64) {
         }
         Bug::SnapshotForgetsSessions => (nemesis::who_was_away_gets_all, 2),
         Bug::VoteNotSynced => (nemesis::a_vote_survives_power_loss, 3),
+        Bug::LeftOneRenews | Bug::FillingIsRead => (|seed| between_two(seed, moves::what_was_left_is_not_believed), 1),
+        Bug::MoveForgetsLeases => (|seed| between_two(seed, moves::leases_outlast_a_move), 2),
     }
+}
+
+fn between_two(seed: u64, look: fn(&moves::Store, &moves::Store) -> Found) -> Found {
+    let (first, second) = (network::Cluster::of_voters(seed, 1), network::Cluster::of_voters(seed + 50, 1));
+    let (a, b): (moves::Store, moves::Store) = (first.node(1), second.node(1));
+    look(&a, &b)
 }
 
 #[test]

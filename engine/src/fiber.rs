@@ -10,11 +10,11 @@ use crate::image::{Facts, Image};
 use crate::process::{Body, Process, Stage, State, Stop};
 use crate::program::{Code, Program};
 use crate::tape::Ports;
-use crate::una::Child;
+use crate::una::{self, Child};
 use crate::wasi;
 use abi::call::{Outcome, SystemCall};
 use abi::file::Interrupt;
-use abi::ids::Time;
+use abi::ids::{ProcessId, Time};
 use abi::message::Bytes;
 use freeze::ImageError;
 use std::io::Read;
@@ -39,6 +39,12 @@ pub trait SystemCalls: Send {
     /// Since when a name leads where it leads, if it is one that lasts: whoever bound it goes on after the loss of its node, and the name
     /// with it. As far as this node has heard.
     fn tide(&self, path: &str) -> Option<u64>;
+
+    /// Whether a child can be told to be there: `on NODE`, `near PID` or `spread`.
+    fn place(&mut self, place: &str) -> Result<(), una::Code>;
+
+    /// Takes a child that was just spawned there, as far as it can be; it runs on meanwhile, and stays if it cannot go.
+    fn placed(&mut self, child: ProcessId, place: &str);
 }
 
 /// The program of a child cannot be run; the node has said why in the parent's log.

@@ -269,6 +269,7 @@ mod tests {
     use crate::NoChild;
     use crate::una::Child;
     use abi::call::Begun;
+    use abi::ids::ProcessId;
     use std::collections::VecDeque;
     use std::task::{Context, Poll, Waker};
 
@@ -332,6 +333,12 @@ mod tests {
         fn child(&mut self, _: Child) -> Result<(abi::process::Program, Bytes), NoChild> {
             Err(NoChild)
         }
+
+        fn place(&mut self, _: &str) -> Result<(), crate::una::Code> {
+            Err(crate::una::Code::Service)
+        }
+
+        fn placed(&mut self, _: ProcessId, _: &str) {}
 
         fn tide(&self, _: &str) -> Option<u64> {
             self.tide

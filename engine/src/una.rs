@@ -19,7 +19,7 @@ use abi::call::{
     TransferError, Wait, WaitError, WatchError, WriteCause, WriteError,
 };
 use abi::errno::Errno;
-use abi::ids::{HandleId, Time};
+use abi::ids::{HandleId, ProcessId, Time};
 use abi::interface::names;
 use abi::limits::{Limits, WEIGHT_NORMAL};
 use abi::message::{
@@ -86,6 +86,8 @@ pub struct Child {
     pub wasm: Option<Vec<u8>>,
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
+    /// It writes into a log of its own, and not where its parent writes; so it can be on another node.
+    pub has_own_log: bool,
 }
 
 impl From<Errno> for Code {
@@ -592,6 +594,61 @@ fn exit_numbers(exit: Exit) -> (u32, u32) {
     }
 }
 
+/// What a child is made of: where its parts lie in the memory of who spawns it.
+struct Birth {
+    file: i32,
+    args: (u32, u32),
+    env: (u32, u32),
+    handles: (u32, u32),
+    result: u32,
+}
+
+impl Program<'_, '_> {
+    fn calls(&mut self) -> &mut dyn crate::SystemCalls {
+        &mut **self.caller.data_mut().calls.as_mut().expect("a process on a fiber has a kernel")
+    }
+
+    async fn spawn(&mut self, birth: Birth, place: Option<&str>) -> Result<ProcessId> {
+        let Birth { file, args, env, handles, result } = birth;
+        self.check(result, 16)?;
+        if self.caller.data().ports.is_some() {
+            return Err(Code::NotDurable);
+        }
+        let args = strings(&self.text(args.0, args.1)?);
+        let env = strings(&self.text(env.0, env.1)?);
+        let env = env.iter().map(|one| one.split_once('=').map(|(name, value)| (name.into(), value.into())));
+        let env = env.collect::<Option<Vec<(String, String)>>>().ok_or(Code::Options)?;
+        let transfers = self.transfers(handles.0, handles.1).await?;
+        let state = self.caller.data_mut();
+        let wasm = match file {
+            -1 => None,
+            fd => Some(state.system.whole_file(fd as u32).map_err(|_| Code::Program)?),
+        };
+        let child = Child { wasm, args, env, has_own_log: place.is_some() };
+        let (kind, arguments) = self.calls().child(child).map_err(|_| Code::Program)?;
+        let names = Transfer { handle: NAMES, rights: Rights::SENDER, mode: TransferMode::Copy };
+        let spawn = Spawn {
+            program: kind,
+            arguments,
+            handles: std::iter::once(names).chain(transfers).collect(),
+            limits: Limits { children_max: 1024, ..Limits::NORMAL },
+            weight: WEIGHT_NORMAL,
+            orphan: Orphan::Dies,
+            supervisor: None,
+            again: None,
+        };
+        match self.ask(SystemCall::Spawn(Box::new(spawn))).await? {
+            Outcome::Spawned(spawned) => {
+                let spawned = spawned?;
+                self.with(|memory| memory.write_u64(result + 8, spawned.id.serial()))?;
+                self.give(result, spawned.process.0)?;
+                Ok(spawned.id)
+            }
+            _ => Err(Code::Service),
+        }
+    }
+}
+
 fn number(result: Result<()>) -> std::result::Result<u32, Error> {
     Ok(result.map_or_else(|code| code as u32, |()| 0))
 }
@@ -898,41 +955,19 @@ functions! {
     // `file` is an open descriptor of the program, or -1 for this very program; `args` and `env` are strings that end with a NUL each.
     spawn(program, file: i32, args: u32, args_length: u32, env: u32, env_length: u32, handles: u32, count: u32,
         result: u32) {
-        program.check(result, 16)?;
-        if program.caller.data().ports.is_some() {
-            return Err(Code::NotDurable);
-        }
-        let args = strings(&program.text(args, args_length)?);
-        let env = strings(&program.text(env, env_length)?);
-        let env = env.iter().map(|one| one.split_once('=').map(|(name, value)| (name.into(), value.into())));
-        let env = env.collect::<Option<Vec<(String, String)>>>().ok_or(Code::Options)?;
-        let transfers = program.transfers(handles, count).await?;
-        let state = program.caller.data_mut();
-        let wasm = match file {
-            -1 => None,
-            fd => Some(state.system.whole_file(fd as u32).map_err(|_| Code::Program)?),
-        };
-        let calls = state.calls.as_mut().expect("a process on a fiber has a kernel");
-        let (kind, arguments) = calls.child(Child { wasm, args, env }).map_err(|_| Code::Program)?;
-        let names = Transfer { handle: NAMES, rights: Rights::SENDER, mode: TransferMode::Copy };
-        let spawn = Spawn {
-            program: kind,
-            arguments,
-            handles: std::iter::once(names).chain(transfers).collect(),
-            limits: Limits { children_max: 1024, ..Limits::NORMAL },
-            weight: WEIGHT_NORMAL,
-            orphan: Orphan::Dies,
-            supervisor: None,
-            again: None,
-        };
-        match program.ask(SystemCall::Spawn(Box::new(spawn))).await? {
-            Outcome::Spawned(spawned) => {
-                let spawned = spawned?;
-                program.with(|memory| memory.write_u64(result + 8, spawned.id.serial()))?;
-                program.give(result, spawned.process.0)
-            }
-            _ => Err(Code::Service),
-        }
+        let birth = Birth { file, args: (args, args_length), env: (env, env_length), handles: (handles, count), result };
+        program.spawn(birth, None).await.map(drop)
+    }
+
+    // The same; `place` says where the child is to be.
+    spawn_placed(program, file: i32, args: u32, args_length: u32, env: u32, env_length: u32, handles: u32, count: u32,
+        place: u32, place_length: u32, result: u32) {
+        let birth = Birth { file, args: (args, args_length), env: (env, env_length), handles: (handles, count), result };
+        let place = program.text(place, place_length)?;
+        program.calls().place(&place)?;
+        let child = program.spawn(birth, Some(&place)).await?;
+        program.calls().placed(child, &place);
+        Ok(())
     }
 
     process_wait(program, process: u32, result: u32, deadline_ns: u64) {

@@ -1262,9 +1262,19 @@ impl Kernel {
             content,
             Content::Claim { .. } | Content::Claimed { .. } | Content::Dead { .. } | Content::Settled { .. }
         );
-        if !process_waits || of_claims || planted(Bug::MovedOvertaken) {
+        if !process_waits || planted(Bug::MovedOvertaken) {
             return self.heed_now(from, content, effects);
         }
+        if let Content::Settled { node, life } = content {
+            // Of acts that were handed over it says in its turn that no more will come, behind those that have.
+            self.heed_settled(from, node, life);
+            if planted(Bug::HandedSettledEarly) {
+                return self.heed_now(from, content, effects);
+            }
+        } else if of_claims {
+            return self.heed_now(from, content, effects);
+        }
+        let session = self.sessions.get_mut(&from).expect("who says something has a session");
         // It may be about what the process brings.
         if session.behind.len() >= ERRANDS_MAX as usize {
             return Err(Breach::Limit);
@@ -1392,17 +1402,22 @@ impl Kernel {
             Content::HandedOver { errand } => self.heed_handed_over(from, errand, effects),
             Content::Relieved { errand } => self.heed_relieved(from, errand),
             Content::Settled { node, life } => {
-                let session = self.sessions.get_mut(&from).expect("who says something has a session");
-                let known = session.settled.entry(node).or_insert(0);
-                *known = life.max(*known);
-                let over = |_: &(NodeId, u64), grant: &mut Grant| grant.to == from && grant.giver_life <= life;
-                let gone: Vec<_> =
-                    self.grants.extract_if((node, 0)..=(node, u64::MAX), over).map(|(_, grant)| grant.right).collect();
-                self.dropped.extend(gone);
+                self.heed_settled(from, node, life);
                 self.orphans_settled(from, node, life);
                 Ok(())
             }
         }
+    }
+
+    /// From that life nothing is claimed there any more.
+    fn heed_settled(&mut self, from: NodeId, node: NodeId, life: u64) {
+        let session = self.sessions.get_mut(&from).expect("who says something has a session");
+        let known = session.settled.entry(node).or_insert(0);
+        *known = life.max(*known);
+        let over = |_: &(NodeId, u64), grant: &mut Grant| grant.to == from && grant.giver_life <= life;
+        let gone: Vec<_> =
+            self.grants.extract_if((node, 0)..=(node, u64::MAX), over).map(|(_, grant)| grant.right).collect();
+        self.dropped.extend(gone);
     }
 
     /// A process comes.
@@ -1465,6 +1480,8 @@ impl Kernel {
         }
         let giver_life = self.sessions[&giver].life;
         let gone = match self.sessions.get(&to) {
+            // It lives anew, and the giver has met it before this node did: it will claim in that life.
+            Some(session) if session.life < to_life => false,
             Some(session) => {
                 session.life != to_life
                     || session.breach.is_some()
@@ -1605,7 +1622,8 @@ impl Kernel {
                     };
                     Verdict::Outcome(Outcome::Called(Err(error)))
                 }
-                What::Watch => Verdict::Over,
+                // A flush is given up when whoever asked for it is lost.
+                What::Watch | What::Flush => Verdict::Over,
                 // It is said not to have been sent: here it never was.
                 what => Verdict::Outcome(what.given_up(cause, false, false)),
             };
@@ -1899,11 +1917,15 @@ impl Kernel {
 
     /// What became of an errand of ours.
     fn done(&mut self, from: NodeId, errand: u64, verdict: Verdict, rights: Vec<Right>) -> Result<(), Breach> {
+        // Somebody else answers it, and this one did not know yet. Its last word comes first, even if it shall answer the same once more.
+        let relieved = |session: &mut Session| session.relieved.remove(&errand);
+        if self.sessions.get_mut(&from).is_some_and(relieved) {
+            self.dropped.extend(rights);
+            return Ok(());
+        }
         let Some(key) = self.find_errand(from, errand) else {
             self.dropped.extend(rights);
-            // Somebody else answers it, and this one did not know it yet.
-            let relieved = self.sessions.get_mut(&from).is_some_and(|session| session.relieved.remove(&errand));
-            return if relieved { Ok(()) } else { Err(Breach::Errand) };
+            return Err(Breach::Errand);
         };
         let what = self.errands[key].what;
         let brought = match &verdict {
@@ -2027,8 +2049,8 @@ impl Kernel {
         errands.retain(|other| *other != errand);
         if errands.is_empty() {
             self.outposts.remove(&parent);
-            self.leave_if_childless(parent);
         }
+        self.leave_if_childless(parent);
     }
 
     /// A process's errand is done.

@@ -44,6 +44,7 @@ mod watch;
 mod ways;
 pub mod world;
 
+pub use packet::VERSION as PACKET_VERSION;
 pub use process::Process;
 pub use table::Key;
 pub use watch::Watch;
@@ -269,8 +270,8 @@ impl Kernel {
                 self.unexpect(from, ticket);
             }
             Event::Forgo { to, ticket } => self.forgo(to, ticket),
-            Event::Depart { process, to, ticket, left, keeps_parent } => {
-                self.depart(process, to, ticket, &left, keeps_parent, effects);
+            Event::Depart { process, to, life, ticket, left, keeps_parent } => {
+                self.depart(process, (to, life), ticket, &left, keeps_parent, effects);
             }
         }
     }

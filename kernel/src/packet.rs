@@ -4,7 +4,7 @@
 //! exactly one content is [`Malformed`], and every number in it is looked up, by who heeds it, in a table of what that very node was given.
 //!
 //! ```text
-//!   packet    version 1 | kind 1 | from life 8 | to life 8 | next expected 8 | number 8 | part of a content
+//!   packet    version 2 | kind 1 | from life 8 | to life 8 | next expected 8 | number 8 | part of a content
 //!   content   one Content, in one packet or several; kind says whether more follows
 //! ```
 
@@ -21,8 +21,9 @@ use abi::rights::Rights;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-/// What this kernel speaks. Another version is refused before a link is made; here it is only not believed.
-const VERSION: u8 = 1;
+/// What this kernel speaks. Another version is refused before a link is made, and whoever makes links knows this number; here it is only
+/// not believed. Version 1 had no contents for moves and shorter ways.
+pub const VERSION: u8 = 2;
 pub(crate) const HEADER_BYTES: usize = 34;
 /// The longest content: a message's bytes, and all that may stand beside them.
 pub(crate) const CONTENT_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 4096;
@@ -642,7 +643,7 @@ impl Wire for Outcome {
             Outcome::Written(result) => result.put(to.u8(10)),
             Outcome::Door(result) => result.put(to.u8(11)),
             Outcome::Spawned(result) => result.put(to.u8(12)),
-            _ => unreachable!("no act at another node gives this"),
+            other => unreachable!("no act at another node gives {other:?}"),
         }
     }
 

@@ -54,6 +54,8 @@ planted::bugs! {
     LossForgotten,
     /// The new life of a node goes on with the session of the old one.
     LifeIgnored,
+    /// A life that is over is heeded again when it speaks again.
+    OverHeeded,
     /// A right to an object of another node is gone and its home is not told.
     ReleaseForgotten,
     /// A third node is given a right and its home is not told.
@@ -98,4 +100,14 @@ planted::bugs! {
     HandedTwice,
     /// Of an act that was given up while it was handed over, the node where it is is not told.
     HandedNotWithdrawn,
+    /// An act that was being handed over is taken to be lost with the node between.
+    HandedLost,
+    /// That no more acts will be handed over from a node that is lost is heeded before those that were.
+    HandedSettledEarly,
+    /// What was handed over to a life that is over is waited for, from the next one.
+    HandedToNextLife,
+    /// A stand-in with several children is not seen to be left with one that is elsewhere.
+    HandedByParentsNever,
+    /// A process goes to whichever life of a node is known, and not to the one that expects it.
+    DepartsToAnyLife,
 }

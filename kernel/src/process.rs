@@ -342,11 +342,16 @@ impl Kernel {
 
 /// The end.
 impl Kernel {
-    /// A stand-in that was somebody's parent has nothing to stand for any more.
+    /// A child is gone. A stand-in that was its parent has perhaps nothing to stand for any more, or only one child elsewhere.
     pub(crate) fn leave_if_childless(&mut self, key: Key<Process>) {
         let process = &self.processes[key];
-        if process.abroad.is_some() && process.used.children == 0 && !self.outposts.contains_key(&key) {
+        if process.abroad.is_none() {
+            return;
+        }
+        if process.used.children == 0 && !self.outposts.contains_key(&key) {
             self.homeward.push_back((key, Some(Verdict::Over)));
+        } else if !planted(Bug::HandedByParentsNever) {
+            self.looked_at.push(key);
         }
     }
 

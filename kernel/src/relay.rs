@@ -241,6 +241,8 @@ impl Kernel {
         let abroad = self.processes[middle].abroad.as_deref().expect("it stands in");
         let (asker, number) = (abroad.node, abroad.errand);
         self.discard_middle(middle, key, effects);
+        // What was agreed of it is not meant for the same errand when that comes back here, by another way.
+        self.handovers.remove(&(asker, number));
         self.tell(asker, Content::Relieved { errand: number });
         Ok(())
     }
@@ -287,10 +289,11 @@ impl Kernel {
             }
             match self.sessions.get(&to) {
                 Some(session) if session.life == life && session.breach.is_none() => {
-                    self.handovers.remove(&(from, errand));
+                    // The act has been here before and left in a circle: first what stood in for it then has to be relieved.
                     if session.stand_ins.contains_key(&number) {
                         continue;
                     }
+                    self.handovers.remove(&(from, errand));
                     self.stand_ins(from).remove(&errand);
                     self.set_asker(key, to, number);
                     self.tell(to, Content::Taken { errand: number });
@@ -437,12 +440,17 @@ impl Kernel {
                 }
                 continue;
             }
-            if errand.node != node {
+            // If both are lost it is lost with the second: a later life of the first knows nothing of it, and would never say so.
+            let both = handing.at_lost && !planted(Bug::HandedToNextLife);
+            if errand.node != node || both {
                 continue;
             }
             let known = self.sessions.get(&at).filter(|other| other.breach.is_none());
-            let settled = |other: &Session| other.settled.get(&node).is_some_and(|life| *life >= session.life);
+            let settled = |other: &Session| other.taken_over.get(&node).is_some_and(|life| *life >= session.life);
             if session.breach.is_some() || known.is_none_or(|other| settled(other) && !relieved) {
+                continue;
+            }
+            if planted(Bug::HandedLost) {
                 continue;
             }
             handing.lost = Some((node, session.life));
@@ -452,6 +460,9 @@ impl Kernel {
 
     /// Another node says that nothing can come to it any more from one that is lost.
     pub(crate) fn orphans_settled(&mut self, from: NodeId, node: NodeId, life: u64) {
+        let session = self.sessions.get_mut(&from).expect("who says something has a session");
+        let known = session.taken_over.entry(node).or_insert(0);
+        *known = life.max(*known);
         let lost = |errand: &Errand| {
             let handing = errand.handing.as_ref().filter(|handing| errand.node == from && !handing.relieved);
             handing.and_then(|handing| handing.lost).is_some_and(|(other, until)| other == node && until <= life)
@@ -475,6 +486,8 @@ impl Kernel {
                 let number = errand.map_or(0, |errand| self.errands[errand].number);
                 let done = self.perform(self.node, number, actor, act, lent, rights, effects);
                 done.expect("what a node asks of itself can be done");
+                // It may have been asked for somebody of another node, who was looked at while it was held back.
+                self.look_at_errand(errand);
             }
             Inward::Withdraw { errand, cause } => {
                 if let Some(key) = self.own_stand_ins.get(&errand).copied() {
@@ -482,6 +495,26 @@ impl Kernel {
                 }
             }
         }
+    }
+
+    /// This node's acts that another may have been told to answer straight, by their numbers there: the node that was asked, and that
+    /// other one.
+    pub fn handed(&self) -> impl Iterator<Item = (u64, NodeId, NodeId)> {
+        let open = |handing: &&Handing| !handing.relieved && !handing.at_lost && handing.lost.is_none();
+        self.errands.iter().filter_map(move |(key, errand)| {
+            let handing = errand.handing.as_ref().filter(open).filter(|_| errand.withdrawn().is_none())?;
+            Some((key.to_bits() + 1, errand.node, handing.at))
+        })
+    }
+
+    /// Whether this node still waits for what comes of that act.
+    pub fn waits_for_act(&self, number: u64) -> bool {
+        number.checked_sub(1).is_some_and(|bits| self.errands.get(Key::from_bits(bits)).is_some())
+    }
+
+    /// Whether this node answers that act of another one.
+    pub fn answers_act(&self, asker: NodeId, number: u64) -> bool {
+        self.sessions.get(&asker).is_some_and(|session| session.stand_ins.contains_key(&number))
     }
 
     /// The acts of other nodes that only pass through this one, with where they are: none, once everything has come to rest.

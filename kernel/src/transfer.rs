@@ -96,11 +96,17 @@ enum CallerOpen {
 impl Kernel {
     /// The process goes to another node; an error changes nothing that it or anybody else could tell.
     pub(crate) fn depart(
-        &mut self, me: Key<Process>, to: NodeId, ticket: u64, left: &[HandleId], keeps_parent: bool,
+        &mut self, me: Key<Process>, (to, life): (NodeId, u64), ticket: u64, left: &[HandleId], keeps_parent: bool,
         effects: &mut Vec<Effect>,
     ) {
         // What came due before this is done before it.
         self.settle_abroad(effects);
+        // To an earlier life, of whose end this node has not heard, it would go and be lost.
+        let known = self.sessions.get(&to).map(|session| session.life);
+        if known.is_some_and(|known| known != life) && !planted(Bug::DepartsToAnyLife) {
+            effects.push(Effect::Departed { process: me, result: Err(DepartError::Unreachable) });
+            return;
+        }
         let result = self.survey(me, to, left).and_then(|_| {
             for handle in left {
                 if let Ok(right) = self.processes[me].handles.remove(*handle) {
@@ -874,6 +880,7 @@ impl Kernel {
             self.imports[key].way.set_right(right);
         }
         self.sessions.get_mut(&packing.to).expect("it was seen to be there").next_import = number;
+        self.lend_again();
         self.find_long();
         exports
     }

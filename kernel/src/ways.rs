@@ -128,11 +128,14 @@ impl Hold {
     }
 
     pub fn rights(&self) -> impl Iterator<Item = &Right> {
-        let acts = self.queue.iter().filter_map(|held| match held {
+        self.acts().flat_map(|act| act.rights.iter().chain(&act.lent))
+    }
+
+    fn acts(&self) -> impl Iterator<Item = &HeldAct> {
+        self.queue.iter().filter_map(|held| match held {
             HeldBack::Act(act) => Some(act),
             HeldBack::Content(_) => None,
-        });
-        acts.flat_map(|act| act.rights.iter().chain(&act.lent))
+        })
     }
 
     fn rights_mut(&mut self) -> impl Iterator<Item = &mut Right> {
@@ -271,10 +274,44 @@ impl Kernel {
     /// A right for one act.
     pub(crate) fn lend_right(&mut self, right: &Right) -> Right {
         let lent = self.copy_right(right, right.rights, right.badge);
-        if let Object::Foreign(_, import) = lent.object {
+        for import in self.imports_of(&lent) {
             self.imports[import].way.lent = true;
         }
         lent
+    }
+
+    /// What acts that wait are about may have become other rights: those are for one act too. If each took a shorter way of its own, acts
+    /// that waited in the order in which they were asked for would go on in another.
+    pub(crate) fn lend_again(&mut self) {
+        for import in self.lent_imports() {
+            self.imports[import].way.lent = true;
+        }
+    }
+
+    /// Those of all that acts which wait are about.
+    fn lent_imports(&self) -> Vec<Key<Import>> {
+        let delayed =
+            self.sessions.values().flat_map(|session| &session.delayed).filter_map(|delayed| delayed.lent.as_ref());
+        let held = self.holds.values().flat_map(Hold::acts).filter_map(|act| act.lent.as_ref());
+        let inward = self.inward.iter().filter_map(|inward| match inward {
+            Inward::Act(act) => act.lent.as_ref(),
+            Inward::Withdraw { .. } => None,
+        });
+        delayed.chain(held).chain(inward).flat_map(|right| self.imports_of(right)).collect()
+    }
+
+    /// The import behind a right, and those in which its way ends.
+    fn imports_of(&self, right: &Right) -> Vec<Key<Import>> {
+        let mut imports = Vec::new();
+        let mut object = right.object;
+        while let Object::Foreign(_, import) = object {
+            imports.push(import);
+            object = match &self.imports[import].way.here {
+                Some(here) => here.object,
+                None => break,
+            };
+        }
+        imports
     }
 }
 
@@ -302,10 +339,7 @@ impl Kernel {
             return true;
         }
         // An act that waits with a right of its own to what this leads to would be overtaken.
-        let lent_there =
-            |right: &Right| matches!(right.object, Object::Foreign(_, lent) if self.imports[lent].home == old);
-        let mut delayed = self.sessions.values().flat_map(|session| &session.delayed);
-        if self.errands.is_full() || delayed.any(|delayed| delayed.lent.as_ref().is_some_and(lent_there)) {
+        if self.errands.is_full() || self.lent_imports().iter().any(|lent| self.imports[*lent].home == old) {
             return false;
         }
         self.forget_place(old, number, key);
@@ -376,7 +410,7 @@ impl Kernel {
             self.copy_right(&right, transfer.rights, right.badge)
         };
         let rights = given.transfers.iter().map(copy).collect();
-        let lent = here.map(|here| self.copy_right(&here, here.rights, here.badge));
+        let lent = here.map(|here| self.lend_right(&here));
         let act = HeldAct { errand, actor, act, lent, rights };
         match hold {
             Some(hold) => self.hold_back(hold, HeldBack::Act(act)),
@@ -584,6 +618,7 @@ impl Kernel {
                 }
             }
         }
+        self.lend_again();
         self.find_long();
         self.release_dropped();
     }

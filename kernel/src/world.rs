@@ -148,12 +148,13 @@ pub enum Event {
         to: NodeId,
         ticket: u64,
     },
-    /// The process goes to that node, where it is expected under this ticket. It is ready or held, or on a worker that will not let it run
-    /// on, and does not have its last outcome before it. These handles stay behind. If its parent is kept, that has a child elsewhere
-    /// from now on; else the process has an adopter there.
+    /// The process goes to that node, which expects it in that life of it under this ticket. It is ready or held, or on a worker that will
+    /// not let it run on, and does not have its last outcome before it. These handles stay behind. If its parent is kept, that has a child
+    /// elsewhere from now on; else the process has an adopter there.
     Depart {
         process: Key<Process>,
         to: NodeId,
+        life: u64,
         ticket: u64,
         left: Box<[HandleId]>,
         keeps_parent: bool,
@@ -169,7 +170,7 @@ pub enum DepartError {
     Busy,
     /// It is the first of its node.
     First,
-    /// There is no session with that node.
+    /// There is no session with that node, or it is one with another life of it.
     Unreachable,
     /// It holds a device, or waits for its work. No handle is named if it lies in a message.
     Device(HandleId),

@@ -16,10 +16,10 @@ use crate::ledger::{self, HELD_BACK_MAX, JOURNAL_TOKEN, Ledger, LedgerError};
 use crate::once::{Done, Standing};
 use crate::planted::{Bug, planted};
 use crate::{FIRST_GRANT, Input, OWN_PORT, Service};
-use abi::call::{DuplicateError, Outcome, SystemCall, WatchError};
+use abi::call::{Description, DuplicateError, Outcome, SystemCall, WatchError};
 use abi::device::JournalResult;
 use abi::encoding::{Malformed, Reader, Writer};
-use abi::ids::{CallId, HandleId, ProcessId, Time};
+use abi::ids::{CallId, HandleId, ObjectId, PortId, ProcessId, Time};
 use abi::interface::names::{
     Answer, Existing, Failure, Form, LIST_NAMES_MAX, PART_BYTES_MAX, PARTS_MAX,
     RECORD_BYTES_MAX as NAME_RECORD_BYTES_MAX, Request,
@@ -96,6 +96,8 @@ struct Binding {
     path: String,
     existing: Existing,
     port: HandleId,
+    /// What the port is, once it is described.
+    id: PortId,
     token: u64,
 }
 
@@ -319,7 +321,8 @@ impl Names {
             Request::BindPort { path, existing } => {
                 self.next_token += 1;
                 let (port, token) = (handles[0], self.next_token);
-                self.binding = Some(Binding { answer_to, path, existing, port, token });
+                let id = PortId::from_bits(0);
+                self.binding = Some(Binding { answer_to, path, existing, port, id, token });
                 calls.push(SystemCall::Describe { handle: port });
             }
             Request::Unbind { path } => self.unbind(answer_to, path, calls),
@@ -382,7 +385,9 @@ impl Names {
         match (self.tree.get(&place), existing) {
             (None, _) => Ok(()),
             (Some(Entry::Directory(_)), Existing::Replace) => Err(Failure::IsADirectory),
-            (Some(_), Existing::Refuse) if !planted(Bug::BindReplaces) => Err(Failure::Exists),
+            (Some(_), Existing::Refuse | Existing::Follow { .. }) if !planted(Bug::BindReplaces) => {
+                Err(Failure::Exists)
+            }
             (Some(Entry::Port { .. }), _) => {
                 self.remove(&place, calls);
                 Ok(())
@@ -467,9 +472,10 @@ impl Names {
     fn outcome(&mut self, outcome: Outcome, calls: &mut Vec<SystemCall>) {
         match outcome {
             Outcome::Described(described) => {
-                let binding = self.binding.as_ref().expect("only ports that are being bound are described");
+                let binding = self.binding.as_mut().expect("only ports that are being bound are described");
                 match described {
-                    Ok(described) if described.rights.contains(PORT_RIGHTS) => {
+                    Ok(Description { object: ObjectId::Port(id), rights, .. }) if rights.contains(PORT_RIGHTS) => {
+                        binding.id = id;
                         calls.push(SystemCall::Attenuate { handle: binding.port, rights: PORT_RIGHTS });
                     }
                     Ok(_) | Err(_) => self.refuse_binding(Failure::Handles, calls),

@@ -14,7 +14,7 @@
 
 use crate::{FIRST_GRANT, Input, OWN_PORT, Service};
 use abi::call::{Outcome, SendError, SendMode, SystemCall, Wait};
-use abi::ids::{HandleId, Time};
+use abi::ids::{HandleId, PortId, Time};
 use abi::interface::names::{Existing, Failure};
 use abi::interface::registrar::{Ask, DOOR, Fetch, Told};
 use abi::message::{Bytes, Delivery, Message, Notice, NoticeEvent, Notify, Received, Transfer, TransferMode};
@@ -42,6 +42,7 @@ pub enum Work {
         serial: u64,
         path: String,
         existing: Existing,
+        port: PortId,
     },
     Release {
         serial: u64,
@@ -166,9 +167,9 @@ impl<D: Desk> Registrar<D> {
                 }
                 (Work::Begin, None)
             }
-            (Some(Ask::Claim { serial, path, existing }), [port]) => {
-                self.claims.insert(serial, Claim { path: path.clone(), port: *port });
-                (Work::Claim { serial, path, existing }, Some(serial))
+            (Some(Ask::Claim { serial, path, existing, port }), [handle]) => {
+                self.claims.insert(serial, Claim { path: path.clone(), port: *handle });
+                (Work::Claim { serial, path, existing, port }, Some(serial))
             }
             (Some(Ask::Release { serial }), []) => match self.drop_claim(serial, calls) {
                 Some(path) => (Work::Release { serial, path }, Some(serial)),

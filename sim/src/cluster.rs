@@ -40,6 +40,10 @@ struct Weather {
     cut_once_in: Option<u64>,
     crash_once_in: Option<u64>,
     move_once_in: Option<u64>,
+    /// Of so many moments at which an act is being handed over, the node between dies in one.
+    between_dies_once_in: Option<u64>,
+    /// The others give up on a node, which lives.
+    gives_up_once_in: Option<u64>,
 }
 
 impl Weather {
@@ -50,6 +54,8 @@ impl Weather {
         cut_once_in: None,
         crash_once_in: None,
         move_once_in: None,
+        between_dies_once_in: None,
+        gives_up_once_in: None,
     };
 }
 
@@ -58,6 +64,8 @@ impl Weather {
 struct Planned {
     from: usize,
     to: usize,
+    /// Of the node that expects it.
+    to_life: u64,
     ticket: u64,
     process: Key<Process>,
     keeps_parent: bool,
@@ -85,6 +93,8 @@ struct Cluster {
     /// Thousandths of the true speed.
     speeds: Vec<u64>,
     up: Vec<bool>,
+    /// Nodes that live and on whose life the others have given up, and when they learn of it. They are not heard until all others have.
+    given_up: BTreeMap<usize, u64>,
     now: u64,
     step: u64,
     random: Random,
@@ -109,8 +119,8 @@ struct Cluster {
     pub moves: [u64; 2],
 }
 
-pub fn play(seed: u64) -> Result<Report, Box<Failure>> {
-    let mut cluster = Cluster::new(seed);
+pub fn play(run: Run, seed: u64) -> Result<Report, Box<Failure>> {
+    let mut cluster = Cluster::new(seed, run == Run::Ways);
     match caught(|| cluster.go()) {
         Ok(()) => {
             for machine in &cluster.machines {
@@ -121,7 +131,7 @@ pub fn play(seed: u64) -> Result<Report, Box<Failure>> {
         Err(what) => {
             let shown = std::env::var("SHOWN").ok().and_then(|text| text.parse().ok()).unwrap_or(HISTORY_SHOWN);
             let records = cluster.shown.iter().rev().take(shown).rev().cloned().collect();
-            Err(Box::new(Failure { run: Run::Cluster, seed, step: cluster.step, what, records }))
+            Err(Box::new(Failure { run, seed, step: cluster.step, what, records }))
         }
     }
 }
@@ -129,12 +139,12 @@ pub fn play(seed: u64) -> Result<Report, Box<Failure>> {
 /// Plays a seed in which packets are forged too: no kernel panics and none loses its invariants, whatever comes. Gives the most sessions
 /// that one node had ended for it.
 pub fn play_forged(seed: u64) -> Result<u64, Violation> {
-    let mut cluster = Cluster::new(seed);
+    let mut cluster = Cluster::new(seed, false);
     cluster.forged_once_in = Some(20);
     cluster.weather.crash_once_in = Some(500);
     caught(|| {
         while cluster.step < STEPS_FAULTY {
-            cluster.disturb();
+            cluster.disturb()?;
             cluster.move_processes()?;
             if !cluster.happen()? {
                 break;
@@ -163,9 +173,9 @@ fn forge(packet: &[u8], random: &mut Random) -> Bytes {
 }
 
 impl Cluster {
-    fn new(seed: u64) -> Cluster {
+    fn new(seed: u64, is_of_ways: bool) -> Cluster {
         let mut random = Random::new(seed ^ 0xc105e7);
-        let count = 2 + random.below(3) as usize;
+        let count = if is_of_ways { 3 } else { 2 } + random.below(3) as usize;
         let nodes: Vec<NodeId> = (1..=count as u16).map(NodeId).collect();
         let weather = Weather {
             loses_once_in: [u64::MAX, 20, 4][random.below(3) as usize],
@@ -174,6 +184,18 @@ impl Cluster {
             cut_once_in: [None, Some(400), Some(100)][random.below(3) as usize],
             crash_once_in: [None, None, Some(1500), Some(500)][random.below(4) as usize],
             move_once_in: [None, Some(100), Some(20)][random.below(3) as usize],
+            between_dies_once_in: None,
+            gives_up_once_in: None,
+        };
+        let weather = match is_of_ways {
+            true => Weather {
+                delay_ns_max: weather.delay_ns_max.max(2_000_000),
+                move_once_in: Some(10 + random.below(30)),
+                between_dies_once_in: Some(4 + random.below(60)),
+                gives_up_once_in: [None, Some(1000), Some(300)][random.below(3) as usize],
+                ..Weather::CALM
+            },
+            false => weather,
         };
         let machine = |node: &NodeId| {
             let options = Options {
@@ -192,7 +214,10 @@ impl Cluster {
             Machine::new(
                 options,
                 Box::new(move |program, arguments, id| {
-                    let actor = || Box::new(Actor::of_cluster(seed, id, arguments, &nodes)) as Box<dyn Body>;
+                    let actor = || {
+                        let actor = Actor::of_cluster(seed, id, arguments, &nodes);
+                        Box::new(if is_of_ways { actor.streaming() } else { actor }) as Box<dyn Body>
+                    };
                     (program == ACTOR).then(actor)
                 }),
             )
@@ -201,6 +226,7 @@ impl Cluster {
         let mut cluster = Cluster {
             speeds: (0..count).map(|_| 950 + random.below(101)).collect(),
             up: vec![true; count],
+            given_up: BTreeMap::new(),
             now: 0,
             step: 0,
             weather,
@@ -259,7 +285,7 @@ impl Cluster {
 
     fn go(&mut self) -> Result<(), Violation> {
         while self.step < STEPS_FAULTY {
-            self.disturb();
+            self.disturb()?;
             self.move_processes()?;
             if !self.happen()? {
                 break;
@@ -315,6 +341,7 @@ impl Cluster {
     /// is; so when one dies, nothing is lost to anybody but what was there.
     fn rest_and_lose_one(&mut self) -> Result<(), Violation> {
         let weather = std::mem::replace(&mut self.weather, Weather::CALM);
+        self.begin_anew(|_| true)?;
         self.cut.clear();
         for node in (0..self.machines.len()).filter(|node| self.up[*node]).collect::<Vec<_>>() {
             self.link_up(node);
@@ -400,10 +427,33 @@ impl Cluster {
     fn arrive(&mut self, index: usize) -> Result<(), Violation> {
         let Coming { to, event, .. } = self.coming.swap_remove(index);
         if self.up[to] {
+            let gone = if let Event::Lost { node, .. } = event { Some(node) } else { None };
+            let handed = if gone.is_some() { self.handed_over() } else { Vec::new() };
             self.machines[to].tell(event);
+            for (_, number, _, at) in handed.iter().filter(|(asker, _, via, _)| *asker == to && Some(*via) == gone) {
+                let still = self.machines[to].kernel.waits_for_act(*number);
+                ensure!(still, "n{} gives up an act that {at} answers, since {gone:?} is lost", to + 1);
+            }
             self.after(to)?;
         }
         Ok(())
+    }
+
+    /// Acts that a node answers straight to whoever asked, who does not know yet: the asker, the number, the node between and that one.
+    fn handed_over(&self) -> Vec<(usize, u64, NodeId, NodeId)> {
+        let mut all = Vec::new();
+        for (asker, machine) in self.machines.iter().enumerate().filter(|(asker, _)| self.up[*asker]) {
+            for (number, via, at) in machine.kernel.handed() {
+                let other = usize::from(at.0) - 1;
+                if via != at
+                    && self.up[other]
+                    && self.machines[other].kernel.answers_act(NodeId(asker as u16 + 1), number)
+                {
+                    all.push((asker, number, via, at));
+                }
+            }
+        }
+        all
     }
 
     /// Looks at what a node did, and carries out what it wants of the network.
@@ -412,8 +462,12 @@ impl Cluster {
         for moved in std::mem::take(&mut self.machines[node].moves) {
             self.moved(node, moved)?;
         }
+        let silent = self.given_up.contains_key(&node) && (0..self.machines.len()).any(|to| self.is_to_hear(to, node));
         for (to, packet) in std::mem::take(&mut self.machines[node].outbox) {
             let to = usize::from(to.0) - 1;
+            if silent {
+                continue;
+            }
             let copies = 1 + u64::from(self.random.once_in(self.weather.doubles_once_in));
             for _ in 0..copies {
                 if self.cut.contains(&(node, to)) || self.random.once_in(self.weather.loses_once_in) {
@@ -430,6 +484,11 @@ impl Cluster {
             }
         }
         let machine = &self.machines[node];
+        if self.given_up.contains_key(&node) {
+            // What it does counts for nobody; but it breaks none of its own rules.
+            machine.kernel.check();
+            return Ok(());
+        }
         if self.forged_once_in.is_some() {
             machine.kernel.check();
             let peers = (1..=self.machines.len() as u16).map(NodeId);
@@ -470,7 +529,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn disturb(&mut self) {
+    fn disturb(&mut self) -> Result<(), Violation> {
         let count = self.machines.len() as u64;
         if self.weather.cut_once_in.is_some_and(|times| self.random.once_in(times)) {
             let (one, other) = (self.random.below(count) as usize, self.random.below(count) as usize);
@@ -493,6 +552,28 @@ impl Cluster {
                 }
             }
         }
+        if let Some(times) = self.weather.between_dies_once_in {
+            let between = self.handed_over().first().map(|(.., via, _)| usize::from(via.0) - 1);
+            let lives = |via: &usize| self.up[*via] && !self.given_up.contains_key(via);
+            match between.filter(lives).filter(|_| self.random.once_in(times)) {
+                Some(via) => self.crash(via),
+                // What is off comes back, since the others have work for it.
+                None if self.random.once_in(300) => {
+                    if let Some(off) = (0..self.up.len()).find(|node| !self.up[*node]) {
+                        self.start(off);
+                    }
+                }
+                None => {}
+            }
+        }
+        if self.weather.gives_up_once_in.is_some_and(|times| self.random.once_in(times)) {
+            let node = self.random.below(count) as usize;
+            if self.up[node] && !self.given_up.contains_key(&node) {
+                self.give_up(node);
+            }
+        }
+        let now = self.now;
+        self.begin_anew(|until| until <= now)?;
         if self.weather.crash_once_in.is_some_and(|times| self.random.once_in(times)) {
             let node = self.random.below(count) as usize;
             match self.up[node] {
@@ -500,6 +581,48 @@ impl Cluster {
                 false => self.start(node),
             }
         }
+        Ok(())
+    }
+
+    /// The others give up on the life of a node that lives. It is not heard until they all have; then it is, and they do not heed it; and
+    /// some time it knows, and begins anew.
+    fn give_up(&mut self, node: usize) {
+        self.hash.add(&("given up", node));
+        self.given_up.insert(node, self.now + self.random.below(100_000_000));
+        self.forget_moves(node);
+        self.tell_lost(node);
+    }
+
+    /// Whether a node has still to hear that another one's life is over.
+    fn is_to_hear(&self, to: usize, lost: usize) -> bool {
+        let home = NodeId(lost as u16 + 1);
+        self.coming
+            .iter()
+            .any(|coming| coming.to == to && matches!(coming.event, Event::Lost { node, .. } if node == home))
+    }
+
+    /// Those nodes know now that the others have given up on them, and begin a new life. Until then nobody has anything of the old one.
+    fn begin_anew(&mut self, which: impl Fn(u64) -> bool) -> Result<(), Violation> {
+        let all: Vec<usize> = self.given_up.iter().filter(|(_, when)| which(**when)).map(|(node, _)| *node).collect();
+        for node in all {
+            let (home, life) = (NodeId(node as u16 + 1), self.machines[node].life());
+            for (other, machine) in
+                self.machines.iter().enumerate().filter(|(other, _)| *other != node && self.up[*other])
+            {
+                if self.is_to_hear(other, node) || self.given_up.contains_key(&other) {
+                    continue;
+                }
+                let session = machine.kernel.session_life(home);
+                ensure!(session != Some(life), "n{} heeds a life of n{} that is over", other + 1, node + 1);
+                let kept = machine.kernel.imports().find(|(at, .., lost)| *at == home && !lost);
+                ensure!(kept.is_none(), "n{} keeps rights to n{}, whose life is over: {kept:?}", other + 1, node + 1);
+            }
+            self.given_up.remove(&node);
+            self.up[node] = false;
+            self.coming.retain(|coming| coming.to != node);
+            self.start(node);
+        }
+        Ok(())
     }
 
     /// Some process is to move, or one that was to does.
@@ -512,10 +635,10 @@ impl Cluster {
         }
         let index = self.random.below(self.planned.len() as u64) as usize;
         let planned = self.planned.swap_remove(index);
-        let Planned { from, to, ticket, process, keeps_parent, adopter } = planned;
+        let Planned { from, to, to_life, ticket, process, keeps_parent, adopter } = planned;
         let machine = &mut self.machines[from];
         machine.now = machine.now.max(Time(self.now * self.speeds[from] / 1000 + 1));
-        match machine.depart(process, NodeId(to as u16 + 1), ticket, keeps_parent) {
+        match machine.depart(process, (NodeId(to as u16 + 1), to_life), ticket, keeps_parent) {
             Ok(traveller) => {
                 self.moves[0] += 1;
                 self.model.departed(traveller.instance.id, NodeId(to as u16 + 1));
@@ -538,7 +661,8 @@ impl Cluster {
     }
 
     fn plan_move(&mut self) -> Result<(), Violation> {
-        let up: Vec<usize> = (0..self.machines.len()).filter(|node| self.up[*node]).collect();
+        let lives = |node: &usize| self.up[*node] && !self.given_up.contains_key(node);
+        let up: Vec<usize> = (0..self.machines.len()).filter(lives).collect();
         let (Some(&from), Some(&to)) = (self.random.pick(&up), self.random.pick(&up)) else { return Ok(()) };
         let movable: Vec<Key<Process>> =
             self.machines[from].settled_processes().into_iter().map(|(process, _)| process).collect();
@@ -551,7 +675,8 @@ impl Cluster {
         }
         self.tickets += 1;
         let (ticket, keeps_parent) = (self.tickets, self.random.once_in(2));
-        self.planned.push(Planned { from, to, ticket, process, keeps_parent, adopter });
+        let to_life = self.machines[to].life();
+        self.planned.push(Planned { from, to, to_life, ticket, process, keeps_parent, adopter });
         let from = NodeId(from as u16 + 1);
         self.machines[to].tell(Event::Expect { from, ticket, adopter: key, grants: Box::default() });
         self.after(to)
@@ -566,6 +691,9 @@ impl Cluster {
 
     /// A kernel says what came of a move to its node.
     fn moved(&mut self, node: usize, moved: Moved) -> Result<(), Violation> {
+        if self.given_up.contains_key(&node) {
+            return Ok(());
+        }
         match moved {
             Moved::Settled { from, ticket, process, handle } => {
                 let between = self.between.remove(&(usize::from(from.0) - 1, ticket));
@@ -605,11 +733,19 @@ impl Cluster {
     fn crash(&mut self, node: usize) {
         self.hash.add(&("crash", node));
         self.up[node] = false;
-        self.model.node_lost(NodeId(node as u16 + 1));
-        self.watchers[node] = Watcher::default();
         self.coming.retain(|coming| coming.to != node);
+        self.forget_moves(node);
+        self.tell_lost(node);
+    }
+
+    fn forget_moves(&mut self, node: usize) {
+        self.watchers[node] = Watcher::default();
         self.planned.retain(|planned| planned.from != node && planned.to != node);
         self.between.retain(|_, between| between.to != node);
+    }
+
+    fn tell_lost(&mut self, node: usize) {
+        self.model.node_lost(NodeId(node as u16 + 1));
         let life = self.machines[node].life();
         for to in (0..self.machines.len()).filter(|to| *to != node) {
             // The others learn of it some time, or of its next life first.
@@ -624,12 +760,18 @@ impl Cluster {
         self.noted[node] = self.machines[node].records.len();
         self.machines[node].crash();
         self.up[node] = true;
+        // It reads that before it speaks to anybody.
+        for lost in self.given_up.keys().copied().collect::<Vec<_>>() {
+            let event = Event::Lost { node: NodeId(lost as u16 + 1), life: self.machines[lost].life() };
+            self.coming.push(Coming { to: node, due: self.now, event });
+        }
         self.link_up(node);
     }
 
     /// No more faults: all links are there and all nodes up.
     fn heal(&mut self) -> Result<(), Violation> {
         self.weather = Weather::CALM;
+        self.begin_anew(|_| true)?;
         for node in 0..self.machines.len() {
             if !self.up[node] {
                 self.start(node);
@@ -648,7 +790,12 @@ impl Cluster {
     /// Everybody has ended and everything was heard of.
     fn finish(&mut self) -> Result<(), Violation> {
         ensure!(self.step < STEPS_MAX, "it does not come to an end");
-        ensure!(self.between.is_empty(), "{} processes are nowhere", self.between.len());
+        let between: Vec<_> =
+            self.between.iter().map(|(from, between)| (from, between.to, between.traveller.instance.id)).collect();
+        ensure!(
+            between.is_empty(),
+            "processes are nowhere that left nodes, under these tickets, for others: {between:?}"
+        );
         for (node, machine) in self.machines.iter().enumerate() {
             self.model.finish(&machine.kernel)?;
             let left: Vec<_> = machine.kernel.processes().map(|view| (view.id, view.activity)).collect();

@@ -532,9 +532,9 @@ impl Machine {
 
     /// Lets a process go to another node, if it can now: what is to be carried there.
     pub fn depart(
-        &mut self, process: Key<Process>, to: NodeId, ticket: u64, keeps_parent: bool,
+        &mut self, process: Key<Process>, (to, life): (NodeId, u64), ticket: u64, keeps_parent: bool,
     ) -> Result<Traveller, DepartError> {
-        let event = Event::Depart { process, to, ticket, left: Box::default(), keeps_parent };
+        let event = Event::Depart { process, to, life, ticket, left: Box::default(), keeps_parent };
         self.hash.add(&event);
         self.input(Input::Event(event), None);
         self.departed.take().expect("a kernel says what came of a departure")?;

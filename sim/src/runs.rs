@@ -37,12 +37,15 @@ pub enum Run {
     Torn,
     /// Several nodes whose processes do anything at all, on a network that loses, doubles, reorders and is cut; nodes die and come back.
     Cluster,
+    /// The same with much under way at any time, while processes move and ways are shortened all the time; and whoever is between two
+    /// others while it hands something over dies then.
+    Ways,
     /// Who of many nodes is alive, in a network that loses, cuts and stands still. Its own tests look for the bugs that are planted in it.
     Members,
 }
 
 /// What `una-sim` plays.
-pub const PLAYED: [Run; 6] = [Run::Actors, Run::Names, Run::Shares, Run::Torn, Run::Cluster, Run::Members];
+pub const PLAYED: [Run; 7] = [Run::Actors, Run::Names, Run::Shares, Run::Torn, Run::Cluster, Run::Ways, Run::Members];
 
 pub const ALL: [Run; 5] = [Run::Actors, Run::Names, Run::Shares, Run::Torn, Run::Cluster];
 
@@ -83,7 +86,7 @@ pub fn play(run: Run, seed: u64) -> Result<Report, Box<Failure>> {
         Run::Actors => actors(seed),
         Run::Names => names(seed),
         Run::Shares => shares(seed),
-        Run::Cluster => return crate::cluster::play(seed),
+        Run::Cluster | Run::Ways => return crate::cluster::play(run, seed),
         Run::Members => {
             let played = crate::members::runs::play(seed).map(|(report, _)| report);
             return played.map_err(|failure| {

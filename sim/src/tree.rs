@@ -62,7 +62,7 @@ impl Tree {
             Request::Bind { path, record, existing } => {
                 self.parent(path)?;
                 match (self.at.get(path), existing) {
-                    (Some(_), Existing::Refuse) => Err(Failure::Exists),
+                    (Some(_), Existing::Refuse | Existing::Follow { .. }) => Err(Failure::Exists),
                     (Some(Entry::Directory), Existing::Replace) => Err(Failure::IsADirectory),
                     _ => {
                         self.at.insert(path.clone(), Entry::Record(record.as_slice().into()));

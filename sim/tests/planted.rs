@@ -33,8 +33,8 @@ fn every_planted_bug_is_found() {
         }
         kernel::planted::plant(Some(bug));
         // What moves does so in the cluster alone.
-        let moves = ["Moved", "Way", "Handed"].iter().any(|kind| name.starts_with(kind));
-        report(format!("kernel {name}"), if moves { hunt(&[Run::Cluster]) } else { hunt(&runs::ALL) });
+        let moves = ["Moved", "Way", "Handed", "Over", "Departs"].iter().any(|kind| name.starts_with(kind));
+        report(format!("kernel {name}"), if moves { hunt(&[Run::Ways, Run::Cluster]) } else { hunt(&runs::ALL) });
     }
     kernel::planted::plant(None);
     for bug in services::planted::Bug::ALL.into_iter().filter(|_| wanted.is_empty()) {

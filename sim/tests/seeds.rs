@@ -20,6 +20,15 @@ fn all_seeds_are_in_order() {
 }
 
 #[test]
+fn all_seeds_of_ways_are_in_order() {
+    for seed in 0..150 {
+        if let Err(failure) = runs::play(runs::Run::Ways, seed) {
+            panic!("{failure}");
+        }
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_history() {
     let mut hashes = std::collections::BTreeSet::new();
     for seed in 0..10 {

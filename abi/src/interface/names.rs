@@ -7,6 +7,7 @@
 //! its path from all nodes of a system.
 
 use crate::encoding::{Malformed, Reader, Writer};
+use crate::ids::NodeId;
 use crate::message::Bytes;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -59,6 +60,13 @@ pub enum Existing {
     Refuse,
     /// Replaces a record or a port, not a directory.
     Replace,
+    /// Of a port that has moved here: takes over what that node bound, in that life of it, by that claim. If the name means anything
+    /// else by now, nothing is done.
+    Follow {
+        node: NodeId,
+        life: u64,
+        serial: u64,
+    },
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -122,10 +130,8 @@ impl Request {
                 to.u8(1).bytes(path.as_bytes()).bytes(after.as_bytes()).u32(*names_max)
             }
             Request::MakeDirectory { path } => to.u8(2).bytes(path.as_bytes()),
-            Request::Bind { path, record, existing } => {
-                to.u8(3).bytes(path.as_bytes()).bytes(record).u8(existing.encode())
-            }
-            Request::BindPort { path, existing } => to.u8(4).bytes(path.as_bytes()).u8(existing.encode()),
+            Request::Bind { path, record, existing } => existing.put(to.u8(3).bytes(path.as_bytes()).bytes(record)),
+            Request::BindPort { path, existing } => existing.put(to.u8(4).bytes(path.as_bytes())),
             Request::Unbind { path } => to.u8(5).bytes(path.as_bytes()),
             Request::Rename { from, to: target } => to.u8(6).bytes(from.as_bytes()).bytes(target.as_bytes()),
         };
@@ -154,17 +160,22 @@ impl Request {
 }
 
 impl Existing {
-    fn encode(self) -> u8 {
+    pub(super) fn put(self, to: &mut Writer) -> &mut Writer {
         match self {
-            Existing::Refuse => 0,
-            Existing::Replace => 1,
+            Existing::Refuse => to.u8(0),
+            Existing::Replace => to.u8(1),
+            Existing::Follow { node, life, serial } => to.u8(2).u32(node.0.into()).u64(life).u64(serial),
         }
     }
 
-    fn decode(from: &mut Reader) -> Result<Existing, Malformed> {
+    pub(super) fn decode(from: &mut Reader) -> Result<Existing, Malformed> {
         match from.u8()? {
             0 => Ok(Existing::Refuse),
             1 => Ok(Existing::Replace),
+            2 => {
+                let node = u16::try_from(from.u32()?).map_err(|_| from.malformed())?;
+                Ok(Existing::Follow { node: NodeId(node), life: from.u64()?, serial: from.u64()? })
+            }
             _ => Err(from.malformed()),
         }
     }
@@ -270,6 +281,10 @@ mod tests {
             Request::MakeDirectory { path: "/a/b".into() },
             Request::Bind { path: "/r".into(), record: vec![1, 2, 3], existing: Existing::Replace },
             Request::BindPort { path: "/p".into(), existing: Existing::Refuse },
+            Request::BindPort {
+                path: "/p".into(),
+                existing: Existing::Follow { node: NodeId(3), life: 2, serial: 1 << 40 },
+            },
             Request::Unbind { path: "/p".into() },
             Request::Rename { from: "/a".into(), to: "/b".into() },
         ];

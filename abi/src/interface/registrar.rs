@@ -6,6 +6,7 @@
 
 use super::names::{Existing, Failure};
 use crate::encoding::{Malformed, Reader, Writer};
+use crate::ids::PortId;
 use crate::message::Bytes;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -20,11 +21,12 @@ pub const DOOR: crate::message::Badge = crate::message::Badge(0x646f_6f72);
 pub enum Ask {
     /// `names` begins: nothing that was claimed before is claimed any more. Its one handle is where answers go.
     Begin,
-    /// This node binds a port, the one handle of the message, to a path.
+    /// This node binds a port, the one handle of the message, to a path. The port's own number comes along, for those who see where it is.
     Claim {
         serial: u64,
         path: String,
         existing: Existing,
+        port: PortId,
     },
     /// The claim of this serial is over.
     Release {
@@ -91,8 +93,8 @@ impl Ask {
         let mut to = Writer::default();
         match self {
             Ask::Begin => to.u8(0),
-            Ask::Claim { serial, path, existing } => {
-                to.u8(1).u64(*serial).bytes(path.as_bytes()).u8(u8::from(*existing == Existing::Replace))
+            Ask::Claim { serial, path, existing, port } => {
+                existing.put(to.u8(1).u64(*serial).bytes(path.as_bytes())).u64(port.to_bits())
             }
             Ask::Release { serial } => to.u8(2).u64(*serial),
             Ask::Unbind { serial, path } => to.u8(3).u64(*serial).bytes(path.as_bytes()),
@@ -110,13 +112,8 @@ impl Ask {
         let ask = match from.u8()? {
             0 => Ask::Begin,
             1 => {
-                let (serial, path) = (from.u64()?, from.string()?);
-                let existing = match from.u8()? {
-                    0 => Existing::Refuse,
-                    1 => Existing::Replace,
-                    _ => return Err(from.malformed()),
-                };
-                Ask::Claim { serial, path, existing }
+                let (serial, path, existing) = (from.u64()?, from.string()?, Existing::decode(&mut from)?);
+                Ask::Claim { serial, path, existing, port: PortId::from_bits(from.u64()?) }
             }
             2 => Ask::Release { serial: from.u64()? },
             3 => Ask::Unbind { serial: from.u64()?, path: from.string()? },
@@ -198,6 +195,7 @@ impl Fetch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::NodeId;
     use alloc::vec;
 
     #[test]
@@ -214,7 +212,13 @@ mod tests {
         ];
         let asks = [
             Ask::Begin,
-            Ask::Claim { serial: 1, path: path(), existing: Existing::Replace },
+            Ask::Claim { serial: 1, path: path(), existing: Existing::Replace, port: PortId::new(NodeId(2), 9) },
+            Ask::Claim {
+                serial: 1,
+                path: path(),
+                existing: Existing::Follow { node: NodeId(3), life: 4, serial: 5 },
+                port: PortId::new(NodeId(2), 9),
+            },
             Ask::Release { serial: 1 },
             Ask::Unbind { serial: 1, path: path() },
             Ask::Find { serial: 1, path: path() },

@@ -54,6 +54,13 @@ impl Computer {
             && status["files"]["holder"].is_number()
     }
 
+    /// Whether all these nodes are up, whoever keeps the facts.
+    pub fn is_heard(&self, node: usize, count: usize) -> bool {
+        let status = self.status(node);
+        let up = |line: &&Value| line["state"] == "up";
+        status["nodes"].as_array().is_some_and(|nodes| nodes.iter().filter(up).count() == count)
+    }
+
     pub fn state_of(&self, from: usize, name: &str) -> String {
         let status = self.status(from);
         let nodes = status["nodes"].as_array().cloned().unwrap_or_default();

@@ -323,6 +323,11 @@ const UNA: &str = r#"
   (import "una" "receive" (func $receive (param i32 i32 i32 i32 i64) (result i32)))
   (import "una" "call" (func $call (param i32 i32 i32 i32 i32 i32 i32 i32 i64) (result i32)))
   (import "una" "reply" (func $reply (param i32 i32 i32 i32 i32) (result i32)))
+  (import "una" "spawn_placed" (func $spawn_placed (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+  (import "una" "process_wait" (func $process_wait (param i32 i32 i64) (result i32)))
+  (import "wasi_snapshot_preview1" "args_sizes_get" (func $args_sizes_get (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $path_open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
   (memory (export "memory") 2)
   (func $check (param $code i32) (if (local.get $code) (then (call $proc_exit (local.get $code)))))
 "#;
@@ -412,6 +417,42 @@ pub fn asking_on(path: &str) -> String {
                  (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
                  (drop (call $receive (i32.load (i32.const 68)) (i32.const 4096) (i32.const 64) (i32.const 192) (call $in (i64.const 5))))
                  (br $next))))"#
+    )
+}
+
+/// Spawns itself as a child called `kid` that is to be there, and waits for it. The child says so and waits for ever.
+pub fn placing(place: &str) -> String {
+    let length = place.len();
+    format!(
+        r#"(module {UNA} (data (i32.const 1024) "{place}") (data (i32.const 2048) "kid\00child\00") (data (i32.const 2064) "kid\0a")
+             (func (export "_start")
+               (drop (call $args_sizes_get (i32.const 16) (i32.const 20)))
+               (call $check (call $port_create (i32.const 1) (i32.const 64) (i32.const 0) (i32.const 64)))
+               (if (i32.gt_u (i32.load (i32.const 16)) (i32.const 1)) (then
+                 (i32.store (i32.const 0) (i32.const 2064)) (i32.store (i32.const 4) (i32.const 4))
+                 (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                 (drop (call $receive (i32.load (i32.const 64)) (i32.const 4096) (i32.const 64) (i32.const 192) (i64.const -1)))))
+               (call $check (call $spawn_placed (i32.const -1) (i32.const 2048) (i32.const 10) (i32.const 0) (i32.const 0)
+                 (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const {length}) (i32.const 80)))
+               (call $check (call $process_wait (i32.load (i32.const 80)) (i32.const 96) (i64.const -1)))))"#
+    )
+}
+
+/// Begins itself by the file `/proc/new`, with this line before, and one more argument. Whoever has that waits for ever.
+pub fn beginning(line: &str) -> String {
+    let length = line.len() + "\nself\nkid\n".len();
+    format!(
+        r#"(module {UNA} (data (i32.const 1024) "new") (data (i32.const 2048) "{line}\0aself\0akid\0a")
+             (func (export "_start") (local $errno i32)
+               (drop (call $args_sizes_get (i32.const 16) (i32.const 20)))
+               (if (i32.gt_u (i32.load (i32.const 16)) (i32.const 1)) (then
+                 (call $check (call $port_create (i32.const 1) (i32.const 64) (i32.const 0) (i32.const 64)))
+                 (drop (call $receive (i32.load (i32.const 64)) (i32.const 4096) (i32.const 64) (i32.const 192) (i64.const -1)))))
+               (call $check (call $path_open (i32.const {PROC}) (i32.const 1) (i32.const 1024) (i32.const 3) (i32.const 0)
+                 (i64.const 64) (i64.const 64) (i32.const 0) (i32.const 8)))
+               (i32.store (i32.const 0) (i32.const 2048)) (i32.store (i32.const 4) (i32.const {length}))
+               (local.set $errno (call $fd_write (i32.load (i32.const 8)) (i32.const 0) (i32.const 1) (i32.const 12)))
+               (if (local.get $errno) (then (call $proc_exit (i32.add (i32.const 100) (local.get $errno)))))))"#
     )
 }
 

@@ -229,6 +229,7 @@ impl Bodies {
             kind: Kind::Service,
             console: None,
             shares: None,
+            stays_child: false,
             usage: None,
             time: time.clone(),
             mounts: vec![],

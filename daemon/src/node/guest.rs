@@ -6,15 +6,16 @@
 use super::machine::{self, Guest, Ran, Used};
 use super::process::Info;
 use super::seekers::Registry;
+use super::system_files::{Others, PlaceHint};
 use super::view::End;
 use abi::call::{Outcome, SystemCall};
 use abi::file::Clock;
-use abi::ids::{ProgramId, Time};
+use abi::ids::{ProcessId, ProgramId, Time};
 use abi::message::Bytes;
 use abi::process::Fault;
 use abi::wasi::Clockid;
 use drivers::HostClock;
-use engine::una::Child;
+use engine::una::{Child, Code};
 use engine::{NoChild, RunError, Stop};
 use kernel::{Key, Process};
 use std::future::Future;
@@ -140,6 +141,8 @@ pub(crate) trait Children: Send + Sync {
     fn child(&self, parent: &Info, program: &engine::Program, child: Child) -> Result<Bytes, String>;
 
     fn load(&self, wasm: Vec<u8>) -> Result<engine::Program, String>;
+
+    fn others(&self) -> Option<Arc<dyn Others>>;
 }
 
 /// The kernel, as a program's process sees it.
@@ -188,6 +191,20 @@ impl engine::SystemCalls for Calls {
             }
             NoChild
         })
+    }
+
+    fn place(&mut self, place: &str) -> Result<(), Code> {
+        let hint = PlaceHint::read(place).ok_or(Code::Options)?;
+        let children = self.children.upgrade().ok_or(Code::Service)?;
+        hint.is_possible(children.others().as_deref()).map_err(|_| Code::NotFound)
+    }
+
+    fn placed(&mut self, child: ProcessId, place: &str) {
+        if let Some(hint) = PlaceHint::read(place)
+            && let Some(others) = self.children.upgrade().and_then(|children| children.others())
+        {
+            others.place(child.into(), hint);
+        }
     }
 }
 

@@ -507,9 +507,9 @@ impl Machine {
 
     /// Sends a process to another node whose body does not run and will not. What it has is there as soon as the other node hears of it.
     pub fn depart(
-        &self, process: Key<Process>, to: NodeId, ticket: u64, left: Box<[HandleId]>, keeps_parent: bool,
+        &self, process: Key<Process>, (to, life): (NodeId, u64), ticket: u64, left: Box<[HandleId]>, keeps_parent: bool,
     ) -> Result<(), DepartError> {
-        let input = Input::Event(Event::Depart { process, to, ticket, left, keeps_parent });
+        let input = Input::Event(Event::Depart { process, to, life, ticket, left, keeps_parent });
         let (_, departed) = self.step_and_depart(None, input);
         let (id, departed) = departed.expect("the kernel answers in the same step");
         if departed.is_ok() {

@@ -58,6 +58,9 @@ pub struct Baggage {
     /// It writes where that one writes, which is there already.
     #[serde(default)]
     pub shares: Option<Pid>,
+    /// It is its parent's child, wherever that is, though it has a console of its own.
+    #[serde(default)]
+    pub stays_child: bool,
 }
 
 /// A process that was stopped and lent to us. Dropped, it goes on.
@@ -200,6 +203,7 @@ impl Node {
             moves: info.moves + 1,
             lineage: info.lineage().clone(),
             shares: info.shares,
+            stays_child: info.stays_child,
         })
     }
 }
@@ -284,9 +288,9 @@ impl Stopped {
         let _ = self.back.send(Back::Ends);
     }
 
-    /// Has the kernel send it to where it is expected under this ticket. What was its memory here is given back, for what is still to be
-    /// sent of it.
-    pub fn depart(mut self, to: NodeId, ticket: u64) -> Result<Box<engine::Process>, DepartRefused> {
+    /// Has the kernel send it to where it is expected under this ticket, in that life of that node. What was its memory here is given back,
+    /// for what is still to be sent of it.
+    pub fn depart(mut self, (to, life): (NodeId, u64), ticket: u64) -> Result<Box<engine::Process>, DepartRefused> {
         let pid = self.pid;
         self.node.stop_again(pid, &self.info).map_err(FreezeRefused::from)?;
         let key = *self.info.key.get().expect("a process that ran is in the kernel");
@@ -294,8 +298,9 @@ impl Stopped {
         loop {
             // The way to the names is each node's own.
             let left = Box::new([bodies::NAMES_HANDLE]);
-            // Whoever follows a parent stays its child; others are the node's, and become the other node's.
-            match self.node.0.machine.depart(key, to, ticket, left, self.info.shares.is_some()) {
+            // Whoever follows a parent stays its child, or was told where to be; others are the node's, and become the other node's.
+            let keeps_parent = self.info.shares.is_some() || self.info.stays_child;
+            match self.node.0.machine.depart(key, (to, life), ticket, left, keeps_parent) {
                 Ok(()) => break,
                 Err(DepartError::Undecided(_)) if Instant::now() < until => std::thread::sleep(SOON),
                 // It was killed meanwhile.
@@ -394,6 +399,7 @@ impl Node {
         let streams = (console.clone(), output);
         let mut world = self.0.world_at(program, &[], &baggage.limits, baggage.stdio, streams, Life::default())?;
         (world.rest.lineage, world.rest.shares) = (baggage.lineage.clone(), baggage.shares);
+        world.rest.stays_child = baggage.stays_child;
         let (resume, fiber, rest) = world.for_old();
         let blank = at_once(self.0.engine.blank_on_fiber(program, resume, fiber)).map_err(RunRefused::from)?;
         Ok(Room { program: program.clone(), baggage, console, blank, rest })

@@ -33,6 +33,8 @@ pub(crate) struct Info {
     pub console: Option<Console>,
     /// The console is that one's: this one is a child of it, or of such a child.
     pub shares: Option<Pid>,
+    /// It has a console of its own, and stays its parent's child wherever it is.
+    pub stays_child: bool,
     usage: Mutex<Option<Arc<Usage>>>,
     pub time: Arc<Used>,
     pub mounts: Vec<MountOrder>,
@@ -86,6 +88,7 @@ pub(crate) struct Facts {
     pub kind: Kind,
     pub console: Option<Console>,
     pub shares: Option<Pid>,
+    pub stays_child: bool,
     pub usage: Option<Arc<Usage>>,
     pub time: Arc<Used>,
     pub mounts: Vec<MountOrder>,
@@ -105,22 +108,9 @@ pub(crate) struct Facts {
 
 impl Info {
     pub fn new(facts: Facts) -> Arc<Info> {
-        let Facts { name, args, program, kind, console, shares, usage, time, mounts, .. } = facts;
-        let Facts {
-            limits,
-            stdio,
-            started_ms,
-            moves,
-            incarnation,
-            memories,
-            key,
-            stopper,
-            tape,
-            harbour,
-            guest,
-            began,
-            ..
-        } = facts;
+        let Facts { name, args, program, kind, console, shares, stays_child, usage, time, mounts, .. } = facts;
+        let Facts { limits, stdio, started_ms, moves, incarnation, memories, key, stopper, .. } = facts;
+        let Facts { tape, harbour, guest, began, .. } = facts;
         Arc::new(Info {
             pid: OnceLock::new(),
             name,
@@ -133,6 +123,7 @@ impl Info {
             stdio,
             console,
             shares,
+            stays_child,
             usage: Mutex::new(usage),
             time,
             mounts,

@@ -4,7 +4,7 @@
 use super::machine::Machine;
 use super::puppet::Strings;
 use abi::call::{Deadline, Outcome, SendMode, SystemCall, Wait};
-use abi::ids::{HandleId, NodeId, ProcessId, Time};
+use abi::ids::{HandleId, NodeId, PortId, ProcessId, Time};
 use abi::interface::names::{Existing, Failure};
 use abi::interface::registrar::{Ask, Fetch, Told};
 use abi::message::{Message, Transfer, TransferMode};
@@ -58,7 +58,7 @@ pub trait Registry: Send + Sync {
     /// Nothing that was claimed before is claimed any more.
     fn begin(&self);
 
-    fn claim(&self, path: &str, serial: u64, existing: Existing) -> Result<(), Failure>;
+    fn claim(&self, path: &str, serial: u64, existing: Existing, port: PortId) -> Result<(), Failure>;
 
     fn release(&self, path: &str, serial: u64) -> Result<(), Failure>;
 
@@ -136,8 +136,8 @@ impl Seeker {
         let settled = |serial, result: Result<(), Failure>| Told::Settled { serial, failure: result.err() };
         match work {
             Work::Begin => registry.begin(),
-            Work::Claim { serial, path, existing } => {
-                self.tell(settled(serial, registry.claim(&path, serial, existing)), None);
+            Work::Claim { serial, path, existing, port } => {
+                self.tell(settled(serial, registry.claim(&path, serial, existing, port)), None);
             }
             Work::Release { serial, path } => self.tell(settled(serial, registry.release(&path, serial)), None),
             Work::Unbind { serial, path } => self.tell(settled(serial, registry.unbind(&path)), None),

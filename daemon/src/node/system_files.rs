@@ -9,7 +9,8 @@
 //!   /proc/PID/ctl                 write `kill`, `stop`, `cont`, `move NODE` or `fork`, see [`ForkOrder`]
 //!   /proc/PID/fork                who it is since the last fork that it was part of: a clone, from 1 on, or the one that was forked, 0
 //!   /proc/PID/clones              the pids of the clones that came of it when it was forked last, one a line
-//!   /proc/new                     write a program (`self`, or the hash of one that this node ran) and arguments, one a line; read its pid
+//!   /proc/new                     write a program (`self`, or the hash of one that this node ran) and arguments, one a line; read its pid.
+//!                                 Before them, a line `--on NODE`, `--near PID` or `--spread` says where it is to be, see [`PlaceHint`]
 //!   /port/NAME                    read: receive a message; write: send one. Each read and write is one message
 //!   /node/status                  processors, processes, memory of this node
 //!   /node/NAME/status             of any node of the system: state, life, addresses
@@ -110,6 +111,37 @@ impl ForkOrder {
     }
 }
 
+/// Where a process that begins is to be: `on NODE`, `near PID` or `spread`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PlaceHint {
+    On(String),
+    Near(Pid),
+    /// Where fewest of the same name are.
+    Spread,
+}
+
+impl PlaceHint {
+    pub fn read(text: &str) -> Option<PlaceHint> {
+        let mut words = text.split_ascii_whitespace();
+        let hint = match words.next()? {
+            "on" => PlaceHint::On(words.next()?.into()),
+            "near" => PlaceHint::Near(words.next()?.parse().ok()?),
+            "spread" => PlaceHint::Spread,
+            _ => return None,
+        };
+        words.next().is_none().then_some(hint)
+    }
+
+    /// Whether there is such a place. Where there are no other nodes, all but a node by its name is here.
+    pub fn is_possible(&self, others: Option<&dyn Others>) -> Result<(), Errno> {
+        match (others, self) {
+            (Some(others), hint) => others.can_be(hint),
+            (None, PlaceHint::On(_)) => Err(Errno::NoEnt),
+            (None, _) => Ok(()),
+        }
+    }
+}
+
 /// Called with the pids of the clones, or with why there are none.
 pub type Forked = Box<dyn FnOnce(Result<Vec<Pid>, Errno>) + Send>;
 
@@ -131,6 +163,13 @@ pub trait Others: Send + Sync {
 
     /// A process of this node is forked; it is told in its log if it cannot be. Returns at once.
     fn fork(&self, pid: Pid, order: ForkOrder, asker: Asker, forked: Forked) -> Result<(), Errno>;
+
+    /// Whether a process could be told to be there.
+    fn can_be(&self, hint: &PlaceHint) -> Result<(), Errno>;
+
+    /// A process that just began here goes to where it is to be, if that is elsewhere, and is told in its log if it cannot. Returns at
+    /// once.
+    fn place(&self, pid: Pid, hint: PlaceHint);
 
     fn log(&self, node: NodeId, pid: Pid, offset: u64, bytes_max: usize) -> Result<Vec<u8>, Errno>;
 
@@ -495,7 +534,15 @@ impl SystemFiles {
     /// The pid of a new process. It sees the same directories as the one that asks, and has a log of its own.
     fn spawn(&self, bytes: &[u8]) -> Result<Vec<u8>, Errno> {
         let text = std::str::from_utf8(bytes).map_err(|_| Errno::IlSeq)?;
-        let mut lines = text.strip_suffix('\n').unwrap_or(text).split('\n');
+        let mut lines = text.strip_suffix('\n').unwrap_or(text).split('\n').peekable();
+        let hint = match lines.next_if(|line| line.starts_with("--")) {
+            Some(line) => Some(PlaceHint::read(&line[2..]).ok_or(Errno::Inval)?),
+            None => None,
+        };
+        let others = self.node.0.others.as_ref();
+        if let Some(hint) = &hint {
+            hint.is_possible(others.map(|others| &**others))?;
+        }
         let info = self.process.get().and_then(Weak::upgrade).ok_or(Errno::Srch)?;
         let wanted = lines.next().unwrap_or_default();
         let hash = if wanted == "self" { info.program.as_str() } else { wanted };
@@ -512,6 +559,9 @@ impl SystemFiles {
             stdio: Stdio::default(),
         };
         let started = self.node.run(order).map_err(|_| Errno::NoMem)?;
+        if let (Some(others), Some(hint)) = (others, hint) {
+            others.place(started.pid, hint);
+        }
         Ok(format!("{}\n", started.pid).into_bytes())
     }
 }

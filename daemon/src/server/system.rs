@@ -45,8 +45,8 @@ impl Session<'_> {
             },
             Request::Events { after, follow } => self.events(after, follow),
             Request::MoveCoordinator { to } => {
-                system.move_coordinator(&to, || self.still_working().is_ok()).map_err(undone)?;
-                self.done()
+                let copied = system.move_coordinator(&to, || self.still_working().is_ok()).map_err(undone)?;
+                Ok(self.reply(&Reply::FactsKept { copied })?)
             }
             other => Err(Undone::new(Reason::Protocol, format!("{other:?} is answered elsewhere"))),
         }

@@ -239,7 +239,8 @@ impl System {
         let node = self.0.find(named)?;
         if node == self.0.me {
             let left = movable(&self.0, Who::All).len() as u64;
-            let through = self.0.node.get().map_or(0, |node| node.leads_through());
+            // A name that is still bound here would be gone with this node.
+            let through = self.0.node.get().map_or(0, |node| node.leads_through()) + self.0.names_to_hand_over();
             return Ok(Emptying { left, through, ..self.0.drainer.view() });
         }
         let said = self.0.ask(node, &ears::Question::Emptying);

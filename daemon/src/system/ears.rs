@@ -3,10 +3,10 @@
 
 use super::elsewhere::About;
 use super::supervise::Because;
-use super::{Inner, System, elsewhere, join, moving, own_processes, programs, service};
+use super::{Inner, System, elsewhere, join, moving, own_processes, programs, rebind, service};
 use crate::files;
 use crate::node::{Heard, Pid};
-use abi::ids::NodeKey;
+use abi::ids::{NodeId, NodeKey, PortId};
 use drivers::wire::{Answer, Class, Hello, Receiver, Refusal, RefusedBy, Service, Stream, Unlinked};
 use serde::{Deserialize, Serialize};
 use services::events::{Kind, Position};
@@ -33,10 +33,15 @@ pub enum Question {
     Lives { pid: crate::node::Pid, life: u64 },
     /// A process has lost its node, or is handed over by it: let it go on there. Answered at once.
     TakeUp { pid: crate::node::Pid, because: Because },
+    /// Answer: JSON of why that process, which began there, was put where it is; or of nothing.
+    Why { pid: Pid },
     /// Answer: JSON of how far the node is that empties itself.
     Emptying,
     /// Answer: as [`elsewhere::answer`] gives it.
     Process { pid: Pid, about: About },
+    /// The port of this number, which `from` bound to that name by that claim, has moved to the node that is asked: let it take the name
+    /// over.
+    Follow { path: String, from: u16, life: u64, serial: u64, port: u64 },
     /// This node's events from there on. Answer: a batch of `services::events`.
     Events { life: u64, serial: u64 },
 }
@@ -109,10 +114,21 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
             inner.take_up_soon(pid, because)?;
             Ok(vec![])
         }
+        Question::Why { pid } => {
+            let why = inner.whys.lock().expect("nothing panics while it holds this lock").get(&pid).cloned();
+            serde_json::to_vec(&why).map_err(|error| error.to_string())
+        }
         Question::Emptying => {
             let emptying = System(inner.clone()).emptying(&inner.me.to_string()).map_err(|error| error.to_string())?;
             serde_json::to_vec(&emptying).map_err(|error| error.to_string())
         }
+        Question::Follow { path, from, life, serial, port } => match inner.node.get() {
+            Some(node) => {
+                let (from, port) = (NodeId(from), PortId::from_bits(port));
+                rebind::follow(node, &path, from, life, serial, port).map(|()| vec![])
+            }
+            None => Err("the node is only starting".into()),
+        },
         Question::Process { pid, about } => match inner.node.get() {
             Some(node) => Ok(elsewhere::answer(node, pid, about)),
             None => Err("the node is only starting".into()),

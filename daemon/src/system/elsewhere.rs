@@ -3,7 +3,7 @@
 
 use super::ears::Question;
 use super::{Inner, System, fork, health};
-use crate::node::{Asker, ForkOrder, Forked, Node, OtherNode, Others, Pid, ProcessView};
+use crate::node::{Asker, ForkOrder, Forked, Node, OtherNode, Others, Pid, PlaceHint, ProcessView};
 use abi::errno::Errno;
 use abi::ids::NodeId;
 use serde::de::DeserializeOwned;
@@ -101,6 +101,26 @@ impl Others for System {
         };
         let started = std::thread::Builder::new().name("una-fork".into()).stack_size(1 << 20).spawn(fork);
         started.map(drop).map_err(|_| Errno::Again)
+    }
+
+    fn can_be(&self, hint: &PlaceHint) -> Result<(), Errno> {
+        match hint {
+            PlaceHint::On(named) => self.0.find(named).map(drop).map_err(|_| Errno::NoEnt),
+            PlaceHint::Near(_) | PlaceHint::Spread => Ok(()),
+        }
+    }
+
+    fn place(&self, pid: Pid, hint: PlaceHint) {
+        let system = self.clone();
+        let go = move || {
+            if let Err(why) = system.take_to(pid, hint)
+                && let Some(node) = system.0.node.get()
+            {
+                node.note(pid, &format!("una: process {pid} stays: {why}\n"));
+            }
+        };
+        // Without a thread it stays where it is.
+        drop(std::thread::Builder::new().name("una-place".into()).stack_size(1 << 20).spawn(go));
     }
 
     fn log(&self, node: NodeId, pid: Pid, offset: u64, bytes_max: usize) -> Result<Vec<u8>, Errno> {

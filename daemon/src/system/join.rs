@@ -136,6 +136,8 @@ fn try_admit(
             draining: false,
             leaving: false,
             joined_ms: now_ms(),
+            lost_after_s: 0,
+            given_up: false,
             life: 0,
         };
         let spent = serde_json::to_vec(&Issued { spent_by: Some(own), ..issued }).expect("plain data");

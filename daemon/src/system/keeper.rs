@@ -11,9 +11,10 @@
 //! leaves, is removed or drained, or when one has been down for minutes while another could take its place: never because a machine
 //! slept for a moment.
 
+use super::member::Member;
 use super::{Inner, SystemError, drain};
 use abi::ids::NodeId;
-use drivers::coordinator::{Coordinator, Member, Quorum, Status};
+use drivers::coordinator::{self, Coordinator, Quorum, Status};
 use services::events::Kind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -67,9 +68,7 @@ pub fn run(inner: &Arc<Inner>) {
     let mut told = Told::default();
     while !inner.is_stopping() {
         std::thread::sleep(INTERVAL);
-        if inner.watch.lock().expect("nothing panics while it holds this lock").is_none() {
-            Inner::follow_members(inner);
-        }
+        Inner::follow_members(inner);
         drain::see_to(inner);
         let status = inner.raft.status();
         told.tell(inner, &status);
@@ -78,10 +77,10 @@ pub fn run(inner: &Arc<Inner>) {
             continue;
         }
         let now = Instant::now();
-        let numbers: Vec<(NodeId, bool, bool)> =
-            inner.directory.members().iter().map(|(number, one)| (*number, one.draining, one.leaving)).collect();
+        let known: Vec<(NodeId, Member)> =
+            inner.directory.members().iter().map(|(number, one)| (*number, one.clone())).collect();
         let mut members = BTreeMap::new();
-        for (node, draining, leaving) in numbers {
+        for (node, Member { draining, leaving, lost_after_s, given_up, .. }) in known {
             let up = node == inner.me || inner.health.is_up(node);
             let since = if up {
                 down_since.remove(&node);
@@ -89,7 +88,12 @@ pub fn run(inner: &Arc<Inner>) {
             } else {
                 *down_since.entry(node).or_insert(now)
             };
-            let lost = now.duration_since(since) > LOST_AFTER;
+            let silent = now.duration_since(since);
+            if lost_after_s > 0 && !given_up && silent > Duration::from_secs(lost_after_s) {
+                // What could not be agreed on now is tried again.
+                let _ = inner.give_up_on(node);
+            }
+            let lost = silent > LOST_AFTER;
             members.insert(node, Seen { up, lost, draining, leaving });
         }
         // What could not be done now is tried again: the next round looks anew.
@@ -139,7 +143,7 @@ impl Told {
     }
 }
 
-fn ids(members: &[Member]) -> BTreeSet<NodeId> {
+fn ids(members: &[coordinator::Member]) -> BTreeSet<NodeId> {
     members.iter().map(|member| NodeId(member.id as u16)).collect()
 }
 

@@ -32,8 +32,14 @@ pub struct Member {
     #[serde(default)]
     pub leaving: bool,
     pub joined_ms: u64,
-    /// It started so often; earlier lives are over.
+    /// It started so often; earlier lives are over. One more than that if the others gave up on it: then that life is over too.
     pub life: u64,
+    /// After so many seconds in which nobody heard it the others give up on its life. Zero: they never do.
+    #[serde(default)]
+    pub lost_after_s: u64,
+    /// They did, and it has not started again.
+    #[serde(default)]
+    pub given_up: bool,
 }
 
 pub type Members = BTreeMap<NodeId, Member>;
@@ -132,6 +138,8 @@ mod tests {
             leaving: false,
             joined_ms: 0,
             life: 0,
+            lost_after_s: 0,
+            given_up: false,
         }
     }
 

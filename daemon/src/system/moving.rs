@@ -96,7 +96,10 @@ pub(super) enum Word {
         /// A process may run there before all of its memory has come.
         may_wait: bool,
     },
-    Ready,
+    Ready {
+        /// Of the node that expects it: to no other one it may go.
+        life: u64,
+    },
     Runs,
     Refused {
         why: String,
@@ -350,10 +353,9 @@ impl System {
             }
             talk.end_pieces()?;
             Step::LeavingSent.reached();
-            talk.expect(Word::Ready)?;
-            Ok(later)
+            Ok((later, talk.hear_ready()?))
         })();
-        let later = carried.map_err(|error| {
+        let (later, life) = carried.map_err(|error| {
             // It may have come to expect the process before this went wrong.
             node.forgo(to_node, ticket);
             broken(talk.explained(error))
@@ -366,7 +368,7 @@ impl System {
         if let Some(sending) = &sending {
             inner.departures.add(ticket, to_node, sending.clone());
         }
-        let departed = stopped.depart(to_node, ticket).inspect_err(|_| {
+        let departed = stopped.depart((to_node, life), ticket).inspect_err(|_| {
             inner.departures.remove(ticket);
             node.forgo(to_node, ticket);
         })?;
@@ -660,7 +662,7 @@ impl Inner {
         let arrival = node.arrive(from, ticket, room, brought).map_err(|error| refused(&error))?;
         whole.skip()?;
         Step::ArrivingExpected.reached();
-        talk.say(&Word::Ready)?;
+        talk.say(&Word::Ready { life: self.record().life })?;
         talk.leave()?;
         Step::ArrivingReady.reached();
         // It is not given up before it is certain that it does not come: whoever has it then would have lost it.
@@ -864,7 +866,7 @@ impl Talk {
         self.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
         match word {
             Word::Prepared { may_wait } => Ok(may_wait),
-            word => check(word, Word::Ready).map(|()| false),
+            word => Err(unexpected(word, "that it is prepared")),
         }
     }
 
@@ -881,10 +883,13 @@ impl Talk {
     }
 
     /// The next word; the time for it is counted from now.
-    fn expect(&mut self, expected: Word) -> Result<(), Broken> {
+    /// In which life the other node expects the process.
+    fn hear_ready(&mut self) -> Result<u64, Broken> {
         self.stream.set_deadline(Some(Instant::now() + PIECE_TIMEOUT));
-        let word = self.hear()?;
-        check(word, expected)
+        match self.hear()? {
+            Word::Ready { life } => Ok(life),
+            word => Err(unexpected(word, "that it is ready")),
+        }
     }
 
     /// If the other side has left, it may have said why before, while this one was still sending: then that is what is broken.
@@ -945,11 +950,10 @@ impl Talk {
     }
 }
 
-fn check(word: Word, expected: Word) -> Result<(), Broken> {
+fn unexpected(word: Word, due: &str) -> Broken {
     match word {
-        Word::Refused { why } => Err(Broken::Refused(why)),
-        word if word == expected => Ok(()),
-        word => Err(Broken::Lost(io::Error::other(format!("it said {word:?} where {expected:?} was due")))),
+        Word::Refused { why } => Broken::Refused(why),
+        word => Broken::Lost(io::Error::other(format!("it said {word:?} and not {due}"))),
     }
 }
 

@@ -18,7 +18,7 @@
 use super::Directory;
 use crate::keep::record::{self, Claim, Place};
 use crate::node::{Fetched, Home, Registry, Tide};
-use abi::ids::{NodeId, ProcessId};
+use abi::ids::{NodeId, PortId, ProcessId};
 use abi::interface::names::{Existing, Failure as NameFailure};
 use abi::interface::registrar::Told;
 use drivers::coordinator::current::Current;
@@ -109,6 +109,8 @@ struct State {
     intended: BTreeMap<String, ProcessId>,
     /// Which of the claims of this node are of durable processes.
     lasting: BTreeMap<(String, u64), Lasting>,
+    /// The ports of claims that are bound.
+    ports: BTreeMap<u64, PortId>,
     /// Facts of claims that are over and could not be taken back yet.
     owed: BTreeSet<(String, u64)>,
     /// Names of this node that are said to be gone, while it held them.
@@ -130,6 +132,15 @@ impl Held {
         let (Held::Claiming(serial) | Held::Bound(serial)) = self;
         serial
     }
+}
+
+/// A name that this node has bound, and to which port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bound {
+    pub path: String,
+    pub life: u64,
+    pub serial: u64,
+    pub port: PortId,
 }
 
 /// A claim of a durable process.
@@ -163,6 +174,20 @@ impl Names {
             std::thread::Builder::new().name(name.into()).spawn(move || act(&shared))?;
         }
         Ok(names)
+    }
+
+    /// What this node has bound.
+    pub fn bound(&self) -> Vec<Bound> {
+        let state = self.0.state();
+        let bound = state.held.iter().filter_map(|(path, held)| match held {
+            // What a durable process has bound goes where its claim goes.
+            Held::Bound(serial) if !state.lasting.contains_key(&(path.clone(), *serial)) => {
+                let port = *state.ports.get(serial)?;
+                Some(Bound { path: path.clone(), life: self.0.life, serial: *serial, port })
+            }
+            Held::Bound(_) | Held::Claiming(_) => None,
+        });
+        bound.collect()
     }
 
     /// Takes back what this node bound, so that others need not wait for the lease.
@@ -293,6 +318,27 @@ impl Shared {
                     Action::put(&key, own.to_bytes())
                 }
             };
+            if let Existing::Follow { node, life, serial } = existing {
+                // Ports of durable processes do not follow: they are made anew wherever those live.
+                // One transaction: at no moment the name is free, and whoever took or freed it meanwhile has done so.
+                let was = Fact { node: node.0, life, serial, lasting: None };
+                let follow = Transaction::new()
+                    .when(Compare::value(&key, was.to_bytes()))
+                    .then(put)
+                    .otherwise(Action::get(&key));
+                match self.facts.transact(follow, deadline) {
+                    Ok(committed) if committed.succeeded => return Ok(()),
+                    Ok(committed) => {
+                        let there = committed.found(0).and_then(|found| found.records.first());
+                        let is_own = there.is_some_and(|there| Fact::read(&there.value).as_ref() == Some(&own));
+                        return if is_own { Ok(()) } else { Err(NameFailure::Exists) };
+                    }
+                    Err(Failure::NoLease { .. }) => self.drop_lease(lease),
+                    Err(Failure::Unknown { .. }) => {}
+                    Err(failure) => return Err(undecided(failure)),
+                }
+                continue;
+            }
             let conditions = |first: Compare| {
                 let transaction = Transaction::new().when(first);
                 whens.iter().cloned().fold(transaction, Transaction::when)
@@ -595,10 +641,13 @@ impl Registry for Names {
         self.0.roused.notify_all();
     }
 
-    fn claim(&self, path: &str, serial: u64, existing: Existing) -> Result<(), NameFailure> {
+    fn claim(&self, path: &str, serial: u64, existing: Existing, port: PortId) -> Result<(), NameFailure> {
         let lasting = {
             let mut state = self.0.state();
             state.held.insert(path.into(), Held::Claiming(serial));
+            let serials: BTreeSet<u64> = state.held.values().map(|held| held.serial()).collect();
+            state.ports.retain(|serial, _| serials.contains(serial));
+            state.ports.insert(serial, port);
             let lasting = state.intended.get(path).copied();
             if let Some(process) = lasting {
                 state.lasting.insert((path.into(), serial), Lasting { process, is_given_up: false });

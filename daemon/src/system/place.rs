@@ -1,8 +1,8 @@
 //! Where a new process goes. Gathers what the policy must know; the policy itself is `services::placement`.
 
-use super::view::{WhyNode, WhyView};
+use super::view::{WhyNode, WhyView, Wish};
 use super::{NotForked, System, health, member};
-use crate::node::{ForkOrder, Origin, ProcessView};
+use crate::node::{ForkOrder, Origin, Pid, PlaceHint, ProcessView};
 use crate::protocol::Placement;
 use abi::ids::{NodeId, ProgramId};
 use services::members::Standing;
@@ -58,6 +58,40 @@ impl System {
             return Ok(WhyView { chosen: Some(inner.me.0), nodes: vec![] });
         }
         self.decide(&order, &candidates, &members, bound)
+    }
+
+    /// Takes a process that just began here to where it is to be.
+    pub fn take_to(&self, pid: Pid, hint: PlaceHint) -> Result<(), String> {
+        let node = self.0.node.get().ok_or("the node is only starting")?;
+        let view = node.process(pid).map_err(|error| error.to_string())?;
+        let wish = match hint {
+            PlaceHint::On(named) => Wish { on: Some(named), ..Wish::default() },
+            PlaceHint::Near(pid) => Wish { near: Some(pid), ..Wish::default() },
+            PlaceHint::Spread => Wish { spread: true, ..Wish::default() },
+        };
+        let place = Placement {
+            mounts: vec![],
+            limits: Default::default(),
+            stdio: Default::default(),
+            follow: None,
+            wish,
+            decided: None,
+        };
+        let why = self.place(&view.name, &view.program, &place).map_err(|why| {
+            let reasons = why.nodes.iter().map(|node| format!("{}: {}", node.name, node.reason));
+            format!("no node can take it ({})", reasons.collect::<Vec<_>>().join("; "))
+        })?;
+        let chosen = why.chosen.map_or(self.0.me, NodeId);
+        self.0.keep_why(pid, chosen, why);
+        if chosen == self.0.me {
+            return Ok(());
+        }
+        // Whom somebody has sent to a node by its name stays there when its owner is back.
+        let moved = match place.wish.on {
+            Some(_) => self.move_process(pid, &chosen.to_string(), &mut |_| true),
+            None => self.move_where_placed(pid, chosen, &mut |_| true),
+        };
+        moved.map(drop).map_err(|refused| refused.to_string())
     }
 
     /// A node for each clone of a process: where it is itself and where others of them are is the last choice.

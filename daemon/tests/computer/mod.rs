@@ -260,7 +260,7 @@ impl Coordinator for Way {
                 state.leases.insert(lease, (Instant::now() + ttl, ttl));
                 Ok(Leased { lease: LeaseId(lease), ttl })
             }
-            LeaseAct::KeepAlive(lease) => match state.leases.get_mut(&lease.0) {
+            LeaseAct::KeepAlive(lease) | LeaseAct::Carry { lease, .. } => match state.leases.get_mut(&lease.0) {
                 Some((until, ttl)) => {
                     *until = Instant::now() + *ttl;
                     Ok(Leased { lease, ttl: *ttl })

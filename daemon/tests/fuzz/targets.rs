@@ -174,7 +174,7 @@ pub fn protocol(bytes: &[u8]) -> Fate {
 }
 
 /// Name, and its parameters: `p`ointer or another number of 32 bits, `d`eadline, `b`ig number.
-const UNA: [(&str, &str); 26] = [
+const UNA: [(&str, &str); 27] = [
     ("port_create", "pppp"),
     ("port_status", "pp"),
     ("send", "pppppd"),
@@ -197,6 +197,7 @@ const UNA: [(&str, &str); 26] = [
     ("name_unbind", "pp"),
     ("name_lookup", "ppp"),
     ("spawn", "pppppppp"),
+    ("spawn_placed", "pppppppppp"),
     ("process_wait", "ppd"),
     ("process_kill", "p"),
     ("process_hold", "p"),

@@ -177,6 +177,10 @@ fn processes() {
     let wrong = std::fs::File::open("/programs/not.wasm").unwrap();
     assert_eq!(Command::file(&wrong).arg("x").spawn(), Err(Error::Program));
     assert_eq!(this("a\0b").spawn(), Err(Error::Options));
+    // Of one node alone, all places that are not named are here.
+    ends(&this("exit").spread().spawn().unwrap(), Exit::Code(42));
+    ends(&this("exit").near("1.1").spawn().unwrap(), Exit::Code(42));
+    assert_eq!(this("exit").on("attic").spawn(), Err(Error::NotFound));
 }
 
 fn main() {

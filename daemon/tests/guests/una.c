@@ -176,6 +176,12 @@ static void processes(void) {
     MUST(wrong >= 0);
     MUST(una_spawn(wrong, "x", 2, "", 0, 0, 0, &other) == UNA_PROGRAM);
     MUST(una_spawn(77, "x", 2, "", 0, 0, 0, &other) == UNA_PROGRAM);
+    /* Of one node alone, all places that are not named are here. */
+    OK(una_spawn_placed(-1, "x\0exit", 7, "", 0, 0, 0, "spread", 6, &other));
+    exits_with(other.process, UNA_EXIT_CODE, 42);
+    MUST(una_spawn_placed(-1, "x\0exit", 7, "", 0, 0, 0, "on attic", 8, &other) == UNA_NOT_FOUND);
+    MUST(una_spawn_placed(-1, "x\0exit", 7, "", 0, 0, 0, "in the attic", 12, &other) == UNA_OPTIONS);
+    MUST(una_spawn_placed(-1, "x\0exit", 7, "", 0, 0, 0, "near attic", 10, &other) == UNA_OPTIONS);
 }
 
 int main(int argc, char **argv) {

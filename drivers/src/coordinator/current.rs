@@ -3,21 +3,26 @@
 //! The one idea: whoever is told that the facts have moved follows, opens the new one, and asks again there; nothing was done at the
 //! old one, so nothing is done twice. Those who ask here notice nothing but a pause, and those who watch read again, as after any
 //! history that is no longer kept: revisions begin anew.
+//!
+//! Who was away while the facts moved more than once goes from one place to the next. If the place that it knows is there no more, it asks
+//! where it began: that one says where they are now, or has them again.
 
-use super::moved::{FENCE, Fence, follow};
+use super::moved::{FENCE, Fence, follow, left_for};
 use super::{
     Change, Committed, Coordinator, Done, Failure, Found, KeyRange, LeaseAct, Leased, Range, Revision, Sink, Status,
     Transaction, Watch, WatchEvent,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Opens a coordinator by the name that a move gave it.
 pub type Opener = Box<dyn Fn(&str) -> Result<Arc<dyn Coordinator>, Failure> + Send + Sync>;
 
 /// How many moves one question follows: they are rare, and in a circle they would have no end.
-const MOVES_MAX: u32 = 4;
+const MOVES_MAX: u32 = 8;
+/// How often one who reaches no coordinator asks where it began.
+const LOOK_AFTER: Duration = Duration::from_secs(2);
 
 /// A coordinator that follows the facts. Clones are the same one.
 #[derive(Clone)]
@@ -25,6 +30,10 @@ pub struct Current(Arc<Inside>);
 
 struct Inside {
     open: Opener,
+    /// Where it began.
+    home: Arc<dyn Coordinator>,
+    /// When it last asked there.
+    looked: Mutex<Option<Instant>>,
     now: Mutex<Now>,
     /// One at a time follows.
     following: Mutex<()>,
@@ -33,6 +42,8 @@ struct Inside {
 /// Invariants: all `watches` are at `it`.
 struct Now {
     it: Arc<dyn Coordinator>,
+    /// What a move calls it. `None`: it is the one with which this began.
+    name: Option<String>,
     /// How many moves were followed.
     moves: u64,
     watches: BTreeMap<u64, Watching>,
@@ -52,8 +63,14 @@ type SharedSink = Arc<Mutex<Option<Sink>>>;
 impl Current {
     /// Begins with this one. It may have been left already: the first question finds that out.
     pub fn new(first: Arc<dyn Coordinator>, open: Opener) -> Current {
-        let now = Now { it: first, moves: 0, watches: BTreeMap::new(), next: 0, guard: None };
-        let current = Current(Arc::new(Inside { open, now: Mutex::new(now), following: Mutex::new(()) }));
+        let now = Now { it: first.clone(), name: None, moves: 0, watches: BTreeMap::new(), next: 0, guard: None };
+        let current = Current(Arc::new(Inside {
+            open,
+            home: first,
+            looked: Mutex::new(None),
+            now: Mutex::new(now),
+            following: Mutex::new(()),
+        }));
         current.guard();
         current
     }
@@ -91,8 +108,8 @@ impl Current {
                 }
             }
         });
-        // From the first revision that is still kept: what is compacted, the first question finds out.
-        let guard = it.watch(KeyRange::one(FENCE), it.status().revision, sink).ok();
+        // What was before, the first question finds out.
+        let guard = it.watch(KeyRange::one(FENCE), it.status().revision.next(), sink).ok();
         let mut now = self.now();
         if now.moves == moves {
             now.guard = guard;
@@ -105,24 +122,69 @@ impl Current {
         if self.now().moves != moves {
             return Ok(());
         }
-        let new = (self.0.open)(to)?;
-        follow(&*new, id)?;
-        let (left, watches) = {
+        let (mut to, mut id) = (to.to_string(), id);
+        for _ in 0..MOVES_MAX {
+            let new = (self.0.open)(&to)?;
+            match follow(&*new, id) {
+                Ok(()) => {
+                    self.change_to(new, Some(to));
+                    return Ok(());
+                }
+                Err(Failure::Moved { to: further, id: later }) => (to, id) = (further, later),
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(Failure::unavailable("the facts moved again and again meanwhile"))
+    }
+
+    /// Goes on with this one. Only who follows calls it.
+    fn change_to(&self, new: Arc<dyn Coordinator>, name: Option<String>) {
+        let (left, it, watches) = {
             let mut now = self.now();
             now.moves += 1;
-            let watches = std::mem::take(&mut now.watches);
-            (now.guard.take(), (std::mem::replace(&mut now.it, new.clone()), watches))
+            now.name = name;
+            (now.guard.take(), std::mem::replace(&mut now.it, new.clone()), std::mem::take(&mut now.watches))
         };
         drop(left);
         let revision = new.status().revision;
-        for watching in watches.1.into_values() {
+        for watching in watches.into_values() {
             let sink = watching.sink.lock().expect("nothing panics while it holds a sink").take();
             if let Some(mut sink) = sink {
                 sink(WatchEvent::Ended(Failure::Compacted { revision }));
             }
         }
+        drop(it);
         self.guard();
-        Ok(())
+    }
+
+    /// Asks where it began where the facts are, on a thread of its own and not too often: the one that is known does not answer.
+    fn look_home(&self) {
+        let moves = {
+            let now = self.now();
+            // It was followed by its name, too, if the facts came back there.
+            if now.moves == 0 || Arc::ptr_eq(&now.it, &self.0.home) {
+                return;
+            }
+            now.moves
+        };
+        {
+            let mut looked = self.0.looked.lock().expect("nothing panics while it holds this lock");
+            if looked.is_some_and(|looked| looked.elapsed() < LOOK_AFTER) {
+                return;
+            }
+            *looked = Some(Instant::now());
+        }
+        let current = self.clone();
+        std::thread::spawn(move || match left_for(&*current.0.home) {
+            Ok(Some((id, to))) if current.now().name.as_ref() != Some(&to) => drop(current.follow(moves, &to, id)),
+            Ok(Some(_)) | Err(_) => {}
+            Ok(None) => {
+                let _one = current.0.following.lock().expect("nothing panics while it follows");
+                if current.now().moves == moves {
+                    current.change_to(current.0.home.clone(), None);
+                }
+            }
+        });
     }
 
     /// Asks the one that has the facts; if they have moved, goes there and asks again.
@@ -143,7 +205,12 @@ impl Current {
                         Err(failure) => done(Err(Failure::unavailable(failure))),
                     });
                 }
-                other => done(other),
+                other => {
+                    if matches!(other, Err(Failure::Unavailable { .. })) {
+                        current.look_home();
+                    }
+                    done(other);
+                }
             }),
         );
     }
@@ -172,8 +239,14 @@ impl Coordinator for Current {
         let sink: SharedSink = Arc::new(Mutex::new(Some(sink)));
         let telling = sink.clone();
         let tell: Sink = Box::new(move |event| {
-            if let Some(sink) = &mut *telling.lock().expect("nothing panics while it holds a sink") {
+            let is_last = matches!(event, WatchEvent::Ended(_));
+            let mut telling = telling.lock().expect("nothing panics while it holds a sink");
+            if let Some(sink) = &mut *telling {
                 sink(event);
+            }
+            // What has moved ends it too, and may have been first or not.
+            if is_last {
+                telling.take();
             }
         });
         // Known before it begins, so that a move in between ends it too.

@@ -12,7 +12,8 @@
 mod http;
 mod json;
 
-use super::moved::{FENCE, Fence};
+use super::moved::{FENCE, FILLED, Fence};
+use super::planted::{Bug, planted};
 use super::state::cut;
 use super::{
     Action, Answer, Change, Committed, Compare, Coordinator, Done, FOUND_RECORDS_MAX, Failure, Found, KeyRange, Kind,
@@ -49,6 +50,8 @@ pub struct Etcd {
 struct Inside {
     http: Http,
     prefix: Vec<u8>,
+    /// An etcd has one space of numbers of leases for all who share it. Each who shares it is in a place of its own in there.
+    leases: u64,
     watches: AtomicUsize,
 }
 
@@ -64,6 +67,7 @@ impl Etcd {
         let inside = Arc::new(Inside {
             http: Http::new(endpoints)?,
             prefix: prefix.as_bytes().into(),
+            leases: place_of_leases(prefix),
             watches: AtomicUsize::new(0),
         });
         let (jobs, waiting) = sync_channel(WAITING_MAX);
@@ -208,8 +212,17 @@ impl Inside {
             created: Revision(int_of(kv, "create_revision")),
             modified: Revision(int_of(kv, "mod_revision")),
             version: int_of(kv, "version"),
-            lease: (lease != 0).then_some(LeaseId(lease)),
+            lease: (lease != 0).then_some(self.own_lease(lease)),
         })
+    }
+
+    /// The number in etcd of one of our leases, and the other way about: each undoes the other.
+    fn etcd_lease(&self, lease: LeaseId) -> u64 {
+        lease.0 ^ self.leases
+    }
+
+    fn own_lease(&self, number: u64) -> LeaseId {
+        LeaseId(number ^ self.leases)
     }
 
     fn found(&self, answer: &Value, limit: usize, revision: Revision) -> Option<Found> {
@@ -267,7 +280,7 @@ impl Inside {
             With::Version(version) => ("VERSION", "version", version.to_string()),
             With::Created(revision) => ("CREATE", "create_revision", revision.0.to_string()),
             With::Modified(revision) => ("MOD", "mod_revision", revision.0.to_string()),
-            With::Lease(lease) => ("LEASE", "lease", lease.map_or(0, |lease| lease.0).to_string()),
+            With::Lease(lease) => ("LEASE", "lease", lease.map_or(0, |lease| self.etcd_lease(lease)).to_string()),
         };
         json!({ "key": self.key(&compare.key), "target": target, "result": result, field: with })
     }
@@ -280,7 +293,7 @@ impl Inside {
     fn action(&self, action: &Action) -> Value {
         match action {
             Action::Put { key, value, lease } => {
-                let lease = lease.map_or(0, |lease| lease.0).to_string();
+                let lease = lease.map_or(0, |lease| self.etcd_lease(lease)).to_string();
                 json!({ "request_put": { "key": self.key(key), "value": text(value), "lease": lease } })
             }
             // etcd takes an empty range for a mistake.
@@ -381,19 +394,18 @@ impl Inside {
                 true => json!({ "key": self.key(&range.keys.from), "limit": "1" }),
                 false => self.range(&asked),
             };
-            let result = if range.stale {
-                let mut get = get;
+            // All of it is read at one moment; an etcd that is asked for what it knows says that at once, and asks nobody.
+            let (mut get, mut fence) = (get, json!({ "key": self.key(FENCE) }));
+            if range.stale {
                 get["serializable"] = json!(true);
-                self.ask("kv/range", &get, deadline, true, None)
-            } else {
-                let body = json!({
-                    "compare": [self.fence_is_open()],
-                    "success": [{ "request_range": get }],
-                    "failure": [{ "request_range": { "key": self.key(FENCE) } }, { "request_range": get }],
-                });
-                self.ask("kv/txn", &body, deadline, true, None)
-            };
-            let answer = match result {
+                fence["serializable"] = json!(true);
+            }
+            let body = json!({
+                "compare": [self.fence_is_open()],
+                "success": [{ "request_range": get }],
+                "failure": [{ "request_range": fence }, { "request_range": get }],
+            });
+            let answer = match self.ask("kv/txn", &body, deadline, true, None) {
                 // Fewer records, then.
                 Err(Failure::TooLarge { .. }) if asked.limit != 1 => {
                     let limit = if asked.limit == 0 { FOUND_RECORDS_MAX } else { asked.limit };
@@ -403,18 +415,17 @@ impl Inside {
                 other => other?,
             };
             let revision = json::header_revision(&answer).ok_or_else(strange)?;
-            let found = if range.stale {
-                &answer
-            } else {
-                let responses = json::list(&answer, "responses");
-                let first = responses.first().ok_or_else(strange)?;
-                let is_open = json::field(&answer, "succeeded").and_then(Value::as_bool).unwrap_or(false);
-                if !is_open && let Some(fence @ Fence::Moved { .. }) = self.fence(first) {
-                    return Err(fence.refusal());
-                }
-                let found = if is_open { first } else { responses.get(1).ok_or_else(strange)? };
-                json::field(found, "response_range").ok_or_else(strange)?
-            };
+            let responses = json::list(&answer, "responses");
+            let first = responses.first().ok_or_else(strange)?;
+            let is_open = json::field(&answer, "succeeded").and_then(Value::as_bool).unwrap_or(false);
+            if !is_open
+                && let Some(fence) = self.fence(first).filter(Fence::hides)
+                && !planted(Bug::FillingIsRead)
+            {
+                return Err(fence.refusal());
+            }
+            let found = if is_open { first } else { responses.get(1).ok_or_else(strange)? };
+            let found = json::field(found, "response_range").ok_or_else(strange)?;
             if is_empty(&range.keys) {
                 return Ok(Found { revision, ..Found::default() });
             }
@@ -426,45 +437,88 @@ impl Inside {
         let strange = || Failure::unknown("etcd's answer is not to what was asked");
         match *act {
             LeaseAct::Grant { ttl, id } => {
-                self.stop_at_fence(deadline)?;
+                // Who fills this one brings leases, by their numbers.
+                match self.fence_now(deadline)? {
+                    Some(Fence::Filling { .. }) if id.is_some() => {}
+                    Some(fence) => return Err(fence.refusal()),
+                    None => {}
+                }
                 let seconds = ttl.as_millis().div_ceil(1000) as u64;
-                let body = json!({ "TTL": seconds.to_string(), "ID": id.map_or(0, |id| id.0).to_string() });
+                let number = id.map_or(0, |id| self.etcd_lease(id));
+                let body = json!({ "TTL": seconds.to_string(), "ID": number.to_string() });
                 let answer = self.ask("lease/grant", &body, deadline, false, id)?;
                 let lease = int_of(&answer, "ID");
                 if lease == 0 {
                     return Err(strange());
                 }
-                Ok(Leased { lease: LeaseId(lease), ttl: Duration::from_secs(int_of(&answer, "TTL").max(seconds)) })
+                Ok(Leased {
+                    lease: self.own_lease(lease),
+                    ttl: Duration::from_secs(int_of(&answer, "TTL").max(seconds)),
+                })
             }
-            LeaseAct::KeepAlive(lease) => {
-                let answer =
-                    self.ask("lease/keepalive", &json!({ "ID": lease.0.to_string() }), deadline, true, Some(lease))?;
-                let result = json::field(&answer, "result").ok_or_else(strange)?;
-                match int_of(result, "TTL") {
-                    0 => Err(Failure::NoLease { lease }),
-                    seconds => Ok(Leased { lease, ttl: Duration::from_secs(seconds) }),
-                }
-            }
+            LeaseAct::KeepAlive(lease) => self.keep_alive(lease, None, deadline),
+            LeaseAct::Carry { lease, id } => self.keep_alive(lease, Some(id), deadline),
             LeaseAct::Revoke(lease) => {
-                self.stop_at_fence(deadline)?;
-                self.ask("lease/revoke", &json!({ "ID": lease.0.to_string() }), deadline, false, Some(lease))?;
-                Ok(Leased { lease, ttl: Duration::ZERO })
+                if let Some(fence) = self.fence_now(deadline)? {
+                    return Err(fence.refusal());
+                }
+                let body = json!({ "ID": self.etcd_lease(lease).to_string() });
+                self.ask("lease/revoke", &body, deadline, false, Some(lease))?;
+                // If the facts are on their way now, the lease may have been copied before it went.
+                match self.fence_now(deadline) {
+                    Ok(None) => Ok(Leased { lease, ttl: Duration::ZERO }),
+                    Ok(Some(_)) => Err(Failure::unknown("the facts began to move meanwhile")),
+                    Err(failure) => Err(Failure::unknown(failure)),
+                }
             }
         }
     }
 
-    /// etcd does leases outside of transactions, so this is a moment earlier: a lease that comes too late has no keys.
-    fn stop_at_fence(&self, deadline: Instant) -> Result<(), Failure> {
+    /// Whether a renewal counts is known afterwards: if the fence does not say then that the facts have moved, they had not when it was
+    /// asked for, and that is the moment from which its holder counts.
+    fn keep_alive(&self, lease: LeaseId, carried: Option<u64>, deadline: Instant) -> Result<Leased, Failure> {
+        let body = json!({ "ID": self.etcd_lease(lease).to_string() });
+        let answer = self.ask("lease/keepalive", &body, deadline, true, Some(lease))?;
+        match self.fence_now(deadline)? {
+            None | Some(Fence::Moving { .. }) => {}
+            Some(Fence::Filling { id, .. }) if carried == Some(id) => {}
+            Some(_) if planted(Bug::LeftOneRenews) => {}
+            Some(fence) => return Err(fence.refusal()),
+        }
+        let strange = || Failure::unknown("etcd's answer is not to what was asked");
+        match int_of(json::field(&answer, "result").ok_or_else(strange)?, "TTL") {
+            0 => Err(Failure::NoLease { lease }),
+            seconds => Ok(Leased { lease, ttl: Duration::from_secs(seconds) }),
+        }
+    }
+
+    /// etcd does leases outside of transactions, so the fence is looked at a moment earlier or later: a lease that comes too late has no
+    /// keys.
+    fn fence_now(&self, deadline: Instant) -> Result<Option<Fence>, Failure> {
         let body = json!({ "key": self.key(FENCE) });
         let answer = self.ask("kv/range", &body, deadline, true, None)?;
-        match json::list(&answer, "kvs").first().and_then(|kv| self.record(kv)) {
-            // Who fills this one brings leases.
-            Some(record) => match Fence::of(&record) {
-                Fence::Filling { .. } => Ok(()),
-                fence => Err(fence.refusal()),
-            },
-            None => Ok(()),
+        Ok(json::list(&answer, "kvs").first().and_then(|kv| self.record(kv)).map(|record| Fence::of(&record)))
+    }
+
+    /// Up to which revision changes are no history for who watches these keys: what was filled in behind a fence came from elsewhere.
+    /// `None`: none is, as the fence is up, and whoever watches reads again.
+    fn hidden_until(&self, keys: &KeyRange, deadline: Instant) -> Result<Option<Revision>, Failure> {
+        if *keys == KeyRange::one(FENCE) || planted(Bug::FillingIsRead) {
+            return Ok(Some(Revision(0)));
         }
+        let get = |key: &[u8]| json!({ "request_range": { "key": self.key(key) } });
+        let body = json!({ "compare": [], "success": [get(FENCE), get(FILLED)], "failure": [] });
+        let answer = self.ask("kv/txn", &body, deadline, true, None)?;
+        let first = |answer: &Value| {
+            let found = json::field(answer, "response_range").map(|found| json::list(found, "kvs"));
+            found.and_then(|kvs| self.record(kvs.first()?))
+        };
+        let responses = json::list(&answer, "responses");
+        let (fence, filled) = (responses.first().and_then(first), responses.get(1).and_then(first));
+        if fence.is_some_and(|fence| Fence::of(&fence).hides()) {
+            return Ok(None);
+        }
+        Ok(Some(filled.map_or(Revision(0), |filled| filled.modified)))
     }
 
     fn status(&self) -> Result<Status, Failure> {
@@ -509,6 +563,14 @@ impl Inside {
             quorum,
         })
     }
+}
+
+/// Where the leases of who uses this prefix are among all numbers: FNV-1a, of which one bit is left out, since etcd's numbers have a sign.
+fn place_of_leases(prefix: &str) -> u64 {
+    let hash = prefix
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    hash >> 1
 }
 
 fn is_empty(keys: &KeyRange) -> bool {
@@ -585,12 +647,15 @@ impl Watching {
                 let why = json::field(result, "cancel_reason").and_then(Value::as_str).unwrap_or("for no reason");
                 return failure_of(why, None).map_or(Ok(()), Err);
             }
-            self.tell(json::list(result, "events"));
+            if !self.tell(json::list(result, "events"))? {
+                return Ok(());
+            }
         }
         Ok(())
     }
 
-    fn tell(&mut self, events: &[Value]) {
+    /// Says whether to go on with this stream: if not, it begins anew where it was.
+    fn tell(&mut self, events: &[Value]) -> Result<bool, Failure> {
         let mut told: Vec<(Revision, Vec<Change>)> = vec![];
         for event in events {
             let Some(record) = json::field(event, "kv").and_then(|kv| self.inside.record(kv)) else {
@@ -607,9 +672,20 @@ impl Watching {
                 _ => told.push((revision, vec![change])),
             }
         }
+        let Some((first, _)) = told.first() else {
+            return Ok(true);
+        };
+        // They have happened, so what is looked at now is not older than they are.
+        match self.inside.hidden_until(&self.keys, Instant::now() + QUIET_MAX) {
+            Ok(Some(hidden)) if hidden < *first => {}
+            Ok(Some(hidden)) => return Err(Failure::Compacted { revision: hidden }),
+            Ok(None) => return Err(Failure::Compacted { revision: *first }),
+            Err(_) => return Ok(false),
+        }
         for (revision, changes) in told {
             self.next = revision.next();
             (self.sink)(WatchEvent::Changed { revision, changes });
         }
+        Ok(true)
     }
 }

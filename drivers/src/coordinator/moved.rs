@@ -15,25 +15,37 @@
 //! Who moves may stop anywhere. Before 4 the lease ends, and the old one takes changes again; after it, whoever is told
 //! [`Failure::Moved`] by the old one opens the new one with [`follow`].
 //!
-//! Revisions begin anew. Leases keep their numbers, if they have keys.
+//! **Back again.** Where the facts once were, there are old ones behind a fence that says where they went. While new ones are filled in,
+//! the fence goes on saying that too: who begins to ask there must find the facts, and the move may come to nothing. Nobody reads or
+//! watches what is behind it.
+//!
+//! **Leases** keep their numbers, if they have keys. Holders renew theirs at the old one until the switch, whoever moves the facts renews
+//! them at the new one, and whoever opens that renews each once more before, which is after all that any holder can have renewed at the
+//! old one. A lease that has ended at the new one meanwhile is waited for, as long as a holder can still believe in it. Revisions begin
+//! anew.
 
+use super::planted::{Bug, planted};
 use super::{
     ACTIONS_MAX, Action, Compare, Coordinator, Failure, KeyRange, LeaseAct, LeaseId, Order, Range, Record,
-    TRANSACTION_BYTES_MAX, Transaction, With, waited,
+    TRANSACTION_BYTES_MAX, Transaction, VALUE_BYTES_MAX, With, waited,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 /// The key that stops all who do not ask for it. It lies before all others.
 pub const FENCE: &[u8] = b"\0fence";
+/// The key that says which move filled this store last, and which leases it brought. It is put when the filling begins, and again behind
+/// all that is filled in, so that its revision tells what was filled in from what came later.
+pub const FILLED: &[u8] = b"\0filled";
 
-/// What the fence says. In the store it is text: `moving ID`, `filling ID`, `moved ID TO`.
+/// What the fence says. In the store it is text: `moving ID`, `filling ID`, `filling ID was ID TO`, `moved ID TO`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fence {
     /// The facts here are being copied.
     Moving { id: u64 },
-    /// Facts are being copied to here.
-    Filling { id: u64 },
+    /// Facts are being copied to here. They were here before, and left in that move for that place.
+    Filling { id: u64, was: Option<(u64, String)> },
     /// They are there now.
     Moved { id: u64, to: String },
     /// Nothing that this una knows.
@@ -48,7 +60,11 @@ impl Fence {
         let id = words.next().and_then(|id| id.parse().ok());
         match (kind, id, words.next()) {
             (Some("moving"), Some(id), None) => Fence::Moving { id },
-            (Some("filling"), Some(id), None) => Fence::Filling { id },
+            (Some("filling"), Some(id), None) => Fence::Filling { id, was: None },
+            (Some("filling"), Some(id), Some(rest)) => match left(rest) {
+                Some(was) => Fence::Filling { id, was: Some(was) },
+                None => Fence::Foreign,
+            },
             (Some("moved"), Some(id), Some(to)) => Fence::Moved { id, to: to.into() },
             _ => Fence::Foreign,
         }
@@ -57,7 +73,8 @@ impl Fence {
     pub fn text(&self) -> String {
         match self {
             Fence::Moving { id } => format!("moving {id}"),
-            Fence::Filling { id } => format!("filling {id}"),
+            Fence::Filling { id, was: None } => format!("filling {id}"),
+            Fence::Filling { id, was: Some((left, to)) } => format!("filling {id} was {left} {to}"),
             Fence::Moved { id, to } => format!("moved {id} {to}"),
             Fence::Foreign => "foreign".into(),
         }
@@ -67,11 +84,25 @@ impl Fence {
     pub fn refusal(&self) -> Failure {
         match self {
             Fence::Moving { .. } => Failure::unavailable("the facts are being moved to another coordinator"),
-            Fence::Filling { .. } => Failure::unavailable("the facts are still being moved here"),
-            Fence::Moved { id, to } => Failure::Moved { to: to.clone(), id: *id },
+            Fence::Filling { was: None, .. } => Failure::unavailable("the facts are still being moved here"),
+            // They are where they went, until the move back is done; then that one says so.
+            Fence::Filling { was: Some((id, to)), .. } | Fence::Moved { id, to } => {
+                Failure::Moved { to: to.clone(), id: *id }
+            }
             Fence::Foreign => Failure::unavailable("there is a fence that this una does not know"),
         }
     }
+
+    /// Whether what is behind it is not what is true now.
+    pub fn hides(&self) -> bool {
+        !matches!(self, Fence::Moving { .. })
+    }
+}
+
+/// The rest of a fence: `was ID TO`.
+fn left(rest: &str) -> Option<(u64, String)> {
+    let (id, to) = rest.strip_prefix("was ")?.split_once(' ')?;
+    Some((id.parse().ok()?, to.into()))
 }
 
 /// How long the old one refuses changes after whoever moved it has died.
@@ -80,6 +111,9 @@ const LEASE: Duration = Duration::from_secs(20);
 const RENEW_AFTER: Duration = Duration::from_secs(5);
 /// How long one step waits.
 const STEP_WAIT: Duration = Duration::from_secs(15);
+/// How long whoever opens the new one waits at most for a lease that has ended there. Before the switch its last renewal there was not
+/// longer ago than the fence's lease lasts, give or take what a change of leaders adds to that.
+const ENDED_WAIT: Duration = Duration::from_secs(60);
 
 /// What has just been done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,7 +135,8 @@ pub enum Step {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Move {
     pub id: u64,
-    pub keys: u64,
+    /// `None`: they were there already.
+    pub keys: Option<u64>,
 }
 
 /// Moves all facts. `name` is what clients of the old one are told: where the new one is. After each step `step` is told, and may
@@ -114,15 +149,19 @@ pub fn move_to(
         Some(Fence::Moved { id, to: moved }) if moved == name => {
             follow(to, id)?;
             step(Step::Opened)?;
-            return Ok(Move { id, keys: 0 });
+            return Ok(Move { id, keys: None });
         }
         Some(fence) => return Err(fence.refusal()),
         None => {}
     }
+    // What cannot be reached is found out before anybody has to wait.
+    fence_of(to)?;
     let lease = from.grant(LEASE, soon())?;
-    let moving = Moving { from, to, id: lease.0, lease, renewed: Instant::now() };
+    let carried = Carried { id: lease.0, ..Carried::default() };
+    let moving = Moving { from, to, id: lease.0, lease, renewed: Instant::now(), carried };
     let result = moving.run(name, step);
-    if !matches!(result, Ok(_) | Err(Failure::Moved { .. } | Failure::Unknown { .. })) {
+    let is_done = matches!(result, Ok(Move { keys: Some(_), .. }));
+    if !is_done && !matches!(result, Err(Failure::Moved { .. } | Failure::Unknown { .. })) {
         // The old one need not wait for the end of the lease. If this fails, it waits.
         let fence = moving_fence(lease.0);
         let _ = from.transact(Transaction::of(vec![Action::delete(FENCE)]).when(Compare::value(FENCE, fence)), soon());
@@ -131,14 +170,74 @@ pub fn move_to(
     result
 }
 
-/// Opens the new one, for who was told by the old one that the facts have moved there in this move. It may be open already.
+/// Opens the new one, for who was told by the old one that the facts have moved there in this move. It may be open already. That they have
+/// moved on is [`Failure::Moved`].
 pub fn follow(to: &dyn Coordinator, id: u64) -> Result<(), Failure> {
-    let fence = Fence::Filling { id }.text();
-    again(|| to.transact(Transaction::of(vec![Action::delete(FENCE)]).when(Compare::value(FENCE, &fence)), soon()))?;
-    match fence_of(to)? {
-        None => Ok(()),
+    let (fence, filled) = behind(to)?;
+    match &fence {
+        Some(there @ Fence::Filling { id: filling, .. }) if *filling == id => open(to, id, there, filled),
+        // It was opened, and somebody has begun to move the facts away again.
+        None | Some(Fence::Moving { .. }) => Ok(()),
         Some(fence) => Err(fence.refusal()),
     }
+}
+
+/// Renews all leases that came along, and takes the fence away.
+fn open(to: &dyn Coordinator, id: u64, fence: &Fence, filled: Option<Record>) -> Result<(), Failure> {
+    let mut carried = Carried { id, ..Carried::default() };
+    if let Some(filled) = filled {
+        carried.read(&filled.value)?;
+    }
+    // Until then a holder of a lease that has ended here may believe in it.
+    let mut until = Instant::now();
+    loop {
+        if !planted(Bug::MoveForgetsLeases)
+            && let Some(ended) = carried.renew_all(to)?
+        {
+            until = until.max(Instant::now() + ended.min(ENDED_WAIT));
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        let shortest = carried.leases.values().map(|lease| lease.ttl / 3).min().unwrap_or(left);
+        std::thread::sleep(left.min(shortest));
+    }
+    let text = fence.text();
+    again(|| to.transact(Transaction::of(vec![Action::delete(FENCE)]).when(Compare::value(FENCE, &text)), soon()))?;
+    // Somebody else may have opened it, too; or found that this move came to nothing, which the old one would have said.
+    match fence_of(to)? {
+        None | Some(Fence::Moving { .. }) => Ok(()),
+        Some(fence) => Err(fence.refusal()),
+    }
+}
+
+/// Whether somebody is moving the facts away from there at the moment.
+pub fn is_moving(it: &dyn Coordinator) -> Result<bool, Failure> {
+    Ok(matches!(fence_of(it)?, Some(Fence::Moving { .. })))
+}
+
+/// Where the facts are, as one says that once had them: `None` if it has them now.
+pub fn left_for(it: &dyn Coordinator) -> Result<Option<(u64, String)>, Failure> {
+    match fence_of(it)? {
+        None | Some(Fence::Moving { .. }) => Ok(None),
+        Some(Fence::Moved { id, to } | Fence::Filling { was: Some((id, to)), .. }) => Ok(Some((id, to))),
+        Some(fence) => Err(fence.refusal()),
+    }
+}
+
+/// Has one that once had the facts say where they are now, so that who begins to ask there does not depend on places in between.
+pub fn redirect(it: &dyn Coordinator, to: &str, id: u64) -> Result<(), Failure> {
+    let fence = match fence_of(it)? {
+        Some(fence @ (Fence::Moved { .. } | Fence::Filling { was: Some(_), .. })) => fence,
+        _ => return Ok(()),
+    };
+    let moved = Fence::Moved { id, to: to.into() };
+    if fence == moved {
+        return Ok(());
+    }
+    let point = Transaction::of(vec![Action::put(FENCE, moved.text())]).when(Compare::value(FENCE, fence.text()));
+    again(|| it.transact(point.clone(), soon())).map(drop)
 }
 
 fn soon() -> Instant {
@@ -168,12 +267,116 @@ fn fence_of(it: &dyn Coordinator) -> Result<Option<Fence>, Failure> {
     Ok(committed.found(0).and_then(|found| found.records.first()).map(Fence::of))
 }
 
-/// The records from a key on, but for the fence, and where to go on.
-fn page(it: &dyn Coordinator, after: &[u8]) -> Result<(Vec<Record>, Option<Vec<u8>>), Failure> {
-    let range = KeyRange { from: after.into(), to: None };
-    let found = it.range(Range::of(range), soon())?;
+/// The fence, and what is known of the last filling, as they are at one moment.
+fn behind(it: &dyn Coordinator) -> Result<(Option<Fence>, Option<Record>), Failure> {
+    let look = Transaction::new().when(Compare::exists(FENCE)).then(Action::get(FENCE)).then(Action::get(FILLED));
+    let committed = again(|| it.transact(look.clone(), soon()))?;
+    let first = |action| committed.found(action).and_then(|found| found.records.first()).cloned();
+    Ok((first(0).as_ref().map(Fence::of), first(1)))
+}
+
+/// Records, and where to go on behind them.
+type Page = (Vec<Record>, Option<Vec<u8>>);
+
+/// The records from a key on, but for those that moving itself keeps, behind a fence that says this.
+fn page(it: &dyn Coordinator, fence: &str, after: &[u8]) -> Result<Page, Failure> {
+    let mut range = Range::of(KeyRange { from: after.into(), to: None });
+    let committed = loop {
+        let look = Transaction::new().when(Compare::value(FENCE, fence)).then(Action::Get(range.clone()));
+        match again(|| it.transact(look.clone(), soon())) {
+            // Fewer at once, then.
+            Err(Failure::TooLarge { .. }) if range.limit != 1 => {
+                range.limit = if range.limit == 0 { PAGE_RECORDS } else { (range.limit / 4).max(1) };
+            }
+            other => break other?,
+        }
+    };
+    let Some(found) = committed.found(0).filter(|_| committed.succeeded) else {
+        return Err(Failure::unavailable("moving took longer than its lease: try again"));
+    };
     let next = found.more.then(|| found.records.last().map(|record| [&record.key, &[0][..]].concat())).flatten();
-    Ok((found.records.into_iter().filter(|record| *record.key != *FENCE).collect(), next))
+    let facts = found.records.iter().filter(|record| ![FENCE, FILLED].contains(&&*record.key));
+    Ok((facts.cloned().collect(), next))
+}
+
+/// Records that are asked for at once, after all that fit were too many.
+const PAGE_RECORDS: usize = 64;
+
+/// A lease that is at the new one too.
+#[derive(Clone, Copy)]
+struct Along {
+    ttl: Duration,
+    /// When it was asked for that its time begin anew there.
+    renewed: Instant,
+}
+
+/// Leases that a move brings along.
+#[derive(Default)]
+struct Carried {
+    id: u64,
+    leases: BTreeMap<LeaseId, Along>,
+}
+
+impl Carried {
+    /// As it is written down beside what is filled in: the move, then a lease and its milliseconds in each line.
+    fn text(&self) -> Result<String, Failure> {
+        let mut text = format!("{}\n", self.id);
+        for (lease, along) in &self.leases {
+            writeln!(text, "{} {}", lease.0, along.ttl.as_millis()).expect("memory takes all");
+        }
+        if text.len() > VALUE_BYTES_MAX {
+            let what = "bytes of leases that are moved".into();
+            return Err(Failure::TooLarge { what, size: text.len(), size_max: VALUE_BYTES_MAX });
+        }
+        Ok(text)
+    }
+
+    fn read(&mut self, text: &[u8]) -> Result<(), Failure> {
+        let strange = || Failure::unavailable("what was written down of the move cannot be read: move the facts again");
+        let text = std::str::from_utf8(text).map_err(|_| strange())?;
+        let mut lines = text.lines();
+        if lines.next().and_then(|id| id.parse().ok()) != Some(self.id) {
+            return Err(strange());
+        }
+        let renewed = Instant::now();
+        for line in lines {
+            let (lease, ttl_ms) = line.split_once(' ').ok_or_else(strange)?;
+            let (lease, ttl_ms) = (lease.parse().map_err(|_| strange())?, ttl_ms.parse().map_err(|_| strange())?);
+            self.leases.insert(LeaseId(lease), Along { ttl: Duration::from_millis(ttl_ms), renewed });
+        }
+        Ok(())
+    }
+
+    /// Gives all of them their whole time anew, and forgets those that have ended. Gives the longest time of such a one.
+    fn renew_all(&mut self, to: &dyn Coordinator) -> Result<Option<Duration>, Failure> {
+        self.renew(to, |_| true)
+    }
+
+    /// The same for those for which it is time.
+    fn renew_due(&mut self, to: &dyn Coordinator) -> Result<Option<Duration>, Failure> {
+        self.renew(to, |along| along.renewed.elapsed() > (along.ttl / 3).min(RENEW_AFTER))
+    }
+
+    fn renew(&mut self, to: &dyn Coordinator, is_due: fn(&Along) -> bool) -> Result<Option<Duration>, Failure> {
+        let mut ended: Vec<(LeaseId, Duration)> = vec![];
+        for (lease, along) in self.leases.iter_mut().filter(|(_, along)| is_due(along)) {
+            let asked = Instant::now();
+            match carry(to, *lease, self.id) {
+                Ok(()) => along.renewed = asked,
+                Err(Failure::NoLease { .. }) => ended.push((*lease, along.ttl)),
+                Err(failure) => return Err(failure),
+            }
+        }
+        for (lease, _) in &ended {
+            self.leases.remove(lease);
+        }
+        Ok(ended.iter().map(|(_, ttl)| *ttl).max())
+    }
+}
+
+/// Renews a lease behind the fence of a move.
+fn carry(to: &dyn Coordinator, lease: LeaseId, id: u64) -> Result<(), Failure> {
+    again(|| waited(|done| to.lease(LeaseAct::Carry { lease, id }, soon(), done))).map(drop)
 }
 
 struct Moving<'a> {
@@ -182,6 +385,15 @@ struct Moving<'a> {
     id: u64,
     lease: LeaseId,
     renewed: Instant,
+    carried: Carried,
+}
+
+/// What became of the new one when it was looked at.
+enum Emptied {
+    /// It can be filled, and its fence says this.
+    Ready(Fence),
+    /// It is the old one.
+    Same,
 }
 
 impl Moving<'_> {
@@ -202,21 +414,31 @@ impl Moving<'_> {
             }
         }
         step(Step::Fenced)?;
-        self.empty()?;
+        let Emptied::Ready(fence) = self.empty()? else {
+            return Ok(Move { id, keys: None });
+        };
+        let fence = fence.text();
         step(Step::Emptied)?;
-        let keys = self.copy()?;
+        let keys = self.copy(&fence)?;
         step(Step::Copied { keys })?;
-        self.compare()?;
+        self.compare(&fence)?;
         step(Step::Compared { keys })?;
+        // From here on whoever comes from the old one can go on without us.
+        let leases = self.carried.text()?;
+        self.fill(&fence, vec![Action::put(FILLED, leases)])?;
+        self.renew()?;
         self.switch(name)?;
         step(Step::Switched)?;
         follow(self.to, id)?;
         step(Step::Opened)?;
-        Ok(Move { id, keys })
+        Ok(Move { id, keys: Some(keys) })
     }
 
-    /// Renews the lease of the fence, if it is time.
+    /// Renews what it is time for: first the leases that came along, then that of the fence. So while the fence is up, they are.
     fn renew(&mut self) -> Result<(), Failure> {
+        if self.carried.renew_due(self.to)?.is_some() {
+            return Err(Failure::unavailable("moving took longer than a lease that was moved: try again"));
+        }
         if self.renewed.elapsed() > RENEW_AFTER {
             let asked = Instant::now();
             self.from.keep_alive(self.lease, soon())?;
@@ -225,71 +447,80 @@ impl Moving<'_> {
         Ok(())
     }
 
-    fn filling(&self) -> Compare {
-        Compare::value(FENCE, Fence::Filling { id: self.id }.text())
-    }
-
-    /// Puts a fence around the new one, and removes what an earlier move left there.
-    fn empty(&mut self) -> Result<(), Failure> {
-        let filling = Fence::Filling { id: self.id }.text();
-        let is_new = match fence_of(self.to)? {
-            None => true,
+    /// Puts a fence around the new one, and removes what an earlier move, or an earlier time, left there.
+    fn empty(&mut self) -> Result<Emptied, Failure> {
+        let there = fence_of(self.to)?;
+        let (was, order) = match &there {
+            // The fence that we put around the old one.
+            Some(Fence::Moving { id }) if *id == self.id => return Ok(Emptied::Same),
+            None => {
+                if !self.to.range(Range::of(KeyRange::all()).limit(1), soon())?.records.is_empty() {
+                    return Err(Failure::Refused {
+                        why: "there are facts at the new coordinator already: name an empty one".into(),
+                    });
+                }
+                (None, Compare::missing(FENCE))
+            }
             // It never was opened, and whoever filled it finds another fence now.
-            Some(Fence::Filling { .. }) => false,
+            Some(fence @ Fence::Filling { was, .. }) => (was.clone(), Compare::value(FENCE, fence.text())),
+            // They were there before, and come back.
+            Some(fence @ Fence::Moved { id, to }) => (Some((*id, to.clone())), Compare::value(FENCE, fence.text())),
             Some(fence) => return Err(fence.refusal()),
         };
-        if is_new && !page(self.to, &[0])?.0.is_empty() {
-            return Err(Failure::Refused {
-                why: "there are facts at the new coordinator already: name an empty one".into(),
-            });
-        }
-        let order = if is_new { Order::Equal } else { Order::Greater };
+        let filling = Fence::Filling { id: self.id, was };
         let fence = Transaction::new()
-            .when(Compare::new(FENCE, order, With::Version(0)))
-            .then(Action::put(FENCE, &filling))
+            .when(order)
+            .then(Action::put(FENCE, filling.text()))
+            .then(Action::put(FILLED, self.carried.text()?))
             .otherwise(Action::get(FENCE));
         let done = again(|| self.to.transact(fence.clone(), soon()))?;
-        if !done.succeeded && fence_of(self.to)? != Some(Fence::Filling { id: self.id }) {
+        if !done.succeeded && fence_of(self.to)?.as_ref() != Some(&filling) {
             return Err(Failure::unavailable("somebody else has begun to use the new coordinator"));
         }
-        let behind = [FENCE, &[0]].concat();
-        for keys in [KeyRange::between([0], FENCE), KeyRange { from: behind.into(), to: None }] {
+        let after = |key: &[u8]| [key, &[0]].concat();
+        for keys in [
+            KeyRange::between([0], FENCE),
+            KeyRange::between(after(FENCE), FILLED),
+            KeyRange { from: after(FILLED).into(), to: None },
+        ] {
             self.renew()?;
-            self.fill(vec![Action::Delete(keys)])?;
+            self.fill(&filling.text(), vec![Action::Delete(keys)])?;
         }
-        Ok(())
+        Ok(Emptied::Ready(filling))
     }
 
     /// Does something at the new one, that can be done twice.
-    fn fill(&self, actions: Vec<Action>) -> Result<(), Failure> {
-        let transaction = Transaction::of(actions).when(self.filling());
+    fn fill(&self, fence: &str, actions: Vec<Action>) -> Result<(), Failure> {
+        let transaction = Transaction::of(actions).when(Compare::value(FENCE, fence));
         match again(|| self.to.transact(transaction.clone(), soon()))?.succeeded {
             true => Ok(()),
             false => Err(Failure::unavailable("somebody else has begun to fill the new coordinator")),
         }
     }
 
-    fn copy(&mut self) -> Result<u64, Failure> {
-        let mut leases: BTreeMap<LeaseId, bool> = BTreeMap::new();
+    fn copy(&mut self, fence: &str) -> Result<u64, Failure> {
+        let mut ended: BTreeSet<LeaseId> = BTreeSet::new();
         let mut keys = 0;
         let mut next = Some(vec![0]);
         while let Some(after) = next {
-            let (records, more) = page(self.from, &after)?;
+            let (records, more) = page(self.from, &moving_fence(self.id), &after)?;
             let (mut batch, mut bytes) = (vec![], 0);
             for record in records {
                 self.renew()?;
                 if let Some(lease) = record.lease
-                    && !leases.contains_key(&lease)
+                    && !self.carried.leases.contains_key(&lease)
+                    && !ended.contains(&lease)
+                    && !self.copy_lease(lease)?
                 {
-                    leases.insert(lease, self.copy_lease(lease)?);
+                    ended.insert(lease);
                 }
                 // A lease that ended a moment ago takes its keys along.
-                if record.lease.is_some_and(|lease| !leases[&lease]) {
+                if record.lease.is_some_and(|lease| ended.contains(&lease)) {
                     continue;
                 }
                 let size = record.key.len() + record.value.len();
                 if batch.len() + 1 >= ACTIONS_MAX || bytes + size > TRANSACTION_BYTES_MAX / 2 {
-                    self.fill(std::mem::take(&mut batch))?;
+                    self.fill(fence, std::mem::take(&mut batch))?;
                     bytes = 0;
                 }
                 bytes += size;
@@ -297,7 +528,7 @@ impl Moving<'_> {
                 batch.push(Action::Put { key: record.key, value: record.value, lease: record.lease });
             }
             if !batch.is_empty() {
-                self.fill(batch)?;
+                self.fill(fence, batch)?;
             }
             next = more;
         }
@@ -305,24 +536,31 @@ impl Moving<'_> {
     }
 
     /// Makes the same lease at the new one. Says whether it is still there at the old one.
-    fn copy_lease(&self, lease: LeaseId) -> Result<bool, Failure> {
+    fn copy_lease(&mut self, lease: LeaseId) -> Result<bool, Failure> {
         let ttl = match self.from.keep_alive(lease, soon()) {
             Ok(ttl) => ttl,
             Err(Failure::NoLease { .. }) => return Ok(false),
             Err(failure) => return Err(failure),
         };
+        let renewed = Instant::now();
         let grant = || waited(|done| self.to.lease(LeaseAct::Grant { ttl, id: Some(lease) }, soon(), done));
-        match again(grant) {
-            Ok(_) => Ok(true),
-            // Of an earlier try.
-            Err(Failure::LeaseTaken { .. }) => Ok(true),
-            Err(failure) => Err(failure),
+        let mut granted = again(grant).map(drop);
+        if matches!(granted, Err(Failure::LeaseTaken { .. })) {
+            // Of an earlier try, or of the time when the facts were here before: it may be about to end.
+            granted = match carry(self.to, lease, self.id) {
+                Err(Failure::NoLease { .. }) => again(grant).map(drop),
+                other => other,
+            };
         }
+        granted?;
+        self.carried.leases.insert(lease, Along { ttl, renewed });
+        Ok(true)
     }
 
     /// Whether the new one has what the old one has, and nothing else.
-    fn compare(&mut self) -> Result<(), Failure> {
-        let (mut old, mut new) = (Pages::new(self.from), Pages::new(self.to));
+    fn compare(&mut self, fence: &str) -> Result<(), Failure> {
+        let moving = moving_fence(self.id);
+        let (mut old, mut new) = (Pages::new(self.from, &moving), Pages::new(self.to, fence));
         loop {
             self.renew()?;
             let (ours, theirs) = (old.next()?, new.next()?);
@@ -365,13 +603,14 @@ impl Moving<'_> {
 /// Record after record.
 struct Pages<'a> {
     it: &'a dyn Coordinator,
+    fence: &'a str,
     page: std::vec::IntoIter<Record>,
     next: Option<Vec<u8>>,
 }
 
-impl Pages<'_> {
-    fn new(it: &dyn Coordinator) -> Pages<'_> {
-        Pages { it, page: vec![].into_iter(), next: Some(vec![0]) }
+impl<'a> Pages<'a> {
+    fn new(it: &'a dyn Coordinator, fence: &'a str) -> Pages<'a> {
+        Pages { it, fence, page: vec![].into_iter(), next: Some(vec![0]) }
     }
 
     fn next(&mut self) -> Result<Option<Record>, Failure> {
@@ -382,7 +621,7 @@ impl Pages<'_> {
             let Some(next) = self.next.take() else {
                 return Ok(None);
             };
-            let (records, more) = page(self.it, &next)?;
+            let (records, more) = page(self.it, self.fence, &next)?;
             self.page = records.into_iter();
             self.next = more;
         }

@@ -22,4 +22,10 @@ planted::bugs! {
     SnapshotForgetsSessions,
     /// A loss of the answer is taken for a transaction that was not done.
     LostTakenForNotDone,
+    /// A store whose facts have moved goes on renewing leases.
+    LeftOneRenews,
+    /// Whoever opens the store to which facts have moved renews no leases first.
+    MoveForgetsLeases,
+    /// What is behind the fence of a store that was left, or is being filled, is read and watched.
+    FillingIsRead,
 }

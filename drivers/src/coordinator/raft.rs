@@ -277,7 +277,7 @@ impl Coordinator for Raft {
         if range.stale
             && let Some(found) = self.inside.known(&range)
         {
-            return done(Ok(found));
+            return done(found);
         }
         self.inside.give(Job::Find { range, deadline, done });
     }

@@ -14,6 +14,7 @@
 //! Time enters as a command: that a lease is over is decided by the leader, and then it is so everywhere.
 
 use super::moved::{FENCE, Fence};
+use super::planted::{Bug, planted};
 use super::{
     Action, Answer, Change, Committed, Compare, FOUND_BYTES_MAX, FOUND_RECORDS_MAX, Failure, Found, KeyRange, LeaseAct,
     LeaseId, Leased, Order, Range, Record, Revision, Transaction, With, check_ttl,
@@ -92,6 +93,9 @@ pub enum Reply {
     /// The client has said that it will not ask for this again.
     Settled,
 }
+
+/// Leases are numbered by counting below this.
+const CHOSEN_LEASE_MIN: u64 = 1 << 62;
 
 /// Longer answers are not remembered: of a deed that is asked for again, only that it was done.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -254,7 +258,7 @@ impl State {
             return Reply::Settled;
         }
         if let Some(reply) = session.answers.get(&deed.sequence)
-            && !super::planted::planted(super::planted::Bug::RetryDoneTwice)
+            && !planted(Bug::RetryDoneTwice)
         {
             return reply.clone();
         }
@@ -279,9 +283,9 @@ impl State {
     }
 
     fn lease(&mut self, act: &LeaseAct) -> Result<Leased, Failure> {
-        // Who fills this one brings leases; from where all moves away, none comes or goes.
+        // Who fills this one brings leases, by their numbers; from where all moves away, none comes or goes.
         if let Some(fence) = self.fence()
-            && !matches!(fence, Fence::Filling { .. })
+            && !matches!((&fence, act), (Fence::Filling { .. }, LeaseAct::Grant { id: Some(_), .. }))
         {
             return Err(fence.refusal());
         }
@@ -292,13 +296,16 @@ impl State {
                 if lease.0 == 0 || lease.0 > i64::MAX as u64 || self.leases.contains_key(&lease) {
                     return Err(Failure::LeaseTaken { lease });
                 }
-                self.next_lease = self.next_lease.max(lease.0 + 1);
+                // Others choose numbers at random. One of the upper half is none that counting comes to.
+                if lease.0 < CHOSEN_LEASE_MIN {
+                    self.next_lease = self.next_lease.max(lease.0 + 1);
+                }
                 self.leases.insert(lease, Lease { ttl, keys: BTreeSet::new() });
                 self.touched.insert(Row::Lease(lease));
                 Ok(Leased { lease, ttl })
             }
             // The leader answers this by itself; that the lease is there can be asked here too.
-            LeaseAct::KeepAlive(lease) => {
+            LeaseAct::KeepAlive(lease) | LeaseAct::Carry { lease, .. } => {
                 self.ttl(lease).map(|ttl| Leased { lease, ttl }).ok_or(Failure::NoLease { lease })
             }
             LeaseAct::Revoke(lease) => self.end(lease),
@@ -322,6 +329,16 @@ impl State {
         Ok(Leased { lease, ttl })
     }
 
+    /// What whoever renews a lease is told, if it may not: after a move that would be a promise of yesterday, and while facts are filled in
+    /// only who does that may, which names its move.
+    pub fn refuses_renewal(&self, carried: Option<u64>) -> Option<Failure> {
+        match self.fence()? {
+            Fence::Moving { .. } => None,
+            Fence::Filling { id, .. } if carried == Some(id) => None,
+            fence => Some(fence.refusal()).filter(|_| !planted(Bug::LeftOneRenews)),
+        }
+    }
+
     fn fence(&self) -> Option<Fence> {
         self.records.get(FENCE).map(|record| Fence::of(record))
     }
@@ -334,6 +351,7 @@ impl State {
         {
             return Err(fence.refusal());
         }
+        let was_filled = matches!(self.fence(), Some(Fence::Filling { .. }));
         let succeeded = transaction.compare.iter().all(|compare| self.holds(compare));
         let branch = if succeeded { &transaction.then } else { &transaction.otherwise };
         let mut more = 0;
@@ -372,6 +390,17 @@ impl State {
             });
         }
         self.commit(changes);
+        match self.fence() {
+            // Watchers of what was here before have missed how it became what it is.
+            None if was_filled => self.compact(),
+            // Leases of facts that were here before.
+            Some(Fence::Filling { .. }) if branch.iter().any(puts_fence) => {
+                for lease in self.leases.keys().copied().collect::<Vec<_>>() {
+                    self.end(lease).expect("it was there a moment ago");
+                }
+            }
+            _ => {}
+        }
         for answer in &mut answers {
             if let Answer::Found(found) = answer {
                 found.revision = self.revision;
@@ -424,14 +453,27 @@ impl State {
         while self.history_changes > self.limits.history_changes_max
             || self.history_bytes > self.limits.history_bytes_max
         {
-            let Some(oldest) = self.history.pop_front() else {
+            if !self.forget_oldest() {
                 break;
-            };
-            self.history_changes -= oldest.changes.len();
-            self.history_bytes -= oldest.changes.iter().map(change_bytes).sum::<usize>();
-            self.compacted = oldest.revision;
-            self.touched.insert(Row::History(oldest.revision));
+            }
         }
+    }
+
+    /// Forgets all changes so far: whoever watches reads again.
+    fn compact(&mut self) {
+        while self.forget_oldest() {}
+        self.compacted = self.revision;
+    }
+
+    fn forget_oldest(&mut self) -> bool {
+        let Some(oldest) = self.history.pop_front() else {
+            return false;
+        };
+        self.history_changes -= oldest.changes.len();
+        self.history_bytes -= oldest.changes.iter().map(change_bytes).sum::<usize>();
+        self.compacted = oldest.revision;
+        self.touched.insert(Row::History(oldest.revision));
+        true
     }
 
     fn holds(&self, compare: &Compare) -> bool {
@@ -471,9 +513,15 @@ impl State {
         cut(self.within(keys).cloned(), range.limit, self.revision)
     }
 
-    /// What a reader of a store that was moved is told.
-    pub fn moved(&self) -> Option<Failure> {
-        self.fence().filter(|fence| matches!(fence, Fence::Moved { .. })).map(|fence| fence.refusal())
+    /// What a reader is told, if what is here is not what is true now.
+    pub fn hidden(&self) -> Option<Failure> {
+        self.fence().filter(Fence::hides).map(|fence| fence.refusal()).filter(|_| !planted(Bug::FillingIsRead))
+    }
+
+    /// The same for who watches these keys: it reads again, and is then told where. Whoever watches the fence alone is told what becomes
+    /// of it.
+    pub fn is_hidden_from(&self, keys: &KeyRange) -> bool {
+        *keys != KeyRange::one(FENCE) && self.hidden().is_some()
     }
 
     /// What was changed, from a revision on.
@@ -628,6 +676,10 @@ impl State {
         }
         Ok(())
     }
+}
+
+fn puts_fence(action: &Action) -> bool {
+    matches!(action, Action::Put { key, .. } if **key == *FENCE)
 }
 
 /// The first of these records that fit into one answer.

@@ -18,9 +18,9 @@ use std::net::SocketAddr;
 
 pub const HEADER_BYTES: usize = 12;
 
-/// The versions of the protocol that this una speaks.
-pub const PROTOCOL_FIRST: u16 = 1;
-pub const PROTOCOL_LAST: u16 = 1;
+/// The versions of the protocol that this una speaks. What kernels say is a part of it: a change of theirs is a version of this.
+pub const PROTOCOL_FIRST: u16 = 2;
+pub const PROTOCOL_LAST: u16 = 2;
 
 /// What a hello begins with, whatever the version.
 const MAGIC: [u8; 4] = *b"una\n";
@@ -395,6 +395,10 @@ mod tests {
         let mut newer = payload.to_vec();
         newer[4..8].copy_from_slice(&[9, 0, 12, 0]);
         assert!(matches!(parse_hello(&newer), Err(NoHello::OtherProtocol(9, 12))));
+        // The first una, whose kernels knew nothing of moves.
+        let mut older = payload.to_vec();
+        older[4..8].copy_from_slice(&[1, 0, 1, 0]);
+        assert!(matches!(parse_hello(&older), Err(NoHello::OtherProtocol(1, 1))));
     }
 
     #[test]

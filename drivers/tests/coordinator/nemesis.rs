@@ -88,7 +88,7 @@ fn attempt(it: &dyn Coordinator, key: &str, act: &Act, deadline: Instant) -> Res
 }
 
 /// Does something bad to a cluster every now and then, until the clients are done; then all is well again.
-fn torment(cluster: &Mutex<Cluster>, seed: u64, voters: u16, done: &AtomicBool, crashes: bool) {
+pub fn torment(cluster: &Mutex<Cluster>, seed: u64, voters: u16, done: &AtomicBool, crashes: bool) {
     let mut random = Random::new(seed);
     let network = cluster.lock().unwrap().network.clone();
     while !done.load(Ordering::Relaxed) {
@@ -131,55 +131,94 @@ fn torment(cluster: &Mutex<Cluster>, seed: u64, voters: u16, done: &AtomicBool, 
     network.set_faults(Faults::default());
 }
 
+/// Clients that read, write and swap a few keys, and what they saw.
+pub struct Work {
+    seed: u64,
+    clock: AtomicU64,
+    histories: Vec<Mutex<Vec<Operation<Act, Seen>>>>,
+}
+
+impl Work {
+    pub fn new(seed: u64, keys: u64) -> Work {
+        Work { seed, clock: AtomicU64::new(1), histories: (0..keys).map(|_| Mutex::default()).collect() }
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// One client's work, each act at whomever `any` finds.
+    pub fn client(&self, client: u64, rounds: u32, any: &dyn Fn(&mut Random) -> Option<Arc<dyn Coordinator>>) {
+        let mut random = Random::new(self.seed * 100 + client);
+        let mut seen: Vec<u32> = vec![0; self.histories.len()];
+        for round in 0..rounds {
+            let key = random.below(self.histories.len() as u64) as usize;
+            let value = client as u32 * 1000 + round + 1;
+            let act = match random.below(5) {
+                0 | 1 => Act::Read,
+                2 => Act::Write(value),
+                _ => Act::Swap(seen[key], value),
+            };
+            // A node that crashed is not there for a moment.
+            let Some(it) = any(&mut random) else { continue };
+            let wait = Duration::from_millis(300 + random.below(1500));
+            let asked = self.tick();
+            let result = attempt(&*it, &format!("k{key}"), &act, after(wait));
+            let at = self.tick();
+            let end = match result {
+                Ok(answer) => {
+                    if let (Seen::Value(Some(value)), _) | (Seen::Done(true), Some(value)) = (&answer, &written(&act)) {
+                        seen[key] = *value;
+                    }
+                    End::Answered { at, answer }
+                }
+                Err(Failure::Unavailable { .. } | Failure::Moved { .. }) => continue,
+                // The node was closed in the middle of it, or says that it does not know.
+                Err(_) if matches!(act, Act::Read) => continue,
+                Err(_) => End::Unknown { limit: u64::MAX },
+            };
+            self.histories[key].lock().unwrap().push(Operation { request: act, asked, end });
+        }
+    }
+
+    /// Whether one order explains all, and what is there now.
+    pub fn judge(&self, it: &dyn Coordinator) -> Found {
+        let seed = self.seed;
+        for (key, history) in self.histories.iter().enumerate() {
+            let mut history = history.lock().unwrap();
+            let asked = self.tick();
+            let answer = attempt(it, &format!("k{key}"), &Act::Read, soon()).map_err(|failure| failure.to_string())?;
+            history.push(Operation { request: Act::Read, asked, end: End::Answered { at: self.tick(), answer } });
+            let answered = history.iter().filter(|operation| matches!(operation.end, End::Answered { .. })).count();
+            println!("seed {seed} k{key}: {} operations, {answered} answered", history.len());
+            // Too many orders to try show nothing, and are no error.
+            if linear::check(Register(None), &history) == Verdict::NotLinearizable {
+                history.sort_by_key(|operation| operation.asked);
+                let shown: Vec<String> = history.iter().map(|operation| format!("{operation:?}")).collect();
+                return Err(format!("seed {seed}: no order explains k{key}:\n{}", shown.join("\n")));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Clients read, write and swap a few keys at any node; one order must explain all answers.
 pub fn answers_fit_one_order(seed: u64) -> Found {
     let (voters, clients, rounds, keys) = (3u16, 5u64, 36u32, 3u64);
     let cluster = Mutex::new(Cluster::of_voters(seed, voters));
     cluster.lock().unwrap().start(4).unwrap();
-    let (done, clock) = (AtomicBool::new(false), AtomicU64::new(1));
-    let histories: Vec<Mutex<Vec<Operation<Act, Seen>>>> = (0..keys).map(|_| Mutex::default()).collect();
-    let tick = || clock.fetch_add(1, Ordering::SeqCst);
+    let (done, work) = (AtomicBool::new(false), Work::new(seed, keys));
     std::thread::scope(|scope| {
         let nemesis = scope.spawn(|| torment(&cluster, seed ^ 1, voters, &done, true));
         let working: Vec<_> = (0..clients)
             .map(|client| {
-                let (cluster, histories, tick) = (&cluster, &histories, &tick);
+                let (cluster, work) = (&cluster, &work);
                 scope.spawn(move || {
-                    let mut random = Random::new(seed * 100 + client);
-                    let mut seen: Vec<u32> = vec![0; keys as usize];
-                    for round in 0..rounds {
-                        let key = random.below(keys) as usize;
-                        let value = client as u32 * 1000 + round + 1;
-                        let act = match random.below(5) {
-                            0 | 1 => Act::Read,
-                            2 => Act::Write(value),
-                            _ => Act::Swap(seen[key], value),
-                        };
-                        // A stranger is asked too. A node that crashed is not there for a moment.
-                        let node = 1 + random.below(4) as u16;
-                        let Some(it) = cluster.lock().unwrap().running(node) else {
-                            continue;
-                        };
-                        let wait = Duration::from_millis(300 + random.below(1500));
-                        let asked = tick();
-                        let result = attempt(&*it, &format!("k{key}"), &act, after(wait));
-                        let at = tick();
-                        let end = match result {
-                            Ok(answer) => {
-                                if let (Seen::Value(Some(value)), _) | (Seen::Done(true), Some(value)) =
-                                    (&answer, &written(&act))
-                                {
-                                    seen[key] = *value;
-                                }
-                                End::Answered { at, answer }
-                            }
-                            Err(Failure::Unavailable { .. }) => continue,
-                            // The node was closed in the middle of it, or says that it does not know.
-                            Err(_) if matches!(act, Act::Read) => continue,
-                            Err(_) => End::Unknown { limit: u64::MAX },
-                        };
-                        histories[key].lock().unwrap().push(Operation { request: act, asked, end });
-                    }
+                    // A stranger is asked too.
+                    work.client(client, rounds, &|random| {
+                        let node = cluster.lock().unwrap().running(1 + random.below(4) as u16)?;
+                        Some(node as Arc<dyn Coordinator>)
+                    });
                 })
             })
             .collect();
@@ -188,22 +227,8 @@ pub fn answers_fit_one_order(seed: u64) -> Found {
         nemesis.join().unwrap();
     });
     let cluster = cluster.into_inner().unwrap();
-    let node = cluster.node(cluster.leader());
-    for (key, history) in histories.iter().enumerate() {
-        let mut history = history.lock().unwrap();
-        let asked = tick();
-        let answer = attempt(&*node, &format!("k{key}"), &Act::Read, soon()).map_err(|failure| failure.to_string())?;
-        history.push(Operation { request: Act::Read, asked, end: End::Answered { at: tick(), answer } });
-        let answered = history.iter().filter(|operation| matches!(operation.end, End::Answered { .. })).count();
-        println!("seed {seed} k{key}: {} operations, {answered} answered", history.len());
-        // Too many orders to try show nothing, and are no error.
-        if linear::check(Register(None), &history) == Verdict::NotLinearizable {
-            history.sort_by_key(|operation| operation.asked);
-            let shown: Vec<String> = history.iter().map(|operation| format!("{operation:?}")).collect();
-            return Err(format!("seed {seed}: no order explains k{key}:\n{}", shown.join("\n")));
-        }
-    }
-    Ok(())
+    let leader = cluster.node(cluster.leader());
+    work.judge(&*leader)
 }
 
 fn written(act: &Act) -> Option<u32> {

@@ -110,6 +110,18 @@ extern "C" {
         count: u32,
         spawned: *mut Spawned,
     ) -> u32;
+    pub fn spawn_placed(
+        file: i32,
+        args: *const u8,
+        args_length: u32,
+        env: *const u8,
+        env_length: u32,
+        handles: *const Transfer,
+        count: u32,
+        place: *const u8,
+        place_length: u32,
+        spawned: *mut Spawned,
+    ) -> u32;
     pub fn process_wait(process: u32, status: *mut ExitStatus, deadline_ns: u64) -> u32;
     pub fn process_kill(process: u32) -> u32;
     pub fn process_hold(process: u32) -> u32;

@@ -687,6 +687,7 @@ pub struct Command<'a> {
     args: Vec<String>,
     env: Vec<String>,
     grants: Vec<Grant<'a>>,
+    place: Option<String>,
 }
 
 impl<'a> Command<'a> {
@@ -718,7 +719,25 @@ impl<'a> Command<'a> {
         self
     }
 
-    /// Starts it. It sees the same files, writes where this process writes, and ends with it at the latest.
+    /// It shall be on that node. It has a log of its own then, as with the other places, and stays here if it cannot go there.
+    pub fn on(mut self, node: &str) -> Command<'a> {
+        self.place = Some(format!("on {}", node));
+        self
+    }
+
+    /// It shall be where that process is, by its number as `una ps` shows it.
+    pub fn near(mut self, pid: &str) -> Command<'a> {
+        self.place = Some(format!("near {}", pid));
+        self
+    }
+
+    /// It shall be where fewest of its name are.
+    pub fn spread(mut self) -> Command<'a> {
+        self.place = Some("spread".into());
+        self
+    }
+
+    /// Starts it. It sees the same files, writes where this process writes unless it is to be somewhere, and ends with it at the latest.
     pub fn spawn(mut self) -> Result<Process> {
         use std::os::wasi::io::AsRawFd;
         let (args, env) = (strings(&self.args)?, strings(&self.env)?);
@@ -726,9 +745,19 @@ impl<'a> Command<'a> {
         let mut spawned = import::Spawned::default();
         granting(&mut self.grants, |handles, count| {
             let (args_length, env_length) = (args.len() as u32, env.len() as u32);
-            // SAFETY: arguments, environment and handles are ours, of this length and count.
+            let (args, env) = (args.as_ptr(), env.as_ptr());
+            // SAFETY: arguments, environment, handles and the place are ours, of this length and count.
             ok(unsafe {
-                import::spawn(file, args.as_ptr(), args_length, env.as_ptr(), env_length, handles, count, &mut spawned)
+                match &self.place {
+                    None => import::spawn(file, args, args_length, env, env_length, handles, count, &mut spawned),
+                    Some(place) => {
+                        let (place, place_length) = (place.as_ptr(), place.len() as u32);
+                        let spawned = &mut spawned;
+                        import::spawn_placed(
+                            file, args, args_length, env, env_length, handles, count, place, place_length, spawned,
+                        )
+                    }
+                }
             })
         })?;
         Ok(Process { handle: Handle(spawned.process), pid: spawned.pid })

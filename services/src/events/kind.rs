@@ -322,6 +322,7 @@ kinds! {
     24 ClockAhead "clock-ahead" { node: NodeId, by_ms: u64 } "the clock of {node} is {by_ms} ms ahead of this node's: one of the two is wrong";
     25 ClockBehind "clock-behind" { by_ms: u64 } "this node's clock is {by_ms} ms behind those of most nodes: set it";
     26 Usurped "usurped" { life: u64 } "another machine has this node's key and is in its life {life}: one of the two is a copy";
+    27 LifeOver "life-over" { node: NodeId, life: u64 } "{node}'s life {life} is over: nobody heard it for as long as it may be silent";
     30 ProcessForked "process-forked" { process: ProcessId, from: ProcessId, number: u64 } "{process} is clone {number} of {from}";
     31 OwnerReturned "owner-returned" { node: NodeId, why: Text } "the owner of {node} is there, so its guests leave: {why}";
     32 OwnerLeft "owner-left" { node: NodeId } "the owner of {node} is away, and lends it";

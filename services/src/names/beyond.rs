@@ -128,7 +128,7 @@ impl Names {
         let taken = match self.tree.place(&binding.path).map(|place| self.tree.get(&place)) {
             Err(failure) => Some(failure),
             Ok(Some(Entry::Directory(_))) => Some(Failure::IsADirectory),
-            Ok(Some(_)) if binding.existing == Existing::Refuse => Some(Failure::Exists),
+            Ok(Some(_)) if binding.existing != Existing::Replace => Some(Failure::Exists),
             Ok(_) if is_claiming => Some(Failure::Busy),
             Ok(_) => None,
         };
@@ -137,10 +137,10 @@ impl Names {
             calls.push(SystemCall::Close { handle: binding.port });
             return self.answer(binding.answer_to, Answer::Failed(failure), calls);
         }
-        let (serial, path, existing) = (binding.token, binding.path.clone(), binding.existing);
-        let port = copy_of(binding.port);
+        let (serial, path, existing, port) = (binding.token, binding.path.clone(), binding.existing, binding.id);
+        let copy = copy_of(binding.port);
         let beyond = self.beyond();
-        beyond.send(&Ask::Claim { serial, path, existing }, Box::new([port]), calls);
+        beyond.send(&Ask::Claim { serial, path, existing, port }, Box::new([copy]), calls);
         beyond.waiting.insert(serial, Waiting::Claim { binding, watch, is_over: false });
     }
 

@@ -283,9 +283,15 @@ impl World {
         let settled = |serial, failure| Told::Settled { serial, failure };
         match work {
             Work::Begin => {}
-            Work::Claim { serial, path, existing } => {
-                let is_free =
-                    self.facts.get(&path).is_none_or(|fact| fact.node == node || existing == Existing::Replace);
+            Work::Claim { serial, path, existing, .. } => {
+                let fact = self.facts.get(&path);
+                let is_free = match existing {
+                    Existing::Follow { node, serial, .. } => {
+                        fact.is_some_and(|fact| (fact.node, fact.serial) == (usize::from(node.0), serial))
+                    }
+                    Existing::Replace => true,
+                    Existing::Refuse => fact.is_none_or(|fact| fact.node == node),
+                };
                 if is_free {
                     self.stamps += 1;
                     self.change(&path, Some(Fact { node, serial, stamp: self.stamps }));
@@ -427,7 +433,20 @@ fn all_nodes_see_the_same_and_what_is_true() {
             for _ in 0..1 + world.luck.below(12) {
                 let node = world.luck.below(NODES);
                 let path = format!("/port/{}", world.luck.below(3));
-                match world.luck.below(6) {
+                match world.luck.below(7) {
+                    // The port has moved there: the name follows, or means something else by then.
+                    6 => {
+                        let Some(fact) = world.facts.get(&path).cloned() else { continue };
+                        let Some(port) = world.look(fact.node, &path) else { continue };
+                        let Some(fact) = world.facts.get(&path).cloned().filter(|now| now.stamp == fact.stamp) else {
+                            continue;
+                        };
+                        let from = NodeId(fact.node as u16);
+                        let existing = Existing::Follow { node: from, life: 1, serial: fact.serial };
+                        if node != fact.node {
+                            world.ask(node, Request::BindPort { path, existing }, Some(port));
+                        }
+                    }
                     0 | 1 => {
                         ports += 1;
                         let existing = if world.luck.below(3) == 0 { Existing::Replace } else { Existing::Refuse };

@@ -47,6 +47,8 @@ pub struct Actor {
     /// The nodes that it knows of; none if there is but one.
     nodes: Vec<NodeId>,
     has_door: bool,
+    /// It mostly sends what nobody waits for, and takes it: much is under way at any time.
+    streams: bool,
     /// Pipes that it has read from: nobody else may.
     read_from: BTreeSet<HandleId>,
     /// Pipes that it has given another to read from.
@@ -78,6 +80,7 @@ impl Actor {
             children: 0,
             nodes: Vec::new(),
             has_door: false,
+            streams: false,
             read_from: BTreeSet::new(),
             read_by_others: BTreeSet::new(),
         }
@@ -91,6 +94,24 @@ impl Actor {
         }
         actor.nodes = nodes.to_vec();
         actor
+    }
+
+    pub fn streaming(mut self) -> Actor {
+        self.streams = true;
+        self
+    }
+
+    /// What is under way when a way changes.
+    fn stream(&mut self, now: Time) -> SystemCall {
+        if self.random.once_in(2) {
+            return SystemCall::Receive {
+                port: self.port(),
+                wait: Wait::Until(now.after(self.random.below(3_000_000))),
+            };
+        }
+        let handles = if self.random.once_in(4) { self.transfers(1) } else { Box::default() };
+        let message = Message { bytes: self.content(), handles };
+        SystemCall::Send { port: self.port(), message, mode: SendMode::Unreliable }
     }
 
     fn forget(&mut self, handle: HandleId) {
@@ -260,6 +281,15 @@ impl Actor {
         Deadline { at, again }
     }
 
+    /// What a notice says of who asked for it. Nobody else has the same, in whichever life of whichever node it was born: the model knows
+    /// by it whom a notice was promised.
+    fn token(&self) -> u64 {
+        let serial = self.id.serial();
+        let (node, life, count) = (u64::from(self.id.born().0), serial >> 32, serial & u64::from(u32::MAX));
+        assert!(node < 1 << 4 && life < 1 << 12 && count < 1 << 24 && self.made < 1 << 24, "two may have one token");
+        node << 60 | life << 48 | count << 24 | u64::from(self.made)
+    }
+
     fn port(&mut self) -> HandleId {
         self.random.pick(&self.ports).copied().unwrap_or(HandleId(7))
     }
@@ -301,7 +331,13 @@ impl Actor {
         if let Some(call) = self.act_abroad(now) {
             return Doing::Call(call);
         }
+        if self.streams && self.ports.len() > 2 && !self.random.once_in(4) {
+            return Doing::Call(self.stream(now));
+        }
         let call = match self.random.below(100) {
+            0..20 if self.streams && self.ports.len() < 5 => {
+                SystemCall::CreatePort(PortOptions { messages_max: 100, bytes_max: 30_000, overflow: Overflow::Wait })
+            }
             0..6 if self.ports.len() < 5 => SystemCall::CreatePort(PortOptions {
                 messages_max: [0, 1, 2, 5][self.random.below(4) as usize],
                 bytes_max: 64 + self.random.below(300) as u32,
@@ -388,7 +424,7 @@ impl Actor {
             },
             86..90 => {
                 self.made += 1;
-                let notify = Notify { port: self.port(), token: self.id.serial() << 32 | u64::from(self.made) };
+                let notify = Notify { port: self.port(), token: self.token() };
                 let lists = [&self.ports, &self.processes, &self.replies];
                 let list = lists[self.random.below(3) as usize];
                 match self.random.pick(list).copied() {
@@ -429,7 +465,7 @@ impl Actor {
 
     fn spawn(&mut self) -> SystemCall {
         self.made += 1;
-        let token = self.id.serial() << 32 | u64::from(self.made);
+        let token = self.token();
         let supervisor = (!self.random.once_in(3)).then(|| Notify { port: self.port(), token });
         let orphan = if self.random.once_in(2) { Orphan::Dies } else { Orphan::IsAdopted };
         let mut handles = Vec::new();

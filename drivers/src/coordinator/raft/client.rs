@@ -303,8 +303,10 @@ impl Node {
         }
     }
 
-    pub async fn keep_alive(self: &Arc<Node>, lease: LeaseId, deadline: Instant) -> Result<Leased, Failure> {
-        match self.at_leader(Ask::KeepAlive(lease), deadline).await {
+    pub async fn keep_alive(
+        self: &Arc<Node>, lease: LeaseId, carried: Option<u64>, deadline: Instant,
+    ) -> Result<Leased, Failure> {
+        match self.at_leader(Ask::KeepAlive { lease, carried }, deadline).await {
             Ok(Answer::Leased(leased)) => Ok(leased),
             Ok(Answer::Failed(failure)) => Err(failure),
             Ok(_) => Err(Failure::unknown("the answer is not to what was asked")),

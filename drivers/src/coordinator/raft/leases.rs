@@ -144,7 +144,7 @@ impl Node {
     }
 
     /// As the leader: gives a lease its whole time anew.
-    pub(super) async fn renew(&self, lease: LeaseId, deadline: Instant) -> Answer {
+    pub(super) async fn renew(&self, lease: LeaseId, carried: Option<u64>, deadline: Instant) -> Answer {
         if let Err(answer) = self.confirm(deadline).await {
             return answer;
         }
@@ -152,12 +152,12 @@ impl Node {
             return Answer::NotNow("the leader was replaced meanwhile".into());
         };
         self.count(term);
-        let (ttl, moved) = {
+        let (ttl, refusal) = {
             let state = self.facts.state();
-            (state.ttl(lease), state.moved())
+            (state.ttl(lease), state.refuses_renewal(carried))
         };
-        if let Some(moved) = moved {
-            return Answer::Failed(moved);
+        if let Some(refusal) = refusal {
+            return Answer::Failed(refusal);
         }
         let mut table = self.lease_table();
         match (ttl, table.ends.get_mut(&lease)) {

@@ -32,7 +32,10 @@ pub enum Ask {
     Install(InstallSnapshotRequest<Types>),
     Command(Command),
     Find(Range),
-    KeepAlive(LeaseId),
+    KeepAlive {
+        lease: LeaseId,
+        carried: Option<u64>,
+    },
     /// Changes from a revision on; if there are none, wait for some.
     Changes {
         keys: KeyRange,

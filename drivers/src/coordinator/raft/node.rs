@@ -132,7 +132,8 @@ impl Inside {
                 };
                 self.handle.spawn(async move {
                     let result = match act {
-                        LeaseAct::KeepAlive(lease) => node.keep_alive(lease, deadline).await,
+                        LeaseAct::KeepAlive(lease) => node.keep_alive(lease, None, deadline).await,
+                        LeaseAct::Carry { lease, id } => node.keep_alive(lease, Some(id), deadline).await,
                         act => match node.deed(Act::Lease(act), deadline).await {
                             Ok(Reply::Leased(leased)) => Ok(leased),
                             Ok(_) => Err(Failure::unknown("the answer is not to what was asked")),
@@ -191,11 +192,14 @@ impl Inside {
     }
 
     /// What is known here, if this node takes part.
-    pub fn known(&self, range: &Range) -> Option<Found> {
+    pub fn known(&self, range: &Range) -> Option<Result<Found, Failure>> {
         let metrics = self.node.metrics.borrow();
         let takes_part = metrics.membership_config.membership().get_node(&self.node.me).is_some();
         drop(metrics);
-        takes_part.then(|| self.node.facts.state().find(range))
+        takes_part.then(|| {
+            let state = self.node.facts.state();
+            state.hidden().map_or_else(|| Ok(state.find(range)), Err)
+        })
     }
 
     pub fn close(&self) {
@@ -364,17 +368,20 @@ impl Node {
             }
             Ask::Command(command) => self.propose(command, deadline).await,
             Ask::Find(range) if range.stale => match self.view().takes_part {
-                true => Answer::Found(self.facts.state().find(&range)),
+                true => {
+                    let state = self.facts.state();
+                    state.hidden().map_or_else(|| Answer::Found(state.find(&range)), Answer::Failed)
+                }
                 false => self.not_leader(),
             },
             Ask::Find(range) => match self.confirm(deadline).await {
                 Ok(()) => {
                     let state = self.facts.state();
-                    state.moved().map_or_else(|| Answer::Found(state.find(&range)), Answer::Failed)
+                    state.hidden().map_or_else(|| Answer::Found(state.find(&range)), Answer::Failed)
                 }
                 Err(answer) => answer,
             },
-            Ask::KeepAlive(lease) => self.renew(lease, deadline).await,
+            Ask::KeepAlive { lease, carried } => self.renew(lease, carried, deadline).await,
             Ask::Changes { keys, from, wait } => watchers::changes(self, &keys, from, wait).await,
             Ask::Status => match self.leads() {
                 Some(_) => Answer::Status(self.own_status()),

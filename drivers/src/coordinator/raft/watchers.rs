@@ -26,6 +26,9 @@ type Told = (Vec<(Revision, Vec<Change>)>, Revision);
 /// What is known here.
 fn here(node: &Node, keys: &KeyRange, from: Revision) -> Result<Told, Failure> {
     let state = node.facts.state();
+    if state.is_hidden_from(keys) {
+        return Err(Failure::Compacted { revision: state.revision() });
+    }
     let mut next = from.max(Revision(1));
     if planted(Bug::WatchSkipsBacklog) && from <= state.revision() && from > Revision(1) {
         return Ok((vec![], state.revision().next()));

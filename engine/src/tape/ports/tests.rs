@@ -232,6 +232,12 @@ impl SystemCalls for Node {
         Err(NoChild)
     }
 
+    fn place(&mut self, _: &str) -> Result<(), crate::una::Code> {
+        Err(crate::una::Code::Service)
+    }
+
+    fn placed(&mut self, _: ProcessId, _: &str) {}
+
     fn tide(&self, _: &str) -> Option<u64> {
         self.0.lock().unwrap().lasts.then_some(1)
     }
