@@ -230,7 +230,7 @@ fn a_machine_that_wants_it_is_given_up_on_when_nobody_hears_it() {
     }
     let pid = computer.on(0, &["run", "-d", "--on", "c", "answer.wasm"]).out.trim().to_string();
     let ask = || computer.nodes[0].start(&["run", "--on", "a", "on.wasm"]);
-    let mut asking = until("the name to be bound", || {
+    let asking = until("the name to be bound", || {
         let mut asking = ask();
         asking.line_within(std::time::Duration::from_secs(2)).map(|_| asking)
     });
