@@ -22,7 +22,7 @@ fn three_machines_are_one_computer() {
     for on in ["a", "b", "c", "n2", "3"] {
         computer.on(0, &["run", "--on", on, "hello.wasm"]).expect(0, "hello\n");
     }
-    computer.on(1, &["run", "--on", "c", "exit7.wasm"]).expect(7, "");
+    computer.run(1, "c", &["exit7.wasm"]).expect(7, "");
     computer.nodes[2].done_with(&["run", "--on", "a", "cat.wasm"], "some words\n").expect(0, "some words\n");
     computer
         .on(0, &["run", "--on", "d", "hello.wasm"])
@@ -106,8 +106,8 @@ fn a_name_of_a_port_means_the_same_on_every_machine() {
         node.program("ask.wasm", &programs::asking("/port/echo"));
         node.program("free.wasm", &programs::unbinding("/port/echo"));
     }
-    let asked = |on: &str| computer.on(0, &["run", "--on", on, "ask.wasm"]);
-    let answers_on = |on: &str| computer.on(0, &["run", "-d", "--on", on, "answer.wasm"]).out.trim().to_string();
+    let asked = |on: &str| computer.run(0, on, &["ask.wasm"]);
+    let answers_on = |on: &str| computer.run(0, on, &["-d", "answer.wasm"]).out.trim().to_string();
     asked("c").expect(NOT_FOUND, "");
     let first = answers_on("b");
     until("the name to be bound", || (asked("a").status == 0).then_some(()));
@@ -116,7 +116,7 @@ fn a_name_of_a_port_means_the_same_on_every_machine() {
     }
     // Once, on all machines together.
     for on in ["a", "b", "c"] {
-        computer.on(2, &["run", "--on", on, "answer.wasm"]).expect(EXISTS, "");
+        computer.run(2, on, &["answer.wasm"]).expect(EXISTS, "");
     }
     // Its end makes it free, and what had been found is forgotten.
     computer.on(2, &["kill", &first]).expect(0, "");
@@ -134,9 +134,9 @@ fn a_name_of_a_port_means_the_same_on_every_machine() {
 ",
     );
     // Whoever may is free to unbind what others bound.
-    computer.on(1, &["run", "--on", "b", "free.wasm"]).expect(0, "");
+    computer.run(1, "b", &["free.wasm"]).expect(0, "");
     until("it to be unbound", || (asked("a").status == NOT_FOUND).then_some(()));
-    computer.on(1, &["run", "--on", "b", "free.wasm"]).expect(NOT_FOUND, "");
+    computer.run(1, "b", &["free.wasm"]).expect(NOT_FOUND, "");
     let up = computer.on(2, &["up", "-d"]);
     assert_eq!((up.status, up.err.as_str()), (0, ""), "{}", up.out);
     let receiving = computer.nodes[2].start(&["recv", "bell", "--timeout", "100"]);
@@ -152,8 +152,8 @@ fn a_name_goes_on_leading_to_a_port_that_moved_with_its_process() {
         node.program("answer.wasm", &programs::answering("/port/echo"));
         node.program("ask.wasm", &programs::asking("/port/echo"));
     }
-    let asked = |on: &str| computer.on(0, &["run", "--on", on, "ask.wasm"]);
-    let pid = computer.on(0, &["run", "-d", "--on", "b", "answer.wasm"]).out.trim().to_string();
+    let asked = |on: &str| computer.run(0, on, &["ask.wasm"]);
+    let pid = computer.run(0, "b", &["-d", "answer.wasm"]).out.trim().to_string();
     until("the name to be bound", || (asked("a").status == 0).then_some(()));
     for to in ["c", "a", "b"] {
         computer.on(1, &["move", &pid, to]).expect_out(0, &[&format!("runs on {to}")]);
@@ -174,8 +174,8 @@ fn a_name_follows_its_port_and_outlives_the_node_that_bound_it() {
         node.program("again.wasm", &programs::answering("/port/deep/echo"));
         node.program("ask.wasm", &programs::asking("/port/echo"));
     }
-    let asked = |on: &str| computer.on(0, &["run", "--on", on, "ask.wasm"]);
-    let pid = computer.on(0, &["run", "-d", "--on", "b", "answer.wasm"]).out.trim().to_string();
+    let asked = |on: &str| computer.run(0, on, &["ask.wasm"]);
+    let pid = computer.run(0, "b", &["-d", "answer.wasm"]).out.trim().to_string();
     until("the name to be bound", || (asked("a").status == 0).then_some(()));
     asked("c").expect(0, "ping\n");
     let done = std::sync::atomic::AtomicBool::new(false);
@@ -192,7 +192,7 @@ fn a_name_follows_its_port_and_outlives_the_node_that_bound_it() {
             let mut tries = 0;
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 // It would go on if it got the name.
-                computer.on(0, &["run", "--on", "d", "answer.wasm"]).expect(EXISTS, "");
+                computer.run(0, "d", &["answer.wasm"]).expect(EXISTS, "");
                 tries += 1;
             }
             tries
@@ -228,7 +228,7 @@ fn a_machine_that_wants_it_is_given_up_on_when_nobody_hears_it() {
         node.program("answer.wasm", &programs::answering("/port/echo"));
         node.program("on.wasm", &programs::asking_on("/port/echo"));
     }
-    let pid = computer.on(0, &["run", "-d", "--on", "c", "answer.wasm"]).out.trim().to_string();
+    let pid = computer.run(0, "c", &["-d", "answer.wasm"]).out.trim().to_string();
     let ask = || computer.nodes[0].start(&["run", "--on", "a", "on.wasm"]);
     let asking = until("the name to be bound", || {
         let mut asking = ask();
@@ -246,7 +246,7 @@ fn a_machine_that_wants_it_is_given_up_on_when_nobody_hears_it() {
     let ended = asking.end();
     assert!([CLOSED, ABANDONED].contains(&ended.status), "{}: {}", ended.status, ended.err);
     until("the name to be bound elsewhere", || {
-        computer.on(0, &["run", "-d", "--on", "b", "answer.wasm"]);
+        computer.run(0, "b", &["-d", "answer.wasm"]);
         ask().line_within(std::time::Duration::from_secs(2)).map(drop)
     });
     assert!(computer.on(1, &["events"]).out.contains("is over: nobody heard it"));
@@ -285,7 +285,7 @@ fn what_a_program_begins_can_be_told_where_to_be() {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), String::from);
         all.map(|one| (text(&one["pid"]), one["node"].as_u64().unwrap())).collect()
     };
-    let parent = computer.on(0, &["run", "-d", "--on", "a", "on.wasm"]).out.trim().to_string();
+    let parent = computer.run(0, "a", &["-d", "on.wasm"]).out.trim().to_string();
     let kid = until("the child to be there", || kids("kid").into_iter().find(|(_, node)| *node == 3)).0;
     for node in 0..3 {
         let why = computer.on(node, &["why", &kid]);
@@ -295,17 +295,17 @@ fn what_a_program_begins_can_be_told_where_to_be() {
     // It is a child: it ends with its parent, wherever it is.
     computer.on(1, &["kill", &parent]).expect(0, "");
     until("the child to end with its parent", || kids("kid").is_empty().then_some(()));
-    computer.on(0, &["run", "--on", "a", "nowhere.wasm"]).expect(NOT_FOUND, "");
-    computer.on(0, &["run", "--on", "a", "strange.wasm"]).expect(OPTIONS, "");
-    let parent = computer.on(0, &["run", "-d", "--on", "a", "spread.wasm"]).out.trim().to_string();
+    computer.run(0, "a", &["nowhere.wasm"]).expect(NOT_FOUND, "");
+    computer.run(0, "a", &["strange.wasm"]).expect(OPTIONS, "");
+    let parent = computer.run(0, "a", &["-d", "spread.wasm"]).out.trim().to_string();
     until("the child to be elsewhere", || kids("kid").into_iter().find(|(_, node)| *node != 1));
     computer.on(1, &["kill", &parent]).expect(0, "");
     // What is begun by a file is no child.
-    computer.on(0, &["run", "--on", "a", "new.wasm"]).expect(0, "");
-    let begun = until("the process to be there", || kids("new.wasm").into_iter().find(|(_, node)| *node == 3)).0;
+    computer.run(0, "a", &["new.wasm"]).expect(0, "");
+    let begun = until("the process to be there", || kids("new").into_iter().find(|(_, node)| *node == 3)).0;
     let why = computer.on(1, &["why", &begun]);
     assert!(why.status == 0 && why.out.contains("--on n3"), "{}{}", why.out, why.err);
-    computer.on(0, &["run", "--on", "a", "newly.wasm"]).expect(100 + NOENT, "");
+    computer.run(0, "a", &["newly.wasm"]).expect(100 + NOENT, "");
     computer.on(1, &["kill", &begun]).expect(0, "");
 }
 
@@ -358,7 +358,7 @@ fn any_machine_may_die_and_comes_back_as_itself() {
     for node in &computer.nodes {
         node.program("count.wasm", &programs::counting(0, 1000));
     }
-    let pid = computer.on(0, &["run", "-d", "--on", "b", "count.wasm"]).out.trim().to_string();
+    let pid = computer.run(0, "b", &["-d", "count.wasm"]).out.trim().to_string();
     computer.kill(0);
     computer.in_the_end(2, &["cat", "/kept"]).expect(0, "kept\n");
     computer.nodes[1].done_with(&["cp", "-", "una:/new"], "new\n").expect(0, "");
@@ -434,7 +434,7 @@ fn a_node_leaves_and_another_is_taken_out() {
     computer.on(0, &["drain", "b"]).expect_out(0, &["b is empty"]);
     until("the draining to be seen", || computer.on(2, &["nodes"]).out.contains("draining").then_some(()));
     computer.nodes[0].program("hello.wasm", &programs::hello());
-    computer.on(0, &["run", "--on", "b", "hello.wasm"]).expect_error(125, &["is being emptied"]);
+    computer.run(0, "b", &["hello.wasm"]).expect_error(125, &["is being emptied"]);
     computer.on(0, &["drain", "b", "--undo"]).expect(0, "");
 
     computer.in_the_end(2, &["leave"]).expect(0, "this machine is no node of the system any more\n");

@@ -26,11 +26,8 @@ fn computer() -> Computer {
 
 /// Begins a durable process on a node, and waits until it has printed this.
 fn durable(computer: &Computer, on: &str, words: &[&str], first: &str) -> String {
-    let pid = until("a place for it", || {
-        let options = ["run", "-d", "--durable", "--every", "1", "--on", on, "durable.wasm"];
-        let done = computer.on(0, &[&options[..], words].concat());
-        (!done.err.contains("free of 0 MiB")).then_some(done)
-    });
+    let options = ["-d", "--durable", "--every", "1", "durable.wasm"];
+    let pid = computer.run(0, on, &[&options[..], words].concat());
     assert_eq!((pid.status, pid.err.as_str()), (0, ""), "{words:?}");
     let pid = pid.out.trim().to_string();
     until("it to begin", || printed(computer, 0, &pid).filter(|out| out.starts_with(first)));

@@ -110,6 +110,14 @@ impl Computer {
         until("the daemon's end", || rustix::process::test_kill_process(pid).is_err().then_some(()));
     }
 
+    /// Runs a program on a node, as soon as it is known here how much room that has.
+    pub fn run(&self, from: usize, on: &str, arguments: &[&str]) -> Done {
+        let all = [&["run", "--on", on], arguments].concat();
+        until("what the node has to be known", || {
+            Some(self.on(from, &all)).filter(|done| !done.err.contains("free of 0 MiB"))
+        })
+    }
+
     /// What a node says as soon as the system can say it.
     pub fn in_the_end(&self, node: usize, arguments: &[&str]) -> Done {
         until(&format!("{arguments:?}"), || Some(self.on(node, arguments)).filter(|done| done.status == 0))
