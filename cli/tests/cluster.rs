@@ -92,6 +92,7 @@ fn three_machines_are_one_computer() {
 /// Codes of `una.h` that programs here end with.
 const NOT_FOUND: i32 = 17;
 const EXISTS: i32 = 18;
+const FULL: i32 = 6;
 const CLOSED: i32 = 9;
 const ABANDONED: i32 = 13;
 const OPTIONS: i32 = 22;
@@ -192,7 +193,9 @@ fn a_name_follows_its_port_and_outlives_the_node_that_bound_it() {
             let mut tries = 0;
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
                 // It would go on if it got the name.
-                computer.run(0, "d", &["answer.wasm"]).expect(EXISTS, "");
+                let tried = computer.run(0, "d", &["answer.wasm"]);
+                // While a voter leaves, who may have the name cannot always be said.
+                assert!([EXISTS, FULL].contains(&tried.status), "{}: {}{}", tried.status, tried.out, tried.err);
                 tries += 1;
             }
             tries
