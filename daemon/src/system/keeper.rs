@@ -64,7 +64,8 @@ pub fn wanted_voters(members: &BTreeMap<NodeId, Seen>, voters: &BTreeSet<NodeId>
 }
 
 pub fn run(inner: &Arc<Inner>) {
-    let mut down_since: BTreeMap<NodeId, Instant> = BTreeMap::new();
+    // In which life. One that has just begun is not as silent as the one before it was.
+    let mut down_since: BTreeMap<NodeId, (u64, Instant)> = BTreeMap::new();
     let mut told = Told::default();
     while !inner.is_stopping() {
         std::thread::sleep(INTERVAL);
@@ -80,13 +81,16 @@ pub fn run(inner: &Arc<Inner>) {
         let known: Vec<(NodeId, Member)> =
             inner.directory.members().iter().map(|(number, one)| (*number, one.clone())).collect();
         let mut members = BTreeMap::new();
-        for (node, Member { draining, leaving, lost_after_s, given_up, .. }) in known {
+        for (node, Member { draining, leaving, life, lost_after_s, given_up, .. }) in known {
             let up = node == inner.me || inner.health.is_up(node);
             let since = if up {
                 down_since.remove(&node);
                 now
             } else {
-                *down_since.entry(node).or_insert(now)
+                let before = down_since.get(&node).copied().filter(|(silent, _)| *silent == life);
+                let (_, since) = before.unwrap_or((life, now));
+                down_since.insert(node, (life, since));
+                since
             };
             let silent = now.duration_since(since);
             if lost_after_s > 0 && !given_up && silent > Duration::from_secs(lost_after_s) {
