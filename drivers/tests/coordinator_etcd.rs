@@ -30,7 +30,9 @@ use drivers::coordinator::{
 };
 use network::Cluster;
 use real::Real;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 fn put(it: &dyn Coordinator, key: &str, value: &str) -> Result<Revision, Failure> {
@@ -237,53 +239,59 @@ fn returning(
     (second, first)
 }
 
+/// Rafts of one node each, every one under a seed of its own; they live as long as this does.
+struct Rafts {
+    seed: AtomicU64,
+    clusters: Mutex<Vec<Cluster>>,
+}
+
+impl Rafts {
+    fn from(seed: u64) -> Rafts {
+        Rafts { seed: AtomicU64::new(seed), clusters: Mutex::default() }
+    }
+
+    fn one(&self) -> Box<dyn Coordinator> {
+        let cluster = Cluster::of_voters(self.seed.fetch_add(1, Ordering::Relaxed), 1);
+        let node = cluster.node(1);
+        self.clusters.lock().unwrap().push(cluster);
+        Box::new(Shared(node))
+    }
+}
+
+/// A real etcd that answers, if there is one on this machine.
+fn answering() -> Option<Real> {
+    if !real::is_here() {
+        return None;
+    }
+    let mut real = Real::start(1);
+    ready(&mut real, "una/ready/");
+    Some(real)
+}
+
+fn etcd(real: &Real, prefix: &str) -> moves::Store {
+    Arc::new(Etcd::connect(&real.urls(), prefix).unwrap())
+}
+
 #[test]
 fn facts_move_from_one_raft_to_another() {
-    let seed = std::sync::atomic::AtomicU64::new(100);
-    let clusters = std::sync::Mutex::new(vec![]);
-    moves(&|| {
-        let one = || -> Box<dyn Coordinator> {
-            let cluster = Cluster::of_voters(seed.fetch_add(1, std::sync::atomic::Ordering::Relaxed), 1);
-            let node = cluster.node(1);
-            clusters.lock().unwrap().push(cluster);
-            Box::new(Shared(node))
-        };
-        (one(), one())
-    });
-    moves(&|| {
-        let one = || -> Box<dyn Coordinator> {
-            let cluster = Cluster::of_voters(seed.fetch_add(1, std::sync::atomic::Ordering::Relaxed), 1);
-            let node = cluster.node(1);
-            clusters.lock().unwrap().push(cluster);
-            Box::new(Shared(node))
-        };
-        returning(&|| (one(), one()))
-    });
+    let rafts = Rafts::from(100);
+    moves(&|| (rafts.one(), rafts.one()));
+    moves(&|| returning(&|| (rafts.one(), rafts.one())));
 }
 
 #[test]
 fn facts_move_from_raft_to_etcd_and_back() {
-    if !real::is_here() {
-        return;
-    }
-    let mut real = Real::start(1);
-    ready(&mut real, "una/ready/");
-    let number = std::sync::atomic::AtomicU64::new(200);
-    let clusters = std::sync::Mutex::new(vec![]);
-    let raft = || -> Box<dyn Coordinator> {
-        let cluster = Cluster::of_voters(number.fetch_add(1, std::sync::atomic::Ordering::Relaxed), 1);
-        let node = cluster.node(1);
-        clusters.lock().unwrap().push(cluster);
-        Box::new(Shared(node))
-    };
+    let Some(real) = answering() else { return };
+    let rafts = Rafts::from(200);
+    let prefixes = AtomicU64::new(1);
     let etcd = || -> Box<dyn Coordinator> {
-        let number = number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = prefixes.fetch_add(1, Ordering::Relaxed);
         Box::new(Etcd::connect(&real.urls(), &format!("una/{number}/")).unwrap())
     };
-    moves(&|| (raft(), etcd()));
-    moves(&|| (etcd(), raft()));
-    moves(&|| returning(&|| (raft(), etcd())));
-    moves(&|| returning(&|| (etcd(), raft())));
+    moves(&|| (rafts.one(), etcd()));
+    moves(&|| (etcd(), rafts.one()));
+    moves(&|| returning(&|| (rafts.one(), etcd())));
+    moves(&|| returning(&|| (etcd(), rafts.one())));
 }
 
 /// Two stores of each kind, to be told apart by what each of them does with what is left in it.
@@ -292,17 +300,12 @@ fn in_pairs(look: fn(&moves::Store, &moves::Store) -> nemesis::Found) {
     let right = |found: nemesis::Found| found.unwrap_or_else(|what| panic!("{what}"));
     let (a, b): (moves::Store, moves::Store) = (first.node(1), second.node(second.leader() % 3 + 1));
     right(look(&a, &b));
-    if !real::is_here() {
-        return;
-    }
-    let mut real = Real::start(1);
-    ready(&mut real, "una/ready/");
+    let Some(real) = answering() else { return };
     let third = Cluster::of_voters(502, 1);
     let fourth = Cluster::of_voters(503, 1);
-    let etcd = |name: &str| -> moves::Store { std::sync::Arc::new(Etcd::connect(&real.urls(), name).unwrap()) };
     let (c, d): (moves::Store, moves::Store) = (third.node(1), fourth.node(1));
-    right(look(&c, &etcd("una/1/")));
-    right(look(&etcd("una/2/"), &d));
+    right(look(&c, &etcd(&real, "una/1/")));
+    right(look(&etcd(&real, "una/2/"), &d));
 }
 
 #[test]
@@ -322,20 +325,16 @@ fn leases_come_back() {
 
 #[test]
 fn systems_that_share_an_etcd_share_no_leases() {
-    if !real::is_here() {
-        return;
-    }
-    let mut real = Real::start(1);
-    ready(&mut real, "una/ready/");
-    let etcd = |name: &str| -> moves::Store { std::sync::Arc::new(Etcd::connect(&real.urls(), name).unwrap()) };
-    moves::leases_of_others_are_not_ours(&etcd("una/1/"), &etcd("una/2/")).unwrap_or_else(|what| panic!("{what}"));
+    let Some(real) = answering() else { return };
+    moves::leases_of_others_are_not_ours(&etcd(&real, "una/1/"), &etcd(&real, "una/2/"))
+        .unwrap_or_else(|what| panic!("{what}"));
 }
 
 #[test]
 fn who_was_away_finds_the_facts() {
     let home = Cluster::of_voters(510, 1);
     let last = Cluster::of_voters(512, 1);
-    let middle = std::sync::Mutex::new(Some(Cluster::of_voters(511, 1)));
+    let middle = Mutex::new(Some(Cluster::of_voters(511, 1)));
     let in_middle: moves::Store = middle.lock().unwrap().as_ref().unwrap().node(1);
     let (a, c): (moves::Store, moves::Store) = (home.node(1), last.node(1));
     let mut lose = || {
@@ -355,14 +354,10 @@ fn answers_fit_one_order_while_facts_move_back_and_forth_and_all_are_killed() {
             std::thread::sleep(Duration::from_millis(200));
         });
         found.unwrap_or_else(|what| panic!("{what}"));
-        if !real::is_here() {
-            continue;
-        }
-        let mut real = Real::start(1);
-        ready(&mut real, "una/ready/");
-        let etcd: moves::Store = std::sync::Arc::new(Etcd::connect(&real.urls(), "una/1/").unwrap());
-        let random = std::sync::Mutex::new(random::Random::new(seed));
-        let real = std::sync::Mutex::new(real);
+        let Some(real) = answering() else { continue };
+        let etcd = etcd(&real, "una/1/");
+        let random = Mutex::new(random::Random::new(seed));
+        let real = Mutex::new(real);
         let found = moves::answers_fit_one_order_across_moves(seed + 100, &etcd, &|| {
             let (wait, away) = {
                 let mut random = random.lock().unwrap();
