@@ -596,7 +596,7 @@ impl System {
 
     /// Why a process is where it is. Of one that was taken elsewhere when it began, the node where it was born knows.
     pub fn why(&self, pid: Pid) -> Option<WhyView> {
-        let own = self.0.whys.lock().expect("nothing panics while it holds this lock").get(&pid).cloned();
+        let own = self.0.own_why(pid);
         if own.is_some() || pid.node() == self.0.me {
             return own;
         }
@@ -808,6 +808,10 @@ impl Inner {
 
     fn not_heard(&self, node: NodeId, why: &str) -> Reach {
         Reach::NotHeard { name: self.name_of(node), why: why.into() }
+    }
+
+    fn own_why(&self, pid: Pid) -> Option<WhyView> {
+        self.whys.lock().expect("nothing panics while it holds this lock").get(&pid).cloned()
     }
 
     fn keep_why(&self, pid: Pid, on: NodeId, why: WhyView) {

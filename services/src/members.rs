@@ -273,7 +273,8 @@ struct Kept {
 }
 
 struct Own {
-    facts: Facts,
+    /// Nothing until the node has looked at itself: others take what is told for true.
+    facts: Option<Facts>,
     /// What was told last.
     told: Option<Facts>,
     told_at: Time,
@@ -386,7 +387,7 @@ impl Members {
             dice,
             records: BTreeMap::new(),
             accusations: BTreeMap::new(),
-            own: Own { facts: Facts::unknown(), told: None, told_at: now, serial: 0 },
+            own: Own { facts: None, told: None, told_at: now, serial: 0 },
             hot: BTreeSet::new(),
             turn: NodeId(0),
             counts: Counts::default(),
@@ -421,7 +422,7 @@ impl Members {
             Input::Linked { node, life } => self.linked(node, life, effects),
             Input::Unlinked { node } => self.unlinked(node, effects),
             Input::Facts(facts) => {
-                self.own.facts = facts;
+                self.own.facts = Some(facts);
                 self.publish();
             }
             Input::Leave => self.leave(effects),
@@ -453,7 +454,7 @@ impl Members {
     /// What a node said of itself last, and of which life; for this node, what was handed in last.
     pub fn facts(&self, node: NodeId) -> Option<(u64, Facts)> {
         if node == self.me() {
-            return Some((self.life(), self.own.facts.clone()));
+            return Some((self.life(), self.own.facts.clone()?));
         }
         let kept = self.records.get(&node)?.facts.as_ref()?;
         Some((kept.life, Facts::decode(&kept.bytes).expect("facts are read before they are kept")))
@@ -951,7 +952,8 @@ impl Members {
     }
 
     fn leave(&mut self, effects: &mut Vec<Effect>) {
-        self.own.facts.intake = Intake::Leaving;
+        // That it goes must be told of one, too, that has said nothing else.
+        self.own.facts.get_or_insert_with(Facts::unknown).intake = Intake::Leaving;
         self.own.told_at = Time(0);
         self.publish();
         let up: Vec<NodeId> =
@@ -969,18 +971,17 @@ impl Members {
 
     /// Tells the own facts if they are worth it.
     fn publish(&mut self) {
+        let unseen = planted(Bug::UnseenTold).then(Facts::unknown);
+        let Some(facts) = self.own.facts.as_ref().or(unseen.as_ref()) else { return };
         let since = self.now.since(self.own.told_at);
-        let is_leaving = self.own.facts.intake == Intake::Leaving;
+        let is_leaving = facts.intake == Intake::Leaving;
         let gap = FACTS_GAP_NS.max(FACTS_GAP_PER_MEMBER_NS * self.records.len() as u64);
         let is_worth = self.own.told.as_ref().is_none_or(|told| {
-            let draining = told.intake != self.own.facts.intake;
-            draining
-                || is_leaving
-                || since >= REFRESH_NS.max(gap)
-                || since >= gap && told.differs_enough(&self.own.facts)
+            let draining = told.intake != facts.intake;
+            draining || is_leaving || since >= REFRESH_NS.max(gap) || since >= gap && told.differs_enough(facts)
         });
         if is_worth {
-            self.own.told = Some(self.own.facts.clone());
+            self.own.told = Some(facts.clone());
             self.own.told_at = self.now;
             self.own.serial += 1;
             self.warm(self.me());

@@ -232,8 +232,9 @@ fn engines_with(order: &Order, candidates: &[Candidate]) -> Vec<EngineHash> {
     facts.filter(|facts| facts.programs.contains(&mark)).map(|facts| facts.engine).collect()
 }
 
-fn room(facts: &Facts, promised: Promised) -> u64 {
-    facts.memory_free_bytes.saturating_sub(facts.memory_bytes / RESERVE_PART).saturating_sub(promised.memory_bytes)
+/// Of the free memory of a machine, what processes may have.
+pub fn room(memory_free_bytes: u64, memory_bytes: u64) -> u64 {
+    memory_free_bytes.saturating_sub(memory_bytes / RESERVE_PART)
 }
 
 fn weigh(order: &Order, candidate: &Candidate, engines: &[EngineHash]) -> Result<Cost, RuledOut> {
@@ -264,7 +265,7 @@ fn weigh(order: &Order, candidate: &Candidate, engines: &[EngineHash]) -> Result
     if let Some(wanted) = order.architecture.filter(|wanted| *wanted != facts.architecture) {
         return Err(RuledOut::OtherArchitecture { wanted, is: facts.architecture });
     }
-    let free = room(facts, candidate.promised);
+    let free = room(facts.memory_free_bytes, facts.memory_bytes).saturating_sub(candidate.promised.memory_bytes);
     if order.memory_bytes > free {
         return Err(RuledOut::NoRoom { wanted: order.memory_bytes, free, whole: facts.memory_bytes });
     }

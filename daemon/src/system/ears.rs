@@ -114,10 +114,7 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
             inner.take_up_soon(pid, because)?;
             Ok(vec![])
         }
-        Question::Why { pid } => {
-            let why = inner.whys.lock().expect("nothing panics while it holds this lock").get(&pid).cloned();
-            serde_json::to_vec(&why).map_err(|error| error.to_string())
-        }
+        Question::Why { pid } => serde_json::to_vec(&inner.own_why(pid)).map_err(|error| error.to_string()),
         Question::Emptying => {
             let emptying = System(inner.clone()).emptying(&inner.me.to_string()).map_err(|error| error.to_string())?;
             serde_json::to_vec(&emptying).map_err(|error| error.to_string())

@@ -31,6 +31,7 @@ use drivers::host::Host;
 use engine::pages::{Content, Piece, Span, Stem};
 use serde::{Deserialize, Serialize};
 use services::events::Kind;
+use services::placement;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -48,8 +49,6 @@ const MEMORIES_MAX: usize = 100;
 const MEMORY_BYTES_MAX: u64 = 16 << 30;
 /// What is read of a memory at once where all of it goes before the clones begin.
 const READ_BYTES: u64 = 256 << 10;
-/// Memory that is left to a machine, as by placement.
-const RESERVE_PART: u64 = 16;
 
 /// The first word, as the head of the stream.
 #[derive(Serialize, Deserialize)]
@@ -253,7 +252,7 @@ impl System {
 
 /// Whether the memory of a stem has room on a machine that is so now.
 fn has_room(wanted: u64, host: Host) -> Result<(), String> {
-    let free = host.memory_free_bytes.saturating_sub(host.memory_bytes / RESERVE_PART);
+    let free = placement::room(host.memory_free_bytes, host.memory_bytes);
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     match wanted <= free {
         true => Ok(()),

@@ -109,8 +109,6 @@ struct State {
     intended: BTreeMap<String, ProcessId>,
     /// Which of the claims of this node are of durable processes.
     lasting: BTreeMap<(String, u64), Lasting>,
-    /// The ports of claims that are bound.
-    ports: BTreeMap<u64, PortId>,
     /// Facts of claims that are over and could not be taken back yet.
     owed: BTreeSet<(String, u64)>,
     /// Names of this node that are said to be gone, while it held them.
@@ -121,16 +119,19 @@ struct State {
     heard: Revision,
 }
 
+/// A claim of this node.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Held {
-    Claiming(u64),
-    Bound(u64),
+struct Held {
+    serial: u64,
+    port: PortId,
+    /// The nodes have agreed about it.
+    is_bound: bool,
 }
 
-impl Held {
-    fn serial(self) -> u64 {
-        let (Held::Claiming(serial) | Held::Bound(serial)) = self;
-        serial
+impl State {
+    /// The claim by which this node has a name.
+    fn bound(&self, path: &str) -> Option<u64> {
+        self.held.get(path).filter(|held| held.is_bound).map(|held| held.serial)
     }
 }
 
@@ -179,15 +180,14 @@ impl Names {
     /// What this node has bound.
     pub fn bound(&self) -> Vec<Bound> {
         let state = self.0.state();
-        let bound = state.held.iter().filter_map(|(path, held)| match held {
-            // What a durable process has bound goes where its claim goes.
-            Held::Bound(serial) if !state.lasting.contains_key(&(path.clone(), *serial)) => {
-                let port = *state.ports.get(serial)?;
-                Some(Bound { path: path.clone(), life: self.0.life, serial: *serial, port })
-            }
-            Held::Bound(_) | Held::Claiming(_) => None,
-        });
-        bound.collect()
+        // What a durable process has bound goes where its claim goes.
+        let bound = state
+            .held
+            .iter()
+            .filter(|(path, held)| held.is_bound && !state.lasting.contains_key(&((*path).clone(), held.serial)));
+        bound
+            .map(|(path, held)| Bound { path: path.clone(), life: self.0.life, serial: held.serial, port: held.port })
+            .collect()
     }
 
     /// Takes back what this node bound, so that others need not wait for the lease.
@@ -318,8 +318,8 @@ impl Shared {
                     Action::put(&key, own.to_bytes())
                 }
             };
+            // Ports of durable processes do not follow: they are made anew wherever those live.
             if let Existing::Follow { node, life, serial } = existing {
-                // Ports of durable processes do not follow: they are made anew wherever those live.
                 // One transaction: at no moment the name is free, and whoever took or freed it meanwhile has done so.
                 let was = Fact { node: node.0, life, serial, lasting: None };
                 let follow = Transaction::new()
@@ -327,11 +327,16 @@ impl Shared {
                     .then(put)
                     .otherwise(Action::get(&key));
                 match self.facts.transact(follow, deadline) {
-                    Ok(committed) if committed.succeeded => return Ok(()),
+                    Ok(committed) if committed.succeeded => {
+                        self.hear(path, &own, committed.revision);
+                        return Ok(());
+                    }
                     Ok(committed) => {
                         let there = committed.found(0).and_then(|found| found.records.first());
-                        let is_own = there.is_some_and(|there| Fact::read(&there.value).as_ref() == Some(&own));
-                        return if is_own { Ok(()) } else { Err(NameFailure::Exists) };
+                        let is_own = |there: &&Record| Fact::read(&there.value).as_ref() == Some(&own);
+                        let there = there.filter(is_own).ok_or(NameFailure::Exists)?;
+                        self.hear(path, &own, there.modified);
+                        return Ok(());
                     }
                     Err(Failure::NoLease { .. }) => self.drop_lease(lease),
                     Err(Failure::Unknown { .. }) => {}
@@ -430,7 +435,7 @@ impl Shared {
     fn lose(&self, path: &str, serial: u64) {
         {
             let mut state = self.state();
-            if state.held.get(path) != Some(&Held::Bound(serial)) {
+            if state.bound(path) != Some(serial) {
                 return;
             }
             state.held.remove(path);
@@ -501,22 +506,20 @@ impl Shared {
                 Change::Deleted(key) => path_of(key),
             };
             let Some(path) = path else { return };
-            let held = state.held.get(&path).copied();
+            let bound = state.bound(&path);
             state.heard = state.heard.max(revision);
             let mut lost = None;
             match change {
                 Change::Put(record) => {
                     let Some(fact) = Fact::read(&record.value) else { return };
-                    if fact.node != self.me.0
-                        && let Some(Held::Bound(serial)) = held
-                    {
-                        lost = Some(serial);
+                    if fact.node != self.me.0 {
+                        lost = bound;
                     }
                     state.known.insert(path.clone(), Known { fact, modified: record.modified });
                 }
                 Change::Deleted(_) => {
                     state.known.remove(&path);
-                    if matches!(held, Some(Held::Bound(_))) {
+                    if bound.is_some() {
                         // By others, or because the lease was over: who renews it finds out.
                         state.missed.insert(path.clone());
                         self.roused.notify_all();
@@ -603,7 +606,7 @@ impl Shared {
 
     /// A name was taken away while the lease held: others unbound it, if it is still so.
     fn look_after(&self, path: &str, deadline: Instant) {
-        let Some(Held::Bound(serial)) = self.state().held.get(path).copied() else { return };
+        let Some(serial) = self.state().bound(path) else { return };
         match self.read(path, deadline) {
             Ok(Some(record)) if Fact::read(&record.value) == Some(self.own(serial, self.lasting(path, serial))) => {}
             Ok(_) => self.lose(path, serial),
@@ -615,12 +618,12 @@ impl Shared {
     fn claim_again(&self) {
         let held: Vec<(String, Held)> = self.state().held.iter().map(|(path, held)| (path.clone(), *held)).collect();
         for (path, held) in held {
-            let Held::Bound(serial) = held else { continue };
+            let Held { serial, is_bound: true, .. } = held else { continue };
             let lasting = self.lasting(&path, serial);
             match self.agree(&path, serial, lasting, Existing::Refuse, Instant::now() + AGREE_TIMEOUT) {
                 Ok(()) => {
                     // It may have been given up meanwhile.
-                    if self.state().held.get(&path) != Some(&Held::Bound(serial)) {
+                    if self.state().bound(&path) != Some(serial) {
                         self.state().owed.insert((path, serial));
                     }
                 }
@@ -635,19 +638,17 @@ impl Registry for Names {
     fn begin(&self) {
         let mut state = self.0.state();
         let held = std::mem::take(&mut state.held);
-        let over = held.into_iter().map(|(path, held)| (path, held.serial()));
+        let over = held.into_iter().map(|(path, held)| (path, held.serial));
         let over: Vec<(String, u64)> = over.filter(|claim| state.lasting.remove(claim).is_none()).collect();
         state.owed.extend(over);
         self.0.roused.notify_all();
     }
 
     fn claim(&self, path: &str, serial: u64, existing: Existing, port: PortId) -> Result<(), NameFailure> {
+        let claiming = Held { serial, port, is_bound: false };
         let lasting = {
             let mut state = self.0.state();
-            state.held.insert(path.into(), Held::Claiming(serial));
-            let serials: BTreeSet<u64> = state.held.values().map(|held| held.serial()).collect();
-            state.ports.retain(|serial, _| serials.contains(serial));
-            state.ports.insert(serial, port);
+            state.held.insert(path.into(), claiming);
             let lasting = state.intended.get(path).copied();
             if let Some(process) = lasting {
                 state.lasting.insert((path.into(), serial), Lasting { process, is_given_up: false });
@@ -658,7 +659,7 @@ impl Registry for Names {
         self.0.roused.notify_all();
         let agreed = self.0.agree(path, serial, lasting, existing, Instant::now() + AGREE_TIMEOUT);
         let mut state = self.0.state();
-        if state.held.get(path) != Some(&Held::Claiming(serial)) {
+        if state.held.get(path) != Some(&claiming) {
             // Given up meanwhile.
             if agreed.is_ok() && lasting.is_none() {
                 state.owed.insert((path.into(), serial));
@@ -667,7 +668,7 @@ impl Registry for Names {
             return agreed;
         }
         match &agreed {
-            Ok(()) => drop(state.held.insert(path.into(), Held::Bound(serial))),
+            Ok(()) => drop(state.held.insert(path.into(), Held { is_bound: true, ..claiming })),
             Err(failure) => {
                 state.held.remove(path);
                 state.lasting.remove(&(path.into(), serial));
@@ -684,7 +685,7 @@ impl Registry for Names {
     fn release(&self, path: &str, serial: u64) -> Result<(), NameFailure> {
         {
             let mut state = self.0.state();
-            if state.held.get(path).is_some_and(|held| held.serial() == serial) {
+            if state.held.get(path).is_some_and(|held| held.serial == serial) {
                 state.held.remove(path);
             }
         }

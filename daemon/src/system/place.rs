@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 /// What a process is taken to use of memory if it was not said.
 const MEMORY_USUAL: u64 = 32 << 20;
+/// How long is waited for what the node has that was asked for by name. Each tells it when it starts.
+const SAYS_TIMEOUT: Duration = Duration::from_secs(3);
+const SAYS_INTERVAL: Duration = Duration::from_millis(20);
 /// After so long a node has told others of what it got.
 const TOLD_AFTER: Duration = Duration::from_millis(1500);
 
@@ -44,6 +47,9 @@ impl System {
             (None, None) if wish.spread => Hint::Spread(self.count_named(name)),
             (None, None) => Hint::Anywhere,
         };
+        if let Hint::On(node) = hint {
+            self.wait_until_it_says(node);
+        }
         let candidates = self.candidates(&members);
         let order = Order {
             program: ProgramId(super::record::hex(program).unwrap_or_default()),
@@ -168,6 +174,19 @@ impl System {
         let node = NodeId(why.chosen.expect("a decision that chose no node is an error"));
         recent.push_back((Instant::now(), node, view.memory_bytes));
         Ok(node)
+    }
+
+    /// A node that has just started, or this one, may not have heard what the other has.
+    fn wait_until_it_says(&self, node: NodeId) {
+        let health = &self.0.health;
+        let says_nothing = || match health.standing(node) {
+            Standing::Unknown => true,
+            standing => standing.is_up() && health.soft(node).is_none(),
+        };
+        let deadline = Instant::now() + SAYS_TIMEOUT;
+        while node != self.0.me && says_nothing() && Instant::now() < deadline && !self.0.is_stopping() {
+            std::thread::sleep(SAYS_INTERVAL);
+        }
     }
 
     fn candidates(&self, members: &member::Members) -> Vec<Candidate> {

@@ -20,6 +20,8 @@ planted::bugs! {
     OlderFactsReplace,
     /// Nobody asks third members.
     NoIndirectProbes,
+    /// A node tells what it has before it has looked.
+    UnseenTold,
     /// Facts are told to some, once, and to nobody again.
     FactsToldOnce,
     /// Silence is suspected but never judged.

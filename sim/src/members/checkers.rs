@@ -12,7 +12,7 @@
 use crate::checkers::{Violation, ensure};
 use crate::members::world::{MILLISECOND, World};
 use abi::ids::{NodeId, Time};
-use services::members::{Change, FACTS_BYTES_MAX, Standing};
+use services::members::{Change, FACTS_BYTES_MAX, Intake, Standing};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Within this time a `kill -9` is told everywhere: links break at once.
@@ -101,7 +101,10 @@ impl Checkers {
             }
             Change::Facts { node } => {
                 let members = world.node(by).members.as_ref();
-                let known = members.and_then(|members| members.facts(node)).map_or(0, |(_, facts)| facts.processes);
+                let facts = members.and_then(|members| members.facts(node)).map(|(_, facts)| facts);
+                let said = facts.as_ref().is_none_or(|facts| facts.memory_bytes > 0 || facts.intake == Intake::Leaving);
+                ensure!(said, "{by} is told what {node} has before {node} has looked");
+                let known = facts.map_or(0, |facts| facts.processes);
                 // Whatever a node says of itself, it counts.
                 let before = self.facts.insert((by, node), known).unwrap_or_default();
                 ensure!(known >= before, "{by} goes back to older facts of {node}: number {known} after {before}");

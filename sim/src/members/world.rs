@@ -9,6 +9,8 @@ use services::members::{Architecture, Belonging, Change, Effect, Facts, Input, I
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub const MILLISECOND: u64 = 1_000_000;
+/// By then a node that has started has looked at its machine.
+const LOOKS_NS: u64 = 300 * MILLISECOND;
 pub const SECOND: u64 = 1000 * MILLISECOND;
 
 /// A machine.
@@ -33,12 +35,35 @@ pub struct Node {
 
 /// What is on its way or planned.
 enum Coming {
-    Packet { from: NodeId, to: NodeId, bytes: Vec<u8> },
-    Tick { node: NodeId, life: u64 },
-    Resume { node: NodeId },
-    Linked { node: NodeId, peer: NodeId },
-    Unlinked { node: NodeId, peer: NodeId },
-    List { node: NodeId, list: u64 },
+    Packet {
+        from: NodeId,
+        to: NodeId,
+        bytes: Vec<u8>,
+    },
+    Tick {
+        node: NodeId,
+        life: u64,
+    },
+    Resume {
+        node: NodeId,
+    },
+    Linked {
+        node: NodeId,
+        peer: NodeId,
+    },
+    Unlinked {
+        node: NodeId,
+        peer: NodeId,
+    },
+    List {
+        node: NodeId,
+        list: u64,
+    },
+    /// The node has looked at its machine.
+    Facts {
+        node: NodeId,
+        life: u64,
+    },
 }
 
 /// How bad the network is.
@@ -189,8 +214,8 @@ impl World {
         (node.paused_until, node.begun, node.resumed, node.list, node.alarm) = (Time(0), now, now, list, Time(0));
         self.record(format!("{number} starts its life {life}"));
         self.checkers.started(number);
-        let (list, facts) = (self.lists[list as usize].clone(), self.node(number).facts.clone());
-        self.step(number, Input::Facts(facts))?;
+        let (list, looks) = (self.lists[list as usize].clone(), self.random.below(LOOKS_NS));
+        self.plan(looks, Coming::Facts { node: number, life });
         self.step(number, Input::Belong(&list))?;
         if self.links {
             let peers: Vec<NodeId> = self.nodes.keys().copied().filter(|peer| *peer != number).collect();
@@ -320,6 +345,18 @@ impl World {
                     self.step(node, Input::Tick)?;
                 }
                 Ok(())
+            }
+            Coming::Facts { node, life } => {
+                let (now, here) = (self.now, self.node(node));
+                if here.members.is_none() || here.life != life {
+                    return Ok(());
+                }
+                if here.paused_until > now {
+                    self.plan(here.paused_until.since(now), Coming::Facts { node, life });
+                    return Ok(());
+                }
+                let facts = here.facts.clone();
+                self.step(node, Input::Facts(facts))
             }
             Coming::Resume { node } => {
                 let now = self.now;
