@@ -98,6 +98,7 @@ impl From<ProcessView> for InNode {
             State::Running => ("running", None, None),
             State::Waiting(waits) => ("waiting", Some(waits_for(waits)), None),
             State::Stopped => ("stopped", None, None),
+            State::Lost => ("lost", None, None),
             State::Ended(end) => ("ended", None, Some(end)),
         };
         InNode {
@@ -146,6 +147,7 @@ pub fn describe_state(view: &ProcessView) -> String {
         State::Waiting(waits) => waits_for(*waits).into(),
         State::Stopped if view.stay == Stay::Paused => "paused".into(),
         State::Stopped => "stopped".into(),
+        State::Lost => "lost".into(),
         State::Ended(end) => node::describe_end(end),
     }
 }

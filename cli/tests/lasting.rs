@@ -255,6 +255,32 @@ fn a_durable_process_is_moved_and_outlives_that_node_too() {
     assert!(now.windows(2).all(|pair| pair[1] == pair[0] + 1), "{now:?}");
 }
 
+/// What no node can take up is seen, and how something ended is told by whoever is asked, when the node where that was has gone or has
+/// begun anew.
+#[test]
+fn what_is_lost_is_seen_and_its_end_is_told() {
+    let computer = Computer::of(3);
+    for node in &computer.nodes {
+        node.program("exit7.wasm", &programs::exiting(7));
+        node.program("rests.wasm", &programs::resting(600_000));
+    }
+    // Its directory is on that machine alone.
+    let there = format!("{}=/there", computer.nodes[2].path("").display());
+    let bound = started(&computer, 2, &["--restart", "always", "--mount", &there, "rests.wasm"]);
+    let over = started(&computer, 0, &["--durable", "--on", "c", "exit7.wasm"]);
+    assert_eq!(computer.on(0, &["wait", &over]).status, 7);
+    computer.kill(2);
+    until("it to be seen that one is lost", || {
+        let shown = computer.on(1, &["ps"]).out;
+        shown.lines().any(|line| line.contains(&format!("{bound} ")) && line.contains("lost")).then_some(())
+    });
+    assert_eq!(computer.on(1, &["wait", &over]).status, 7);
+    computer.up(2);
+    until("it to go on", || (computer.living(0, &bound).len() == 1).then_some(()));
+    assert!(!computer.on(1, &["ps"]).out.contains("lost"));
+    assert_eq!(computer.on(0, &["wait", &over]).status, 7);
+}
+
 /// A node that slept past its lease has no effect when it wakes.
 #[test]
 fn a_node_that_wakes_late_ends_what_others_took_over() {

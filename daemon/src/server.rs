@@ -246,7 +246,22 @@ impl<'a> Session<'a> {
         Ok(self.reply(&Reply::Done)?)
     }
 
-    fn answer(&mut self, mut request: Request) -> Done {
+    fn answer(&mut self, request: Request) -> Done {
+        let waits = matches!(request, Request::Wait { .. });
+        let pid = request.pid().filter(|_| waits);
+        match (self.answer_anywhere(request), pid) {
+            // No node knows of it any more, or the one that does is not heard.
+            (Err(undone @ (Undone::Refused(_) | Undone::Last(_))), Some(pid)) => {
+                match self.shared.system.written_end(pid) {
+                    Some(end) => Ok(self.reply(&Reply::Ended { end })?),
+                    None => Err(undone),
+                }
+            }
+            (done, _) => done,
+        }
+    }
+
+    fn answer_anywhere(&mut self, mut request: Request) -> Done {
         if let Some(node) = self.elsewhere(&mut request)? {
             return self.hand_on(node, &request);
         }

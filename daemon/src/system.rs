@@ -18,6 +18,7 @@
 //! ```
 //! A node alone is a system of one: the same parts, with nobody to speak to.
 
+mod claimed;
 mod drain;
 mod ears;
 mod elsewhere;

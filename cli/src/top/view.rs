@@ -44,6 +44,7 @@ impl Palette {
             State::Ready | State::Starting => self.of(Color::Yellow),
             State::Waiting(_) => Style::new(),
             State::Stopped => self.of(Color::Magenta),
+            State::Lost => self.of(Color::Red),
             State::Ended(_) => self.faint(),
         }
     }

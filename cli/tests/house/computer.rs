@@ -92,7 +92,7 @@ impl Computer {
         let listed: Value = serde_json::from_str(&self.on(from, &["ps", "--json"]).out).unwrap_or_default();
         let all = listed["processes"].as_array().cloned().unwrap_or_default();
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), String::from);
-        all.into_iter().filter(|one| text(&one["pid"]) == pid).collect()
+        all.into_iter().filter(|one| text(&one["pid"]) == pid && one["state"] != "lost").collect()
     }
 
     /// The node on which it lives, if it is exactly one, counted from 0.

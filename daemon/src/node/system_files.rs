@@ -426,6 +426,7 @@ impl SystemFiles {
             State::Running => ("running", String::new()),
             State::Waiting(waits) => ("waiting", format!("waits_for: {}\n", format!("{waits:?}").to_lowercase())),
             State::Stopped => ("stopped", String::new()),
+            State::Lost => ("lost", String::new()),
             State::Ended(end) => ("ended", format!("end: {end:?}\n")),
         };
         let parent = view.parent.map_or(String::new(), |parent| format!("parent: {parent}\n"));

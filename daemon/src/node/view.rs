@@ -174,6 +174,8 @@ pub enum State {
     Waiting(Waits),
     /// `una stop` keeps it from running.
     Stopped,
+    /// Its node is lost, and none has taken it up yet.
+    Lost,
     Ended(End),
 }
 

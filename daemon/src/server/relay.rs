@@ -21,7 +21,7 @@ use crate::system::Reach;
 use crate::system::view::{WhyNode, WhyView};
 use abi::ids::NodeId;
 use drivers::wire::Stream;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -269,12 +269,18 @@ impl Session<'_> {
 
     /// This node's processes, and those of all others that answer.
     pub(super) fn all_processes(&mut self, ended: bool) -> Done {
+        let mut known = BTreeSet::new();
         for part in self.shared.system.processes(ended) {
             match part {
-                Ok(views) => views.into_iter().try_for_each(|view| self.reply(&Reply::Process(view)))?,
+                Ok(views) => {
+                    known.extend(views.iter().map(|view| view.pid));
+                    views.into_iter().try_for_each(|view| self.reply(&Reply::Process(view)))?;
+                }
                 Err((node, name, why)) => self.reply(&Reply::Missing { node: node.0, name, why })?,
             }
         }
+        let lost = self.shared.system.lost(&known);
+        lost.into_iter().try_for_each(|view| self.reply(&Reply::Process(view)))?;
         self.done()
     }
 }

@@ -25,9 +25,7 @@ use crate::keep::record::{self, Begin, Claim, Place, Restart, Supervision};
 use crate::node::{Console, End, Node, Order, Outward, Pid, SnapshotRefused};
 use abi::ids::NodeId;
 use abi::process::Again;
-use drivers::coordinator::{
-    Action, Compare, Coordinator, Failure, KeyRange, LeaseId, Range, Record, Revision, Transaction,
-};
+use drivers::coordinator::{Action, Compare, Coordinator, Failure, LeaseId, Range, Record, Revision, Transaction};
 use serde::{Deserialize, Serialize};
 use services::events::Kind;
 use services::location::Input;
@@ -858,17 +856,25 @@ impl Inner {
 
     /// All that is looked after, anywhere.
     pub(super) fn supervised(&self) -> Result<Vec<(Pid, Claim, Revision)>, Failure> {
+        self.supervised_in(Range::prefix(record::PROCESSES))
+    }
+
+    /// The same, as it is known here at once.
+    pub(super) fn supervised_as_heard(&self) -> Result<Vec<(Pid, Claim, Revision)>, Failure> {
+        self.supervised_in(Range::prefix(record::PROCESSES).stale())
+    }
+
+    fn supervised_in(&self, mut range: Range) -> Result<Vec<(Pid, Claim, Revision)>, Failure> {
         let mut all = vec![];
-        let mut keys = KeyRange::prefix(record::PROCESSES);
         loop {
-            let found = self.facts.range(Range::of(keys.clone()), Instant::now() + FACT_TIMEOUT)?;
+            let found = self.facts.range(range.clone(), Instant::now() + FACT_TIMEOUT)?;
             let claims = found.records.iter().filter_map(|record| {
                 let (pid, claim) = Claim::read(&record.key, &record.value)?;
                 claim.supervision.is_some().then_some((pid, claim, record.modified))
             });
             all.extend(claims);
             match found.records.last() {
-                Some(last) if found.more => keys.from = [&last.key, &[0][..]].concat().into(),
+                Some(last) if found.more => range.keys.from = [&last.key, &[0][..]].concat().into(),
                 _ => return Ok(all),
             }
         }

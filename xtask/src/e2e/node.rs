@@ -403,7 +403,7 @@ impl Machines {
     pub fn copies(&self, by: usize, pid: &str) -> Result<Vec<u64>, String> {
         let listed = self.json(by, &["ps", "--json"])?;
         let processes = listed["processes"].as_array().cloned().unwrap_or_default();
-        let same = processes.iter().filter(|process| shown(&process["pid"]) == pid);
+        let same = processes.iter().filter(|process| shown(&process["pid"]) == pid && process["state"] != "lost");
         Ok(same.filter_map(|process| process["node"].as_u64()).collect())
     }
 
