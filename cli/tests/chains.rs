@@ -145,6 +145,23 @@ const GCC: Guest = Guest {
     ..guest("gcc-avr")
 };
 
+/// 69 MB of C++, with exceptions.
+const YOSYS: Guest = Guest {
+    origin: Origin::Published,
+    arguments: &["-q", "-p", SYNTHESIS],
+    files: Files::Given { name: "input.v", content: multiplier },
+    ..guest("yosys")
+};
+const SYNTHESIS: &str = "read_verilog /data/input.v; proc; opt -full; alumacc; share; booth; opt; simplemap; opt -full; \
+                         write_json /data/output.json; stat";
+
+/// Enough for a synthesizer of circuits to do.
+fn multiplier() -> String {
+    "module multiplier(input clock, input [47:0] a, b, output reg [95:0] product);\n\
+     always @(posedge clock) product <= a * b + (a ^ b);\nendmodule\n"
+        .into()
+}
+
 /// Enough for a compiler to do.
 fn templates() -> String {
     let mut source = String::from(
@@ -252,6 +269,12 @@ mod published_at_night {
     #[ignore = "needs `cargo xtask fetch`"]
     fn gcc() {
         freeze_often(&GCC, 300, &[Engine::Native]);
+    }
+
+    #[test]
+    #[ignore = "needs `cargo xtask fetch`"]
+    fn yosys() {
+        freeze_often(&YOSYS, 100, &[Engine::Native]);
     }
 
     #[test]

