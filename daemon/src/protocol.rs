@@ -468,6 +468,10 @@ pub enum Request {
     Why {
         pid: Pid,
     },
+    /// Have the program that is called so on another node on this one, under that name. Answer: done.
+    Bring {
+        name: String,
+    },
     /// Copies all facts to another coordinator and goes on with that one. Answer: working now and then, then facts kept.
     MoveCoordinator {
         to: String,

@@ -36,7 +36,7 @@ pub use error::{
 };
 pub use fiber::{Blank, Fiber, NoChild, SystemCalls, Usage};
 pub use image::{Facts, Image};
-pub use library::Library;
+pub use library::{Library, Named};
 pub use parts::{SavedState, WholeImage};
 pub use process::{Process, State, Stop, Stopper};
 pub use program::Program;

@@ -43,6 +43,11 @@ impl Session<'_> {
                     format!("nobody decided where process {pid} is: it was started here"),
                 )),
             },
+            Request::Bring { name } => match system.bring(&name) {
+                Ok(true) => self.done(),
+                Ok(false) => Err(Undone::new(Reason::NotFound, format!("no node has a program called {name}"))),
+                Err(error) => Err(Undone::new(Reason::File, error)),
+            },
             Request::Events { after, follow } => self.events(after, follow),
             Request::MoveCoordinator { to } => {
                 let copied = system.move_coordinator(&to, || self.still_working().is_ok()).map_err(undone)?;

@@ -35,6 +35,8 @@ pub enum Question {
     TakeUp { pid: crate::node::Pid, because: Because },
     /// Answer: JSON of why that process, which began there, was put where it is; or of nothing.
     Why { pid: Pid },
+    /// Answer: JSON of the program that is called so there, or of nothing.
+    Named { name: String },
     /// Answer: JSON of how far the node is that empties itself.
     Emptying,
     /// Answer: as [`elsewhere::answer`] gives it.
@@ -115,6 +117,9 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
             Ok(vec![])
         }
         Question::Why { pid } => serde_json::to_vec(&inner.own_why(pid)).map_err(|error| error.to_string()),
+        Question::Named { name } => {
+            serde_json::to_vec(&inner.library.named(&name).map(|(named, _)| named)).map_err(|error| error.to_string())
+        }
         Question::Emptying => {
             let emptying = System(inner.clone()).emptying(&inner.me.to_string()).map_err(|error| error.to_string())?;
             serde_json::to_vec(&emptying).map_err(|error| error.to_string())

@@ -8,10 +8,11 @@
 //! Those that ran the program lately, as they say of themselves, are asked first. Wasm is checked by its hash; code by its checksum, which
 //! protects from damage only: a member of the system is trusted to have compiled what it says, as it is trusted with the files.
 
+use super::ears::Question;
 use super::{Inner, System, service};
 use abi::ids::{NodeId, NodeKey, ProgramId};
 use drivers::wire::Stream;
-use engine::Elsewhere;
+use engine::{Elsewhere, LibraryError, Named};
 use serde::{Deserialize, Serialize};
 use services::members::ProgramMark;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -40,15 +41,36 @@ impl Elsewhere for Others {
         let inner = self.0.upgrade()?;
         let own = inner.node.get()?.engine().compatibility();
         let fits = |inner: &Inner, node| inner.health.soft(node).is_some_and(|(_, facts)| facts.engine.0 == own);
-        let (_, stream) = fetch(&inner, program, &Wanted::Code(name.into()), fits)?;
+        let (_, stream) = fetch(&inner, None, program, &Wanted::Code(name.into()), fits)?;
         Some(Box::new(stream))
     }
 }
 
 impl System {
+    /// Has the program that is called so on another node here, under that name. False: none has one.
+    pub fn bring(&self, name: &str) -> Result<bool, LibraryError> {
+        let answers = self.0.ask_all(&Question::Named { name: name.into() });
+        let read = |(node, answer): (NodeId, Result<Vec<u8>, String>)| {
+            let named: Named = serde_json::from_slice::<Option<Named>>(&answer.ok()?).ok()??;
+            Some((node, blake3::Hash::from_hex(&named.hash).ok()?))
+        };
+        // Of two that differ, the first node's.
+        let mut all = answers.into_iter().filter_map(read);
+        match all.find_map(|(node, hash)| self.program_of(Some(node), &hash)) {
+            Some(wasm) => self.0.library.keep_named(name, &wasm).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
     /// A program by its hash, from another node that has it; it is kept here then.
     pub fn program(&self, hash: &blake3::Hash) -> Option<Vec<u8>> {
-        let (size, stream) = fetch(&self.0, hash, &Wanted::Wasm(hash.to_hex().to_string()), |_, _| true)?;
+        self.program_of(None, hash)
+    }
+
+    /// The same; a node that is known to have it is asked first.
+    fn program_of(&self, node: Option<NodeId>, hash: &blake3::Hash) -> Option<Vec<u8>> {
+        let wanted = Wanted::Wasm(hash.to_hex().to_string());
+        let (size, stream) = fetch(&self.0, node, hash, &wanted, |_, _| true)?;
         let mut wasm = vec![];
         stream.take(crate::protocol::PROGRAM_BYTES_MAX.min(size)).read_to_end(&mut wasm).ok()?;
         if blake3::hash(&wasm) != *hash {
@@ -61,7 +83,8 @@ impl System {
 }
 
 fn fetch(
-    inner: &Inner, program: &blake3::Hash, wanted: &Wanted, fits: impl Fn(&Inner, NodeId) -> bool,
+    inner: &Inner, first: Option<NodeId>, program: &blake3::Hash, wanted: &Wanted,
+    fits: impl Fn(&Inner, NodeId) -> bool,
 ) -> Option<(u64, Stream)> {
     let mark = ProgramMark::from(&ProgramId(*program.as_bytes()));
     let mut others: Vec<(bool, NodeId, NodeKey)> = inner
@@ -69,7 +92,8 @@ fn fetch(
         .into_iter()
         .filter(|(node, _)| inner.health.is_up(*node) && fits(inner, *node))
         .map(|(node, key)| {
-            let has = inner.health.soft(node).is_some_and(|(_, facts)| facts.programs.contains(&mark));
+            let has =
+                Some(node) == first || inner.health.soft(node).is_some_and(|(_, facts)| facts.programs.contains(&mark));
             (!has, node, key)
         })
         .collect();
