@@ -504,7 +504,9 @@ impl Kernel {
                 let done = self.perform(self.node, number, actor, act, lent, rights, effects);
                 done.expect("what a node asks of itself can be done");
                 // It may have been asked for somebody of another node, who was looked at while it was held back.
-                self.look_at_errand(errand);
+                if !planted(Bug::HandedInwardNever) {
+                    self.look_at_errand(errand);
+                }
             }
             Inward::Withdraw { errand, cause } => {
                 if let Some(key) = self.own_stand_ins.get(&errand).copied() {
