@@ -1481,7 +1481,7 @@ impl Kernel {
         let giver_life = self.sessions[&giver].life;
         let gone = match self.sessions.get(&to) {
             // It lives anew, and the giver has met it before this node did: it will claim in that life.
-            Some(session) if session.life < to_life => false,
+            Some(session) if session.life < to_life => planted(Bug::GrantToNextLifeDropped),
             Some(session) => {
                 session.life != to_life
                     || session.breach.is_some()
@@ -1623,7 +1623,8 @@ impl Kernel {
                     Verdict::Outcome(Outcome::Called(Err(error)))
                 }
                 // A flush is given up when whoever asked for it is lost.
-                What::Watch | What::Flush => Verdict::Over,
+                What::Flush if !planted(Bug::WayFlushAnswered) => Verdict::Over,
+                What::Watch => Verdict::Over,
                 // It is said not to have been sent: here it never was.
                 what => Verdict::Outcome(what.given_up(cause, false, false)),
             };

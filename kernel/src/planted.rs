@@ -60,6 +60,8 @@ planted::bugs! {
     ReleaseForgotten,
     /// A third node is given a right and its home is not told.
     GrantSkipped,
+    /// A right that is given at a life of a node that its home has not met yet is dropped there.
+    GrantToNextLifeDropped,
     /// A right that comes home has all that its kind has.
     ForeignAmplifies,
     /// Another node is not told that an act was given up.
@@ -94,6 +96,8 @@ planted::bugs! {
     WayKept,
     /// A way that has come home goes on through the node where it has been.
     WayNeverLands,
+    /// A flush that is given up while it waits is answered like an act.
+    WayFlushAnswered,
     /// A node does not say that an act is under way elsewhere.
     HandedNever,
     /// An act that was handed over is answered to the node between too.
@@ -108,6 +112,8 @@ planted::bugs! {
     HandedToNextLife,
     /// A stand-in with several children is not seen to be left with one that is elsewhere.
     HandedByParentsNever,
+    /// A stand-in is not seen to wait for what its own node does.
+    HandedInwardNever,
     /// A process goes to whichever life of a node is known, and not to the one that expects it.
     DepartsToAnyLife,
 }

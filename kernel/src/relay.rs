@@ -137,7 +137,7 @@ impl Kernel {
         if self.errands[errand].withdrawn().is_some() || self.is_handing(key) || self.is_held_back(errand) {
             return;
         }
-        let (is_lost, agreed) = (handing.as_ref().is_some_and(|handing| handing.lost.is_some()), handing.is_some());
+        let is_lost = handing.as_ref().is_some_and(|handing| handing.lost.is_some());
         let process = self.processes.get_mut(key).expect("who is in the middle is there");
         let abroad = process.abroad.as_deref_mut().expect("who is in the middle stands in");
         let (asker, number) = (abroad.node, abroad.errand);
@@ -145,8 +145,7 @@ impl Kernel {
             return self.join_inner(key, errand, effects);
         }
         if asker == self.node {
-            // What the other node was told to call it must stay until it has.
-            return if agreed { () } else { self.join_outer(key, errand, number, effects) };
+            return self.join_outer(key, errand, number, effects);
         }
         if abroad.offered == Some(at) || is_lost || planted(Bug::HandedNever) {
             return;
@@ -165,27 +164,43 @@ impl Kernel {
         }
         let abroad = self.processes[outer].abroad.as_deref().expect("it stands in");
         let (node, asked) = (abroad.node, abroad.errand);
-        self.discard_middle(outer, errand, effects);
+        self.remove_errand(errand);
+        self.discard_middle(outer, effects);
         self.own_stand_ins.remove(&number);
         self.set_asker(inner, node, asked);
     }
 
-    /// A process of this node waits for a stand-in of its own node that waits for another: it waits for that one itself.
+    /// A process of this node waits for a stand-in of its own node that waits for another: it waits for that one itself. The second errand
+    /// stays, since other nodes know it by its number, or were told it as the one by which to take the act over.
     fn join_outer(&mut self, middle: Key<Process>, inner: Key<Errand>, number: u64, effects: &mut Vec<Effect>) {
         let Some(outer) = self.find_errand(self.node, number) else { return };
-        let Errand { node, number, .. } = self.errands[inner];
-        if let Some(session) = self.sessions.get_mut(&node) {
-            for pending in session.pending.iter_mut().filter(|pending| pending.errand == Some(inner)) {
-                pending.errand = Some(outer);
+        self.discard_middle(middle, effects);
+        let waited_for = self.remove_errand(outer);
+        match waited_for.purpose {
+            Purpose::Process(process) => {
+                let State::Waiting { waiting: Waiting::Away { errand }, .. } = &mut self.processes[process].state
+                else {
+                    unreachable!("who has an errand waits for it")
+                };
+                *errand = inner;
             }
+            Purpose::Call(call) => self.calls[call].server_side = ServerSide::Away(inner),
+            Purpose::Watch(watch) => {
+                if let Subject::Abroad { errand, .. } = &mut self.watches[watch].subject {
+                    *errand = inner;
+                }
+            }
+            Purpose::Kept(import) => self.imports[import].reading = Some(inner),
+            Purpose::Child(parent) => {
+                let errands = self.outposts.get_mut(&parent).expect("a parent knows where its children are");
+                errands.iter_mut().filter(|errand| **errand == outer).for_each(|errand| *errand = inner);
+            }
+            Purpose::Way | Purpose::Nobody => {}
         }
-        self.discard_middle(middle, inner, effects);
-        let errand = &mut self.errands[outer];
-        (errand.node, errand.number) = (node, number);
-        if let Some(session) = self.sessions.get_mut(&node) {
-            session.adopted.insert(number, outer);
-        }
-        self.look_at_errand(Some(outer));
+        let errand = &mut self.errands[inner];
+        let Errand { node, number, handing, elsewhere, .. } = core::mem::replace(errand, waited_for);
+        (errand.node, errand.number, errand.handing, errand.elsewhere) = (node, number, handing, elsewhere);
+        self.look_at_errand(Some(inner));
     }
 
     fn set_asker(&mut self, key: Key<Process>, node: NodeId, errand: u64) {
@@ -195,9 +210,8 @@ impl Kernel {
         self.looked_at.push(key);
     }
 
-    /// A stand-in and its errand go, and nobody is told: somebody else tells.
-    fn discard_middle(&mut self, key: Key<Process>, errand: Key<Errand>, effects: &mut Vec<Effect>) {
-        self.remove_errand(errand);
+    /// A stand-in goes, and nobody is told: somebody else tells.
+    fn discard_middle(&mut self, key: Key<Process>, effects: &mut Vec<Effect>) {
         let State::Waiting { waiting, .. } = &mut self.processes[key].state else {
             unreachable!("who is in the middle waits")
         };
@@ -240,7 +254,8 @@ impl Kernel {
         };
         let abroad = self.processes[middle].abroad.as_deref().expect("it stands in");
         let (asker, number) = (abroad.node, abroad.errand);
-        self.discard_middle(middle, key, effects);
+        self.remove_errand(key);
+        self.discard_middle(middle, effects);
         // What was agreed of it is not meant for the same errand when that comes back here, by another way.
         self.handovers.remove(&(asker, number));
         self.tell(asker, Content::Relieved { errand: number });
@@ -351,8 +366,10 @@ impl Kernel {
         }
         let (node, number) = (errand.node, errand.number);
         let known = self.sessions.get(&at).filter(|session| session.breach.is_none());
-        if at != self.node && known.is_none_or(|session| session.life != life) {
-            self.errands[key].elsewhere = Some((at, life));
+        let is_met = at == self.node || known.is_some_and(|session| session.life == life);
+        // It may have been at another node before, which is met later: to that it is not given any more.
+        self.errands[key].elsewhere = (!is_met).then_some((at, life));
+        if !is_met {
             return;
         }
         self.errands[key].handing = Some(Handing { at, relieved: false, lost: None, at_lost: false });
@@ -487,7 +504,9 @@ impl Kernel {
                 let done = self.perform(self.node, number, actor, act, lent, rights, effects);
                 done.expect("what a node asks of itself can be done");
                 // It may have been asked for somebody of another node, who was looked at while it was held back.
-                self.look_at_errand(errand);
+                if !planted(Bug::HandedInwardNever) {
+                    self.look_at_errand(errand);
+                }
             }
             Inward::Withdraw { errand, cause } => {
                 if let Some(key) = self.own_stand_ins.get(&errand).copied() {

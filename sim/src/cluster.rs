@@ -44,6 +44,10 @@ struct Weather {
     between_dies_once_in: Option<u64>,
     /// The others give up on a node, which lives.
     gives_up_once_in: Option<u64>,
+    /// Between two nodes everything takes this much longer.
+    slow: Option<(usize, usize, u64)>,
+    /// In so many of a hundred moves whoever moved last moves on, or back: what is done to it meets itself on its ways.
+    restless_in_100: u64,
 }
 
 impl Weather {
@@ -56,6 +60,8 @@ impl Weather {
         move_once_in: None,
         between_dies_once_in: None,
         gives_up_once_in: None,
+        slow: None,
+        restless_in_100: 0,
     };
 }
 
@@ -115,6 +121,8 @@ struct Cluster {
     /// By the node that they left and the ticket.
     between: BTreeMap<(usize, u64), Between>,
     tickets: u64,
+    /// Who moved last.
+    restless: Option<ProcessId>,
     /// How often a process moved, and how often it could not.
     pub moves: [u64; 2],
 }
@@ -186,7 +194,12 @@ impl Cluster {
             move_once_in: [None, Some(100), Some(20)][random.below(3) as usize],
             between_dies_once_in: None,
             gives_up_once_in: None,
+            slow: None,
+            restless_in_100: 0,
         };
+        // Drawn apart: the other seeds stay what they were.
+        let mut shape = Random::new(seed ^ 0x5ea5);
+        let is_restless = is_of_ways && shape.once_in(2);
         let weather = match is_of_ways {
             true => Weather {
                 delay_ns_max: weather.delay_ns_max.max(2_000_000),
@@ -194,6 +207,15 @@ impl Cluster {
                 between_dies_once_in: Some(4 + random.below(60)),
                 gives_up_once_in: [None, Some(1000), Some(300)][random.below(3) as usize],
                 ..Weather::CALM
+            },
+            false => weather,
+        };
+        let weather = match is_restless {
+            true => Weather {
+                slow: Some((0, 1 + shape.below(count as u64 - 1) as usize, 10 + shape.below(30))),
+                restless_in_100: 50 + shape.below(40),
+                move_once_in: Some(5 + shape.below(10)),
+                ..weather
             },
             false => weather,
         };
@@ -216,7 +238,8 @@ impl Cluster {
                 Box::new(move |program, arguments, id| {
                     let actor = || {
                         let actor = Actor::of_cluster(seed, id, arguments, &nodes);
-                        Box::new(if is_of_ways { actor.streaming() } else { actor }) as Box<dyn Body>
+                        let actor = if is_of_ways { actor.streaming() } else { actor };
+                        Box::new(if is_restless { actor.waiting_long() } else { actor }) as Box<dyn Body>
                     };
                     (program == ACTOR).then(actor)
                 }),
@@ -243,6 +266,7 @@ impl Cluster {
             planned: Vec::new(),
             between: BTreeMap::new(),
             tickets: 0,
+            restless: None,
             moves: [0; 2],
             machines,
             random,
@@ -269,8 +293,16 @@ impl Cluster {
             let node = NodeId(about as u16 + 1);
             self.coming.retain(|coming| coming.to != to || coming.event != Event::Unlinked { node });
             let event = Event::Linked { node, life: self.machines[about].life() };
-            let due = self.now + self.random.below(1_000_000);
+            let due = self.now + self.random.below(1_000_000) * self.slowness(one, other);
             self.coming.push(Coming { to, due, event });
+        }
+    }
+
+    /// How much longer everything takes between these two.
+    fn slowness(&self, one: usize, other: usize) -> u64 {
+        match self.weather.slow {
+            Some((a, b, times)) if (a, b) == (one, other) || (a, b) == (other, one) => times,
+            _ => 1,
         }
     }
 
@@ -473,7 +505,7 @@ impl Cluster {
                 if self.cut.contains(&(node, to)) || self.random.once_in(self.weather.loses_once_in) {
                     continue;
                 }
-                let due = self.now + self.random.below(self.weather.delay_ns_max);
+                let due = self.now + self.random.below(self.weather.delay_ns_max) * self.slowness(node, to);
                 if self.forged_once_in.is_some_and(|times| self.random.once_in(times)) {
                     let packet = forge(&packet, &mut self.random);
                     let event = Event::Arrived { from: NodeId(node as u16 + 1), life, packet };
@@ -664,8 +696,13 @@ impl Cluster {
         let lives = |node: &usize| self.up[*node] && !self.given_up.contains_key(node);
         let up: Vec<usize> = (0..self.machines.len()).filter(lives).collect();
         let (Some(&from), Some(&to)) = (self.random.pick(&up), self.random.pick(&up)) else { return Ok(()) };
-        let movable: Vec<Key<Process>> =
-            self.machines[from].settled_processes().into_iter().map(|(process, _)| process).collect();
+        let again = self.weather.restless_in_100 > 0 && self.random.below(100) < self.weather.restless_in_100;
+        let find = |id| up.iter().find_map(|node| Some((*node, vec![self.machines[*node].key_of(id)?])));
+        let restless = self.restless.filter(|_| again).and_then(find);
+        let (from, movable) = restless.unwrap_or_else(|| {
+            let settled = self.machines[from].settled_processes();
+            (from, settled.into_iter().map(|(process, _)| process).collect())
+        });
         let (Some(&process), Some((key, adopter))) = (self.random.pick(&movable), self.machines[to].first_process())
         else {
             return Ok(());
@@ -702,6 +739,7 @@ impl Cluster {
                     return Ok(());
                 };
                 let id = traveller.instance.id;
+                self.restless = Some(id);
                 self.model.settled(id, left_at, self.machines[node].now);
                 // What processes were told is not followed where packets are forged.
                 if handle != HandleId::NONE && self.forged_once_in.is_none() {

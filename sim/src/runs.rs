@@ -38,7 +38,8 @@ pub enum Run {
     /// Several nodes whose processes do anything at all, on a network that loses, doubles, reorders and is cut; nodes die and come back.
     Cluster,
     /// The same with much under way at any time, while processes move and ways are shortened all the time; and whoever is between two
-    /// others while it hands something over dies then.
+    /// others while it hands something over dies then. In half of its seeds one way is slow, some process hardly ever stays where it is,
+    /// and acts are under way for long: acts and rights come back to where they were before.
     Ways,
     /// Who of many nodes is alive, in a network that loses, cuts and stands still. Its own tests look for the bugs that are planted in it.
     Members,

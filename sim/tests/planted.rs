@@ -33,7 +33,7 @@ fn every_planted_bug_is_found() {
         }
         kernel::planted::plant(Some(bug));
         // What moves does so in the cluster alone.
-        let moves = ["Moved", "Way", "Handed", "Over", "Departs"].iter().any(|kind| name.starts_with(kind));
+        let moves = ["Moved", "Way", "Handed", "Over", "Departs", "Grant"].iter().any(|kind| name.starts_with(kind));
         report(format!("kernel {name}"), if moves { hunt(&[Run::Ways, Run::Cluster]) } else { hunt(&runs::ALL) });
     }
     kernel::planted::plant(None);

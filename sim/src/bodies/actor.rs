@@ -49,6 +49,8 @@ pub struct Actor {
     has_door: bool,
     /// It mostly sends what nobody waits for, and takes it: much is under way at any time.
     streams: bool,
+    /// What it waits for is under way for long, and it sends more rights.
+    waits_long: bool,
     /// Pipes that it has read from: nobody else may.
     read_from: BTreeSet<HandleId>,
     /// Pipes that it has given another to read from.
@@ -81,6 +83,7 @@ impl Actor {
             nodes: Vec::new(),
             has_door: false,
             streams: false,
+            waits_long: false,
             read_from: BTreeSet::new(),
             read_by_others: BTreeSet::new(),
         }
@@ -101,6 +104,20 @@ impl Actor {
         self
     }
 
+    pub fn waiting_long(mut self) -> Actor {
+        self.waits_long = true;
+        self
+    }
+
+    /// Of so many acts one is another than mostly.
+    fn seldom(&self) -> u64 {
+        if self.waits_long { 2 } else { 4 }
+    }
+
+    fn until(&mut self, now: Time) -> Time {
+        now.after(self.random.below(if self.waits_long { 200_000_000 } else { 2_000_000 }))
+    }
+
     /// What is under way when a way changes.
     fn stream(&mut self, now: Time) -> SystemCall {
         if self.random.once_in(2) {
@@ -109,7 +126,7 @@ impl Actor {
                 wait: Wait::Until(now.after(self.random.below(3_000_000))),
             };
         }
-        let handles = if self.random.once_in(4) { self.transfers(1) } else { Box::default() };
+        let handles = if self.random.once_in(self.seldom()) { self.transfers(1) } else { Box::default() };
         let message = Message { bytes: self.content(), handles };
         SystemCall::Send { port: self.port(), message, mode: SendMode::Unreliable }
     }
@@ -269,14 +286,14 @@ impl Actor {
     fn wait(&mut self, now: Time) -> Wait {
         match self.random.below(8) {
             0..3 => Wait::No,
-            3..7 => Wait::Until(now.after(self.random.below(2_000_000))),
+            3..7 => Wait::Until(self.until(now)),
             _ if self.generation == 0 => Wait::No,
             _ => Wait::Forever,
         }
     }
 
     fn deadline(&mut self, now: Time) -> Deadline {
-        let at = (self.generation == 0 || !self.random.once_in(4)).then(|| now.after(self.random.below(2_000_000)));
+        let at = (self.generation == 0 || !self.random.once_in(4)).then(|| self.until(now));
         let again = if self.random.once_in(2) { self.again.take() } else { None };
         Deadline { at, again }
     }
@@ -331,7 +348,7 @@ impl Actor {
         if let Some(call) = self.act_abroad(now) {
             return Doing::Call(call);
         }
-        if self.streams && self.ports.len() > 2 && !self.random.once_in(4) {
+        if self.streams && self.ports.len() > 2 && !self.random.once_in(self.seldom()) {
             return Doing::Call(self.stream(now));
         }
         let call = match self.random.below(100) {

@@ -331,9 +331,14 @@ impl Model {
                 let asked = |(asker, node, _): &(ProcessId, NodeId, _)| *asker == parent && *node == process.born();
                 let position = self.unborn.iter().position(asked);
                 let candidates = self.unborn.iter().filter(|unborn| asked(unborn)).count();
-                if let (None, Some(position)) = (&spawn, position) {
+                // What is asked by a process whose rights are not known is not followed: it may be that, and not what was given up before.
+                let is_strange = self.strangers.contains(&parent);
+                if let (None, Some(position), false) = (&spawn, position, is_strange) {
                     let (_, _, cargo) = self.unborn.remove(position);
-                    // Of several that were given up, it is not known which this is.
+                    // Of several that were given up, it is not known which this is, and so not which are left.
+                    if candidates > 1 {
+                        self.unborn.iter_mut().filter(|unborn| asked(unborn)).for_each(|(.., cargo)| *cargo = None);
+                    }
                     match cargo.filter(|_| candidates == 1) {
                         Some(cargo) => {
                             let numbered = cargo.into_iter().enumerate();
@@ -347,7 +352,7 @@ impl Model {
                     return Ok(());
                 }
                 // It may be the one that was given up, or have been adopted as soon as it was born.
-                if self.strangers.contains(&parent) || position.is_some() || self.cluster && spawn.is_none() {
+                if is_strange || position.is_some() || self.cluster && spawn.is_none() {
                     if let Some(notify) = spawn.and_then(|spawn| spawn.supervisor) {
                         self.promise(parent, &notify, Subject::Exit(thing));
                     }
@@ -1218,4 +1223,70 @@ fn check_pipe(pipe: &PipeModel, strange_writes: &[Bytes]) -> Checked {
         at += piece.len();
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abi::limits::{Limits, WEIGHT_NORMAL};
+    use abi::process::{Orphan, Program, Spawn};
+
+    const ELSEWHERE: NodeId = NodeId(2);
+
+    fn parent() -> ProcessId {
+        ProcessId::new(NodeId(1), 1)
+    }
+
+    fn child(serial: u64) -> ProcessId {
+        ProcessId::new(ELSEWHERE, serial)
+    }
+
+    /// A parent that gave up as many children as it was to give handles, each with so many copies of its own.
+    fn gave_up(counts: &[usize]) -> Model {
+        let mut model = Model::of_cluster();
+        let mut note = |seen| {
+            let record = Record { step: 0, at: Time(0), process: parent(), seen };
+            model.note(&record).expect("nothing of this is wrong");
+        };
+        note(Seen::Born { parent: None });
+        note(Seen::Got(Outcome::Begun));
+        note(Seen::Asked(SystemCall::CreatePipe { bytes_max: 1 }));
+        note(Seen::Got(Outcome::PipeCreated(Ok(HandleId(2)))));
+        for count in counts {
+            let handle = HandleId(2);
+            let handles = vec![Transfer { handle, rights: Rights::WRITE, mode: TransferMode::Copy }; *count].into();
+            let (program, arguments) = (Program::Service(1), Bytes::EMPTY);
+            let (limits, weight, orphan) = (Limits::NORMAL, WEIGHT_NORMAL, Orphan::Dies);
+            let spawn = Spawn { program, arguments, handles, limits, weight, orphan, supervisor: None, again: None };
+            note(Seen::Asked(SystemCall::SpawnOn { node: ELSEWHERE, spawn: Box::new(spawn) }));
+            note(Seen::Got(Outcome::Spawned(Err(SpawnError::Unknown))));
+        }
+        model
+    }
+
+    fn is_born(model: &mut Model, serial: u64) {
+        model.born(child(serial), Some(parent())).expect("its parent asked for it");
+    }
+
+    #[test]
+    fn a_child_that_was_given_up_has_what_it_was_given() {
+        let mut model = gave_up(&[2]);
+        is_born(&mut model, 1);
+        assert_eq!(model.tables[&child(1)].len(), 2);
+    }
+
+    #[test]
+    fn a_child_of_a_stranger_is_not_taken_for_one_that_was_given_up() {
+        let mut model = gave_up(&[2]);
+        model.strangers.insert(parent());
+        is_born(&mut model, 1);
+        assert!(model.strangers.contains(&child(1)));
+    }
+
+    #[test]
+    fn of_two_that_were_given_up_neither_is_known() {
+        let mut model = gave_up(&[2, 1]);
+        (1..=2).for_each(|serial| is_born(&mut model, serial));
+        assert!((1..=2).all(|serial| model.strangers.contains(&child(serial))));
+    }
 }
