@@ -56,7 +56,7 @@ impl System {
         };
         // Of two that differ, the first node's.
         let mut all = answers.into_iter().filter_map(read);
-        match all.find_map(|(node, hash)| self.program_of(Some(node), &hash)) {
+        match all.find_map(|(node, hash)| self.program_from(Some(node), &hash)) {
             Some(wasm) => self.0.library.keep_named(name, &wasm).map(|()| true),
             None => Ok(false),
         }
@@ -64,11 +64,11 @@ impl System {
 
     /// A program by its hash, from another node that has it; it is kept here then.
     pub fn program(&self, hash: &blake3::Hash) -> Option<Vec<u8>> {
-        self.program_of(None, hash)
+        self.program_from(None, hash)
     }
 
     /// The same; a node that is known to have it is asked first.
-    fn program_of(&self, node: Option<NodeId>, hash: &blake3::Hash) -> Option<Vec<u8>> {
+    fn program_from(&self, node: Option<NodeId>, hash: &blake3::Hash) -> Option<Vec<u8>> {
         let wanted = Wanted::Wasm(hash.to_hex().to_string());
         let (size, stream) = fetch(&self.0, node, hash, &wanted, |_, _| true)?;
         let mut wasm = vec![];
