@@ -143,7 +143,8 @@ impl Engine {
         let interrupt = setup.waiter.interrupt();
         let system = wasi::System::new(setup).map_err(|error| StartError::System(error.to_string()))?;
         let mut store = self.store(system, Some(fiber));
-        let process = code.instantiate_async(&mut store, &self.fibers).await.map_err(StartError::Instantiate)?;
+        let prepared = code.on_fibers(self).map_err(StartError::Instantiate)?;
+        let process = code.program.instantiate_async(&mut store, prepared).await.map_err(StartError::Instantiate)?;
         process.listen(&mut store);
         let facts = Facts { name: name.into(), canonical_nans: self.canonical_nans, stage: Stage::Initializing };
         Ok(self.process(store, program, Body::Freezable(process), facts, interrupt))
@@ -164,7 +165,8 @@ impl Engine {
         let Code::Freezable(code) = &program.code else { return Err(ThawError::NotFreezable) };
         let interrupt = resume.waiter.interrupt();
         let mut store = self.store(wasi::System::blank(resume), Some(fiber));
-        let process = code.instantiate_async(&mut store, &self.fibers).await.map_err(ThawError::Engine)?;
+        let prepared = code.on_fibers(self).map_err(ThawError::Engine)?;
+        let process = code.program.instantiate_async(&mut store, prepared).await.map_err(ThawError::Engine)?;
         Ok(Blank { program: program.clone(), store, process, interrupt })
     }
 
@@ -180,7 +182,7 @@ impl Engine {
             let malformed = |_| ImageError::Inconsistent { what: "what it holds of ports is malformed".into() };
             ports.restore(saved, calls.now()).map_err(malformed)?;
         }
-        let thawed = code.fill_reader_async(process, &mut store, &mut image.reader).await;
+        let thawed = code.program.fill_reader_async(process, &mut store, &mut image.reader).await;
         let thawed = thawed.map_err(crate::process::thaw_error)?;
         thawed.process.listen(&mut store);
         Ok(self.process(store, &program, Body::Freezable(thawed.process), facts, interrupt))
