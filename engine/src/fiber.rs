@@ -18,9 +18,10 @@ use abi::ids::{ProcessId, Time};
 use abi::message::Bytes;
 use freeze::ImageError;
 use std::io::Read;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use wasmtime::{ResourceLimiter, Store};
 
 /// Makes the system calls of one process.
@@ -125,11 +126,37 @@ impl State {
     }
 
     /// Makes a system call; the fiber is left if the process must wait. One of a durable process is told by its tape.
-    pub(crate) async fn system_call(&mut self, call: SystemCall) -> Outcome {
-        let calls = self.calls.as_mut().expect("a process on a fiber has a kernel");
-        match &mut self.ports {
-            Some(ports) => ports.call(&mut **calls, call).await,
-            None => ask(&mut **calls, call).await,
+    pub(crate) fn system_call(&mut self, call: SystemCall) -> Asked<'_> {
+        let calls = &mut **self.calls.as_mut().expect("a process on a fiber has a kernel");
+        if let Some(ports) = &mut self.ports {
+            return Asked::Taped(Box::pin(ports.call(calls, call)));
+        }
+        match calls.call(call) {
+            Poll::Ready(outcome) => Asked::Answered(Some(outcome)),
+            Poll::Pending => Asked::Leaving { calls, has_left: false },
+        }
+    }
+}
+
+/// A system call that was made. As most are answered at once, there is no more of it to keep than the answer.
+pub(crate) enum Asked<'a> {
+    Answered(Option<Outcome>),
+    Leaving { calls: &'a mut dyn SystemCalls, has_left: bool },
+    Taped(Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>),
+}
+
+impl Future for Asked<'_> {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        match &mut *self {
+            Asked::Answered(outcome) => Poll::Ready(outcome.take().expect("what is done is not polled again")),
+            Asked::Leaving { calls, has_left: true } => Poll::Ready(calls.outcome()),
+            Asked::Leaving { has_left, .. } => {
+                *has_left = true;
+                Poll::Pending
+            }
+            Asked::Taped(call) => call.as_mut().poll(context),
         }
     }
 }
