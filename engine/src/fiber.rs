@@ -18,9 +18,10 @@ use abi::ids::{ProcessId, Time};
 use abi::message::Bytes;
 use freeze::ImageError;
 use std::io::Read;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use wasmtime::{ResourceLimiter, Store};
 
 /// Makes the system calls of one process.
@@ -125,11 +126,37 @@ impl State {
     }
 
     /// Makes a system call; the fiber is left if the process must wait. One of a durable process is told by its tape.
-    pub(crate) async fn system_call(&mut self, call: SystemCall) -> Outcome {
-        let calls = self.calls.as_mut().expect("a process on a fiber has a kernel");
-        match &mut self.ports {
-            Some(ports) => ports.call(&mut **calls, call).await,
-            None => ask(&mut **calls, call).await,
+    pub(crate) fn system_call(&mut self, call: SystemCall) -> Asked<'_> {
+        let calls = &mut **self.calls.as_mut().expect("a process on a fiber has a kernel");
+        if let Some(ports) = &mut self.ports {
+            return Asked::Taped(Box::pin(ports.call(calls, call)));
+        }
+        match calls.call(call) {
+            Poll::Ready(outcome) => Asked::Answered(Some(outcome)),
+            Poll::Pending => Asked::Leaving { calls, has_left: false },
+        }
+    }
+}
+
+/// A system call that was made. As most are answered at once, there is no more of it to keep than the answer.
+pub(crate) enum Asked<'a> {
+    Answered(Option<Outcome>),
+    Leaving { calls: &'a mut dyn SystemCalls, has_left: bool },
+    Taped(Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>),
+}
+
+impl Future for Asked<'_> {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        match &mut *self {
+            Asked::Answered(outcome) => Poll::Ready(outcome.take().expect("what is done is not polled again")),
+            Asked::Leaving { calls, has_left: true } => Poll::Ready(calls.outcome()),
+            Asked::Leaving { has_left, .. } => {
+                *has_left = true;
+                Poll::Pending
+            }
+            Asked::Taped(call) => call.as_mut().poll(context),
         }
     }
 }
@@ -143,7 +170,8 @@ impl Engine {
         let interrupt = setup.waiter.interrupt();
         let system = wasi::System::new(setup).map_err(|error| StartError::System(error.to_string()))?;
         let mut store = self.store(system, Some(fiber));
-        let process = code.instantiate_async(&mut store, &self.fibers).await.map_err(StartError::Instantiate)?;
+        let prepared = code.on_fibers(self).map_err(StartError::Instantiate)?;
+        let process = code.program.instantiate_async(&mut store, prepared).await.map_err(StartError::Instantiate)?;
         process.listen(&mut store);
         let facts = Facts { name: name.into(), canonical_nans: self.canonical_nans, stage: Stage::Initializing };
         Ok(self.process(store, program, Body::Freezable(process), facts, interrupt))
@@ -164,7 +192,8 @@ impl Engine {
         let Code::Freezable(code) = &program.code else { return Err(ThawError::NotFreezable) };
         let interrupt = resume.waiter.interrupt();
         let mut store = self.store(wasi::System::blank(resume), Some(fiber));
-        let process = code.instantiate_async(&mut store, &self.fibers).await.map_err(ThawError::Engine)?;
+        let prepared = code.on_fibers(self).map_err(ThawError::Engine)?;
+        let process = code.program.instantiate_async(&mut store, prepared).await.map_err(ThawError::Engine)?;
         Ok(Blank { program: program.clone(), store, process, interrupt })
     }
 
@@ -180,7 +209,7 @@ impl Engine {
             let malformed = |_| ImageError::Inconsistent { what: "what it holds of ports is malformed".into() };
             ports.restore(saved, calls.now()).map_err(malformed)?;
         }
-        let thawed = code.fill_reader_async(process, &mut store, &mut image.reader).await;
+        let thawed = code.program.fill_reader_async(process, &mut store, &mut image.reader).await;
         let thawed = thawed.map_err(crate::process::thaw_error)?;
         thawed.process.listen(&mut store);
         Ok(self.process(store, &program, Body::Freezable(thawed.process), facts, interrupt))

@@ -100,7 +100,7 @@ impl Engine {
         let system = wasi::System::new(setup).map_err(|error| StartError::System(error.to_string()))?;
         let mut store = self.store(system, None);
         let body = match &program.code {
-            Code::Freezable(program) => program.instantiate(&mut store, &self.linker).map(Body::Freezable),
+            Code::Freezable(code) => code.program.instantiate(&mut store, &self.linker).map(Body::Freezable),
             Code::Plain(module) => self.linker.instantiate(&mut store, module).map(Body::Plain),
         };
         let body = body.map_err(StartError::Instantiate)?;
@@ -136,12 +136,12 @@ impl Engine {
     pub fn thaw_image<R: Read>(
         &self, program: &Program, mut image: Image<R>, resume: wasi::Resume,
     ) -> Result<Process, ThawError> {
-        let Code::Freezable(freezable) = &program.code else { return Err(ThawError::NotFreezable) };
+        let Code::Freezable(code) = &program.code else { return Err(ThawError::NotFreezable) };
         let facts = image.facts()?;
         let interrupt = resume.waiter.interrupt();
         let system = wasi::System::restore(image.system()?, resume)?;
         let mut store = self.store(system, None);
-        let thawed = freezable.thaw_reader(&mut store, &self.linker, &mut image.reader).map_err(thaw_error)?;
+        let thawed = code.program.thaw_reader(&mut store, &self.linker, &mut image.reader).map_err(thaw_error)?;
         thawed.process.listen(&mut store);
         Ok(self.process(store, program, Body::Freezable(thawed.process), facts, interrupt))
     }

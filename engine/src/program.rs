@@ -4,11 +4,12 @@ use crate::admission;
 use crate::cache::{Entry, Key};
 use crate::engine::Engine;
 use crate::error::{LoadError, TraceFrame};
+use crate::process::State;
 use crate::progress::{self, Phase, Progress};
 use freeze::{Map, RewriteError};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use wasmparser::{KnownCustom, Name, Parser, Payload};
-use wasmtime::Module;
+use wasmtime::{InstancePre, Module};
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -20,9 +21,30 @@ pub struct Program {
 
 #[derive(Clone)]
 pub(crate) enum Code {
-    Freezable(freeze::Program),
+    Freezable(Freezable),
     /// As it came, because the user said that it need not be frozen.
     Plain(Module),
+}
+
+#[derive(Clone)]
+pub(crate) struct Freezable {
+    pub program: freeze::Program,
+    /// Its imports for processes on fibers, found when the first of them is made.
+    on_fibers: Arc<OnceLock<InstancePre<State>>>,
+}
+
+impl Freezable {
+    fn new(program: freeze::Program) -> Freezable {
+        Freezable { program, on_fibers: Arc::default() }
+    }
+
+    pub fn on_fibers(&self, engine: &Engine) -> Result<&InstancePre<State>, wasmtime::Error> {
+        if let Some(prepared) = self.on_fibers.get() {
+            return Ok(prepared);
+        }
+        let prepared = self.program.prepare(&engine.fibers)?;
+        Ok(self.on_fibers.get_or_init(|| prepared))
+    }
 }
 
 /// What a cache entry was made of, beside the program.
@@ -38,16 +60,16 @@ impl Program {
         self.hash
     }
 
-    /// The program as it was given.
     /// Does it import anything of the module `una`?
     pub fn uses_una(&self) -> bool {
         let module = match &self.code {
-            Code::Freezable(program) => program.module(),
+            Code::Freezable(code) => code.program.module(),
             Code::Plain(module) => module,
         };
         module.imports().any(|import| import.module() == crate::una::MODULE)
     }
 
+    /// The program as it was given.
     pub fn wasm(&self) -> &Arc<[u8]> {
         &self.wasm
     }
@@ -63,7 +85,7 @@ impl Engine {
         let wasm = wasm.into();
         let hash = blake3::hash(&wasm);
         let key = self.freezable_key(&hash);
-        let done = |program| Ok(Program { code: Code::Freezable(program), hash, wasm: wasm.clone() });
+        let done = |program| Ok(Program { code: Code::Freezable(Freezable::new(program)), hash, wasm: wasm.clone() });
         let find = || self.find(&key, |entry| self.freezable_from(&wasm, entry));
         if let Some(program) = find() {
             return done(program);

@@ -8,6 +8,7 @@
 //! wait", all ones "for ever". A call that waits while its process is to be frozen is unwound with the rest of the stack and issued again
 //! when the process is continued; what it had done by then is remembered (`kept`), so that nothing is done twice.
 
+use crate::fiber::Asked;
 use crate::found::{self, Afoot, Came, LookedUp, NAMES};
 use crate::kept::{self, Found};
 use crate::process::State;
@@ -28,6 +29,8 @@ use abi::message::{
 };
 use abi::process::{Exit, Orphan, Spawn};
 use abi::rights::Rights;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use wasmtime::{Caller, Error, Linker};
 
 pub const MODULE: &str = "una";
@@ -290,27 +293,60 @@ impl From<names::Failure> for Code {
     }
 }
 
-/// Layout of `una_message`.
+/// `una_message`.
 mod message {
-    pub const KIND: u32 = 0;
-    pub const LENGTH: u32 = 4;
-    pub const SENDER: u32 = 8;
-    pub const BADGE: u32 = 16;
-    pub const REPLY: u32 = 24;
-    pub const HANDLE_COUNT: u32 = 28;
-    pub const HANDLES: u32 = 32;
-    pub const TOKEN: u32 = 64;
-    pub const EVENT: u32 = 72;
-    pub const EXIT_KIND: u32 = 76;
-    pub const EXIT_CODE: u32 = 80;
-    pub const INDEX: u32 = 84;
+    pub const KIND: usize = 0;
+    pub const LENGTH: usize = 4;
+    pub const SENDER: usize = 8;
+    pub const BADGE: usize = 16;
+    pub const REPLY: usize = 24;
+    pub const HANDLE_COUNT: usize = 28;
+    pub const HANDLES: usize = 32;
+    pub const TOKEN: usize = 64;
+    pub const EVENT: usize = 72;
+    pub const EXIT_KIND: usize = 76;
+    pub const EXIT_CODE: usize = 80;
+    pub const INDEX: usize = 84;
     pub const SIZE: usize = 88;
+
+    /// As it lies in a program's memory.
+    pub struct Layout(pub [u8; SIZE]);
+
+    impl Default for Layout {
+        fn default() -> Layout {
+            Layout([0; SIZE])
+        }
+    }
+
+    impl Layout {
+        pub fn u32(&mut self, at: usize, value: u32) {
+            self.0[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+
+        pub fn u64(&mut self, at: usize, value: u64) {
+            self.0[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+    }
 }
 
 /// A call in progress: the program, and what it asks with.
 struct Program<'a, 'b> {
     caller: &'a mut Caller<'b, State>,
     memory: Option<wasmtime::Memory>,
+}
+
+/// A system call that was made, or was refused as one that a durable process cannot make.
+struct Asking<'a>(Option<Asked<'a>>);
+
+impl Future for Asking<'_> {
+    type Output = Result<Outcome>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Outcome>> {
+        match &mut self.0 {
+            Some(asked) => Pin::new(asked).poll(context).map(Ok),
+            None => Poll::Ready(Err(Code::NotDurable)),
+        }
+    }
 }
 
 impl<'a, 'b> Program<'a, 'b> {
@@ -330,12 +366,12 @@ impl<'a, 'b> Program<'a, 'b> {
         Ok(look(&mut memory)?)
     }
 
-    async fn ask(&mut self, call: SystemCall) -> Result<Outcome> {
+    fn ask(&mut self, call: SystemCall) -> Asking<'_> {
         let state = self.caller.data_mut();
-        if state.ports.is_some() && Ports::refuses(&call) {
-            return Err(Code::NotDurable);
-        }
-        Ok(state.system_call(call).await)
+        Asking(match state.ports.is_some() && Ports::refuses(&call) {
+            true => None,
+            false => Some(state.system_call(call)),
+        })
     }
 
     fn bytes(&mut self, address: u32, length: u32) -> Result<Bytes> {
@@ -377,7 +413,13 @@ impl<'a, 'b> Program<'a, 'b> {
     }
 
     async fn content(&mut self, bytes: u32, length: u32, handles: u32, count: u32) -> Result<Message> {
-        Ok(Message { bytes: self.bytes(bytes, length)?, handles: self.transfers(handles, count).await? })
+        let bytes = self.bytes(bytes, length)?;
+        let handles = match count {
+            0 => Box::default(),
+            // In a box, as what follows: else each message would take up as much as the rarest needs.
+            _ => Box::pin(self.transfers(handles, count)).await?,
+        };
+        Ok(Message { bytes, handles })
     }
 
     /// A moment of the process's own clock, by the kernel's.
@@ -417,48 +459,50 @@ impl<'a, 'b> Program<'a, 'b> {
             Received::Notice(_) => 0,
         };
         if needed > room {
-            self.with(|memory| memory.write_u32(result + message::LENGTH, needed))?;
+            self.with(|memory| memory.write_u32(result + message::LENGTH as u32, needed))?;
             let kept = &mut self.caller.data_mut().kept.messages;
             if kept.len() < kept::MESSAGES_MAX || kept.contains_key(&port) {
                 kept.insert(port, received);
             }
             return Err(Code::Buffer);
         }
-        self.with(|memory| {
-            memory.write(result, &[0; message::SIZE])?;
-            memory.write_u32(result + message::INDEX, index)?;
-            match received {
-                Received::Message(delivery) => {
-                    memory.write(buffer, &delivery.bytes)?;
-                    memory.write_u32(result + message::LENGTH, needed)?;
-                    memory.write_u64(result + message::SENDER, delivery.sender.to_bits())?;
-                    memory.write_u64(result + message::BADGE, delivery.badge.0)?;
-                    memory.write_u32(result + message::REPLY, delivery.call.map_or(0, |call| call.reply.0))?;
-                    memory.write_u32(result + message::HANDLE_COUNT, delivery.handles.len() as u32)?;
-                    for (place, handle) in delivery.handles.iter().enumerate() {
-                        memory.write_u32(result + message::HANDLES + 4 * place as u32, handle.0)?;
-                    }
-                }
-                Received::Notice(notice) => {
-                    memory.write_u32(result + message::KIND, 1)?;
-                    memory.write_u64(result + message::TOKEN, notice.token)?;
-                    let event = match notice.event {
-                        NoticeEvent::Exited { process, exit } => {
-                            let (kind, code) = exit_numbers(exit);
-                            memory.write_u64(result + message::SENDER, process.to_bits())?;
-                            memory.write_u32(result + message::EXIT_KIND, kind)?;
-                            memory.write_u32(result + message::EXIT_CODE, code)?;
-                            1
-                        }
-                        NoticeEvent::PortClosed => 2,
-                        NoticeEvent::CallerGone(_) => 3,
-                        NoticeEvent::Timer => 4,
-                        NoticeEvent::Journal(_) => 5,
-                    };
-                    memory.write_u32(result + message::EVENT, event)?;
+        let mut layout = message::Layout::default();
+        layout.u32(message::INDEX, index);
+        match &received {
+            Received::Message(delivery) => {
+                layout.u32(message::LENGTH, needed);
+                layout.u64(message::SENDER, delivery.sender.to_bits());
+                layout.u64(message::BADGE, delivery.badge.0);
+                layout.u32(message::REPLY, delivery.call.map_or(0, |call| call.reply.0));
+                layout.u32(message::HANDLE_COUNT, delivery.handles.len() as u32);
+                for (place, handle) in delivery.handles.iter().enumerate() {
+                    layout.u32(message::HANDLES + 4 * place, handle.0);
                 }
             }
-            Ok(())
+            Received::Notice(notice) => {
+                layout.u32(message::KIND, 1);
+                layout.u64(message::TOKEN, notice.token);
+                let event = match notice.event {
+                    NoticeEvent::Exited { process, exit } => {
+                        let (kind, code) = exit_numbers(exit);
+                        layout.u64(message::SENDER, process.to_bits());
+                        layout.u32(message::EXIT_KIND, kind);
+                        layout.u32(message::EXIT_CODE, code);
+                        1
+                    }
+                    NoticeEvent::PortClosed => 2,
+                    NoticeEvent::CallerGone(_) => 3,
+                    NoticeEvent::Timer => 4,
+                    NoticeEvent::Journal(_) => 5,
+                };
+                layout.u32(message::EVENT, event);
+            }
+        }
+        self.with(|memory| {
+            if let Received::Message(delivery) = &received {
+                memory.write(buffer, &delivery.bytes)?;
+            }
+            memory.write(result, &layout.0)
         })
     }
 
@@ -726,7 +770,7 @@ functions! {
         if program.lasts(port, count)? && deadline_ns != 0 {
             let at = program.at(deadline_ns);
             let bytes = found::as_sent(&program.bytes(bytes, length)?);
-            return program.pursue(port, bytes, at).await.map(|_| ());
+            return Box::pin(program.pursue(port, bytes, at)).await.map(|_| ());
         }
         let message = program.content(bytes, length, handles, count).await?;
         let mode = SendMode::Reliable(program.wait(deadline_ns));
@@ -797,7 +841,7 @@ functions! {
         if program.lasts(port, count)? {
             let at = program.at(deadline_ns);
             let bytes = program.bytes(bytes, length)?;
-            let answer = program.pursue(port, bytes, at).await?;
+            let answer = Box::pin(program.pursue(port, bytes, at)).await?;
             return program.answer(answer, buffer, room, result);
         }
         let message = match program.caller.data().kept.call {

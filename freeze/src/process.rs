@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use wasmtime::{
-    AsContextMut, Caller, Engine, Error, Extern, Func, FuncType, Global, Instance, Linker, Memory, Module, Ref,
-    RefType, SharedMemory, Table, TableType, UpdateDeadline, V128, Val, ValType,
+    AsContextMut, Caller, Engine, Error, Extern, Func, FuncType, Global, Instance, InstancePre, Linker, Memory, Module,
+    Ref, RefType, SharedMemory, Table, TableType, UpdateDeadline, V128, Val, ValType,
 };
 
 /// A rewritten, compiled program with its map and the continuations compiled so far. Cheap to clone.
@@ -142,30 +142,32 @@ impl Program {
 
     /// Makes an instance. The program's start function, if it has one, has not run yet: see [`Process::start`].
     pub fn instantiate<T: Send + 'static>(
-        &self, store: impl AsContextMut<Data = T>, linker: &Linker<T>,
+        &self, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>,
     ) -> Result<Process, Error> {
-        at_once(self.instantiate_by(Calls::Here, store, linker))
+        self.quiet(&mut store);
+        let instance = linker.instantiate(&mut store, self.module())?;
+        Process::new(self.clone(), instance, &mut store)
     }
 
-    /// [`Program::instantiate`] for linkers with asynchronous host functions.
+    /// What [`Program::instantiate_async`] makes instances of: imports are looked up once for all of them.
+    pub fn prepare<T: 'static>(&self, linker: &Linker<T>) -> Result<InstancePre<T>, Error> {
+        linker.instantiate_pre(self.module())
+    }
+
+    /// [`Program::instantiate`] for linkers with asynchronous host functions; `prepared` is of this program.
     pub async fn instantiate_async<T: Send + 'static>(
-        &self, store: impl AsContextMut<Data = T>, linker: &Linker<T>,
+        &self, mut store: impl AsContextMut<Data = T>, prepared: &InstancePre<T>,
     ) -> Result<Process, Error> {
-        self.instantiate_by(Calls::OnFiber, store, linker).await
+        self.quiet(&mut store);
+        let instance = prepared.instantiate_async(&mut store).await?;
+        Process::new(self.clone(), instance, &mut store)
     }
 
-    async fn instantiate_by<T: Send + 'static>(
-        &self, calls: Calls, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>,
-    ) -> Result<Process, Error> {
+    /// What sets an instance up is the program's code too, and there is nobody yet to answer at a deadline.
+    fn quiet(&self, mut store: impl AsContextMut) {
         if self.inner.map.options.poll == Poll::LocalFlag {
-            // What sets the instance up is the program's code too, and there is nobody yet to answer at a deadline.
             store.as_context_mut().set_epoch_deadline(u64::MAX / 2);
         }
-        let instance = match calls {
-            Calls::Here => linker.instantiate(&mut store, self.module())?,
-            Calls::OnFiber => linker.instantiate_async(&mut store, self.module()).await?,
-        };
-        Process::new(self.clone(), instance, &mut store)
     }
 
     /// Makes an instance in the state that an image holds: [`Process::resume`] then continues it.
@@ -184,31 +186,17 @@ impl Program {
 
     /// The same for an image whose beginning has been read.
     pub fn thaw_reader<T: Send + 'static>(
-        &self, store: impl AsContextMut<Data = T>, linker: &Linker<T>, image: &mut image::Reader<impl Read>,
-    ) -> Result<Thawed, ProgramError> {
-        at_once(self.thaw_by(Calls::Here, store, linker, image))
-    }
-
-    /// [`Program::thaw_reader`] for linkers with asynchronous host functions.
-    pub async fn thaw_reader_async<T: Send + 'static>(
-        &self, store: impl AsContextMut<Data = T>, linker: &Linker<T>, image: &mut image::Reader<impl Read>,
-    ) -> Result<Thawed, ProgramError> {
-        self.thaw_by(Calls::OnFiber, store, linker, image).await
-    }
-
-    async fn thaw_by<T: Send + 'static>(
-        &self, calls: Calls, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>,
-        image: &mut image::Reader<impl Read>,
+        &self, mut store: impl AsContextMut<Data = T>, linker: &Linker<T>, image: &mut image::Reader<impl Read>,
     ) -> Result<Thawed, ProgramError> {
         if image.state().identity != self.identity() {
             return Err(ImageError::OtherProgram.into());
         }
-        let process = self.instantiate_by(calls, &mut store, linker).await.map_err(ProgramError::Engine)?;
-        self.fill_by(calls, process, &mut store, image).await
+        let process = self.instantiate(&mut store, linker).map_err(ProgramError::Engine)?;
+        at_once(self.fill_by(Calls::Here, process, &mut store, image))
     }
 
-    /// Puts an instance that has not run into the state that an image holds: the second part of [`Program::thaw_reader_async`], whose first
-    /// is [`Program::instantiate_async`].
+    /// Puts an instance that has not run into the state that an image holds, for linkers with asynchronous host functions: the second part
+    /// of a thaw, whose first is [`Program::instantiate_async`].
     pub async fn fill_reader_async<T: Send + 'static>(
         &self, process: Process, store: impl AsContextMut<Data = T>, image: &mut image::Reader<impl Read>,
     ) -> Result<Thawed, ProgramError> {

@@ -49,6 +49,11 @@ impl<T> Key<T> {
         Key { place: u32::MAX, generation: u32::MAX, kind: PhantomData }
     }
 
+    /// Where the thing lies. No two things of a table lie at one place at the same time, and places are no more than things were.
+    pub fn place(self) -> u32 {
+        self.place
+    }
+
     /// As a number, for other nodes: it means nothing to them.
     pub(crate) fn to_bits(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.place)

@@ -25,7 +25,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-type Running = Pin<Box<dyn Future<Output = (engine::Process, Result<Stop, RunError>)> + Send>>;
+type Running = Pin<Box<dyn Future<Output = (Box<engine::Process>, Result<Stop, RunError>)> + Send>>;
 
 pub(crate) struct Program {
     info: Arc<Info>,
@@ -60,8 +60,7 @@ impl Program {
     }
 
     /// What becomes of a program that was stopped.
-    fn stopped(&mut self, process: engine::Process) -> Ran {
-        let mut process = Box::new(process);
+    fn stopped(&mut self, mut process: Box<engine::Process>) -> Ran {
         if self.info.time.is_over(self.info.node_now()) {
             self.state = State::Ended;
             return self.failed(End::CpuLimit);
@@ -104,13 +103,10 @@ impl Program {
 impl Guest for Program {
     fn run(&mut self) -> Ran {
         self.state = match std::mem::replace(&mut self.state, State::Ended) {
-            State::Idle(process) => {
-                let mut process = *process;
-                State::Running(Box::pin(async move {
-                    let stop = process.run_on_fiber().await;
-                    (process, stop)
-                }))
-            }
+            State::Idle(mut process) => State::Running(Box::pin(async move {
+                let stop = process.run_on_fiber().await;
+                (process, stop)
+            })),
             state => state,
         };
         let State::Running(future) = &mut self.state else { unreachable!("the kernel does not run what has ended") };

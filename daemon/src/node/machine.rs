@@ -27,7 +27,7 @@ use abi::process::{Exit, Fault, Program, StartFailure};
 use drivers::FileJournal;
 use kernel::world::{DepartError, Effect, Event, Input, WorkerId};
 use kernel::{Config, Kernel, Key, Process, Watch};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -231,7 +231,9 @@ pub(crate) struct Machine {
 struct Core {
     kernel: Kernel,
     effects: Vec<Effect>,
-    slots: BTreeMap<Key<Process>, Arc<Slot>>,
+    /// Taken away by whoever made the step that left something here: empty between steps.
+    after: After,
+    slots: Slots,
     /// Processes whose body is being made.
     starting: BTreeMap<Key<Process>, ProcessId>,
     /// Workers that do not sleep.
@@ -244,17 +246,54 @@ struct Core {
     journals: Vec<Sender<(Key<Watch>, JournalWork)>>,
 }
 
+/// What the kernel runs, by where it keeps its own record.
+#[derive(Default)]
+struct Slots {
+    places: Vec<Option<Arc<Slot>>>,
+}
+
+impl Slots {
+    fn get(&self, process: Key<Process>) -> Option<&Arc<Slot>> {
+        self.places.get(process.place() as usize)?.as_ref().filter(|slot| slot.process == process)
+    }
+
+    fn insert(&mut self, slot: Arc<Slot>) {
+        let place = slot.process.place() as usize;
+        if self.places.len() <= place {
+            self.places.resize(place + 1, None);
+        }
+        let before = self.places[place].replace(slot);
+        assert!(before.is_none(), "the kernel has told of the end of what was at this place before");
+    }
+
+    fn remove(&mut self, process: Key<Process>) -> Option<Arc<Slot>> {
+        self.get(process)?;
+        self.places[process.place() as usize].take()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        self.places.iter().flatten()
+    }
+}
+
 /// What others see of a worker.
 struct Post {
     thread: OnceLock<Thread>,
     wake: AtomicBool,
     /// When it last was in the kernel, while it runs a process; else zero.
     running_since: AtomicU64,
-    running: Mutex<Option<ProcessId>>,
+    /// Which process; zero: none.
+    running: AtomicU64,
     /// The thread's number.
     id: AtomicI32,
     /// How nice it is.
     nice: AtomicI32,
+}
+
+impl Post {
+    fn running(&self) -> Option<ProcessId> {
+        Some(self.running.load(Ordering::Relaxed)).filter(|bits| *bits != 0).map(ProcessId::from_bits)
+    }
 }
 
 /// What a step leaves to be done without the lock. Usually nothing.
@@ -300,7 +339,14 @@ impl Endings {
 
 /// What a worker does now.
 enum Next {
-    Run { slot: Arc<Slot>, outcome: Outcome },
+    /// What it ran: its system call gave this.
+    GoOn {
+        outcome: Outcome,
+    },
+    Run {
+        slot: Arc<Slot>,
+        outcome: Outcome,
+    },
     Park,
 }
 
@@ -320,28 +366,27 @@ struct Worker {
 thread_local! {
     /// This thread brings what other nodes say, and with it their answers: it must not wait for one.
     static BRINGS: Cell<bool> = const { Cell::new(false) };
-    static WORKER: RefCell<Option<std::rc::Rc<Worker>>> = const { RefCell::new(None) };
+    static WORKER: OnceCell<Worker> = const { OnceCell::new() };
 }
 
-fn worker() -> std::rc::Rc<Worker> {
-    WORKER.with(|worker| worker.borrow().clone()).expect("processes run on workers")
+fn with_worker<T>(act: impl FnOnce(&Worker) -> T) -> T {
+    WORKER.with(|worker| act(worker.get().expect("processes run on workers")))
 }
 
 /// A system call of the guest that runs on this thread. If it is not ready the guest must be left: see [`system_call_outcome`].
 pub(crate) fn system_call(process: Key<Process>, call: SystemCall) -> Poll<Outcome> {
-    let worker = worker();
-    match worker.machine.enter(worker.id, Input::Call { worker: worker.id, process, call }) {
-        Some(Next::Run { slot, outcome }) if slot.process == process => Poll::Ready(outcome),
+    with_worker(|worker| match worker.machine.enter(worker.id, Input::Call { worker: worker.id, process, call }) {
+        Some(Next::GoOn { outcome }) => Poll::Ready(outcome),
         next => {
             worker.next.set(next);
             Poll::Pending
         }
-    }
+    })
 }
 
 /// What the call gave for which a guest was left.
 pub(crate) fn system_call_outcome() -> Outcome {
-    worker().outcome.take().expect("a guest that runs again has the outcome of its call")
+    with_worker(|worker| worker.outcome.take()).expect("a guest that runs again has the outcome of its call")
 }
 
 /// The node's time, which counts from when it began. Zero means no time in some places.
@@ -369,7 +414,7 @@ impl Machine {
             thread: OnceLock::new(),
             wake: AtomicBool::new(false),
             running_since: AtomicU64::new(0),
-            running: Mutex::new(None),
+            running: AtomicU64::new(0),
             id: AtomicI32::new(0),
             nice: AtomicI32::new(0),
         };
@@ -378,7 +423,8 @@ impl Machine {
             core: Mutex::new(Core {
                 kernel: Kernel::new(config),
                 effects: vec![],
-                slots: BTreeMap::new(),
+                after: After::default(),
+                slots: Slots::default(),
                 starting: BTreeMap::new(),
                 awake: usize::from(workers),
                 kept_asleep: VecDeque::new(),
@@ -525,28 +571,38 @@ impl Machine {
     fn step_and_depart(
         &self, me: Option<WorkerId>, input: Input,
     ) -> (Option<Next>, Option<(ProcessId, Result<(), DepartError>)>) {
-        let mut after = After::default();
-        let mut core = self.core();
+        self.step_within(self.core(), me, input)
+    }
+
+    fn step_within(
+        &self, mut core: MutexGuard<'_, Core>, me: Option<WorkerId>, input: Input,
+    ) -> (Option<Next>, Option<(ProcessId, Result<(), DepartError>)>) {
         // Under the lock: the kernel hears of things in the order of their times.
         let now = self.now();
         if let Some(me) = me {
             let post = &self.posts[usize::from(me.0)];
             post.running_since.store(now.0, Ordering::Relaxed);
         }
-        let next = core.step(now, input, &mut after);
-        if let Some(at) = after.alarm {
-            self.alarm_at.store(at.0, Ordering::SeqCst);
-        }
+        let next = core.step(now, input);
         if core.kernel.next_serial() + SERIALS_AHEAD > self.serials.reserved.load(Ordering::Relaxed) {
             self.serials.reserve(core.kernel.next_serial());
+        }
+        if core.after.is_empty() {
+            return (next, None);
+        }
+        let mut after = std::mem::take(&mut core.after);
+        if let Some(at) = after.alarm {
+            self.alarm_at.store(at.0, Ordering::SeqCst);
         }
         drop(core);
         let departed = after.departed.take();
         if BRINGS.get() && !after.endings.is_empty() {
             self.end_elsewhere(std::mem::take(&mut after.endings));
         }
-        if !after.is_empty() {
-            self.do_after(after);
+        self.do_after(after);
+        if let Some(me) = me {
+            // That took time, which is not that of the process that runs next.
+            self.posts[usize::from(me.0)].running_since.store(self.now().0, Ordering::Relaxed);
         }
         (next, departed)
     }
@@ -604,7 +660,7 @@ impl Machine {
 
     /// A process has its body, or has none.
     fn made(&self, process: Key<Process>, id: ProcessId, made: Result<Made, StartFailure>) {
-        let event = match made {
+        match made {
             Ok(Made { body, time }) => {
                 if time.is_watched() {
                     self.bounded.fetch_add(1, Ordering::Relaxed);
@@ -613,23 +669,21 @@ impl Machine {
                 let slot = Arc::new(Slot { process, id, body: Mutex::new(body), time });
                 let mut core = self.core();
                 // It may have been ended before its body was there.
-                match core.starting.remove(&process) {
-                    Some(_) => drop(core.slots.insert(process, slot)),
-                    None => {
-                        drop(core);
-                        self.end_elsewhere(Endings { dropped: vec![slot], ..Endings::default() });
-                    }
+                if core.starting.remove(&process).is_none() {
+                    drop(core);
+                    return self.end_elsewhere(Endings { dropped: vec![slot], ..Endings::default() });
                 }
-                Event::Started { process }
+                core.slots.insert(slot);
+                let (none, _) = self.step_within(core, None, Input::Event(Event::Started { process }));
+                assert!(none.is_none(), "only a worker is told what to do");
             }
             Err(failure) => {
                 if self.core().starting.remove(&process).is_some() {
                     self.bodies().ended(id, Exit::NotStarted(failure));
                 }
-                Event::NotStarted { process, failure }
+                self.tell(Event::NotStarted { process, failure });
             }
-        };
-        self.tell(event);
+        }
     }
 
     /// Lets the monitor look.
@@ -672,15 +726,15 @@ impl Machine {
         let post = &self.posts[usize::from(id.0)];
         post.thread.set(std::thread::current()).expect("a post has one thread");
         post.id.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
-        let worker = std::rc::Rc::new(Worker {
+        let worker = Worker {
             machine: self.clone(),
             id,
             outcome: Cell::new(None),
             next: Cell::new(None),
             clock: Cell::new((0, 0)),
             clock_id: thread_clock(),
-        });
-        WORKER.with(|own| *own.borrow_mut() = Some(worker.clone()));
+        };
+        assert!(WORKER.with(|own| own.set(worker)).is_ok(), "a thread is one worker");
         let mut next = self.enter(id, Input::Event(Event::Awake { worker: id }));
         loop {
             next = match next.take().expect("a worker is told what to do") {
@@ -698,8 +752,9 @@ impl Machine {
                     if self.is_stopping() {
                         return;
                     }
-                    worker.run(&slot, outcome)
+                    with_worker(|worker| worker.run(&slot, outcome))
                 }
+                Next::GoOn { .. } => unreachable!("what makes system calls takes what they give"),
             };
         }
     }
@@ -707,21 +762,18 @@ impl Machine {
 
 impl Worker {
     fn run(&self, slot: &Arc<Slot>, outcome: Outcome) -> Option<Next> {
-        let began = self.machine.now();
+        let post = &self.machine.posts[usize::from(self.id.0)];
+        let mut body = slot.body.lock().unwrap_or_else(|_| std::process::abort());
         let (looked, accounted) = self.clock.get();
         slot.time.clock.store(self.clock_id, Ordering::Relaxed);
         slot.time.clock_ns.store(looked + accounted, Ordering::Relaxed);
-        slot.time.since.store(began.0, Ordering::Release);
-        let post = &self.machine.posts[usize::from(self.id.0)];
-        *post.running.lock().expect("no code panics while it holds this lock") = Some(slot.id);
-        let next = {
-            let mut body = slot.body.lock().unwrap_or_else(|_| std::process::abort());
-            match &mut *body {
-                Body::Native(native) => self.run_native(slot, &mut **native, outcome),
-                Body::Guest(guest) => self.run_guest(slot, &mut **guest, outcome),
-            }
+        slot.time.since.store(self.last_call(), Ordering::Release);
+        post.running.store(slot.id.to_bits(), Ordering::Relaxed);
+        let next = match &mut *body {
+            Body::Native(native) => self.run_native(slot, &mut **native, outcome),
+            Body::Guest(guest) => self.run_guest(slot, &mut **guest, outcome),
         };
-        *post.running.lock().expect("no code panics while it holds this lock") = None;
+        post.running.store(0, Ordering::Relaxed);
         next
     }
 
@@ -730,9 +782,9 @@ impl Worker {
             let call = native.resume(self.machine.now(), outcome);
             let input = Input::Call { worker: self.id, process: slot.process, call };
             match self.machine.enter(self.id, input) {
-                Some(Next::Run { slot: next, outcome: given }) if next.process == slot.process => outcome = given,
+                Some(Next::GoOn { outcome: given }) => outcome = given,
                 next => {
-                    self.account(slot);
+                    self.account(slot, self.last_call());
                     return next;
                 }
             }
@@ -742,7 +794,8 @@ impl Worker {
     fn run_guest(&self, slot: &Slot, guest: &mut dyn Guest, outcome: Outcome) -> Option<Next> {
         self.outcome.set(Some(outcome));
         let ran = guest.run();
-        self.account(slot);
+        let until = if let Ran::Left = ran { self.last_call() } else { self.machine.now().0 };
+        self.account(slot, until);
         let (worker, process) = (self.id, slot.process);
         let input = match ran {
             Ran::Left => return self.next.take(),
@@ -753,15 +806,19 @@ impl Worker {
         self.machine.enter(worker, input)
     }
 
+    /// When this worker was last in the kernel. A slice begins there and ends there: to ask the clock again would tell the same.
+    fn last_call(&self) -> u64 {
+        self.machine.posts[usize::from(self.id.0)].running_since.load(Ordering::Relaxed)
+    }
+
     /// Adds what the slice took to the process's time. A short one is taken to have had the processor; after a long one the thread's
     /// own clock is asked.
-    fn account(&self, slot: &Slot) {
-        let now = self.machine.now();
+    fn account(&self, slot: &Slot, until: u64) {
         let since = slot.time.since.swap(0, Ordering::Relaxed);
         if since == 0 {
             return;
         }
-        let elapsed = now.0.saturating_sub(since);
+        let elapsed = until.saturating_sub(since);
         let (looked, accounted) = self.clock.get();
         let used = if elapsed < LONG_NS {
             self.clock.set((looked, accounted + elapsed));
@@ -809,15 +866,26 @@ fn clock_ns(clock: i32) -> u64 {
 }
 
 impl Core {
-    fn step(&mut self, now: Time, input: Input, after: &mut After) -> Option<Next> {
+    fn step(&mut self, now: Time, input: Input) -> Option<Next> {
+        let caller = match &input {
+            Input::Call { process, .. } => Some(*process),
+            Input::Event(_) => None,
+        };
+        let after = &mut self.after;
         let mut effects = std::mem::take(&mut self.effects);
         self.kernel.step(now, input, &mut effects);
         let mut next = None;
         for effect in effects.drain(..) {
             match effect {
                 Effect::Run { process, .. } => {
-                    let slot = self.slots.get(&process).expect("the kernel runs what was started").clone();
-                    next = Some(Next::Run { slot, outcome: self.kernel.take_outcome(process) });
+                    let outcome = self.kernel.take_outcome(process);
+                    next = Some(match caller == Some(process) {
+                        true => Next::GoOn { outcome },
+                        false => {
+                            let slot = self.slots.get(process).expect("the kernel runs what was started").clone();
+                            Next::Run { slot, outcome }
+                        }
+                    });
                 }
                 Effect::Park { .. } => {
                     self.awake -= 1;
@@ -839,13 +907,13 @@ impl Core {
                     if let Some(id) = self.starting.remove(&process) {
                         after.endings.ended.push((id, exit));
                     }
-                    if let Some(slot) = self.slots.remove(&process) {
+                    if let Some(slot) = self.slots.remove(process) {
                         after.endings.ended.push((slot.id, exit));
                         after.endings.dropped.push(slot);
                     }
                 }
                 Effect::Interrupt { process, .. } => {
-                    if let Some(slot) = self.slots.get(&process) {
+                    if let Some(slot) = self.slots.get(process) {
                         after.interrupts.push(slot.id);
                     }
                 }
@@ -855,9 +923,9 @@ impl Core {
                 }
                 Effect::Missed { from, ticket } => after.endings.missed.push((from, ticket)),
                 Effect::Departed { process, result } => {
-                    let id = self.slots.get(&process).expect("what departs has run").id;
+                    let id = self.slots.get(process).expect("what departs has run").id;
                     if result.is_ok() {
-                        after.endings.dropped.extend(self.slots.remove(&process));
+                        after.endings.dropped.extend(self.slots.remove(process));
                     }
                     after.departed = Some((id, result));
                 }
@@ -889,6 +957,7 @@ impl After {
     fn is_empty(&self) -> bool {
         self.starts.is_empty()
             && self.settles.is_empty()
+            && self.departed.is_none()
             && self.endings.is_empty()
             && self.interrupts.is_empty()
             && self.wakes.is_empty()
@@ -971,7 +1040,7 @@ impl Machine {
             }
             if wakes.is_empty() && core.awake == self.posts.len() && core.kernel.ready_count() > 0 {
                 let longest = self.posts.iter().max_by_key(|post| since(post)).filter(|post| since(post) > HOG_NS);
-                hog = longest.and_then(|post| *post.running.lock().expect("no code panics while it holds this lock"));
+                hog = longest.and_then(Post::running);
             }
         }
         if !wakes.is_empty() {
@@ -996,12 +1065,11 @@ impl Machine {
             return;
         }
         let weights: BTreeMap<ProcessId, u32> =
-            self.core().slots.values().map(|slot| (slot.id, slot.time.weight)).collect();
+            self.core().slots.iter().map(|slot| (slot.id, slot.time.weight)).collect();
         let now = self.now();
         let weight = |post: &Post| {
             let since = post.running_since.load(Ordering::Relaxed);
-            let running = *post.running.lock().expect("no code panics while it holds this lock");
-            running
+            post.running()
                 .filter(|_| since != 0 && now.0.saturating_sub(since) >= LONG_NS)
                 .and_then(|id| weights.get(&id).copied())
         };
@@ -1026,7 +1094,7 @@ impl Machine {
         let now = self.now();
         let over: Vec<ProcessId> = {
             let core = self.core();
-            core.slots.values().filter(|slot| slot.time.is_over(now)).map(|slot| slot.id).collect()
+            core.slots.iter().filter(|slot| slot.time.is_over(now)).map(|slot| slot.id).collect()
         };
         for id in over {
             self.bodies().interrupt(id);
