@@ -72,7 +72,8 @@ fn it_runs_again_after_its_only_node_was_lost() {
         all.iter().all(|one| one.len() == 1).then_some(())
     });
     computer.on(0, &["kill", &durable]).expect(0, "");
-    assert_eq!(computer.on(0, &["wait", &durable]).status, 137);
+    let waited = computer.on(0, &["wait", &durable]);
+    assert_eq!(waited.status, 137, "{}\n{}", waited.err, computer.on(0, &["events"]).out);
 }
 
 #[test]
