@@ -77,8 +77,9 @@ pub struct Run {
     #[arg(long, value_enum, value_name = "WHEN", conflicts_with_all = PRIVATE)]
     restart: Option<RestartArgument>,
 
-    /// If its node is lost, let it go on on another one from where it was, as if nothing had been. It may print, read what is typed, and
-    /// use the files of the system, but not call other programs; what it prints is shown once it is safe, some milliseconds later
+    /// If its node is lost, let it go on on another one from where it was, as if nothing had been. It may print, read what is typed, use
+    /// the files of the system, and serve and call others by the names of ports, but have no children or pipes; what it prints is shown
+    /// once it is safe, some milliseconds later
     #[arg(long, conflicts_with_all = PRIVATE)]
     durable: bool,
 
