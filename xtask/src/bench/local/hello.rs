@@ -90,7 +90,7 @@ struct Una {
 impl Una {
     fn up(house: &House) -> Outcome<Una> {
         output(cargo().args(["build", "--release", "--quiet", "--bin", "una"]), "cargo comes with Rust")?;
-        let una = Una { binary: crate::root().join("target/release/una"), house: house.directory().join("home") };
+        let una = Una { binary: crate::target().join("release/una"), house: house.directory().join("home") };
         std::fs::create_dir_all(&una.house)?;
         output(una.command().args(["up", "-d"]), "it was just built")?;
         // It compiles the program for the first time.
