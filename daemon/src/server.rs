@@ -247,9 +247,11 @@ impl<'a> Session<'a> {
     }
 
     fn answer(&mut self, request: Request) -> Done {
-        let waits = matches!(request, Request::Wait { .. });
-        let pid = request.pid().filter(|_| waits);
-        match (self.answer_anywhere(request), pid) {
+        let waited_for = match request {
+            Request::Wait { pid } => Some(pid),
+            _ => None,
+        };
+        match (self.answer_anywhere(request), waited_for) {
             // No node knows of it any more, or the one that does is not heard.
             (Err(undone @ (Undone::Refused(_) | Undone::Last(_))), Some(pid)) => {
                 match self.shared.system.written_end(pid) {

@@ -134,9 +134,10 @@ mod tests {
         library.keep_named("words", b"other").unwrap();
         let (named, path) = library.named("words").unwrap();
         assert_eq!((named.bytes, path), (5, library.path(&blake3::hash(b"other"))));
-        for name in ["", "../names/words", ".", "a b"] {
-            assert_eq!(library.named(name), None);
+        for name in ["", "../names/words", "../x", ".", "a b", "a.wasm"] {
+            assert!(!is_name(name) && library.named(name).is_none(), "{name}");
         }
+        assert!(is_name("python") && is_name("a-b_9"));
         std::fs::remove_file(library.path(&blake3::hash(b"other"))).unwrap();
         assert_eq!(library.named("words"), None);
     }

@@ -4,21 +4,16 @@
 //! The one idea: how a process ended that somebody looked after is written down before anybody is told. So it is known when the node where
 //! that was has gone or has begun anew; and one that nobody could take up yet is seen to be lost, and not to be nothing.
 
-use super::{FACT_TIMEOUT, Inner, System};
-use crate::keep::record::{self, Claim, Place};
+use super::{Inner, System};
+use crate::keep::record::{Claim, Place};
 use crate::node::{End, Kind, Lineage, Outward, Pid, ProcessView, State, Stay};
 use abi::ids::NodeId;
-use drivers::coordinator::{Coordinator, Range};
 use std::collections::BTreeSet;
-use std::time::Instant;
 
 impl System {
     /// How a process ended that was looked after, if it did.
     pub fn written_end(&self, pid: Pid) -> Option<End> {
-        let range = Range::key(record::claim_key(pid));
-        let found = self.0.facts.range(range, Instant::now() + FACT_TIMEOUT).ok()?;
-        let record = found.records.first()?;
-        match Claim::read(&record.key, &record.value)?.1.place {
+        match self.0.claim(pid).ok()??.0.place {
             Place::Ended { end, .. } => end,
             Place::At { .. } => None,
         }

@@ -12,6 +12,7 @@ use super::ears::Question;
 use super::{Inner, System, service};
 use abi::ids::{NodeId, NodeKey, ProgramId};
 use drivers::wire::Stream;
+use engine::library::is_name;
 use engine::{Elsewhere, LibraryError, Named};
 use serde::{Deserialize, Serialize};
 use services::members::ProgramMark;
@@ -49,6 +50,9 @@ impl Elsewhere for Others {
 impl System {
     /// Has the program that is called so on another node here, under that name. False: none has one.
     pub fn bring(&self, name: &str) -> Result<bool, LibraryError> {
+        if !is_name(name) {
+            return Ok(false);
+        }
         let answers = self.0.ask_all(&Question::Named { name: name.into() });
         let read = |(node, answer): (NodeId, Result<Vec<u8>, String>)| {
             let named: Named = serde_json::from_slice::<Option<Named>>(&answer.ok()?).ok()??;
