@@ -271,18 +271,51 @@ fn what_is_lost_is_seen_and_its_end_is_told() {
     // Its directory is on that machine alone.
     let there = format!("{}=/there", computer.nodes[2].path("").display());
     let bound = started(&computer, 2, &["--restart", "always", "--mount", &there, "rests.wasm"]);
+    let unwanted = started(&computer, 2, &["--restart", "always", "--mount", &there, "rests.wasm"]);
     let over = started(&computer, 0, &["--durable", "--on", "c", "exit7.wasm"]);
     assert_eq!(computer.on(0, &["wait", &over]).status, 7);
     computer.kill(2);
-    until("it to be seen that one is lost", || {
+    let is_lost = |pid: &str| {
         let shown = computer.on(1, &["ps"]).out;
-        shown.lines().any(|line| line.contains(&format!("{bound} ")) && line.contains("lost")).then_some(())
-    });
+        shown.lines().any(|line| line.contains(&format!("{pid} ")) && line.contains("lost"))
+    };
+    until("it to be seen that they are lost", || (is_lost(&bound) && is_lost(&unwanted)).then_some(()));
+    computer.on(1, &["kill", &unwanted]).expect(0, "");
+    assert!(is_lost(&bound) && !is_lost(&unwanted));
+    assert_eq!(computer.on(0, &["wait", &unwanted]).status, 137);
+    computer.on(0, &["kill", &unwanted]).expect_error(1, &["has ended"]);
     assert_eq!(computer.on(1, &["wait", &over]).status, 7);
     computer.up(2);
     until("it to go on", || (computer.living(0, &bound).len() == 1).then_some(()));
     assert!(!computer.on(1, &["ps"]).out.contains("lost"));
     assert_eq!(computer.on(0, &["wait", &over]).status, 7);
+    assert_eq!(computer.on(2, &["wait", &unwanted]).status, 137);
+    assert!(computer.living(2, &unwanted).is_empty());
+}
+
+/// Whenever that is: while it runs, has just ended, waits to be begun again, or is being begun.
+#[test]
+fn what_is_killed_is_not_begun_again() {
+    let computer = Computer::of(1);
+    computer.nodes[0].program("exit7.wasm", &programs::exiting(7));
+    let all: Vec<String> = (0..12).map(|_| started(&computer, 0, &["--restart", "always", "exit7.wasm"])).collect();
+    for (number, pid) in all.iter().enumerate() {
+        if number == 6 {
+            // The others have ended several times by now, and are begun again more and more seldom.
+            until("more of them to begin again", || {
+                (computer.on(0, &["events"]).out.matches("begun again").count() > 8).then_some(())
+            });
+        }
+        computer.on(0, &["kill", pid]).expect(0, "");
+    }
+    let ends: Vec<i32> = all.iter().map(|pid| computer.on(0, &["wait", pid]).status).collect();
+    assert!(ends.iter().all(|end| [7, 137].contains(end)), "{ends:?}");
+    computer.on(0, &["down"]).expect(0, "una is down\n");
+    computer.up(0);
+    for (pid, end) in all.iter().zip(ends) {
+        assert_eq!(computer.on(0, &["wait", pid]).status, end);
+        assert!(computer.living(0, pid).is_empty());
+    }
 }
 
 /// A node that slept past its lease has no effect when it wakes.

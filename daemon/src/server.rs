@@ -16,6 +16,8 @@ use crate::node::{
     Pid, PortError, RunRefused, Started, ThawOrder,
 };
 use crate::protocol::{self, Afterwards, Follow, More, ProtocolError, Reason, Refusal, Reply, Request, Status};
+use crate::system::keep::KeepRefused;
+use crate::system::supervise::Killed;
 use crate::system::view::{WhyView, Wish};
 use crate::system::{MoveRefused, NotForked, System};
 use abi::ids::NodeId;
@@ -247,18 +249,23 @@ impl<'a> Session<'a> {
     }
 
     fn answer(&mut self, request: Request) -> Done {
-        let waited_for = match request {
-            Request::Wait { pid } => Some(pid),
-            _ => None,
-        };
-        match (self.answer_anywhere(request), waited_for) {
+        let asked = request.clone();
+        match (self.answer_anywhere(request), asked) {
             // No node knows of it any more, or the one that does is not heard.
-            (Err(undone @ (Undone::Refused(_) | Undone::Last(_))), Some(pid)) => {
+            (Err(undone @ (Undone::Refused(_) | Undone::Last(_))), Request::Wait { pid }) => {
                 match self.shared.system.written_end(pid) {
                     Some(end) => Ok(self.reply(&Reply::Ended { end })?),
                     None => Err(undone),
                 }
             }
+            (Err(undone @ Undone::Refused(_)), Request::Kill { pid }) => match self.shared.system.kill_lost(pid) {
+                Ok(true) => self.done(),
+                Ok(false) if self.shared.system.written_end(pid).is_some() => Err(control(ControlRefused::Ended(pid))),
+                Ok(false) => Err(undone),
+                // It has just been taken up.
+                Err(KeepRefused::Superseded(_)) => self.answer_anywhere(Request::Kill { pid }),
+                Err(refused) => Err(keep::undone(refused)),
+            },
             (done, _) => done,
         }
     }
@@ -305,7 +312,7 @@ impl<'a> Session<'a> {
                 self.reply(&Reply::Started { pid })?;
                 self.stream(pid, console, follow)
             }
-            Request::Kill { pid } => node.kill(pid).map_err(control).and_then(|()| self.done()),
+            Request::Kill { pid } => self.kill(pid),
             Request::Stop { pid } => node.stop(pid).map_err(control).and_then(|()| self.done()),
             Request::Cont { pid } => node.cont(pid).map_err(control).and_then(|()| self.done()),
             Request::Wait { pid } => loop {
@@ -343,6 +350,23 @@ impl<'a> Session<'a> {
             Request::Rename { from, to } => self.rename(&from, &to),
             Request::Down => self.down(),
             request => self.answer_of_system(request),
+        }
+    }
+
+    /// Also one that is to be begun again and does not live at this moment.
+    fn kill(&mut self, pid: Pid) -> Done {
+        loop {
+            match self.shared.system.kill_between_lives(pid) {
+                Killed::Done => return self.done(),
+                Killed::NotYet => {}
+                Killed::NotHere => match self.shared.node.kill(pid) {
+                    // It has only just ended, and what becomes of it is not decided.
+                    Err(ControlRefused::Ended(_)) if self.shared.system.is_unsettled(pid) => {}
+                    killed => return killed.map_err(control).and_then(|()| self.done()),
+                },
+            }
+            self.still_working()?;
+            std::thread::sleep(SETTLE_INTERVAL);
         }
     }
 

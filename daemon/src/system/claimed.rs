@@ -4,6 +4,7 @@
 //! The one idea: how a process ended that somebody looked after is written down before anybody is told. So it is known when the node where
 //! that was has gone or has begun anew; and one that nobody could take up yet is seen to be lost, and not to be nothing.
 
+use super::keep::KeepRefused;
 use super::{Inner, System};
 use crate::keep::record::{Claim, Place};
 use crate::node::{End, Kind, Lineage, Outward, Pid, ProcessView, State, Stay};
@@ -19,6 +20,19 @@ impl System {
         }
     }
 
+    /// Kills a process that is looked after and on no node: nobody takes it up any more. False: there is no such.
+    pub fn kill_lost(&self, pid: Pid) -> Result<bool, KeepRefused> {
+        let Some((claim, revision)) = self.0.claim(pid)? else { return Ok(false) };
+        if claim.supervision.is_none() || !self.0.is_lost(&claim) {
+            return Ok(false);
+        }
+        let place = Place::Ended { node: self.0.me.0, end: Some(End::Killed) };
+        let over = Claim { place, ..claim };
+        self.0.write_claim(pid, Some(revision), &over)?;
+        self.0.forget(pid, &over);
+        Ok(true)
+    }
+
     /// The processes that are looked after and are on no node, beside those that are `known`: their node is lost, and nobody has taken
     /// them up yet, or can.
     pub fn lost(&self, known: &BTreeSet<Pid>) -> Vec<ProcessView> {
@@ -29,14 +43,20 @@ impl System {
 }
 
 impl Inner {
-    fn lost_view(&self, pid: Pid, claim: Claim) -> Option<ProcessView> {
-        let Place::At { node, life } = claim.place else { return None };
+    /// Is it of a node, or of a life of it, that is not there? One that is will say it in a moment if it is not known of now: it is on its
+    /// way from one place to another.
+    fn is_lost(&self, claim: &Claim) -> bool {
+        let Place::At { node, life } = claim.place else { return false };
         let lives = match NodeId(node) {
             me if me == self.me => Some(self.record().life),
             other => self.health.life_if_up(other),
         };
-        // That node is there and will say it in a moment: it is on its way from one place to another.
-        if lives == Some(life) {
+        lives != Some(life)
+    }
+
+    fn lost_view(&self, pid: Pid, claim: Claim) -> Option<ProcessView> {
+        let Place::At { node, .. } = claim.place else { return None };
+        if !self.is_lost(&claim) {
             return None;
         }
         let Outward { name, args, program, mounts, cpu_ns, output_bytes, .. } = claim.supervision?.begin.process;

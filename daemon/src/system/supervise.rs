@@ -87,6 +87,8 @@ struct Charge {
     phase: Phase,
     /// It is kept from running because of the doubt, and by nobody else.
     is_held: bool,
+    /// Somebody has killed it while it did not live: it ends as soon as it does, or is not begun again.
+    is_killed: bool,
     /// What it printed, until its end is written down.
     console: Option<Console>,
     /// What it was told, if it is durable.
@@ -98,12 +100,25 @@ enum Phase {
     /// It is being begun: what the node says of it is of an earlier incarnation.
     Beginning,
     Living,
+    /// It is being begun on another node: its end here is no end.
+    HandedOver,
     /// It is begun again then. `from_start`: it ended, and so begins from its beginning; else it could not be begun.
     Again {
         at: Instant,
         in_a_row: u32,
         from_start: bool,
     },
+}
+
+/// What became of an attempt to kill a process that its node looks after.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Killed {
+    /// It is not begun again, or ends as soon as it is.
+    Done,
+    /// It is on its way to another node, and can be killed there in a moment.
+    NotYet,
+    /// It lives, or is nothing that this node looks after.
+    NotHere,
 }
 
 #[derive(Clone, Copy)]
@@ -178,6 +193,19 @@ impl Supervise {
         if let Some(charge) = self.state().charges.get_mut(&pid) {
             charge.taping = Some(taping);
         }
+    }
+
+    /// Kills a process that does not live at this moment, and is begun by this node sooner or later.
+    pub fn kill(&self, pid: Pid) -> Killed {
+        let mut state = self.state();
+        let killed = match state.charges.get_mut(&pid) {
+            None | Some(Charge { phase: Phase::Living, .. }) => return Killed::NotHere,
+            Some(Charge { phase: Phase::HandedOver, .. }) => return Killed::NotYet,
+            Some(charge) => &mut charge.is_killed,
+        };
+        *killed = true;
+        self.changed.notify_all();
+        Killed::Done
     }
 
     /// Its end here is none from now on. False: somebody else has seen to that.
@@ -278,6 +306,7 @@ impl System {
             began: Instant::now(),
             phase: Phase::Beginning,
             is_held: false,
+            is_killed: false,
             console: is_durable.then(|| console.clone()),
             taping,
         };
@@ -310,6 +339,11 @@ impl System {
     /// Has this process ended without anybody being told of it yet? Its end is written down first, or it is begun again.
     pub fn is_unsettled(&self, pid: Pid) -> bool {
         self.0.supervise.is_unsettled(pid)
+    }
+
+    /// Kills a process that this node looks after and that does not live at this moment: it is not begun again.
+    pub fn kill_between_lives(&self, pid: Pid) -> Killed {
+        self.0.supervise.kill(pid)
     }
 
     /// Waits until this node's lease runs.
@@ -405,7 +439,7 @@ impl System {
         let handed = (|| {
             let checkpoint = self.checkpoint(pid, None)?.checkpoint;
             // From here on its end here is no end.
-            inner.supervise.set_phase(pid, Phase::Beginning);
+            inner.supervise.set_phase(pid, Phase::HandedOver);
             let because = Because::Handed { claim: revision.0, is_named: by == ChosenBy::Person };
             let question = ears::Question::TakeUp { pid, because };
             inner.ask(to, &question).map_err(|why| refused(&why))?;
@@ -525,8 +559,16 @@ impl Inner {
         }
         let phase = Phase::Beginning;
         let began = Instant::now();
-        let charge =
-            Charge { claim: claim.clone(), revision, began, phase, is_held: false, console: None, taping: None };
+        let charge = Charge {
+            claim: claim.clone(),
+            revision,
+            began,
+            phase,
+            is_held: false,
+            is_killed: false,
+            console: None,
+            taping: None,
+        };
         self.supervise.state().charges.insert(pid, charge);
         let again = Again { id: pid.id(), incarnation };
         let begun = match supervision.durable_every_ms.is_some() && console.is_none() {
@@ -685,7 +727,6 @@ impl Inner {
             let Some(charge) = state.charges.get(&pid) else { return };
             (charge.claim.clone(), charge.revision, charge.console.clone())
         };
-        let (ended, incarnation) = (claim.supervision.clone(), claim.incarnation);
         let over = Claim { place: Place::Ended { node: self.me.0, end: Some(end.clone()) }, ..claim };
         // If it cannot be written now it is tried again; if somebody else has taken it up, nobody is told of this end.
         match self.write_claim(pid, Some(revision), &over) {
@@ -700,21 +741,26 @@ impl Inner {
                     self.chronicle.record(Kind::ProcessGivenUp { process: pid.id() });
                 }
                 self.supervise.state().charges.remove(&pid);
-                if let Some(supervision) = ended.filter(|one| one.durable_every_ms.is_some()) {
-                    let (name, since) = (supervision.begin.process.stdio.session, supervision.since);
-                    self.forget_tapes(pid);
-                    let (files, names) = (self.files.clone(), self.names.clone());
-                    // It may have to wait for whoever holds the files. Without a thread 48 bytes stay.
-                    let forget = move || {
-                        names.forget(pid.id());
-                        files.end_session(Lasting { name, since, incarnation });
-                    };
-                    let _ = std::thread::Builder::new().name("una-forget".into()).spawn(forget);
-                }
+                self.forget(pid, &over);
             }
             Err(KeepRefused::System(SystemError::NoQuorum(_))) => {}
             Err(_) => drop(self.supervise.state().charges.remove(&pid)),
         }
+    }
+
+    /// Forgets what is kept of a process only while it may go on.
+    pub(super) fn forget(&self, pid: Pid, over: &Claim) {
+        let Some(supervision) = over.supervision.as_ref().filter(|one| one.durable_every_ms.is_some()) else { return };
+        let (name, since) = (supervision.begin.process.stdio.session, supervision.since);
+        let session = Lasting { name, since, incarnation: over.incarnation };
+        self.forget_tapes(pid);
+        let (files, names) = (self.files.clone(), self.names.clone());
+        // It may have to wait for whoever holds the files. Without a thread 48 bytes stay.
+        let forget = move || {
+            names.forget(pid.id());
+            files.end_session(session);
+        };
+        let _ = std::thread::Builder::new().name("una-forget".into()).spawn(forget);
     }
 
     /// Keeps all that is looked after here from running: the lease is about to be over, and others may take it up.
@@ -756,7 +802,7 @@ impl Inner {
                 }
                 Ok(now) => {
                     // Somebody who is beginning it here says its claim in a moment.
-                    let is_beginning = |charge: &Charge| charge.phase == Phase::Beginning;
+                    let is_beginning = |charge: &Charge| matches!(charge.phase, Phase::Beginning | Phase::HandedOver);
                     if self.supervise.state().charges.get(&pid).is_some_and(is_beginning) {
                         continue;
                     }
@@ -947,17 +993,22 @@ pub(super) fn run(inner: &Arc<Inner>) {
             continue;
         };
         let now = Instant::now();
-        let (over, due, look_own) = {
+        let (over, due, killed, look_own) = {
             let mut state = inner.supervise.state();
-            let (mut over, mut due) = (vec![], vec![]);
-            for (pid, charge) in &state.charges {
+            let (mut over, mut due, mut killed) = (vec![], vec![], vec![]);
+            for (pid, charge) in &mut state.charges {
                 match charge.phase {
-                    Phase::Living => over.push(*pid),
+                    Phase::Living if !charge.is_killed => over.push(*pid),
+                    Phase::Living => {
+                        charge.is_killed = false;
+                        killed.push((*pid, true));
+                    }
+                    Phase::Again { .. } if charge.is_killed => killed.push((*pid, false)),
                     Phase::Again { at, .. } if at <= now => due.push(*pid),
-                    Phase::Beginning | Phase::Again { .. } => {}
+                    Phase::Beginning | Phase::HandedOver | Phase::Again { .. } => {}
                 }
             }
-            (over, due, std::mem::take(&mut state.look_own))
+            (over, due, killed, std::mem::take(&mut state.look_own))
         };
         if look_own {
             inner.look_after_own();
@@ -967,6 +1018,14 @@ pub(super) fn run(inner: &Arc<Inner>) {
                 && !inner.is_going_down()
             {
                 inner.ended(pid, &end);
+            }
+        }
+        for (pid, lives) in killed {
+            match lives {
+                // It may have ended by itself.
+                true => drop(node.kill(pid)),
+                // If it has an end already, that was it.
+                false => inner.is_over(pid, &node.end_of(pid).unwrap_or(End::Killed), false),
             }
         }
         for pid in due {
@@ -990,7 +1049,7 @@ pub(super) fn run(inner: &Arc<Inner>) {
         let state = inner.supervise.state();
         let at = |charge: &Charge| match charge.phase {
             Phase::Again { at, .. } => Some(at),
-            Phase::Beginning | Phase::Living => None,
+            Phase::Beginning | Phase::Living | Phase::HandedOver => None,
         };
         let next = state.charges.values().filter_map(at).min();
         let pause = next.map_or(RENEW_EVERY, |at| at.saturating_duration_since(Instant::now()).min(RENEW_EVERY));

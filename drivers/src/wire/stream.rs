@@ -136,9 +136,9 @@ impl Streams {
         let mut state = lock(&end.state);
         loop {
             match &state.closed {
+                _ if state.was_taken() => break,
                 Closed::Link(why) => return Err(OpenError::Lost(why.clone())),
                 Closed::There(why) => return Err(OpenError::Refused(why.clone())),
-                Closed::No | Closed::Here if state.credit.is_some() => break,
                 Closed::No | Closed::Here => {}
             }
             let late;
@@ -410,6 +410,12 @@ impl End {
 }
 
 impl State {
+    /// Did whoever it was opened for have it? They may have written all and gone before this end looks, and before the credit for this
+    /// end was given.
+    fn was_taken(&self) -> bool {
+        self.credit.is_some() || self.received_bytes > 0 || self.incoming == Flow::Ended
+    }
+
     fn may_write(&self) -> io::Result<()> {
         match (&self.closed, self.outgoing) {
             (Closed::Here, _) | (_, Flow::Ended) => {

@@ -52,6 +52,8 @@ pub struct Held {
     /// Arrived messages are only counted, by class.
     pub only_count: bool,
     pub counts: [u64; 4],
+    /// When the first message of control came.
+    pub counts_at_control: Option<[u64; 4]>,
 }
 
 impl Record {
@@ -130,6 +132,9 @@ impl Receiver for Record {
     fn arrived(&self, _: NodeKey, class: Class, message: &[u8]) {
         self.change(|held| {
             held.counts[class as usize] += 1;
+            if class == Class::Control && held.counts_at_control.is_none() {
+                held.counts_at_control = Some(held.counts);
+            }
             if !held.only_count {
                 held.events.push(Event::Arrived(class, message.into()));
             }
@@ -140,7 +145,7 @@ impl Receiver for Record {
         match service {
             ECHO => answer.give(Ok(body)),
             FAILS => answer.give(Err("no such thing".into())),
-            SIZED => answer.give(Ok(vec![7; u32::from_le_bytes(body[..4].try_into().unwrap()) as usize])),
+            SIZED => answer.give(Ok(sized(&body))),
             HELD => self.change(|held| held.answers.push_back((answer, body))),
             _ => {}
         }
@@ -151,6 +156,10 @@ impl Receiver for Record {
             ECHO => drop(std::thread::spawn(move || echo(stream))),
             HELD => self.change(|held| held.streams.push_back((stream, head))),
             FAILS => stream.refuse("not today"),
+            SIZED => {
+                (&stream).write_all(&sized(&head)).unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+            }
             _ => {}
         }
     }
@@ -173,6 +182,10 @@ impl Receiver for Record {
     fn refused(&self, peer: NodeKey, by: RefusedBy, why: &Refusal) {
         self.note(Event::Refused(peer, by, why.clone()));
     }
+}
+
+fn sized(length: &[u8]) -> Vec<u8> {
+    vec![7; u32::from_le_bytes(length.try_into().unwrap()) as usize]
 }
 
 fn echo(mut stream: Stream) {

@@ -31,6 +31,8 @@ pub enum Weather {
     Flip(usize),
     /// In each connection, towards the target, nothing comes after so many bytes but the end.
     Cut(usize),
+    /// Nothing arrives until the weather is another; then all does.
+    Held,
     /// All arrives so much later.
     Slow(Duration),
 }
@@ -84,7 +86,11 @@ fn pump(mut from: TcpStream, mut to: TcpStream, state: Arc<Mutex<State>>, toward
         let (mut bytes, mut passed) = (vec![0; 65536], 0);
         loop {
             let Ok(read @ 1..) = from.read(&mut bytes) else { break };
-            let weather = state.lock().unwrap().weather;
+            let mut weather = state.lock().unwrap().weather;
+            while weather == Weather::Held {
+                std::thread::sleep(Duration::from_millis(1));
+                weather = state.lock().unwrap().weather;
+            }
             let mut part = &mut bytes[..read];
             match weather {
                 Weather::Dark => continue,
