@@ -356,14 +356,14 @@ impl<'a> Session<'a> {
     /// Also one that is to be begun again and does not live at this moment.
     fn kill(&mut self, pid: Pid) -> Done {
         loop {
-            match self.shared.system.kill_between_lives(pid) {
-                Killed::Done => return self.done(),
+            match self.shared.system.kill_for_good(pid) {
                 Killed::NotYet => {}
-                Killed::NotHere => match self.shared.node.kill(pid) {
-                    // It has only just ended, and what becomes of it is not decided.
-                    Err(ControlRefused::Ended(_)) if self.shared.system.is_unsettled(pid) => {}
-                    killed => return killed.map_err(control).and_then(|()| self.done()),
-                },
+                Killed::Done => {
+                    // It may not live now.
+                    let _ = self.shared.node.kill(pid);
+                    return self.done();
+                }
+                Killed::NotHere => return self.shared.node.kill(pid).map_err(control).and_then(|()| self.done()),
             }
             self.still_working()?;
             std::thread::sleep(SETTLE_INTERVAL);

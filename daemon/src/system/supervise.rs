@@ -87,7 +87,7 @@ struct Charge {
     phase: Phase,
     /// It is kept from running because of the doubt, and by nobody else.
     is_held: bool,
-    /// Somebody has killed it while it did not live: it ends as soon as it does, or is not begun again.
+    /// Somebody has killed it: whatever it does at that moment, it is not begun again.
     is_killed: bool,
     /// What it printed, until its end is written down.
     console: Option<Console>,
@@ -113,11 +113,11 @@ enum Phase {
 /// What became of an attempt to kill a process that its node looks after.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Killed {
-    /// It is not begun again, or ends as soon as it is.
+    /// It ends as soon as it lives, and is not begun again.
     Done,
     /// It is on its way to another node, and can be killed there in a moment.
     NotYet,
-    /// It lives, or is nothing that this node looks after.
+    /// It is nothing that this node looks after.
     NotHere,
 }
 
@@ -195,15 +195,13 @@ impl Supervise {
         }
     }
 
-    /// Kills a process that does not live at this moment, and is begun by this node sooner or later.
+    /// Has a process end, and not begun again.
     pub fn kill(&self, pid: Pid) -> Killed {
-        let mut state = self.state();
-        let killed = match state.charges.get_mut(&pid) {
-            None | Some(Charge { phase: Phase::Living, .. }) => return Killed::NotHere,
+        match self.state().charges.get_mut(&pid) {
+            None => return Killed::NotHere,
             Some(Charge { phase: Phase::HandedOver, .. }) => return Killed::NotYet,
-            Some(charge) => &mut charge.is_killed,
-        };
-        *killed = true;
+            Some(charge) => charge.is_killed = true,
+        }
         self.changed.notify_all();
         Killed::Done
     }
@@ -341,8 +339,8 @@ impl System {
         self.0.supervise.is_unsettled(pid)
     }
 
-    /// Kills a process that this node looks after and that does not live at this moment: it is not begun again.
-    pub fn kill_between_lives(&self, pid: Pid) -> Killed {
+    /// Has a process that this node looks after end and not begun again, whether or not it lives at this moment.
+    pub fn kill_for_good(&self, pid: Pid) -> Killed {
         self.0.supervise.kill(pid)
     }
 
@@ -559,7 +557,7 @@ impl Inner {
         }
         let phase = Phase::Beginning;
         let began = Instant::now();
-        let charge = Charge {
+        let mut charge = Charge {
             claim: claim.clone(),
             revision,
             began,
@@ -569,7 +567,12 @@ impl Inner {
             console: None,
             taping: None,
         };
-        self.supervise.state().charges.insert(pid, charge);
+        {
+            let mut state = self.supervise.state();
+            // Perhaps a moment ago.
+            charge.is_killed = state.charges.get(&pid).is_some_and(|before| before.is_killed);
+            state.charges.insert(pid, charge);
+        }
         let again = Again { id: pid.id(), incarnation };
         let begun = match supervision.durable_every_ms.is_some() && console.is_none() {
             true => match system.go_on_again(pid, again, since) {
@@ -996,14 +999,12 @@ pub(super) fn run(inner: &Arc<Inner>) {
         let (over, due, killed, look_own) = {
             let mut state = inner.supervise.state();
             let (mut over, mut due, mut killed) = (vec![], vec![], vec![]);
-            for (pid, charge) in &mut state.charges {
+            for (pid, charge) in &state.charges {
                 match charge.phase {
-                    Phase::Living if !charge.is_killed => over.push(*pid),
-                    Phase::Living => {
-                        charge.is_killed = false;
-                        killed.push((*pid, true));
+                    Phase::Living | Phase::Again { .. } if charge.is_killed => {
+                        killed.push((*pid, charge.phase == Phase::Living))
                     }
-                    Phase::Again { .. } if charge.is_killed => killed.push((*pid, false)),
+                    Phase::Living => over.push(*pid),
                     Phase::Again { at, .. } if at <= now => due.push(*pid),
                     Phase::Beginning | Phase::HandedOver | Phase::Again { .. } => {}
                 }
@@ -1021,11 +1022,10 @@ pub(super) fn run(inner: &Arc<Inner>) {
             }
         }
         for (pid, lives) in killed {
-            match lives {
-                // It may have ended by itself.
-                true => drop(node.kill(pid)),
-                // If it has an end already, that was it.
-                false => inner.is_over(pid, &node.end_of(pid).unwrap_or(End::Killed), false),
+            match node.end_of(pid) {
+                // It may end by itself meanwhile.
+                None if lives => drop(node.kill(pid)),
+                end => inner.is_over(pid, &end.unwrap_or(End::Killed), false),
             }
         }
         for pid in due {
