@@ -8,6 +8,8 @@ use daemon::node::Pid;
 use daemon::protocol::{Follow, Origin, Reply, Request, Until, WhenGone};
 
 /// End processes at once
+///
+/// Also those that are to be begun again and do not run now: they are not begun again.
 #[derive(Args)]
 pub struct Kill {
     #[arg(value_name = "PID", required = true)]
