@@ -22,6 +22,8 @@
 extern crate alloc;
 
 mod agenda;
+#[cfg(test)]
+mod alone;
 mod call;
 mod check;
 pub mod foreign;

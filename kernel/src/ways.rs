@@ -266,8 +266,17 @@ impl Kernel {
         match import.way.next {
             Some(Next::There { home: at, number: as_this, .. }) if (at, as_this) == (home, number) => {
                 import.way.next = None;
+                self.stay_long(key);
             }
             _ => import.lost = true,
+        }
+    }
+
+    /// A shorter way comes to nothing: if another was told of meanwhile, it is told again.
+    fn stay_long(&mut self, key: Key<Import>) {
+        let Import { home, number, lost, ref mut way, .. } = self.imports[key];
+        if core::mem::take(&mut way.again) && !lost {
+            self.tell(home, Content::Again { number });
         }
     }
 
@@ -557,7 +566,10 @@ impl Kernel {
                 Some(Next::There { home, .. }) if home == node => import.way.next.take(),
                 _ => None,
             };
-            self.leave_way(key, next);
+            if next.is_some() {
+                self.leave_way(key, next);
+                self.stay_long(key);
+            }
         }
         self.imported.retain(|(home, _), _| *home != node);
     }
@@ -751,5 +763,64 @@ impl Kernel {
             Ok(Object::Foreign(_, import)) if !self.imports[import].lost => self.flush_on(me, import),
             _ => crate::schedule::Next::Return(Outcome::Yielded),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alone::{Alone, NETWORK};
+    use abi::call::{SystemCall, Wait};
+    use abi::ids::PortId;
+    use abi::message::Badge;
+
+    const BETWEEN: NodeId = NodeId(2);
+    const FIRST: NodeId = NodeId(3);
+    const SECOND: NodeId = NodeId(4);
+
+    /// The node holds a right, under the number 2, at the one between.
+    fn holder() -> Alone {
+        let mut alone = Alone::with(&[BETWEEN, FIRST, SECOND]);
+        let door = SystemCall::Door { network: NETWORK, node: BETWEEN, wait: Wait::Forever };
+        assert_eq!(alone.call(door), None);
+        let [Content::Act { errand, .. }] = alone.told(BETWEEN)[..] else { panic!("the door is asked for") };
+        let object = ObjectId::Port(PortId::new(FIRST, 9));
+        let place = Place::Sender { number: 2 };
+        let rights = alloc::vec![Passed { object, rights: Rights::SENDER, badge: Badge(0), place }];
+        let verdict = crate::packet::Verdict::Outcome(Outcome::Door(Ok(HandleId::NONE)));
+        alone.hear(BETWEEN, Content::Done { errand, verdict, rights });
+        alone
+    }
+
+    fn shorter(home: NodeId, ticket: u64) -> Content {
+        Content::Shorter { number: 2, place: Place::Third { home, life: 1, ticket } }
+    }
+
+    fn claim(ticket: u64, number: u64) -> Content {
+        Content::Claim { giver: BETWEEN, life: 1, ticket, number }
+    }
+
+    /// What is under way to one place is told to be at another, and then the first claim comes to nothing.
+    fn check(fails: impl FnOnce(&mut Alone)) {
+        let mut alone = holder();
+        alone.hear(BETWEEN, shorter(FIRST, 70));
+        assert_eq!(alone.told(FIRST), [claim(70, 1)]);
+        alone.hear(BETWEEN, shorter(SECOND, 71));
+        assert_eq!(alone.told(SECOND), [claim(71, 1), Content::Release { number: 1 }]);
+        alone.told(BETWEEN);
+        fails(&mut alone);
+        assert!(alone.told(BETWEEN).contains(&Content::Again { number: 2 }), "the long way is kept for ever");
+        alone.hear(BETWEEN, shorter(SECOND, 72));
+        assert_eq!(alone.told(SECOND).last(), Some(&claim(72, 3)));
+    }
+
+    #[test]
+    fn a_way_told_of_while_another_was_claimed_is_asked_for_when_that_home_is_lost() {
+        check(|alone| alone.lose(FIRST));
+    }
+
+    #[test]
+    fn a_way_told_of_while_another_was_claimed_is_asked_for_when_that_was_not_given() {
+        check(|alone| alone.hear(FIRST, Content::Dead { number: 1 }));
     }
 }
