@@ -3,6 +3,7 @@
 //! The one idea: the others are a script. The test says what they say and looks at what they are told, so it can have any order of events
 //! that the network allows, however seldom it comes.
 
+use crate::luggage::Luggage;
 use crate::packet::{Content, Header, PacketKind};
 use crate::process::Process;
 use crate::table::Key;
@@ -12,13 +13,14 @@ use abi::call::{Outcome, SystemCall};
 use abi::ids::{HandleId, NodeId, Time};
 use abi::limits::Limits;
 use abi::message::Bytes;
-use abi::process::Program;
+use abi::process::{Orphan, Program, Spawn};
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 pub(crate) const NETWORK: HandleId = HandleId(1);
 /// The number of the node itself.
-const HERE: NodeId = NodeId(1);
+pub(crate) const HERE: NodeId = NodeId(1);
 
 /// What the others, all in their first lives, have said and heard.
 #[derive(Default)]
@@ -31,6 +33,8 @@ struct Other {
 pub(crate) struct Alone {
     pub kernel: Kernel,
     pub first: Key<Process>,
+    /// The last process that was begun, or came.
+    pub newest: Key<Process>,
     others: BTreeMap<NodeId, Other>,
     is_running: bool,
 }
@@ -39,10 +43,12 @@ impl Alone {
     /// A node whose first process runs, and which has met these others.
     pub fn with(others: &[NodeId]) -> Alone {
         let config = Config { node: HERE, life: 1, first_serial: 1, workers: 1, devices: 0 };
+        let nobody = Key::nothing();
         let kernel = Kernel::new(config);
-        let mut alone = Alone { kernel, first: Key::nothing(), others: BTreeMap::new(), is_running: false };
+        let mut alone = Alone { kernel, first: nobody, newest: nobody, others: BTreeMap::new(), is_running: false };
         let program = Program::Service(0);
         alone.event(Event::Boot { program, arguments: Bytes::EMPTY, limits: Limits::NORMAL });
+        alone.first = alone.newest;
         alone.event(Event::Awake { worker: WorkerId(0) });
         others.iter().for_each(|node| alone.meet(*node));
         alone
@@ -86,6 +92,38 @@ impl Alone {
         self.is_running.then(|| self.kernel.take_outcome(self.first))
     }
 
+    /// The first process makes another, which is held: its handle.
+    pub fn spawn_held(&mut self) -> HandleId {
+        let spawn = Spawn {
+            program: Program::Service(1),
+            arguments: Bytes::EMPTY,
+            handles: Box::default(),
+            limits: Limits::NORMAL,
+            weight: 100,
+            orphan: Orphan::Dies,
+            supervisor: None,
+            again: None,
+        };
+        let Some(Outcome::Spawned(Ok(spawned))) = self.call(SystemCall::Spawn(Box::new(spawn))) else {
+            panic!("nothing is in the way of it")
+        };
+        self.call(SystemCall::Hold { process: spawned.process });
+        spawned.process
+    }
+
+    /// The newest process goes there: what that node finds in its luggage. Other things that it was told before are forgotten.
+    pub fn depart(&mut self, to: NodeId) -> Luggage {
+        let (process, left) = (self.newest, Box::default());
+        // It knows that it has begun.
+        self.kernel.take_outcome(process);
+        self.event(Event::Depart { process, to, life: 1, ticket: 1, left, keeps_parent: true });
+        let luggage = self.told(to).into_iter().find_map(|content| match content {
+            Content::Transfer { bytes, .. } => Luggage::decode(&bytes).ok(),
+            _ => None,
+        });
+        *luggage.expect("it departed")
+    }
+
     pub fn event(&mut self, event: Event) {
         self.input(Input::Event(event));
     }
@@ -98,8 +136,8 @@ impl Alone {
             self.kernel.step(Time(1), input, &mut effects);
             for effect in effects {
                 match effect {
-                    Effect::Start { process, .. } => {
-                        self.first = process;
+                    Effect::Start { process, .. } | Effect::Settled { process, .. } => {
+                        self.newest = process;
                         inputs.push(Input::Event(Event::Started { process }));
                     }
                     Effect::Wake { worker } => inputs.push(Input::Event(Event::Awake { worker })),
@@ -107,6 +145,7 @@ impl Alone {
                         assert_eq!(process, self.first, "only the first process does anything in these tests");
                         self.is_running = true;
                     }
+                    Effect::Departed { result, .. } => assert_eq!(result, Ok(())),
                     Effect::Transmit { to, packet } => self.transmitted(to, &packet),
                     _ => {}
                 }

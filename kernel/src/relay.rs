@@ -557,3 +557,75 @@ impl Session {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alone::{Alone, HERE, NETWORK};
+    use crate::luggage::{Luggage, Many, Visitor};
+    use crate::packet::Verdict;
+    use crate::world::Event;
+    use abi::call::{Outcome, SystemCall, Wait};
+    use abi::message::Bytes;
+    use abi::process::Exit;
+    use alloc::boxed::Box;
+    use alloc::vec;
+
+    const TWO: NodeId = NodeId(2);
+    const THREE: NodeId = NodeId(3);
+    const FOUR: NodeId = NodeId(4);
+
+    fn onward(errand: u64, at: NodeId) -> Content {
+        Content::Onward { errand, at, life: 1 }
+    }
+
+    fn agreed(errand: u64, at: NodeId) -> Content {
+        Content::Agreed { errand, at, number: errand }
+    }
+
+    #[test]
+    fn a_node_that_is_met_late_is_not_given_an_act_of_which_a_later_place_was_agreed_on() {
+        let mut alone = Alone::with(&[TWO, THREE]);
+        alone.call(SystemCall::Door { network: NETWORK, node: TWO, wait: Wait::Forever });
+        let [Content::Act { errand, .. }] = alone.told(TWO)[..] else { panic!("the door is asked for") };
+        alone.hear(TWO, onward(errand, FOUR));
+        assert_eq!(alone.told(TWO), []);
+        alone.hear(TWO, onward(errand, THREE));
+        assert_eq!(alone.told(TWO), [agreed(errand, THREE)]);
+        alone.meet(FOUR);
+        assert_eq!(alone.told(TWO), []);
+    }
+
+    /// What the first process waits for goes to a second node and comes back, and then goes to a third, which is to hand it over to a
+    /// fourth. Before it does, the second one hands the wait over, and with it has no part in it any more.
+    #[test]
+    fn what_is_asked_of_ones_own_node_goes_on_by_one_errand_wherever_it_was_to_go() {
+        let mut alone = Alone::with(&[TWO, THREE, FOUR]);
+        let process = alone.spawn_held();
+        assert_eq!(alone.call(SystemCall::Wait { process, wait: Wait::Forever }), None);
+        let luggage = alone.depart(TWO);
+        let [Visitor { errand: outer, actor }] = luggage.waiters.0[..] else { panic!("one process waits for it") };
+        let waiters = Many(vec![Visitor { errand: 5, actor }]);
+        let luggage = Luggage { waiters, exports: Many(Vec::new()), parent: None, ..luggage };
+        let grants = Box::default();
+        alone.event(Event::Expect { from: TWO, ticket: 9, adopter: alone.first, grants });
+        alone.hear(TWO, Content::Transfer { ticket: 9, bytes: Bytes::new(&luggage.encode()) });
+        alone.hear(TWO, onward(outer, HERE));
+        assert!(alone.told(TWO).contains(&agreed(outer, HERE)));
+        let luggage = alone.depart(THREE);
+        let [Visitor { errand: inner, .. }] = luggage.waiters.0[..] else { panic!("one stand-in waits for it") };
+        assert!(alone.told(TWO).contains(&onward(5, THREE)));
+        alone.hear(THREE, onward(inner, FOUR));
+        assert!(alone.told(THREE).contains(&agreed(inner, FOUR)));
+
+        alone.hear(TWO, Content::HandOver { errand: 5, to: HERE, life: 1, number: outer });
+        assert!(alone.told(TWO).contains(&Content::HandedOver { errand: 5 }));
+        assert_eq!(alone.kernel.acts_through(), []);
+        alone.hear(FOUR, Content::Taken { errand: inner });
+        alone.hear(THREE, Content::Relieved { errand: inner });
+        assert_eq!(alone.told(FOUR), []);
+        let verdict = Verdict::Outcome(Outcome::Waited(Ok(Exit::Code(7))));
+        alone.hear(FOUR, Content::Done { errand: inner, verdict, rights: Vec::new() });
+        assert_eq!(alone.outcome(), Some(Outcome::Waited(Ok(Exit::Code(7)))));
+    }
+}
