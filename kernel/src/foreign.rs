@@ -30,7 +30,7 @@ use crate::luggage::{ADOPTED_MIN, Luggage};
 use crate::packet::{Act, Content, Passed, Patience, Place, SpawnAct, Verdict};
 use crate::planted::{Bug, planted};
 use crate::process::{Cause, Process, State, Waiting};
-use crate::relay::{Handing, Inward};
+use crate::relay::{Handing, Inward, Offer};
 use crate::schedule::Next;
 use crate::session::{Breach, Session};
 use crate::table::Key;
@@ -90,8 +90,8 @@ pub struct Errand {
     supervisor: Option<Key<Watch>>,
     /// Another node may answer it than the one that was asked.
     pub(crate) handing: Option<Handing>,
-    /// A node, in a life of it, that could answer it if there were a session with it.
-    pub(crate) elsewhere: Option<(NodeId, u64)>,
+    /// Who could answer it if there were a session with it.
+    pub(crate) elsewhere: Option<Offer>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -180,8 +180,8 @@ pub(crate) struct Abroad {
     /// Its own node, for who has come back to where what it asked for is.
     pub node: NodeId,
     pub errand: u64,
-    /// Where the one for whom it stands in could ask, as that was told.
-    pub offered: Option<NodeId>,
+    /// Where the one for whom it stands in could ask, as that was told at last.
+    pub offered: Option<Offer>,
     /// The node that it waits for was told to answer without it.
     pub handing: bool,
 }
@@ -1392,9 +1392,11 @@ impl Kernel {
                 self.long.insert((from, number));
                 Ok(())
             }
-            Content::Onward { errand, at, life } => self.heed_onward(from, errand, at, life),
-            Content::Agreed { errand, at, number } => {
-                self.heed_agreed(from, errand, at, number);
+            Content::Onward { errand, at, life, offer: number } => {
+                self.heed_onward(from, errand, Offer { at, life, number })
+            }
+            Content::Agreed { errand, offer, number } => {
+                self.heed_agreed(from, errand, offer, number);
                 Ok(())
             }
             Content::HandOver { errand, to, life, number } => self.heed_hand_over(from, errand, to, life, number),

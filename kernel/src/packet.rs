@@ -4,7 +4,7 @@
 //! exactly one content is [`Malformed`], and every number in it is looked up, by who heeds it, in a table of what that very node was given.
 //!
 //! ```text
-//!   packet    version 2 | kind 1 | from life 8 | to life 8 | next expected 8 | number 8 | part of a content
+//!   packet    version 3 | kind 1 | from life 8 | to life 8 | next expected 8 | number 8 | part of a content
 //!   content   one Content, in one packet or several; kind says whether more follows
 //! ```
 
@@ -22,8 +22,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// What this kernel speaks. Another version is refused before a link is made, and whoever makes links knows this number; here it is only
-/// not believed. Version 1 had no contents for moves and shorter ways.
-pub const VERSION: u8 = 2;
+/// not believed. Version 1 had no contents for moves and shorter ways, version 2 no numbers of offers.
+pub const VERSION: u8 = 3;
 pub(crate) const HEADER_BYTES: usize = 34;
 /// The longest content: a message's bytes, and all that may stand beside them.
 pub(crate) const CONTENT_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 4096;
@@ -123,10 +123,11 @@ pub(crate) enum Content {
     Shorter { number: u64, place: Place },
     /// Say again whether there is a shorter way: I may be able to take it now.
     Again { number: u64 },
-    /// What I do for this errand of yours is under way at that node, in that life of it.
-    Onward { errand: u64, at: NodeId, life: u64 },
-    /// Let that node answer me itself. The errand has this number between it and me.
-    Agreed { errand: u64, at: NodeId, number: u64 },
+    /// What I do for this errand of yours is under way at that node, in that life of it. This offer of mine has a number that no other one
+    /// to you has.
+    Onward { errand: u64, at: NodeId, life: u64, offer: u64 },
+    /// Let the node of that offer answer me itself. The errand has this number between it and me.
+    Agreed { errand: u64, offer: u64, number: u64 },
     /// Whoever stands in for this errand of mine stands in for that node from now on, under this number of its.
     HandOver { errand: u64, to: NodeId, life: u64, number: u64 },
     /// This errand of yours is with me: I answer it.
@@ -335,7 +336,7 @@ numbered! {
         7 = Grant { number, ticket, to, life, rights }, 8 = Claim { giver, life, ticket, number }, 9 = Claimed { number },
         10 = Dead { number }, 11 = Settled { node, life }, 12 = Void { rights }, 13 = Luggage { bytes },
         14 = Transfer { ticket, bytes }, 15 = Forgo { ticket }, 16 = Shorter { number, place }, 17 = Again { number },
-        18 = Onward { errand, at, life }, 19 = Agreed { errand, at, number }, 20 = HandOver { errand, to, life, number },
+        18 = Onward { errand, at, life, offer }, 19 = Agreed { errand, offer, number }, 20 = HandOver { errand, to, life, number },
         21 = Taken { errand }, 22 = HandedOver { errand }, 23 = Relieved { errand },
     }
     Act {
@@ -744,7 +745,8 @@ mod tests {
         check(Content::Grant { number: 3, ticket: 4, to: NodeId(2), life: 6, rights: Rights::SEND });
         check(Content::Act { errand: 2, actor, act: Act::Flush { object: 11 }, rights: Vec::new() });
         check(Content::Shorter { number: 3, place: Place::Third { home: NodeId(7), life: 4, ticket: 99 } });
-        check(Content::Onward { errand: 3, at: NodeId(2), life: 1 });
+        check(Content::Onward { errand: 3, at: NodeId(2), life: 1, offer: 7 });
+        check(Content::Agreed { errand: 3, offer: 7, number: 9 });
         check(Content::HandOver { errand: 3, to: NodeId(2), life: 1, number: 9 });
     }
 

@@ -6,8 +6,8 @@
 //!
 //! ```text
 //!   X asked A (e)             A's stand-in for X asked Y (f)                 Y's stand-in for A waits
-//!   |<----- Onward e: at Y -----------|                                             |
-//!   |------ Agreed e: as g ---------->|------ HandOver f: to X, as g -------------->|  it stands in for X now
+//!   |<----- Onward e: at Y, offer o --|                                             |
+//!   |------ Agreed e: o, as g ------->|------ HandOver f: to X, as g -------------->|  it stands in for X now
 //!   |<---------------------------------------------- Taken g -----------------------|
 //!   |<----- Relieved e ---------------|<----- HandedOver f -------------------------|
 //! ```
@@ -41,6 +41,14 @@ pub(crate) struct Handing {
     lost: Option<(NodeId, u64)>,
     /// The other node is lost: so is the act, if it was handed over.
     at_lost: bool,
+}
+
+/// A node, in a life of it, that can answer an errand, as the node between says, with the number of its saying so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub at: NodeId,
+    pub life: u64,
+    pub number: u64,
 }
 
 /// What was said of an errand that shall be handed over.
@@ -147,12 +155,15 @@ impl Kernel {
         if asker == self.node {
             return self.join_outer(key, errand, number, effects);
         }
-        if abroad.offered == Some(at) || is_lost || planted(Bug::HandedNever) {
+        if abroad.offered.is_some_and(|offer| offer.at == at) || is_lost || planted(Bug::HandedNever) {
             return;
         }
-        abroad.offered = Some(at);
         let life = self.sessions[&at].life;
-        self.tell(asker, Content::Onward { errand: number, at, life });
+        let session = self.sessions.get_mut(&asker).expect("whoever is stood in for has a session");
+        let offer = Offer { at, life, number: session.next_offer };
+        session.next_offer += 1;
+        abroad.offered = Some(offer);
+        self.tell(asker, Content::Onward { errand: number, at, life, offer: offer.number });
     }
 
     /// Two stand-ins at this node, of which the first waits for what the second does: the second is enough.
@@ -224,9 +235,12 @@ impl Kernel {
         self.remove_stand_in(key, effects);
     }
 
-    /// The asker lets the node where its errand is answer.
-    pub(crate) fn heed_agreed(&mut self, from: NodeId, errand: u64, at: NodeId, number: u64) {
+    /// The asker lets the node where its errand is answer. It may have agreed to an older offer, and to a newer one since; if the act is
+    /// where it was by then, the asker would not expect it from there.
+    pub(crate) fn heed_agreed(&mut self, from: NodeId, errand: u64, offer: u64, number: u64) {
         let Some(key) = self.sessions[&from].stand_ins.get(&errand).copied() else { return };
+        let offered = self.processes[key].abroad.as_ref().and_then(|abroad| abroad.offered);
+        let Some(Offer { at, .. }) = offered.filter(|offered| offered.number == offer) else { return };
         let Some(inner) = self.middle(key) else { return };
         let known = &self.errands[inner];
         let (node, inner_number, withdrawn) = (known.node, known.number, known.withdrawn().is_some());
@@ -348,40 +362,42 @@ impl Kernel {
 
 /// Who asked.
 impl Kernel {
-    pub(crate) fn heed_onward(&mut self, from: NodeId, errand: u64, at: NodeId, life: u64) -> Result<(), Breach> {
-        if at == from {
+    pub(crate) fn heed_onward(&mut self, from: NodeId, errand: u64, offer: Offer) -> Result<(), Breach> {
+        if offer.at == from {
             return Err(Breach::Errand);
         }
         if let Some(key) = self.find_errand(from, errand) {
-            self.agree(key, at, life);
+            self.agree(key, offer);
         }
         Ok(())
     }
 
     /// Lets the node where an errand is answer it, if there is a session with it.
-    fn agree(&mut self, key: Key<Errand>, at: NodeId, life: u64) {
+    fn agree(&mut self, key: Key<Errand>, offer: Offer) {
         let errand = &mut self.errands[key];
         if errand.withdrawn().is_some() || errand.handing.as_ref().is_some_and(|handing| handing.lost.is_some()) {
             return;
         }
         let (node, number) = (errand.node, errand.number);
+        let Offer { at, life, number: offered } = offer;
         let known = self.sessions.get(&at).filter(|session| session.breach.is_none());
         let is_met = at == self.node || known.is_some_and(|session| session.life == life);
         // It may have been at another node before, which is met later: to that it is not given any more.
-        self.errands[key].elsewhere = (!is_met).then_some((at, life));
+        self.errands[key].elsewhere = (!is_met).then_some(offer);
         if !is_met {
             return;
         }
         self.errands[key].handing = Some(Handing { at, relieved: false, lost: None, at_lost: false });
-        self.tell(node, Content::Agreed { errand: number, at, number: key.to_bits() + 1 });
+        self.tell(node, Content::Agreed { errand: number, offer: offered, number: key.to_bits() + 1 });
     }
 
     /// There is a session with that node: what is under way there can be answered from there.
     pub(crate) fn agree_late(&mut self, node: NodeId, life: u64) {
-        let late = self.errands.iter().filter(|(_, errand)| errand.elsewhere == Some((node, life)));
-        for key in late.map(|(key, _)| key).collect::<Vec<_>>() {
+        let met = |offer: &Offer| (offer.at, offer.life) == (node, life);
+        let late = self.errands.iter().filter_map(|(key, errand)| Some((key, errand.elsewhere.filter(met)?)));
+        for (key, offer) in late.collect::<Vec<_>>() {
             self.errands[key].elsewhere = None;
-            self.agree(key, node, life);
+            self.agree(key, offer);
         }
     }
 
@@ -563,11 +579,13 @@ mod tests {
     use super::*;
     use crate::alone::{Alone, HERE, NETWORK};
     use crate::luggage::{Luggage, Many, Visitor};
-    use crate::packet::Verdict;
+    use crate::packet::{Act, Patience, Place, SpawnAct, Verdict};
     use crate::world::Event;
     use abi::call::{Outcome, SystemCall, Wait};
+    use abi::ids::ProcessId;
+    use abi::limits::Limits;
     use abi::message::Bytes;
-    use abi::process::Exit;
+    use abi::process::{Exit, Orphan, Program};
     use alloc::boxed::Box;
     use alloc::vec;
 
@@ -575,12 +593,22 @@ mod tests {
     const THREE: NodeId = NodeId(3);
     const FOUR: NodeId = NodeId(4);
 
-    fn onward(errand: u64, at: NodeId) -> Content {
-        Content::Onward { errand, at, life: 1 }
+    fn onward(errand: u64, at: NodeId, offer: u64) -> Content {
+        Content::Onward { errand, at, life: 1, offer }
     }
 
-    fn agreed(errand: u64, at: NodeId) -> Content {
-        Content::Agreed { errand, at, number: errand }
+    fn agreed(errand: u64, offer: u64) -> Content {
+        Content::Agreed { errand, offer, number: errand }
+    }
+
+    /// The second node is told that this errand of its is there: the number of the offer.
+    #[track_caller]
+    fn offered(alone: &mut Alone, wanted: u64, there: NodeId) -> u64 {
+        let offer = |content: &Content| match *content {
+            Content::Onward { errand, at, offer, .. } if (errand, at) == (wanted, there) => Some(offer),
+            _ => None,
+        };
+        alone.told(TWO).iter().find_map(offer).expect("it is offered")
     }
 
     #[test]
@@ -588,10 +616,10 @@ mod tests {
         let mut alone = Alone::with(&[TWO, THREE]);
         alone.call(SystemCall::Door { network: NETWORK, node: TWO, wait: Wait::Forever });
         let [Content::Act { errand, .. }] = alone.told(TWO)[..] else { panic!("the door is asked for") };
-        alone.hear(TWO, onward(errand, FOUR));
+        alone.hear(TWO, onward(errand, FOUR, 1));
         assert_eq!(alone.told(TWO), []);
-        alone.hear(TWO, onward(errand, THREE));
-        assert_eq!(alone.told(TWO), [agreed(errand, THREE)]);
+        alone.hear(TWO, onward(errand, THREE, 2));
+        assert_eq!(alone.told(TWO), [agreed(errand, 2)]);
         alone.meet(FOUR);
         assert_eq!(alone.told(TWO), []);
     }
@@ -610,13 +638,13 @@ mod tests {
         let grants = Box::default();
         alone.event(Event::Expect { from: TWO, ticket: 9, adopter: alone.first, grants });
         alone.hear(TWO, Content::Transfer { ticket: 9, bytes: Bytes::new(&luggage.encode()) });
-        alone.hear(TWO, onward(outer, HERE));
-        assert!(alone.told(TWO).contains(&agreed(outer, HERE)));
+        alone.hear(TWO, onward(outer, HERE, 1));
+        assert!(alone.told(TWO).contains(&agreed(outer, 1)));
         let luggage = alone.depart(THREE);
         let [Visitor { errand: inner, .. }] = luggage.waiters.0[..] else { panic!("one stand-in waits for it") };
-        assert!(alone.told(TWO).contains(&onward(5, THREE)));
-        alone.hear(THREE, onward(inner, FOUR));
-        assert!(alone.told(THREE).contains(&agreed(inner, FOUR)));
+        offered(&mut alone, 5, THREE);
+        alone.hear(THREE, onward(inner, FOUR, 1));
+        assert!(alone.told(THREE).contains(&agreed(inner, 1)));
 
         alone.hear(TWO, Content::HandOver { errand: 5, to: HERE, life: 1, number: outer });
         assert!(alone.told(TWO).contains(&Content::HandedOver { errand: 5 }));
@@ -627,5 +655,37 @@ mod tests {
         let verdict = Verdict::Outcome(Outcome::Waited(Ok(Exit::Code(7))));
         alone.hear(FOUR, Content::Done { errand: inner, verdict, rights: Vec::new() });
         assert_eq!(alone.outcome(), Some(Outcome::Waited(Ok(Exit::Code(7)))));
+    }
+
+    /// Somebody at the second node waits here for the end of a process, which goes to the third, to the fourth and back to the third.
+    #[test]
+    fn an_act_is_handed_over_where_it_was_offered_last_and_not_where_it_was_before() {
+        let mut alone = Alone::with(&[TWO, THREE, FOUR]);
+        let actor = ProcessId::new(TWO, 5);
+        let act = |errand, act| Content::Act { errand, actor, act, rights: Vec::new() };
+        let (limits, orphan) = (Limits::NORMAL, Orphan::Dies);
+        let (program, arguments) = (Program::Service(1), Bytes::EMPTY);
+        let spawn = SpawnAct { program, arguments, limits, weight: 100, orphan };
+        alone.hear(TWO, act(1, Act::Spawn(Box::new(spawn))));
+        let [Content::Done { rights, .. }] = &alone.told(TWO)[..] else { panic!("it is told of its child") };
+        let Place::Sender { number: process } = rights[0].place else { panic!("the child is here") };
+        alone.hear(TWO, act(2, Act::Wait { process, patience: Patience::Endless }));
+        let luggage = alone.depart(THREE);
+        let [Visitor { errand: inner, .. }] = luggage.waiters.0[..] else { panic!("one stand-in waits for it") };
+        let mut offers = vec![offered(&mut alone, 2, THREE)];
+        for (from, to) in [(THREE, FOUR), (FOUR, THREE)] {
+            alone.hear(from, onward(inner, to, 1));
+            assert!(alone.told(from).contains(&agreed(inner, 1)));
+            alone.hear(to, Content::Taken { errand: inner });
+            alone.hear(from, Content::Relieved { errand: inner });
+            offers.push(offered(&mut alone, 2, to));
+        }
+
+        // What was agreed on at first arrives last. Whoever agreed expects it from the fourth by now, and would not believe the third.
+        alone.hear(TWO, agreed(2, offers[0]));
+        alone.hear(TWO, agreed(2, offers[1]));
+        assert_eq!((alone.told(THREE), alone.told(FOUR)), (Vec::new(), Vec::new()));
+        alone.hear(TWO, agreed(2, offers[2]));
+        assert_eq!(alone.told(THREE), [Content::HandOver { errand: inner, to: TWO, life: 1, number: 2 }]);
     }
 }

@@ -80,6 +80,8 @@ pub(crate) struct Session {
     pub exports: BTreeMap<u64, Right>,
     pub next_export: u64,
     pub next_import: u64,
+    /// Of the next offer to let another node answer.
+    pub next_offer: u64,
     /// Numbers, chosen by the node where they are under way, of errands of processes that moved to the other one.
     pub next_adopted: u64,
     /// Those of processes that came from there.
@@ -129,6 +131,7 @@ impl Session {
             exports: BTreeMap::new(),
             next_export: 2,
             next_import: 1,
+            next_offer: 1,
             next_adopted: ADOPTED_MIN,
             adopted: BTreeMap::new(),
             luggage: Vec::new(),

@@ -19,8 +19,8 @@ use std::net::SocketAddr;
 pub const HEADER_BYTES: usize = 12;
 
 /// The versions of the protocol that this una speaks. What kernels say is a part of it: a change of theirs is a version of this.
-pub const PROTOCOL_FIRST: u16 = 2;
-pub const PROTOCOL_LAST: u16 = 2;
+pub const PROTOCOL_FIRST: u16 = 3;
+pub const PROTOCOL_LAST: u16 = 3;
 
 /// What a hello begins with, whatever the version.
 const MAGIC: [u8; 4] = *b"una\n";
