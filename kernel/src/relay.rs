@@ -547,9 +547,11 @@ impl Kernel {
         number.checked_sub(1).is_some_and(|bits| self.errands.get(Key::from_bits(bits)).is_some())
     }
 
-    /// Whether this node answers that act of another one.
+    /// Whether this node answers that act of another one. Who was told to hand it over does not, even if the act has come back here by another
+    /// way: then it waits until that is known to be done, and is lost with the node by which it came.
     pub fn answers_act(&self, asker: NodeId, number: u64) -> bool {
-        self.sessions.get(&asker).is_some_and(|session| session.stand_ins.contains_key(&number))
+        let stand_in = self.sessions.get(&asker).and_then(|session| session.stand_ins.get(&number));
+        stand_in.is_some_and(|key| !self.is_handing(*key))
     }
 
     /// The acts of other nodes that only pass through this one, with where they are: none, once everything has come to rest.
@@ -685,7 +687,9 @@ mod tests {
         alone.hear(TWO, agreed(2, offers[0]));
         alone.hear(TWO, agreed(2, offers[1]));
         assert_eq!((alone.told(THREE), alone.told(FOUR)), (Vec::new(), Vec::new()));
+        assert!(alone.kernel.answers_act(TWO, 2));
         alone.hear(TWO, agreed(2, offers[2]));
         assert_eq!(alone.told(THREE), [Content::HandOver { errand: inner, to: TWO, life: 1, number: 2 }]);
+        assert!(!alone.kernel.answers_act(TWO, 2));
     }
 }
