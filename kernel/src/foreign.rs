@@ -30,7 +30,7 @@ use crate::luggage::{ADOPTED_MIN, Luggage};
 use crate::packet::{Act, Content, Passed, Patience, Place, SpawnAct, Verdict};
 use crate::planted::{Bug, planted};
 use crate::process::{Cause, Process, State, Waiting};
-use crate::relay::{Handing, Inward, Offer};
+use crate::relay::{HandOver, Handing, Inward, Offer};
 use crate::schedule::Next;
 use crate::session::{Breach, Session};
 use crate::table::Key;
@@ -88,6 +88,8 @@ pub struct Errand {
     at_once: bool,
     /// The watch that a spawn's supervisor will have.
     supervisor: Option<Key<Watch>>,
+    /// Counts its places: nothing that is said of it in an earlier turn is meant for this one.
+    pub(crate) turn: u64,
     /// Another node may answer it than the one that was asked.
     pub(crate) handing: Option<Handing>,
     /// Who could answer it if there were a session with it.
@@ -180,6 +182,8 @@ pub(crate) struct Abroad {
     /// Its own node, for who has come back to where what it asked for is.
     pub node: NodeId,
     pub errand: u64,
+    /// The turn of that errand in which it does.
+    pub turn: u64,
     /// Where the one for whom it stands in could ask, as that was told at last.
     pub offered: Option<Offer>,
     /// The node that it waits for was told to answer without it.
@@ -208,6 +212,7 @@ impl Errand {
             then: None,
             at_once: false,
             supervisor: None,
+            turn: 0,
             handing: None,
             elsewhere: None,
         }
@@ -1395,11 +1400,13 @@ impl Kernel {
             Content::Onward { errand, at, life, offer: number } => {
                 self.heed_onward(from, errand, Offer { at, life, number })
             }
-            Content::Agreed { errand, offer, number } => {
-                self.heed_agreed(from, errand, offer, number);
+            Content::Agreed { errand, offer, number, turn } => {
+                self.heed_agreed(from, errand, offer, (number, turn));
                 Ok(())
             }
-            Content::HandOver { errand, to, life, number } => self.heed_hand_over(from, errand, to, life, number),
+            Content::HandOver { errand, turn, to, life, number, next } => {
+                self.heed_hand_over(from, errand, HandOver { turn, to, life, number, next })
+            }
             Content::Taken { errand } => self.heed_taken(from, errand),
             Content::HandedOver { errand } => self.heed_handed_over(from, errand, effects),
             Content::Relieved { errand } => self.heed_relieved(from, errand),
@@ -1806,7 +1813,7 @@ impl Kernel {
         let process = Process {
             state: State::Running { worker: NO_WORKER, since: self.now },
             handles: Handles::new(4 * MESSAGE_HANDLES_MAX as u32),
-            abroad: Some(Box::new(Abroad { node, errand, offered: None, handing: false })),
+            abroad: Some(Box::new(Abroad { node, errand, turn: 0, offered: None, handing: false })),
             ..Process::new(actor, program, UNLIMITED, WEIGHT_NORMAL, Orphan::Dies)
         };
         let key = self.processes.insert(process).expect("there is room, as was just seen");

@@ -22,7 +22,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// What this kernel speaks. Another version is refused before a link is made, and whoever makes links knows this number; here it is only
-/// not believed. Version 1 had no contents for moves and shorter ways, version 2 no numbers of offers.
+/// not believed. Version 1 had no contents for moves and shorter ways, version 2 no numbers of offers and turns.
 pub const VERSION: u8 = 3;
 pub(crate) const HEADER_BYTES: usize = 34;
 /// The longest content: a message's bytes, and all that may stand beside them.
@@ -126,10 +126,11 @@ pub(crate) enum Content {
     /// What I do for this errand of yours is under way at that node, in that life of it. This offer of mine has a number that no other one
     /// to you has.
     Onward { errand: u64, at: NodeId, life: u64, offer: u64 },
-    /// Let the node of that offer answer me itself. The errand has this number between it and me.
-    Agreed { errand: u64, offer: u64, number: u64 },
-    /// Whoever stands in for this errand of mine stands in for that node from now on, under this number of its.
-    HandOver { errand: u64, to: NodeId, life: u64, number: u64 },
+    /// Let the node of that offer answer me itself. The errand has this number between it and me, in this turn.
+    Agreed { errand: u64, offer: u64, number: u64, turn: u64 },
+    /// Whoever stands in for this errand of mine, in this turn, stands in for that node from now on, under this number of its, in the next
+    /// turn.
+    HandOver { errand: u64, turn: u64, to: NodeId, life: u64, number: u64, next: u64 },
     /// This errand of yours is with me: I answer it.
     Taken { errand: u64 },
     /// I answer somebody else for this errand of yours: you will not hear of it any more.
@@ -336,7 +337,8 @@ numbered! {
         7 = Grant { number, ticket, to, life, rights }, 8 = Claim { giver, life, ticket, number }, 9 = Claimed { number },
         10 = Dead { number }, 11 = Settled { node, life }, 12 = Void { rights }, 13 = Luggage { bytes },
         14 = Transfer { ticket, bytes }, 15 = Forgo { ticket }, 16 = Shorter { number, place }, 17 = Again { number },
-        18 = Onward { errand, at, life, offer }, 19 = Agreed { errand, offer, number }, 20 = HandOver { errand, to, life, number },
+        18 = Onward { errand, at, life, offer }, 19 = Agreed { errand, offer, number, turn },
+        20 = HandOver { errand, turn, to, life, number, next },
         21 = Taken { errand }, 22 = HandedOver { errand }, 23 = Relieved { errand },
     }
     Act {
@@ -746,8 +748,8 @@ mod tests {
         check(Content::Act { errand: 2, actor, act: Act::Flush { object: 11 }, rights: Vec::new() });
         check(Content::Shorter { number: 3, place: Place::Third { home: NodeId(7), life: 4, ticket: 99 } });
         check(Content::Onward { errand: 3, at: NodeId(2), life: 1, offer: 7 });
-        check(Content::Agreed { errand: 3, offer: 7, number: 9 });
-        check(Content::HandOver { errand: 3, to: NodeId(2), life: 1, number: 9 });
+        check(Content::Agreed { errand: 3, offer: 7, number: 9, turn: 2 });
+        check(Content::HandOver { errand: 3, turn: 1, to: NodeId(2), life: 1, number: 9, next: 2 });
     }
 
     #[test]

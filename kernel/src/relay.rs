@@ -35,6 +35,7 @@ use alloc::vec::Vec;
 /// Who asked agreed that another node answers.
 pub(crate) struct Handing {
     pub at: NodeId,
+    turn: u64,
     /// The node that was asked has said that it has no part in it any more.
     relieved: bool,
     /// It is lost, in this life; the other node knows whether it was handed over before.
@@ -54,9 +55,11 @@ pub(crate) struct Offer {
 /// What was said of an errand that shall be handed over.
 #[derive(Clone, Copy)]
 pub(crate) struct HandOver {
-    to: NodeId,
-    life: u64,
-    number: u64,
+    pub turn: u64,
+    pub to: NodeId,
+    pub life: u64,
+    pub number: u64,
+    pub next: u64,
 }
 
 /// What this node asks of itself.
@@ -174,11 +177,11 @@ impl Kernel {
             return;
         }
         let abroad = self.processes[outer].abroad.as_deref().expect("it stands in");
-        let (node, asked) = (abroad.node, abroad.errand);
+        let (node, asked, turn) = (abroad.node, abroad.errand, abroad.turn);
         self.remove_errand(errand);
         self.discard_middle(outer, effects);
         self.own_stand_ins.remove(&number);
-        self.set_asker(inner, node, asked);
+        self.set_asker(inner, node, asked, turn);
     }
 
     /// A process of this node waits for a stand-in of its own node that waits for another: it waits for that one itself. The second errand
@@ -209,13 +212,14 @@ impl Kernel {
             Purpose::Way | Purpose::Nobody => {}
         }
         let errand = &mut self.errands[inner];
-        let Errand { node, number, handing, elsewhere, .. } = core::mem::replace(errand, waited_for);
-        (errand.node, errand.number, errand.handing, errand.elsewhere) = (node, number, handing, elsewhere);
+        let Errand { node, number, turn, handing, elsewhere, .. } = core::mem::replace(errand, waited_for);
+        (errand.node, errand.number, errand.turn) = (node, number, turn);
+        (errand.handing, errand.elsewhere) = (handing, elsewhere);
         self.look_at_errand(Some(inner));
     }
 
-    fn set_asker(&mut self, key: Key<Process>, node: NodeId, errand: u64) {
-        let abroad = Abroad { node, errand, offered: None, handing: false };
+    fn set_asker(&mut self, key: Key<Process>, node: NodeId, errand: u64, turn: u64) {
+        let abroad = Abroad { node, errand, turn, offered: None, handing: false };
         **self.processes[key].abroad.as_mut().expect("who stands in goes on standing in") = abroad;
         self.stand_ins(node).insert(errand, key);
         self.looked_at.push(key);
@@ -237,13 +241,14 @@ impl Kernel {
 
     /// The asker lets the node where its errand is answer. It may have agreed to an older offer, and to a newer one since; if the act is
     /// where it was by then, the asker would not expect it from there.
-    pub(crate) fn heed_agreed(&mut self, from: NodeId, errand: u64, offer: u64, number: u64) {
+    pub(crate) fn heed_agreed(&mut self, from: NodeId, errand: u64, offer: u64, (number, next): (u64, u64)) {
         let Some(key) = self.sessions[&from].stand_ins.get(&errand).copied() else { return };
         let offered = self.processes[key].abroad.as_ref().and_then(|abroad| abroad.offered);
         let Some(Offer { at, .. }) = offered.filter(|offered| offered.number == offer) else { return };
         let Some(inner) = self.middle(key) else { return };
         let known = &self.errands[inner];
-        let (node, inner_number, withdrawn) = (known.node, known.number, known.withdrawn().is_some());
+        let (node, inner_number, turn) = (known.node, known.number, known.turn);
+        let withdrawn = known.withdrawn().is_some();
         let elsewhere =
             node != at || at == self.node || withdrawn || known.handing.as_ref().is_some_and(|h| h.lost.is_some());
         if elsewhere || self.is_handing(key) || self.is_held_back(inner) {
@@ -251,7 +256,7 @@ impl Kernel {
         }
         self.processes[key].abroad.as_mut().expect("it stands in").handing = true;
         let life = self.sessions[&from].life;
-        self.tell(at, Content::HandOver { errand: inner_number, to: from, life, number });
+        self.tell(at, Content::HandOver { errand: inner_number, turn, to: from, life, number, next });
     }
 
     /// Somebody else answers an errand of ours.
@@ -279,24 +284,22 @@ impl Kernel {
 
 /// Where the act is.
 impl Kernel {
-    pub(crate) fn heed_hand_over(
-        &mut self, from: NodeId, errand: u64, to: NodeId, life: u64, number: u64,
-    ) -> Result<(), Breach> {
-        if to == from || number == 0 || number >= ADOPTED_MIN {
+    pub(crate) fn heed_hand_over(&mut self, from: NodeId, errand: u64, hand: HandOver) -> Result<(), Breach> {
+        if hand.to == from || hand.number == 0 || hand.number >= ADOPTED_MIN {
             return Err(Breach::Errand);
         }
         let waiting = self.handovers.range((from, 0)..=(from, u64::MAX)).count();
         if waiting >= 2 * ERRANDS_MAX as usize {
             return Err(Breach::Limit);
         }
-        self.handovers.insert((from, errand), HandOver { to, life, number });
+        self.handovers.insert((from, errand), hand);
         Ok(())
     }
 
     /// Hands over what can be; the rest waits, for who stands in to begin, or for the other node to be met.
     fn hand_over(&mut self, effects: &mut Vec<Effect>) {
         let all: Vec<((NodeId, u64), HandOver)> = self.handovers.iter().map(|(key, hand)| (*key, *hand)).collect();
-        for ((from, errand), HandOver { to, life, number }) in all {
+        for ((from, errand), HandOver { turn, to, life, number, next }) in all {
             let Some(session) = self.sessions.get(&from).filter(|session| session.breach.is_none()) else {
                 self.handovers.remove(&(from, errand));
                 continue;
@@ -308,12 +311,17 @@ impl Kernel {
                 }
                 continue;
             };
+            // The act has left and come back by another way since that was said.
+            if self.processes[key].abroad.as_ref().is_none_or(|abroad| abroad.turn != turn) {
+                self.handovers.remove(&(from, errand));
+                continue;
+            }
             if self.is_handing(key) {
                 continue;
             }
             if to == self.node {
                 self.handovers.remove(&(from, errand));
-                self.hand_inward(key, from, errand, number, effects);
+                self.hand_inward(key, from, errand, (number, next), effects);
                 continue;
             }
             match self.sessions.get(&to) {
@@ -324,7 +332,7 @@ impl Kernel {
                     }
                     self.handovers.remove(&(from, errand));
                     self.stand_ins(from).remove(&errand);
-                    self.set_asker(key, to, number);
+                    self.set_asker(key, to, number, next);
                     self.tell(to, Content::Taken { errand: number });
                     self.tell(from, Content::HandedOver { errand });
                     if planted(Bug::HandedTwice) {
@@ -341,7 +349,9 @@ impl Kernel {
     }
 
     /// Who asked is at this node.
-    fn hand_inward(&mut self, key: Key<Process>, from: NodeId, errand: u64, number: u64, effects: &mut Vec<Effect>) {
+    fn hand_inward(
+        &mut self, key: Key<Process>, from: NodeId, errand: u64, (number, turn): (u64, u64), effects: &mut Vec<Effect>,
+    ) {
         let asker = Key::<Errand>::from_bits(number - 1);
         let known = self.errands.get(asker).filter(|asked| asked.node == from);
         let agreed = known.and_then(|asked| asked.handing.as_ref()).is_some_and(|handing| handing.at == self.node);
@@ -349,7 +359,7 @@ impl Kernel {
             return;
         }
         self.stand_ins(from).remove(&errand);
-        self.set_asker(key, self.node, number);
+        self.set_asker(key, self.node, number, turn);
         self.answered_by(asker, self.node);
         self.tell(from, Content::HandedOver { errand });
         let withdrawn = self.errands[asker].withdrawn();
@@ -387,8 +397,10 @@ impl Kernel {
         if !is_met {
             return;
         }
-        self.errands[key].handing = Some(Handing { at, relieved: false, lost: None, at_lost: false });
-        self.tell(node, Content::Agreed { errand: number, offer: offered, number: key.to_bits() + 1 });
+        let errand = &mut self.errands[key];
+        let turn = errand.handing.as_ref().map_or(errand.turn, |handing| handing.turn) + 1;
+        errand.handing = Some(Handing { at, turn, relieved: false, lost: None, at_lost: false });
+        self.tell(node, Content::Agreed { errand: number, offer: offered, number: key.to_bits() + 1, turn });
     }
 
     /// There is a session with that node: what is under way there can be answered from there.
@@ -427,6 +439,7 @@ impl Kernel {
         let (old, number) = (errand.node, errand.number);
         let handing = errand.handing.take();
         (errand.node, errand.number, errand.elsewhere) = (node, key.to_bits() + 1, None);
+        errand.turn = handing.as_ref().map_or(errand.turn, |handing| handing.turn);
         let settled = handing.is_some_and(|handing| handing.relieved || handing.lost.is_some());
         if let Some(session) = self.sessions.get_mut(&old)
             && old != node
@@ -547,8 +560,8 @@ impl Kernel {
         number.checked_sub(1).is_some_and(|bits| self.errands.get(Key::from_bits(bits)).is_some())
     }
 
-    /// Whether this node answers that act of another one. Who was told to hand it over does not, even if the act has come back here by another
-    /// way: then it waits until that is known to be done, and is lost with the node by which it came.
+    /// Whether this node answers that act of another one. Who has had it handed over does not, even if the act has come back here by
+    /// another way: then it waits until that is known to be done, and is lost with the node by which it came.
     pub fn answers_act(&self, asker: NodeId, number: u64) -> bool {
         let stand_in = self.sessions.get(&asker).and_then(|session| session.stand_ins.get(&number));
         stand_in.is_some_and(|key| !self.is_handing(*key))
@@ -599,8 +612,12 @@ mod tests {
         Content::Onward { errand, at, life: 1, offer }
     }
 
-    fn agreed(errand: u64, offer: u64) -> Content {
-        Content::Agreed { errand, offer, number: errand }
+    fn agreed(errand: u64, offer: u64, turn: u64) -> Content {
+        Content::Agreed { errand, offer, number: errand, turn }
+    }
+
+    fn hand_over(errand: u64, turn: u64, to: NodeId, number: u64, next: u64) -> Content {
+        Content::HandOver { errand, turn, to, life: 1, number, next }
     }
 
     /// The second node is told that this errand of its is there: the number of the offer.
@@ -613,6 +630,19 @@ mod tests {
         alone.told(TWO).iter().find_map(offer).expect("it is offered")
     }
 
+    /// Somebody at that node has a child here, by its errand 1, and waits for its end, by its errand 2.
+    fn waits_for_child(alone: &mut Alone, node: NodeId) {
+        let actor = ProcessId::new(node, 5);
+        let act = |errand, act| Content::Act { errand, actor, act, rights: Vec::new() };
+        let (limits, orphan) = (Limits::NORMAL, Orphan::Dies);
+        let (program, arguments) = (Program::Service(1), Bytes::EMPTY);
+        let spawn = SpawnAct { program, arguments, limits, weight: 100, orphan };
+        alone.hear(node, act(1, Act::Spawn(Box::new(spawn))));
+        let [Content::Done { rights, .. }] = &alone.told(node)[..] else { panic!("it is told of its child") };
+        let Place::Sender { number: process } = rights[0].place else { panic!("the child is here") };
+        alone.hear(node, act(2, Act::Wait { process, patience: Patience::Endless }));
+    }
+
     #[test]
     fn a_node_that_is_met_late_is_not_given_an_act_of_which_a_later_place_was_agreed_on() {
         let mut alone = Alone::with(&[TWO, THREE]);
@@ -621,7 +651,7 @@ mod tests {
         alone.hear(TWO, onward(errand, FOUR, 1));
         assert_eq!(alone.told(TWO), []);
         alone.hear(TWO, onward(errand, THREE, 2));
-        assert_eq!(alone.told(TWO), [agreed(errand, 2)]);
+        assert_eq!(alone.told(TWO), [agreed(errand, 2, 1)]);
         alone.meet(FOUR);
         assert_eq!(alone.told(TWO), []);
     }
@@ -641,14 +671,14 @@ mod tests {
         alone.event(Event::Expect { from: TWO, ticket: 9, adopter: alone.first, grants });
         alone.hear(TWO, Content::Transfer { ticket: 9, bytes: Bytes::new(&luggage.encode()) });
         alone.hear(TWO, onward(outer, HERE, 1));
-        assert!(alone.told(TWO).contains(&agreed(outer, 1)));
+        assert!(alone.told(TWO).contains(&agreed(outer, 1, 1)));
         let luggage = alone.depart(THREE);
         let [Visitor { errand: inner, .. }] = luggage.waiters.0[..] else { panic!("one stand-in waits for it") };
         offered(&mut alone, 5, THREE);
         alone.hear(THREE, onward(inner, FOUR, 1));
-        assert!(alone.told(THREE).contains(&agreed(inner, 1)));
+        assert!(alone.told(THREE).contains(&agreed(inner, 1, 1)));
 
-        alone.hear(TWO, Content::HandOver { errand: 5, to: HERE, life: 1, number: outer });
+        alone.hear(TWO, hand_over(5, 0, HERE, outer, 1));
         assert!(alone.told(TWO).contains(&Content::HandedOver { errand: 5 }));
         assert_eq!(alone.kernel.acts_through(), []);
         alone.hear(FOUR, Content::Taken { errand: inner });
@@ -663,33 +693,51 @@ mod tests {
     #[test]
     fn an_act_is_handed_over_where_it_was_offered_last_and_not_where_it_was_before() {
         let mut alone = Alone::with(&[TWO, THREE, FOUR]);
-        let actor = ProcessId::new(TWO, 5);
-        let act = |errand, act| Content::Act { errand, actor, act, rights: Vec::new() };
-        let (limits, orphan) = (Limits::NORMAL, Orphan::Dies);
-        let (program, arguments) = (Program::Service(1), Bytes::EMPTY);
-        let spawn = SpawnAct { program, arguments, limits, weight: 100, orphan };
-        alone.hear(TWO, act(1, Act::Spawn(Box::new(spawn))));
-        let [Content::Done { rights, .. }] = &alone.told(TWO)[..] else { panic!("it is told of its child") };
-        let Place::Sender { number: process } = rights[0].place else { panic!("the child is here") };
-        alone.hear(TWO, act(2, Act::Wait { process, patience: Patience::Endless }));
+        waits_for_child(&mut alone, TWO);
         let luggage = alone.depart(THREE);
         let [Visitor { errand: inner, .. }] = luggage.waiters.0[..] else { panic!("one stand-in waits for it") };
         let mut offers = vec![offered(&mut alone, 2, THREE)];
-        for (from, to) in [(THREE, FOUR), (FOUR, THREE)] {
+        for (from, to, turn) in [(THREE, FOUR, 1), (FOUR, THREE, 2)] {
             alone.hear(from, onward(inner, to, 1));
-            assert!(alone.told(from).contains(&agreed(inner, 1)));
+            assert!(alone.told(from).contains(&agreed(inner, 1, turn)));
             alone.hear(to, Content::Taken { errand: inner });
             alone.hear(from, Content::Relieved { errand: inner });
             offers.push(offered(&mut alone, 2, to));
         }
 
         // What was agreed on at first arrives last. Whoever agreed expects it from the fourth by now, and would not believe the third.
-        alone.hear(TWO, agreed(2, offers[0]));
-        alone.hear(TWO, agreed(2, offers[1]));
+        alone.hear(TWO, agreed(2, offers[0], 1));
+        alone.hear(TWO, agreed(2, offers[1], 2));
         assert_eq!((alone.told(THREE), alone.told(FOUR)), (Vec::new(), Vec::new()));
         assert!(alone.kernel.answers_act(TWO, 2));
-        alone.hear(TWO, agreed(2, offers[2]));
-        assert_eq!(alone.told(THREE), [Content::HandOver { errand: inner, to: TWO, life: 1, number: 2 }]);
+        alone.hear(TWO, agreed(2, offers[2], 3));
+        assert_eq!(alone.told(THREE), [hand_over(inner, 2, TWO, 2, 3)]);
         assert!(!alone.kernel.answers_act(TWO, 2));
+    }
+
+    /// What somebody at the second node waits for goes to the third and, by the fourth, comes back: this node answers again, and under the
+    /// same number. What was to be handed over when it was here before is not.
+    #[test]
+    fn what_was_said_of_an_act_before_it_came_back_is_not_done_after_that() {
+        let mut alone = Alone::with(&[TWO, THREE, FOUR]);
+        waits_for_child(&mut alone, TWO);
+        let luggage = alone.depart(THREE);
+        let [Visitor { errand: inner, .. }] = luggage.waiters.0[..] else { panic!("one stand-in waits for it") };
+        let offer = offered(&mut alone, 2, THREE);
+        alone.hear(TWO, agreed(2, offer, 1));
+        alone.hear(THREE, Content::HandedOver { errand: inner });
+        assert_eq!(alone.told(TWO), [Content::Relieved { errand: 2 }]);
+        waits_for_child(&mut alone, FOUR);
+        alone.hear(FOUR, hand_over(2, 0, TWO, 2, 3));
+        assert_eq!(alone.told(TWO), [Content::Taken { errand: 2 }]);
+        assert_eq!(alone.told(FOUR), [Content::HandedOver { errand: 2 }]);
+        alone.told(THREE);
+
+        alone.hear(TWO, hand_over(2, 0, THREE, 9, 1));
+        assert_eq!((alone.told(TWO), alone.told(THREE)), (Vec::new(), Vec::new()));
+        assert!(alone.kernel.answers_act(TWO, 2));
+        alone.hear(TWO, hand_over(2, 3, THREE, 9, 4));
+        assert_eq!(alone.told(TWO), [Content::HandedOver { errand: 2 }]);
+        assert_eq!(alone.told(THREE), [Content::Taken { errand: 9 }]);
     }
 }
