@@ -457,7 +457,10 @@ impl Faults {
 
     /// Nothing of the range is told any more; who waits there goes on, and finds zeros where nothing was put.
     pub fn unregister(&self, memory: &Reservation, range: Range<usize>) -> io::Result<()> {
-        self.ioctl(UFFDIO_UNREGISTER, &mut [memory.at(&range) as u64, range.len() as u64])
+        self.ioctl(UFFDIO_UNREGISTER, &mut [memory.at(&range) as u64, range.len() as u64])?;
+        // Linux wakes them before it stops watching. Who touches a page in between, with no lock but that of the mapping, would wait for
+        // ever. Now nobody can begin to wait any more, and who has is woken.
+        self.wake(memory, range)
     }
 
     /// From now on the range counts as not written.
