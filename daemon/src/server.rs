@@ -249,23 +249,27 @@ impl<'a> Session<'a> {
     }
 
     fn answer(&mut self, request: Request) -> Done {
-        let asked = request.clone();
-        match (self.answer_anywhere(request), asked) {
+        let of_claimed = matches!(request, Request::Wait { .. } | Request::Kill { .. }).then(|| request.clone());
+        match (self.answer_anywhere(request), of_claimed) {
             // No node knows of it any more, or the one that does is not heard.
-            (Err(undone @ (Undone::Refused(_) | Undone::Last(_))), Request::Wait { pid }) => {
+            (Err(undone @ (Undone::Refused(_) | Undone::Last(_))), Some(Request::Wait { pid })) => {
                 match self.shared.system.written_end(pid) {
                     Some(end) => Ok(self.reply(&Reply::Ended { end })?),
                     None => Err(undone),
                 }
             }
-            (Err(undone @ Undone::Refused(_)), Request::Kill { pid }) => match self.shared.system.kill_lost(pid) {
-                Ok(true) => self.done(),
-                Ok(false) if self.shared.system.written_end(pid).is_some() => Err(control(ControlRefused::Ended(pid))),
-                Ok(false) => Err(undone),
-                // It has just been taken up.
-                Err(KeepRefused::Superseded(_)) => self.answer_anywhere(Request::Kill { pid }),
-                Err(refused) => Err(keep::undone(refused)),
-            },
+            (Err(undone @ Undone::Refused(_)), Some(Request::Kill { pid })) => {
+                match self.shared.system.kill_lost(pid) {
+                    Ok(true) => self.done(),
+                    Ok(false) if self.shared.system.written_end(pid).is_some() => {
+                        Err(control(ControlRefused::Ended(pid)))
+                    }
+                    Ok(false) => Err(undone),
+                    // It has just been taken up.
+                    Err(KeepRefused::Superseded(_)) => self.answer_anywhere(Request::Kill { pid }),
+                    Err(refused) => Err(keep::undone(refused)),
+                }
+            }
             (done, _) => done,
         }
     }
