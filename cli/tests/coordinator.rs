@@ -7,7 +7,7 @@ mod house;
 mod real;
 
 use house::computer::Computer;
-use house::{Done, programs, until};
+use house::{programs, until};
 use real::Real;
 
 fn etcd() -> Option<(Real, String)> {
@@ -95,16 +95,13 @@ fn facts_move_to_an_etcd_and_back_and_nothing_is_lost() {
 fn a_move_that_was_interrupted_is_asked_again() {
     let Some((_real, there)) = etcd() else { return };
     let computer = Computer::of(3);
-    let steps = computer.nodes[0].path("steps");
-    std::fs::create_dir_all(&steps).unwrap();
     let up_with_steps = || {
-        let mut up = computer.nodes[0].una(&["up", "-d", "--listen", "127.0.0.1"]);
-        let done: Done = up.env("UNA_STEPS", &steps).output().unwrap().into();
-        assert_eq!((done.status, done.err.as_str()), (0, ""), "{}", done.out);
+        let steps = computer.up_with_steps(0);
         until("all nodes to hear it", || (computer.is_heard(1, 3)).then_some(()));
+        steps
     };
     computer.kill(0);
-    up_with_steps();
+    let steps = up_with_steps();
     let mut kept = vec![];
     for (round, (step, to, kind)) in [
         ("facts-copied", there.as_str(), "etcd"),

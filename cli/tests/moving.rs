@@ -59,6 +59,36 @@ fn a_process_that_moves_again_and_again_prints_what_it_would_have_printed() {
     assert_eq!(numbers(&end.out), (0..3000).collect::<Vec<u32>>());
 }
 
+/// A process comes back to a node that it had left for the one from which it comes: until others are told that it is there, each of the two
+/// nodes knows only that it went to the other one.
+#[test]
+fn a_process_that_has_just_come_is_found_before_others_are_told_that_it_is_there() {
+    let computer = Computer::of(3);
+    computer.kill(1);
+    let steps = computer.up_with_steps(1);
+    until("all nodes to hear it", || (0..3).all(|node| computer.is_heard(node, 3)).then_some(()));
+    for node in &computer.nodes {
+        node.program("count.wasm", &programs::counting(100_000_000, 10));
+    }
+    let started = computer.on(0, &["run", "-d", "--on", "a", "count.wasm"]);
+    let pid = started.out.trim().to_string();
+    for to in ["b", "c"] {
+        computer.on(0, &["mv", &pid, to]).expect_out(0, &["runs on"]);
+    }
+    std::fs::write(steps.join("arriving-runs"), []).unwrap();
+    let moving = computer.nodes[0].start(&["mv", &pid, "b"]);
+    let reached = steps.join("arriving-runs.reached");
+    until("it to run there, and nobody to be told", || reached.exists().then_some(()));
+    for from in 0..3 {
+        computer.on(from, &["stop", &pid]).expect(0, "");
+        computer.on(from, &["cont", &pid]).expect(0, "");
+    }
+    std::fs::remove_file(reached).unwrap();
+    let moved = moving.end();
+    assert_eq!(moved.status, 0, "{}", moved.err);
+    computer.on(0, &["kill", &pid]).expect(0, "");
+}
+
 #[test]
 fn input_waits_and_ends_follow_a_process() {
     let computer = Computer::of(2);

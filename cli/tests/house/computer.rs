@@ -2,6 +2,7 @@
 
 use super::{Done, House, until};
 use serde_json::Value;
+use std::path::PathBuf;
 
 /// Nodes of one system. All end with it.
 pub struct Computer {
@@ -85,6 +86,16 @@ impl Computer {
     pub fn up(&self, node: usize) {
         let up = self.on(node, &["up", "-d", "--listen", "127.0.0.1"]);
         assert_eq!((up.status, up.err.as_str()), (0, ""), "{}", up.out);
+    }
+
+    /// Begins a node again that is down. It can be held at the steps named in `daemon/src/steps.rs` by files in the directory that this gives.
+    pub fn up_with_steps(&self, node: usize) -> PathBuf {
+        let steps = self.nodes[node].path("steps");
+        std::fs::create_dir_all(&steps).unwrap();
+        let mut up = self.nodes[node].una(&["up", "-d", "--listen", "127.0.0.1"]);
+        let done: Done = up.env("UNA_STEPS", &steps).output().unwrap().into();
+        assert_eq!((done.status, done.err.as_str()), (0, ""), "{}", done.out);
+        steps
     }
 
     /// The living processes of this number, as this node sees them.

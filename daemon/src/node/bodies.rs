@@ -366,8 +366,14 @@ impl machine::Bodies for Bodies {
         drop(missed);
     }
 
-    fn departed(&self, id: ProcessId) {
-        let info = self.processes().remove(Pid::from(id));
+    fn departed(&self, id: ProcessId, to: NodeId) {
+        let pid = Pid::from(id);
+        let info = {
+            let mut processes = self.processes();
+            // Whoever does not find it any more sees where it went.
+            processes.add_moved(pid, to);
+            processes.remove(pid)
+        };
         let Some(info) = info else { return };
         self.ended_cpu_ns.fetch_add(info.time.total_ns(self.machine.now()), Ordering::Relaxed);
         self.machine.look_no_more(&info.time);

@@ -91,8 +91,8 @@ pub(crate) trait Bodies: Send + Sync {
     /// The process under this ticket of that node does not come.
     fn missed(&self, from: NodeId, ticket: u64);
 
-    /// A process is on its way to another node.
-    fn departed(&self, id: ProcessId);
+    /// A process is on its way to this other node.
+    fn departed(&self, id: ProcessId, to: NodeId);
 }
 
 pub(crate) struct Start {
@@ -559,7 +559,7 @@ impl Machine {
         let (_, departed) = self.step_and_depart(None, input);
         let (id, departed) = departed.expect("the kernel answers in the same step");
         if departed.is_ok() {
-            self.bodies().departed(id);
+            self.bodies().departed(id, to);
         }
         departed
     }

@@ -310,7 +310,7 @@ impl Stopped {
             }
         }
         self.is_leaving = false;
-        self.node.note_moved(pid, &self.info, to);
+        self.info.set_moved(to);
         let _ = self.back.send(Back::Departed);
         Ok(self.process.take().expect("it is lent until it is given back"))
     }

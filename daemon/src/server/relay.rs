@@ -61,6 +61,10 @@ impl Session<'_> {
         if self.via.is_some() {
             self.shared.node.wait_arriving(pid);
         }
+        // It runs here before others are told so, who would send the request round meanwhile.
+        if self.shared.node.is_at_home(pid) {
+            return Ok(None);
+        }
         let found = system.locate(pid).filter(|node| *node != system.me());
         if found.is_some()
             && let Some(via) = self.via
