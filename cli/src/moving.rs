@@ -75,13 +75,16 @@ fn describe(moved: &MoveView, to: &str) -> String {
         1 => ", one round of it while it ran".into(),
         rounds => format!(", {rounds} rounds of it while it ran"),
     };
-    format!(
-        "process {pid} runs on {to}: it stood still for {} of {}; {} went over{rounds}{}",
-        time(*pause_us),
-        time(*total_us),
-        freeze::size(*bytes),
-        lost.iter().map(|why| format!("\ntried again, since {why}")).collect::<String>()
-    )
+    let again: String = lost.iter().map(|why| format!("\ntried again, since {why}")).collect();
+    match pause_us {
+        Some(pause_us) => {
+            let (pause, total, size) = (time(*pause_us), time(*total_us), freeze::size(*bytes));
+            format!(
+                "process {pid} runs on {to}: it stood still for {pause} of {total}; {size} went over{rounds}{again}"
+            )
+        }
+        None => format!("process {pid} runs on {to}; for how long it stood still is not known{again}"),
+    }
 }
 
 pub fn time(us: u64) -> String {
@@ -189,12 +192,12 @@ mod tests {
     fn a_move_is_told_in_one_line() {
         let moved = MoveView {
             pid: Pid::new(7),
-            from: 1,
+            from: Some(1),
             to: 2,
             rounds: 1,
             bytes: 5 << 20,
             late_bytes: 0,
-            pause_us: 840,
+            pause_us: Some(840),
             total_us: 61_000,
             lost: vec![],
         };
@@ -205,5 +208,10 @@ mod tests {
         );
         let again = MoveView { lost: vec!["the way to box was lost".into()], ..moved };
         assert_eq!(describe(&again, "box"), line + "\ntried again, since the way to box was lost");
+        let unseen = MoveView { pause_us: None, ..again };
+        assert_eq!(
+            describe(&unseen, "box"),
+            "process 7 runs on box; for how long it stood still is not known\ntried again, since the way to box was lost"
+        );
     }
 }

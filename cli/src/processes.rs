@@ -111,7 +111,7 @@ impl Logs {
         };
         let mut connection = node::connect()?;
         let started = connection.ask(&Request::Attach { pid: self.pid, follow }).map_err(node::failed)?;
-        let Reply::Started { pid } = started else {
+        let Reply::Started { pid, .. } = started else {
             return Err(node::unexpected(&started));
         };
         connection.be_patient().map_err(|error| Failure::new(status::FAILED, "cannot wait").because(error))?;
@@ -149,7 +149,7 @@ impl Attach {
         };
         let mut connection = node::connect()?;
         let started = connection.ask(&Request::Attach { pid: self.pid, follow }).map_err(node::failed)?;
-        let Reply::Started { pid } = started else {
+        let Reply::Started { pid, .. } = started else {
             return Err(node::unexpected(&started));
         };
         let typing = if self.keys { Typing::Keys } else { Typing::Lines };

@@ -64,7 +64,7 @@ pub fn started(
                 };
                 bar.tell(engine::Progress { phase, done, total });
             }
-            Ok(Reply::Started { pid }) => return Ok(pid),
+            Ok(Reply::Started { pid, .. }) => return Ok(pid),
             Ok(other) => return Err(node::unexpected(&other).with_status(status::UNA)),
             Err(AskError::Refused(refusal)) if refusal.reason == protocol::Reason::BadProgram => {
                 return Err(program::refused(&wasm()?, path, &refusal.why));

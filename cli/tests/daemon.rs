@@ -559,7 +559,7 @@ fn a_thousand_processes_echo_at_once() {
             let (program, environment, lasting) = (program.clone(), vec![], Default::default());
             let run = daemon::protocol::Run { program, name, arguments, environment, place, lasting };
             match connection.ask(&daemon::protocol::Request::Run(run)).unwrap() {
-                daemon::protocol::Reply::Started { pid } => pid,
+                daemon::protocol::Reply::Started { pid, .. } => pid,
                 other => panic!("{other:?}"),
             }
         })

@@ -89,6 +89,34 @@ fn a_process_that_has_just_come_is_found_before_others_are_told_that_it_is_there
     computer.on(0, &["kill", &pid]).expect(0, "");
 }
 
+/// A node sleeps for longer than a link lives, and one dies under a durable process: whoever reads what they print on another node misses
+/// nothing, and reads nothing twice.
+#[test]
+fn who_reads_what_a_process_prints_goes_on_when_the_way_to_it_breaks() {
+    let computer = Computer::of(3);
+    for node in &computer.nodes {
+        node.program("count.wasm", &programs::counting(4000, 1_000_000));
+    }
+    let count = ["--name", "count", "--on", "b", "count.wasm"];
+    let mut running = computer.nodes[0].start(&[&["run"], &count[..]].concat());
+    running.expect_line("0");
+    let links = |of: usize| computer.status(of)["nodes"][1]["round_trip_us"].is_number();
+    computer.stop(1);
+    until("the link to break", || (!links(0)).then_some(()));
+    computer.cont(1);
+    let end = running.end();
+    assert_eq!((end.status, end.err.as_str()), (0, ""));
+    assert_eq!(numbers(&end.out), (1..4000).collect::<Vec<u32>>());
+
+    let mut running = computer.nodes[0].start(&[&["run", "--durable", "--every", "0.3"], &count[..]].concat());
+    let mut printed: Vec<u32> = (0..100).map(|_| running.line().parse().unwrap()).collect();
+    computer.kill(1);
+    let end = running.end();
+    assert_eq!((end.status, end.err.as_str()), (0, ""));
+    printed.extend(numbers(&end.out));
+    assert_eq!(printed, (0..4000).collect::<Vec<u32>>());
+}
+
 #[test]
 fn input_waits_and_ends_follow_a_process() {
     let computer = Computer::of(2);

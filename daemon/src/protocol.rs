@@ -28,6 +28,7 @@ pub use crate::keep::record::Restart;
 use crate::node::{End, MountOrder, NodeView, Output, Pid, ProcessLimits, ProcessView, Stdio};
 use crate::system::lend::Lend;
 use crate::system::view::{CheckpointView, EventView, LendingView, SystemView, WhyView, Wish};
+use abi::ids::NodeId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, ErrorKind, Read, Write};
@@ -497,6 +498,15 @@ impl Request {
             _ => None,
         }
     }
+
+    /// How a process's streams are followed, by whoever asks for that.
+    pub fn follow(&self) -> Option<Follow> {
+        match self {
+            Request::Attach { follow, .. } => Some(*follow),
+            Request::Run(Run { place, .. }) | Request::Thaw(Thaw { place, .. }) => place.follow,
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -609,6 +619,15 @@ pub enum Origin {
     Now,
 }
 
+impl Origin {
+    pub fn position(self) -> Option<u64> {
+        match self {
+            Origin::At(at) => Some(at),
+            Origin::Start | Origin::Lines(_) | Origin::Now => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Until {
@@ -658,6 +677,10 @@ pub enum Reply {
     },
     Started {
         pid: Pid,
+        /// Where in what it prints the first byte is that follows. Who passes this on counts from here, and goes on where it is if the way
+        /// to the process breaks.
+        #[serde(default)]
+        at: Option<u64>,
     },
     Ended {
         end: End,
@@ -758,7 +781,8 @@ pub enum Stage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MoveView {
     pub pid: Pid,
-    pub from: u16,
+    /// None: as for the pause.
+    pub from: Option<u16>,
     pub to: u16,
     /// Rounds in which memory was copied while the process ran.
     pub rounds: u32,
@@ -766,13 +790,22 @@ pub struct MoveView {
     pub bytes: u64,
     /// Of these, sent when the process ran there already.
     pub late_bytes: u64,
-    /// From the moment at which it was asked to stop to that at which the other node said that it may run, in microseconds.
-    pub pause_us: u64,
+    /// From the moment at which it was asked to stop to that at which the other node said that it may run, in microseconds. None: who knew it
+    /// could not say so any more, nor what was sent.
+    pub pause_us: Option<u64>,
     /// From the beginning to the end, in microseconds.
     pub total_us: u64,
     /// Why tries before this one came to nothing.
     #[serde(default)]
     pub lost: Vec<String>,
+}
+
+impl MoveView {
+    /// It has come there, and that is all that is known of it.
+    pub fn unseen(pid: Pid, to: NodeId, why: String) -> MoveView {
+        let (rounds, bytes, late_bytes, pause_us, total_us) = (0, 0, 0, None, 0);
+        MoveView { pid, from: None, to: to.0, rounds, bytes, late_bytes, pause_us, total_us, lost: vec![why] }
+    }
 }
 
 /// A fork that is done.

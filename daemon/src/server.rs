@@ -78,7 +78,7 @@ impl Server {
         shared.system.on_commands(Box::new(move |from, head, stream| {
             if let Some(shared) = weak.upgrade() {
                 // Without threads or descriptors the stream is dropped, which tells the other side.
-                let _ = relay::adopt(&shared, Via { node: from, hops: head.first().copied().unwrap_or(1) }, stream);
+                let _ = relay::adopt(&shared, (from, head.first().copied().unwrap_or(1)), stream);
             }
         }));
         Server { shared }
@@ -165,10 +165,11 @@ fn is_same_user(stream: &UnixStream) -> bool {
 }
 
 /// How a connection came here: from that node, and over how many in all.
-#[derive(Clone, Copy)]
 struct Via {
     node: abi::ids::NodeId,
     hops: u8,
+    /// The way broke over which it came. The client may still be there, and come again by another.
+    broken: Arc<AtomicBool>,
 }
 
 /// One connection.
@@ -313,7 +314,8 @@ impl<'a> Session<'a> {
             Request::Thaw(thaw) => self.thaw(thaw),
             Request::Attach { pid, follow } => {
                 let console = node.console(pid).map_err(control)?;
-                self.reply(&Reply::Started { pid })?;
+                let follow = streams::placed(&console, follow);
+                self.reply(&Reply::Started { pid, at: follow.from.position() })?;
                 self.stream(pid, console, follow)
             }
             Request::Kill { pid } => self.kill(pid),
@@ -433,7 +435,9 @@ impl<'a> Session<'a> {
     fn started(&mut self, started: Started, decided: Option<WhyView>, follow: Option<Follow>) -> Done {
         let Started { pid, console } = started;
         self.shared.system.started(pid, decided);
-        if let Err(error) = self.reply(&Reply::Started { pid }) {
+        let follow = follow.map(|follow| streams::placed(&console, follow));
+        let at = follow.and_then(|follow| follow.from.position());
+        if let Err(error) = self.reply(&Reply::Started { pid, at }) {
             // Who does not even know its number cannot have wanted it to go on.
             console.give_up_first();
             let _ = self.shared.node.kill(pid);

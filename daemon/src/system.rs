@@ -471,7 +471,7 @@ impl System {
         spawn("una-again", supervise::run)?;
         spawn("una-lost", lost::run)?;
         spawn("una-lend", lend::run)?;
-        system.0.tell_own_addresses(own);
+        system.0.tell_own_life(own);
         Ok(system)
     }
 
@@ -1123,19 +1123,31 @@ impl Inner {
         Ok(())
     }
 
-    /// In the background, since it may be long until the system can decide something.
-    fn tell_own_addresses(self: &Arc<Inner>, own: Member) {
+    /// What this node is from the beginning of this life on.
+    fn tell_own_life(self: &Arc<Inner>, own: Member) {
+        self.tell_of_itself(move |member| {
+            (member.lost_after_s, member.given_up) = (own.lost_after_s, false);
+            // The others may have given up on this very life by now, and that stands.
+            if member.life > own.life {
+                member.given_up = true;
+            }
+            member.life = member.life.max(own.life);
+        });
+    }
+
+    /// This machine has other addresses than before.
+    pub(super) fn tell_addresses(self: &Arc<Inner>) {
+        self.tell_of_itself(|_| {});
+    }
+
+    /// In the background, since it may be long until the system can decide something. Where this node is now is told along with it.
+    fn tell_of_itself(self: &Arc<Inner>, what: impl Fn(&mut Member) + Send + 'static) {
         let inner = self.clone();
         let tell = move || {
             while !inner.is_stopping() {
                 let told = inner.change_member(inner.me, |member| {
-                    member.addresses = own.addresses.clone();
-                    (member.lost_after_s, member.given_up) = (own.lost_after_s, false);
-                    // The others may have given up on this very life by now, and that stands.
-                    if member.life > own.life {
-                        member.given_up = true;
-                    }
-                    member.life = member.life.max(own.life);
+                    member.addresses = inner.wire.addresses().iter().map(SocketAddr::to_string).collect();
+                    what(member);
                 });
                 match told {
                     Ok(()) | Err(SystemError::NoNode(_) | SystemError::Refused(_)) => return,

@@ -15,6 +15,7 @@ const FUZZ_SECONDS: u32 = 1200;
 pub fn ci() -> Outcome {
     crate::setup::run()?;
     crate::tidy::run()?;
+    crate::fetch::one("python")?;
     test()?;
     crate::e2e::sample()
 }
@@ -29,6 +30,10 @@ pub fn test() -> Outcome {
 const PLANTED: [(&str, &str); 2] = [("freeze", "planted"), ("una-services", "files_planted")];
 /// And those for which several nodes must live and die: in the coordinator and in the files of many nodes.
 const PLANTED_AT_NIGHT: [(&str, &str); 2] = [("una-drivers", "coordinator_planted"), ("una-daemon", "files_planted")];
+
+/// How much more of what is random is tried at night: each suite says what its variable means.
+const MORE_AT_NIGHT: [(&str, &str); 4] =
+    [("UNA_NIGHTLY", "1"), ("UNA_SMITH_PROGRAMS", "20000"), ("UNA_FUZZ_INPUTS", "20"), ("UNA_SEEDS", "20")];
 
 /// Builds of their own, since nobody else can have these bugs.
 fn planted(suites: &[(&str, &str)]) -> Outcome {
@@ -50,10 +55,9 @@ pub fn nightly() -> Outcome {
     )?;
     crate::programs::run(&crate::programs::Arguments { check: true })?;
     crate::fetch::all()?;
-    step(
-        cargo().args(["test", "--release", "--locked", "--workspace", "--no-fail-fast", "--", "--include-ignored"]),
-        CARGO,
-    )?;
+    let mut tests = cargo();
+    tests.args(["test", "--release", "--locked", "--workspace", "--no-fail-fast", "--", "--include-ignored"]);
+    step(tests.envs(MORE_AT_NIGHT), CARGO)?;
     planted(&PLANTED)?;
     planted(&PLANTED_AT_NIGHT)?;
     crate::e2e::all()?;

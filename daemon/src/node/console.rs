@@ -275,6 +275,11 @@ impl Console {
         Hold { console: self.clone(), id }
     }
 
+    /// How many hold a place.
+    pub fn holds(&self) -> usize {
+        self.log().holds.len()
+    }
+
     /// From now on what is written is shown only when it is released.
     pub(crate) fn hold_back(&self) {
         let mut log = self.log();

@@ -9,8 +9,9 @@
 //!   /proc/PID/ctl                 write `kill`, `stop`, `cont`, `move NODE` or `fork`, see [`ForkOrder`]
 //!   /proc/PID/fork                who it is since the last fork that it was part of: a clone, from 1 on, or the one that was forked, 0
 //!   /proc/PID/clones              the pids of the clones that came of it when it was forked last, one a line
-//!   /proc/new                     write a program (`self`, or the hash of one that this node ran) and arguments, one a line; read its pid.
-//!                                 Before them, a line `--on NODE`, `--near PID` or `--spread` says where it is to be, see [`PlaceHint`]
+//!   /proc/new                     write a program (`self`, or the hash of one that this node ran) and arguments, one a line; read its pid
+//!                                 from the beginning. Before them, a line `--on NODE`, `--near PID` or `--spread` says where it is to be,
+//!                                 see [`PlaceHint`]
 //!   /port/NAME                    read: receive a message; write: send one. Each read and write is one message
 //!   /node/status                  processors, processes, memory of this node
 //!   /node/NAME/status             of any node of the system: state, life, addresses

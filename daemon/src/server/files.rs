@@ -266,6 +266,10 @@ fn entry_of(name: String, stat: &Stat) -> Entry {
 }
 
 fn file_error(error: Errno, path: &str) -> Undone {
+    if error == Errno::TimedOut {
+        let why = "the node that decides about files was not heard in time, or too few are up to say which one that is";
+        return Undone::new(Reason::Unreachable, format!("{path}: {why}"));
+    }
     let reason = match error {
         Errno::NoEnt => Reason::NotFound,
         Errno::NoSpc | Errno::DQuot => Reason::DiskFull,

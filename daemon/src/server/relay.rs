@@ -10,13 +10,16 @@
 //! ends what would go round between nodes that are wrong about where a process is. What comes back is passed on in whole frames, so that
 //! if the other node is lost the client can be told so.
 //!
+//! If the way breaks while a client only follows what a process prints, it is followed on from there, by another way, on its node or, if it is
+//! durable, where it goes on.
+//!
 //! When the process moves, the node that it leaves says where to, and how much of the client's input the process has got; whoever handed
 //! the connection on goes after it, and sends the rest again. So there is one hop however often it moves.
 
 use super::streams::{Typed, is_readable};
-use super::{Done, LOOK_INTERVAL, Session, Shared, Undone, Via};
+use super::{Done, LOOK_INTERVAL, SETTLE_INTERVAL, Session, Shared, Undone, Via};
 use crate::node::{ControlRefused, Output, Pid};
-use crate::protocol::{self, Follow, Frame, ProtocolError, Reason, Refusal, Reply, Request};
+use crate::protocol::{self, Follow, Frame, MoveView, Origin, ProtocolError, Reason, Refusal, Reply, Request};
 use crate::system::Reach;
 use crate::system::view::{WhyNode, WhyView};
 use abi::ids::NodeId;
@@ -32,8 +35,12 @@ use std::time::{Duration, Instant};
 /// A process is looked for behind at most so many others that said where it is.
 const HOPS_MAX: u8 = 4;
 
-/// How long somebody who waits for a process waits until it is heard of again, when the link to its node has broken.
-const LOST_PATIENCE: Duration = Duration::from_secs(15);
+/// How long somebody who waits for a process, or for its move, waits until it is heard of again, when the link to its node has broken.
+pub(super) const LOST_PATIENCE: Duration = Duration::from_secs(15);
+
+/// A process that is to move, and whose node was lost meanwhile, has come by then if it was already on its way: a node does not go on with a
+/// move that nobody listens to.
+const COMING_PATIENCE: Duration = Duration::from_secs(3);
 
 impl Session<'_> {
     /// The node that a request is for, if it is another one than this.
@@ -67,7 +74,7 @@ impl Session<'_> {
         }
         let found = system.locate(pid).filter(|node| *node != system.me());
         if found.is_some()
-            && let Some(via) = self.via
+            && let Some(via) = &self.via
         {
             system.misled(via.node, pid);
             if via.hops >= HOPS_MAX {
@@ -80,7 +87,7 @@ impl Session<'_> {
 
     /// What the next node is told of how the connection came to it.
     fn head(&self) -> [u8; 1] {
-        [self.via.map_or(0, |via| via.hops).saturating_add(1)]
+        [self.via.as_ref().map_or(0, |via| via.hops).saturating_add(1)]
     }
 
     /// Decides where a new process is to be, unless that was decided already.
@@ -98,10 +105,10 @@ impl Session<'_> {
     pub(super) fn hand_on(&mut self, to: NodeId, request: &Request) -> Done {
         let there = self.shared.system.commands(to, &self.head()).map_err(unreachable)?;
         let back = begin(&there, request).map_err(|error| Undone::Refused(self.lost(to, &error)))?;
-        let mut sent = Sent::default();
-        let moved = match self.pass(to, there, back, &mut sent)? {
+        let (mut sent, mut seen) = (Sent::default(), None);
+        let moved = match self.pass(to, there, back, &mut sent, &mut seen)? {
             Passed::Moved(moved) => moved,
-            Passed::Lost(lost) => self.look_again(request, lost)?,
+            Passed::Lost(lost) => self.look_again(request, lost, seen, &sent)?,
         };
         self.go_on(moved, request.clone(), sent)
     }
@@ -122,11 +129,15 @@ impl Session<'_> {
         // A client that follows a process is told once that it does.
         let mut is_told = false;
         let mut astray = 0;
+        // Where the client is in what the process prints.
+        let mut seen = None;
+        let mut lost_at: Option<Instant> = None;
         loop {
             let to = moved.node;
             if let Some((pid, follow)) = moved.follow {
                 request = Request::Attach { pid, follow };
                 is_told = true;
+                seen = follow.from.position().map(|at| (pid, at));
             }
             if to == self.shared.system.me() {
                 match self.come_home(&request, &mut sent, moved.taken, is_told)? {
@@ -137,45 +148,94 @@ impl Session<'_> {
                     }
                 }
             }
-            let attached = self.begin_again(to, &request, &mut sent, moved.taken, is_told);
-            // No further request can come on this connection, if its bytes are a process's input.
-            let (there, begun) = attached.map_err(|undone| match undone {
-                Undone::Refused(refusal) => Undone::Last(refusal),
-                other => other,
-            })?;
-            let back = match begun {
-                Begun::There(back) => back,
-                Begun::Refused(refusal) => return Err(Undone::Last(refusal)),
-                Begun::Moved(_) if astray >= HOPS_MAX => {
+            let is_looked_for = lost_at.is_some_and(|at| at.elapsed() < LOST_PATIENCE);
+            let (there, begun) = match self.begin_again(to, &request, &mut sent, moved.taken, is_told) {
+                Ok((there, Begun::There(back))) => (there, back),
+                // It is known where it is to be before it is there; and what broke may break again.
+                Ok((_, Begun::Refused(refusal))) if is_looked_for && refusal.reason == Reason::NoProcess => {
+                    std::thread::sleep(SETTLE_INTERVAL);
+                    moved = self.look_again(&request, refusal, seen, &sent)?;
+                    continue;
+                }
+                Err(Undone::Refused(lost)) if is_looked_for => {
+                    moved = self.look_again(&request, lost, seen, &sent)?;
+                    continue;
+                }
+                // No further request can come on this connection, if its bytes are a process's input.
+                Ok((_, Begun::Refused(refusal))) | Err(Undone::Refused(refusal)) => return Err(Undone::Last(refusal)),
+                Err(other) => return Err(other),
+                Ok((_, Begun::Moved(_))) if astray >= HOPS_MAX => {
                     let why = "the process is not where it is said to be, perhaps for this moment only".into();
                     return Err(Undone::Last(Refusal { reason: Reason::NoProcess, why }));
                 }
-                Begun::Moved(node) => {
+                Ok((_, Begun::Moved(node))) => {
                     astray += 1;
                     moved = MovedOn { node, follow: None, taken: moved.taken };
                     continue;
                 }
             };
             astray = 0;
-            moved = match self.pass(to, there, back, &mut sent)? {
+            moved = match self.pass(to, there, begun, &mut sent, &mut seen)? {
                 Passed::Moved(moved) => moved,
-                Passed::Lost(lost) => self.look_again(&request, lost)?,
+                Passed::Lost(lost) => {
+                    lost_at = Some(Instant::now());
+                    self.look_again(&request, lost, seen, &sent)?
+                }
             };
         }
     }
 
-    /// The node was lost that had the request. What only waits can be asked again, where the process is now, and loses nothing by it.
-    fn look_again(&mut self, request: &Request, lost: Refusal) -> Done<MovedOn> {
-        let Request::Wait { pid } = request else { return Err(Undone::Last(lost)) };
-        let until = Instant::now() + LOST_PATIENCE;
-        while Instant::now() < until {
-            let system = &self.shared.system;
+    /// The node was lost that had the request. What only waits can be asked again, where the process is now, and loses nothing by it; and a
+    /// process that is to be somewhere may have come there.
+    fn look_again(&mut self, request: &Request, lost: Refusal, seen: Option<(Pid, u64)>, sent: &Sent) -> Done<MovedOn> {
+        let system = &self.shared.system;
+        let (pid, destination) = match (request, request.follow(), seen) {
+            (Request::Wait { pid }, ..) => (*pid, None),
+            (Request::Move { pid, node }, ..) => match system.destination(node) {
+                Ok(destination) => (*pid, Some(destination)),
+                Err(_) => return Err(Undone::Last(lost)),
+            },
+            (_, Some(follow), Some(seen)) if sent.is_nothing() => return self.follow_again(follow, lost, seen),
+            // How much of what was sent has come there is not known any more.
+            _ => return Err(Undone::Last(lost)),
+        };
+        let began = Instant::now();
+        while began.elapsed() < LOST_PATIENCE {
             let is_reached = |node: &NodeId| *node == system.me() || system.commands(*node, &self.head()).is_ok();
-            if let Some(node) = system.locate(*pid).filter(is_reached) {
-                return Ok(MovedOn { node, follow: None, taken: 0 });
+            match (system.locate(pid).filter(is_reached), destination) {
+                (Some(node), Some(destination)) if node == destination => {
+                    let total_us = began.elapsed().as_micros() as u64;
+                    let moved = MoveView { total_us, ..MoveView::unseen(pid, destination, lost.why) };
+                    self.reply(&Reply::Moved(moved))?;
+                    return Err(Undone::Over);
+                }
+                (Some(_), Some(_)) if began.elapsed() < COMING_PATIENCE => {}
+                (Some(node), _) => return Ok(MovedOn { node, follow: None, taken: 0 }),
+                (None, _) => {}
             }
             self.still_working()?;
             std::thread::sleep(LOOK_INTERVAL);
+        }
+        Err(Undone::Last(lost))
+    }
+
+    /// The way broke to a process whose streams are followed. If it goes on, where it was or elsewhere, it is followed from where the client
+    /// is in what it prints.
+    fn follow_again(&mut self, follow: Follow, lost: Refusal, (pid, at): (Pid, u64)) -> Done<MovedOn> {
+        let system = &self.shared.system;
+        let until = Instant::now() + LOST_PATIENCE;
+        // One that is begun anew prints from the beginning.
+        while Instant::now() < until && !system.begins_anew(pid) {
+            let is_reached = |node: &NodeId| match *node == system.me() {
+                true => self.shared.node.console(pid).is_ok(),
+                false => system.commands(*node, &self.head()).is_ok(),
+            };
+            if let Some(node) = system.locate(pid).filter(is_reached) {
+                let follow = Follow { from: Origin::At(at), ..follow };
+                return Ok(MovedOn { node, follow: Some((pid, follow)), taken: 0 });
+            }
+            self.still_working()?;
+            std::thread::sleep(SETTLE_INTERVAL);
         }
         Err(Undone::Last(lost))
     }
@@ -243,7 +303,10 @@ impl Session<'_> {
     }
 
     /// Passes on what both sides say, until one of them ends, or the other one says that the process has moved.
-    fn pass(&mut self, to: NodeId, there: Stream, mut back: BufReader<Stream>, sent: &mut Sent) -> Done<Passed> {
+    fn pass(
+        &mut self, to: NodeId, there: Stream, mut back: BufReader<Stream>, sent: &mut Sent,
+        seen: &mut Option<(Pid, u64)>,
+    ) -> Done<Passed> {
         let mut forth = there.try_clone().map_err(|error| Undone::Refused(self.lost(to, &error)))?;
         let over = AtomicBool::new(false);
         let was_wanted = sent.counts;
@@ -258,7 +321,7 @@ impl Session<'_> {
                     let _ = forth.shutdown(Shutdown::Write);
                 }
             })?;
-            let passed = pass_back(&mut back, &mut self.to, was_wanted, counts);
+            let passed = pass_back(&mut back, &mut self.to, was_wanted, counts, seen);
             over.store(true, Ordering::Release);
             let _ = there.shutdown(Shutdown::Both);
             Ok::<_, Undone>(passed)
@@ -349,6 +412,10 @@ impl Sent {
         (self.bytes.into(), self.ended)
     }
 
+    fn is_nothing(&self) -> bool {
+        self.forgotten == 0 && self.bytes.is_empty()
+    }
+
     fn note(&mut self, frame: &Frame) {
         match frame {
             Frame::Bytes(bytes) => {
@@ -400,7 +467,7 @@ fn pass_on(
 }
 
 fn pass_back(
-    from: &mut impl Read, to: &mut UnixStream, mut was_wanted: bool, counts: &AtomicBool,
+    from: &mut impl Read, to: &mut UnixStream, mut was_wanted: bool, counts: &AtomicBool, seen: &mut Option<(Pid, u64)>,
 ) -> Result<Option<MovedOn>, Passing> {
     while let Some(frame) = protocol::read_frame(from).map_err(Passing::Node)? {
         if let Frame::Control(_) = &frame {
@@ -415,12 +482,24 @@ fn pass_back(
                         continue;
                     }
                 }
+                Ok(Reply::Started { pid, at }) => *seen = at.map(|at| (pid, at)),
+                Ok(Reply::Lost { bytes }) => come_to(seen, bytes),
                 _ => {}
             }
         }
         protocol::pass_on(to, &frame).map_err(Passing::Client)?;
+        if let Frame::Bytes(bytes) | Frame::Errors(bytes) = &frame {
+            come_to(seen, bytes.len() as u64);
+        }
     }
     Ok(None)
+}
+
+/// So much further.
+fn come_to(seen: &mut Option<(Pid, u64)>, bytes: u64) {
+    if let Some((_, at)) = seen {
+        *at += bytes;
+    }
 }
 
 fn copy(from: &mut impl BufRead, to: &mut impl Write) -> io::Result<()> {
@@ -453,14 +532,16 @@ pub(super) fn not_placed(why: WhyView) -> Undone {
 }
 
 /// A connection from another node becomes one of this node's own clients.
-pub(super) fn adopt(shared: &Arc<Shared>, via: Via, stream: Stream) -> io::Result<()> {
+pub(super) fn adopt(shared: &Arc<Shared>, (node, hops): (NodeId, u8), stream: Stream) -> io::Result<()> {
     let (near, far) = UnixStream::pair()?;
-    super::welcome(shared, near, Some(via));
+    let broken = Arc::new(AtomicBool::new(false));
+    super::welcome(shared, near, Some(Via { node, hops, broken: broken.clone() }));
     let (mut from, mut to) = (stream.try_clone()?, stream);
     let (mut into, out) = (far.try_clone()?, far);
     let named = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(256 << 10);
     named("relay in").spawn(move || {
-        let _ = io::copy(&mut from, &mut into);
+        // The client's end comes as an end.
+        broken.store(io::copy(&mut from, &mut into).is_err(), Ordering::Release);
         let _ = into.shutdown(Shutdown::Write);
     })?;
     named("relay out").spawn(move || {

@@ -9,7 +9,7 @@
 //! of back-pressure. When the client has gone, the second thread says so and the first one stops. When the process moves to another node,
 //! both threads stop where they are, and the connection is handed on to there, with what the client sent and the process did not get.
 
-use super::relay::{MovedOn, Sent};
+use super::relay::{LOST_PATIENCE, MovedOn, Sent};
 use super::{Done, LOOK_INTERVAL, Session, Undone};
 use crate::node::{Console, Pid, Piece};
 use crate::protocol::{self, Follow, Frame, Origin, PIECE_BYTES_MAX, Reason, Reply, Request, Until, WhenGone};
@@ -20,7 +20,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often it is looked whether a client is still there while its process prints nothing. Short, because until then the client
 /// counts as one that is served.
@@ -82,9 +82,13 @@ impl Session<'_> {
             Ok(Shown::Gone) => !shared.is_stopping(),
             Err(_) => true,
         };
-        if is_gone && follow.when_gone == WhenGone::Kill {
-            // It may have ended meanwhile.
-            let _ = shared.node.kill(pid);
+        match (is_gone, &self.via) {
+            (true, Some(via)) if via.broken.load(Ordering::Acquire) => self.await_return(pid, console, follow),
+            (true, _) if follow.when_gone == WhenGone::Kill => {
+                // It may have ended meanwhile.
+                let _ = shared.node.kill(pid);
+            }
+            _ => {}
         }
         match (shown?, follow.until) {
             (Shown::Moved { .. }, _) => unreachable!("it was gone after"),
@@ -101,6 +105,27 @@ impl Session<'_> {
                 self.still_working()?;
             },
         }
+    }
+}
+
+impl Session<'_> {
+    /// The way to the client broke, and it may come back by another one: what it may not have seen is kept for a while.
+    fn await_return(&self, pid: Pid, console: Console, follow: Follow) {
+        let hold = follow.lossless.then(|| console.hold(console.start()));
+        let node = self.shared.node.clone();
+        let await_it = move || {
+            let own = usize::from(hold.is_some());
+            let until = Instant::now() + LOST_PATIENCE;
+            while console.holds() <= own && Instant::now() < until {
+                std::thread::sleep(GONE_INTERVAL);
+            }
+            if console.holds() <= own && follow.when_gone == WhenGone::Kill {
+                // It may have ended meanwhile.
+                let _ = node.kill(pid);
+            }
+        };
+        // Without a thread it is as if it had been long.
+        let _ = std::thread::Builder::new().name(format!("reader of {pid}")).stack_size(256 << 10).spawn(await_it);
     }
 }
 
@@ -146,12 +171,7 @@ fn wait_wanted(console: &Console, ended: &AtomicBool, stream: &UnixStream, to: &
 }
 
 fn show(to: &Mutex<&mut UnixStream>, console: &Console, follow: &Follow, stop: impl Fn() -> bool) -> Done<Shown> {
-    let mut at = match follow.from {
-        Origin::Start => console.start(),
-        Origin::At(at) => at,
-        Origin::Now => console.end(),
-        Origin::Lines(lines) => start_of_last(console, lines),
-    };
+    let mut at = position(console, follow.from);
     let border = match follow.until {
         Until::Now => console.end(),
         Until::End => u64::MAX,
@@ -180,6 +200,20 @@ fn show(to: &Mutex<&mut UnixStream>, console: &Console, follow: &Follow, stop: i
         }
     }
     Ok(Shown::All)
+}
+
+fn position(console: &Console, from: Origin) -> u64 {
+    match from {
+        Origin::Start => console.start(),
+        Origin::At(at) => at,
+        Origin::Now => console.end(),
+        Origin::Lines(lines) => start_of_last(console, lines),
+    }
+}
+
+/// The same, from a position that is known.
+pub(super) fn placed(console: &Console, follow: Follow) -> Follow {
+    Follow { from: Origin::At(position(console, follow.from)), ..follow }
 }
 
 /// Where the last lines begin.

@@ -20,6 +20,12 @@ impl System {
         }
     }
 
+    /// Is it begun from its beginning if its node is lost?
+    pub fn begins_anew(&self, pid: Pid) -> bool {
+        let Ok(Some((claim, _))) = self.0.claim(pid) else { return false };
+        claim.supervision.is_some_and(|one| one.durable_every_ms.is_none())
+    }
+
     /// Kills a process that is looked after and on no node: nobody takes it up any more. False: there is no such.
     pub fn kill_lost(&self, pid: Pid) -> Result<bool, KeepRefused> {
         let Some((claim, revision)) = self.0.claim(pid)? else { return Ok(false) };

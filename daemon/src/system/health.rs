@@ -235,6 +235,7 @@ pub fn run(inner: &Arc<Inner>) {
     let health = &inner.health;
     let mut effects = vec![];
     let mut facts_at = Instant::now();
+    let mut addresses = inner.wire.addresses();
     while !inner.is_stopping() {
         let letters: Vec<Letter> = {
             let letters = health.letters.lock().expect("nothing panics while it holds this lock");
@@ -278,6 +279,10 @@ pub fn run(inner: &Arc<Inner>) {
             let host = Host::look();
             health.load_hundredths.store((before + host.wanting * 100) / 2, Ordering::Relaxed);
             let facts = facts_on(inner, host);
+            if facts.addresses != addresses {
+                addresses.clone_from(&facts.addresses);
+                inner.tell_addresses();
+            }
             health.members().step(health.now(), Input::Facts(facts), &mut effects);
         }
         for effect in effects.drain(..) {

@@ -193,8 +193,11 @@ impl System {
     pub fn move_process(
         &self, pid: Pid, to: &str, told: &mut dyn FnMut(Stage) -> bool,
     ) -> Result<MoveView, MoveRefused> {
-        let to_node = self.0.find(to).map_err(|_| MoveRefused::NoNode(to.into()))?;
-        self.move_chosen(pid, to_node, ChosenBy::Person, told)
+        self.move_chosen(pid, self.destination(to)?, ChosenBy::Person, told)
+    }
+
+    pub fn destination(&self, to: &str) -> Result<NodeId, MoveRefused> {
+        self.0.find(to).map_err(|_| MoveRefused::NoNode(to.into()))
     }
 
     /// The same to where the system chose to have it.
@@ -226,12 +229,12 @@ impl System {
             let micros = |duration: Duration| duration.as_micros() as u64;
             return Ok(MoveView {
                 pid,
-                from: inner.me.0,
+                from: Some(inner.me.0),
                 to: to_node.0,
                 rounds: 0,
                 bytes,
                 late_bytes: 0,
-                pause_us: micros(pause),
+                pause_us: Some(micros(pause)),
                 total_us: micros(began.elapsed()),
                 lost: vec![],
             });
@@ -400,7 +403,7 @@ impl System {
             }
         };
         let _ = runs.recv_timeout(PIECE_TIMEOUT);
-        let pause_us = stop_began.elapsed().as_micros() as u64;
+        let pause_us = Some(stop_began.elapsed().as_micros() as u64);
         inner.chronicle.record(Kind::ProcessMoved { process: pid.id(), from: inner.me, to: to_node });
         if let Some(following) = following {
             let total = bytes + late_bytes;
@@ -412,7 +415,7 @@ impl System {
             }
         }
         let total_us = began.elapsed().as_micros() as u64;
-        let (from, to) = (inner.me.0, to_node.0);
+        let (from, to) = (Some(inner.me.0), to_node.0);
         Ok(MoveView { pid, from, to, rounds, bytes: bytes + late_bytes, late_bytes, pause_us, total_us, lost: vec![] })
     }
 }

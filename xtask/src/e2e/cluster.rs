@@ -1,7 +1,7 @@
 //! The scenarios: what happens to many machines, and what must be true then. They know una by what a user sees of it.
 
 use super::node::{FAKETIME, Machines, Setting};
-use super::{Scenario, When, until};
+use super::{Scenario, When, network, until};
 use crate::Outcome;
 use serde_json::Value;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use wasm_encoder::{
 };
 
 pub const ALL: &[Scenario] = &[
+    Scenario { name: "alone", when: When::Always, play: alone },
     Scenario { name: "join3", when: When::Always, play: join3 },
     Scenario { name: "tickets", when: When::Always, play: tickets },
     Scenario { name: "kill_first", when: When::Always, play: kill_first },
@@ -18,6 +19,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "minority_refuses", when: When::Always, play: minority_refuses },
     Scenario { name: "one_way_cut", when: When::Always, play: one_way_cut },
     Scenario { name: "stop_cont", when: When::Always, play: stop_cont },
+    Scenario { name: "addresses_change", when: When::Always, play: addresses_change },
     Scenario { name: "leave", when: When::Always, play: leave },
     Scenario { name: "restart", when: When::Always, play: restart },
     Scenario { name: "programs_anywhere", when: When::Always, play: programs_anywhere },
@@ -32,6 +34,22 @@ pub const ALL: &[Scenario] = &[
 
 fn must(is_so: bool, what: impl Into<String>) -> Outcome {
     if is_so { Ok(()) } else { Err(format!("not true: {}", what.into()).into()) }
+}
+
+/// One machine is a system too: it loses nothing when it dies, and is the same when it is back.
+fn alone(setting: &Setting) -> Outcome {
+    let machines = Machines::joined(setting, 1)?;
+    machines.store(1, "/alone", "acknowledged\n")?.ok()?;
+    let seven = machines.write(1, "seven.wasm", &exiting(7))?;
+    let done = machines.una(1, &["run", &seven])?;
+    must(done.status == Some(7), format!("the status of a program is its own: {done:?}"))?;
+    must(machines.system(1)?["survives"] == 0, "one machine survives the loss of none")?;
+    let number = machines.system(1)?["me"].clone();
+    machines.kill(1)?;
+    machines.up(1)?;
+    machines.agree(&[1])?;
+    must(machines.system(1)?["me"] == number, "a node keeps its number")?;
+    machines.reads(1, "/alone", "acknowledged\n")
 }
 
 /// Three machines become one system; what one stores, all read.
@@ -126,7 +144,7 @@ fn minority_refuses(setting: &Setting) -> Outcome {
         if says { Ok(()) } else { Err(coordinator.to_string()) }
     })?;
     let said = machines.store(3, "/shared", "by the minority")?.refused()?;
-    must(!said.trim().is_empty(), "a refusal says why")?;
+    must(said.contains("too few") && said.contains("una status"), format!("a refusal says why: {said}"))?;
     stores(&machines, 1, "/shared", "by the majority")?;
     machines.reads(2, "/shared", "by the majority")?;
     machines.network.heal()?;
@@ -155,10 +173,11 @@ fn one_way_cut(setting: &Setting) -> Outcome {
 fn stop_cont(setting: &Setting) -> Outcome {
     let machines = Machines::joined(setting, 3)?;
     let position = last_event(&machines, 1)?;
-    for _ in 0..5 {
-        machines.signal(3, "STOP")?;
+    for round in 0..6 {
+        let machine = 1 + round % 3;
+        machines.signal(machine, "STOP")?;
         std::thread::sleep(Duration::from_millis(250));
-        machines.signal(3, "CONT")?;
+        machines.signal(machine, "CONT")?;
         std::thread::sleep(Duration::from_millis(500));
     }
     nobody_was_down(&machines, 1, &position)?;
@@ -169,6 +188,33 @@ fn stop_cont(setting: &Setting) -> Outcome {
     machines.signal(3, "CONT")?;
     machines.agree(&[1, 2, 3])?;
     machines.reads(3, "/meanwhile", "it stood still\n")
+}
+
+/// Two machines get other addresses while they run, and a third one while it is off: it knows none that is still good, and the ticket is
+/// used up. All find one another by what they say on the network, and everybody is told where they are now.
+fn addresses_change(setting: &Setting) -> Outcome {
+    let machines = Machines::joined(setting, 3)?;
+    machines.una(3, &["down"])?.ok()?;
+    machines.ended(3)?;
+    machines.agree(&[1, 2])?;
+    (1..=3).try_for_each(|machine| machines.network.renumber(machine))?;
+    stores(&machines, 1, "/moved", "to other addresses\n")?;
+    machines.agree(&[1, 2])?;
+    machines.up(3)?;
+    machines.agree(&[1, 2, 3])?;
+    machines.reads(3, "/moved", "to other addresses\n")?;
+    for (by, machine) in [(1, 2), (2, 1), (3, 1), (1, 3)] {
+        let address = network::renumbered(machine);
+        until(&format!("n{by} to say that n{machine} is at {address}"), || {
+            let view = machines.system(by)?;
+            let lines = view["nodes"].as_array().cloned().unwrap_or_default();
+            let line = lines.iter().find(|line| line["name"] == format!("node{machine}").as_str());
+            let told = line.map(|line| line["addresses"].to_string()).unwrap_or_default();
+            let old = format!("\"{}:", network::address(machine));
+            if told.contains(&format!("\"{address}:")) && !told.contains(&old) { Ok(()) } else { Err(told) }
+        })?;
+    }
+    Ok(())
 }
 
 /// A machine leaves: the others know, and keep what was stored.
@@ -343,17 +389,33 @@ fn two_way_cut(setting: &Setting) -> Outcome {
     nobody_was_down(&machines, 3, &position)
 }
 
-/// The clock of one machine is an hour ahead. Everything goes on, the order of events is not led astray, and it is said.
+/// The clock of one machine is an hour ahead, and then jumps to an hour behind while it runs. Everything goes on, and the order of events is
+/// not led astray.
 fn clock_jump(setting: &Setting) -> Outcome {
     must(std::path::Path::new(FAKETIME).exists(), "clocks are set by libfaketime (Debian: libfaketime)")?;
     let machines = Machines::joined(setting, 3)?;
     machines.kill(3)?;
     machines.agree(&[1, 2])?;
-    machines.set_clock(3, "+1h");
+    machines.set_clock(3, "+3600")?;
     machines.up(3)?;
     machines.agree(&[1, 2, 3])?;
     stores(&machines, 3, "/time", "an hour ahead\n")?;
     machines.reads(1, "/time", "an hour ahead\n")?;
+    let position = last_event(&machines, 1)?;
+    machines.set_clock(3, "-3600")?;
+    // The clock is looked up once a second.
+    std::thread::sleep(Duration::from_secs(2));
+    for round in 0..5 {
+        stores(&machines, 1 + round % 3, "/time", &round.to_string())?;
+    }
+    nobody_was_down(&machines, 1, &position)?;
+    // What the machine tells that is behind comes after what others told before.
+    let sleeping = machines.write(3, "sleeping.wasm", &sleeping())?;
+    let pid = machines.una(3, &["run", "-d", "--on", "node3", &sleeping])?.ok()?.trim().to_string();
+    machines.una(1, &["mv", &pid, "node2"])?.ok()?;
+    let after = events(&machines, 1, Some(&position))?;
+    let is_told = after.iter().any(|event| event["kind"] == "process-moved");
+    must(is_told, format!("the move is told after what was before the jump: {after:?}"))?;
     let view = machines.system(1)?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis() as u64;
     let ahead = events(&machines, 1, None)?.into_iter().filter(|event| event["node"] == view["me"]);

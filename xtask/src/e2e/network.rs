@@ -148,6 +148,16 @@ impl Network {
         self.nft(machine, &format!("add rule inet una arriving iif eth0 numgen random mod 100 < {percent} drop"))
     }
 
+    /// Another address than before, as if another router had given it; what it had is nobody's. Cuts do not know of it.
+    pub fn renumber(&self, machine: usize) -> Outcome {
+        let name = self.name(machine);
+        let change =
+            |verb: &str, address: String| ip(&["-n", &name, "address", verb, &format!("{address}/24"), "dev", "eth0"]);
+        // In this order: with the first address of a network Linux takes all others of it away.
+        change("delete", address(machine))?;
+        change("add", renumbered(machine))
+    }
+
     /// All cuts and losses are over.
     pub fn heal(&self) -> Outcome {
         (1..=self.count).try_for_each(|machine| self.nft(machine, "flush chain inet una arriving"))
@@ -183,6 +193,11 @@ impl Drop for Network {
 
 pub fn address(machine: usize) -> String {
     format!("10.77.0.{machine}")
+}
+
+/// Where a machine is after [`Network::renumber`].
+pub fn renumbered(machine: usize) -> String {
+    format!("10.77.0.{}", 100 + machine)
 }
 
 fn ip(words: &[&str]) -> Outcome {

@@ -28,8 +28,6 @@ pub struct Machines {
     directory: PathBuf,
     keep: bool,
     daemons: RefCell<Vec<Option<Child>>>,
-    /// How far the clock of each is off, as libfaketime takes it.
-    clocks: RefCell<Vec<Option<String>>>,
     /// Those that interpret programs, whatever their processors are.
     interpreters: Vec<usize>,
 }
@@ -96,7 +94,6 @@ impl Machines {
             directory,
             keep: setting.keep,
             daemons: RefCell::new((0..=count).map(|_| None).collect()),
-            clocks: RefCell::new(vec![None; count + 1]),
             interpreters: interpreters.to_vec(),
         };
         for machine in 1..=count {
@@ -161,8 +158,10 @@ impl Machines {
         command.env(steps::VARIABLE, self.steps(machine));
         // Who has lent none does not look for its owner.
         command.env(PLAYED, home.join("owner"));
-        if let Some(off) = &self.clocks.borrow()[machine] {
-            command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", off).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        let clock = self.clock(machine);
+        if clock.exists() {
+            command.env("LD_PRELOAD", FAKETIME).env("FAKETIME_TIMESTAMP_FILE", clock);
+            command.env("FAKETIME_CACHE_DURATION", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -295,9 +294,13 @@ impl Machines {
         Ok(())
     }
 
-    /// The clock of the machine is off from the daemon's next start on.
-    pub fn set_clock(&self, machine: usize, off: &str) {
-        self.clocks.borrow_mut()[machine] = Some(off.into());
+    fn clock(&self, machine: usize) -> PathBuf {
+        self.home(machine).join("clock")
+    }
+
+    /// The clock of the machine is off, from the daemon's next start on; if it was off before, within a second.
+    pub fn set_clock(&self, machine: usize, off: &str) -> Outcome {
+        Ok(std::fs::write(self.clock(machine), off)?)
     }
 
     /// From now on every connection between two daemons goes through a relay that takes its time. Ends with what is returned.
