@@ -89,6 +89,56 @@ fn three_machines_are_one_computer() {
     }
 }
 
+/// The first node's clock is ahead, so whatever follows elsewhere from what happened there would be shown before it, if that were not heard
+/// of with what it follows from: a command that is handed on, a file, a process that moved.
+#[test]
+fn what_follows_from_something_is_shown_after_it_whatever_the_clocks_say() {
+    let computer = Computer::from(House::with_clock("+30s"), 3);
+    for node in &computer.nodes {
+        node.program("hello.wasm", &programs::hello());
+        node.program("count.wasm", &programs::counting(0, 1000));
+    }
+    let here = |node: usize, arguments: &[&str]| {
+        let done = computer.on(node, arguments);
+        assert_eq!((done.status, done.err.as_str()), (0, ""), "{arguments:?}");
+        done.out.trim().to_string()
+    };
+    let begin = |from: usize, on: &str| here(from, &["run", "-d", "--on", on, "hello.wasm"]);
+    // Compiled and known everywhere: what follows is quick, so that little else is said between the nodes meanwhile.
+    for on in ["a", "b", "c"] {
+        begin(0, on);
+    }
+    let mut chains: Vec<[(String, &str); 2]> = vec![];
+    let started = |pid: String| (pid, "process-started");
+    for round in 0..8 {
+        // The command goes from the first node to the others.
+        chains.push([started(begin(0, "a")), started(begin(0, "b"))]);
+        chains.push([started(begin(0, "a")), started(begin(0, "c"))]);
+        // The second node reads what the first one wrote, and then something happens there.
+        let cause = begin(0, "a");
+        let path = format!("/{round}");
+        computer.nodes[0].done_with(&["cp", "-", &format!("una:{path}")], "go on").expect(0, "");
+        assert_eq!(here(1, &["cat", &path]), "go on");
+        chains.push([started(cause), started(begin(1, "b"))]);
+        // A process begins on the first node, moves and ends on another.
+        let moving = here(0, &["run", "-d", "--on", "a", "count.wasm"]);
+        here(0, &["move", &moving, "c"]);
+        here(2, &["kill", &moving]);
+        chains.push([started(moving.clone()), (moving, "process-ended")]);
+    }
+    for node in 0..3 {
+        let told = here(node, &["events", "--json"]);
+        let events: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let place = |(pid, kind): &(String, &str)| {
+            let is_it = |event: &Value| event["kind"] == *kind && event["pid"].to_string().trim_matches('"') == pid;
+            events.iter().position(is_it).unwrap_or_else(|| panic!("no {kind} of {pid} in {told}"))
+        };
+        for [cause, effect] in &chains {
+            assert!(place(cause) < place(effect), "{effect:?} is shown before {cause:?} on n{}", node + 1);
+        }
+    }
+}
+
 /// Codes of `una.h` that programs here end with.
 const NOT_FOUND: i32 = 17;
 const EXISTS: i32 = 18;

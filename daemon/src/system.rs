@@ -63,7 +63,7 @@ use drivers::wire::discovery::Discovery;
 use drivers::wire::ticket::Ticket;
 use drivers::wire::{Ask, AskError, Class, Hello, Identity, IdentityError, LinkState, Stream, Wire};
 use ears::Ears;
-use events::Chronicle;
+use events::{Chronicle, OnTheWire};
 use health::Health;
 use member::{Member, Members};
 use services::events::{Ending, Kind};
@@ -219,7 +219,7 @@ struct Inner {
     /// Held by whoever tells it who lives.
     telling: Mutex<()>,
     names: names::Names,
-    chronicle: Chronicle,
+    chronicle: Arc<Chronicle>,
     files: Shared,
     keep: keep::Keep,
     supervise: supervise::Supervise,
@@ -342,7 +342,7 @@ impl crate::node::Network for KernelWire {
         let Some(inner) = self.0.upgrade() else { return };
         if let Some(key) = inner.directory.key_of(to) {
             // Sent again by the kernel if it is lost here.
-            let _ = inner.wire.send(key, Class::Call, &inner.chronicle.stamped(packet));
+            let _ = inner.wire.send(key, Class::Call, packet);
         }
     }
 }
@@ -375,8 +375,11 @@ impl System {
             addresses: vec![],
         };
         let ears = Arc::new(Ears::default());
-        let wire = listen_somewhere(&identity, hello, *listen, record.port, ears.clone())?;
         let directory = Arc::new(Directory::default());
+        let chronicle = Arc::new(Chronicle::new(me, record.life));
+        chronicle.record(Kind::SystemStarted { life: record.life });
+        let clock = Arc::new(OnTheWire { chronicle: chronicle.clone(), directory: directory.clone() });
+        let wire = listen_somewhere(&identity, hello, *listen, record.port, ears.clone(), clock)?;
         for peer in &record.peers {
             if let Some(key) = record::hex(&peer.key).map(NodeKey) {
                 directory.know(NodeId(peer.number), key);
@@ -421,8 +424,6 @@ impl System {
         let names =
             names::Names::start(me, record.life, facts.clone(), directory.clone()).map_err(StartError::Thread)?;
         let location = location::Whereabouts::new(me, record.life);
-        let chronicle = Chronicle::new(me, record.life);
-        chronicle.record(Kind::SystemStarted { life: record.life });
         let system = System(Arc::new(Inner {
             data: data.clone(),
             library: engine::Library::new(library),
@@ -761,9 +762,10 @@ fn open_coordinator(name: &str, raft: &Arc<Raft>, system: &str) -> Result<Arc<dy
 /// On the usual port, on the one of the last time, or on any.
 fn listen_somewhere(
     identity: &Path, hello: Hello, listen: Option<SocketAddr>, last: Option<u16>, ears: Arc<Ears>,
+    clock: Arc<OnTheWire>,
 ) -> Result<Wire, StartError> {
     let start = |listen: &[SocketAddr]| -> Result<Wire, StartError> {
-        Ok(Wire::start(Identity::load_or_make(identity)?, hello.clone(), listen, ears.clone())?)
+        Ok(Wire::start(Identity::load_or_make(identity)?, hello.clone(), listen, ears.clone(), clock.clone())?)
     };
     let Some(listen) = listen else {
         return start(&[]);

@@ -166,7 +166,6 @@ impl Receiver for Ears {
     fn arrived(&self, peer: NodeKey, class: Class, message: &[u8]) {
         let Some(inner) = self.inner() else { return };
         let Some(number) = inner.directory.number_of(peer) else { return };
-        let Some(message) = inner.chronicle.unstamped(number, message) else { return };
         match class {
             Class::Control => inner.health.arrived(&inner, number, message),
             Class::Call => {

@@ -17,7 +17,7 @@ use abi::ids::{NodeId, NodeKey};
 use drivers::clock::now_ms;
 use drivers::coordinator::{Action, Compare, Coordinator, Failure, Range, Transaction};
 use drivers::wire::ticket::Ticket;
-use drivers::wire::{Hello, Identity, Wire};
+use drivers::wire::{Hello, Identity, NoClock, OpenError, Wire};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
