@@ -315,7 +315,7 @@ fn make_room() -> Result<()> {
 fn not_joined(error: JoinError) -> Failure {
     let failure = Failure::new(status::FAILED, "this machine did not join");
     match error {
-        error @ JoinError::Expired { .. } => {
+        error @ JoinError::UnreachedInTime { .. } => {
             failure.because(error).help("get a new ticket on a node of that system: una ticket")
         }
         error @ JoinError::MemberAlready { .. } => {

@@ -3,9 +3,16 @@
 
 mod house;
 
+use abi::ids::NodeKey;
+use drivers::wire::ticket::Ticket;
+use drivers::wire::{
+    Answer, Class, Hello, Identity, NoClock, PROTOCOL, Receiver, Service, Stream, Unlinked, Versions, Wire,
+};
 use house::computer::Computer;
 use house::{House, programs, until};
 use serde_json::Value;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 #[test]
@@ -85,6 +92,56 @@ fn three_machines_are_one_computer() {
     for events in &events {
         for said in [format!("{pid} starts"), format!("{pid} ended: killed")] {
             assert!(events.contains(&said), "no {said:?} in {events}");
+        }
+    }
+}
+
+/// The first node's clock is ahead, so whatever follows elsewhere from what happened there would be shown before it, if that were not heard
+/// of with what it follows from: a command that is handed on, a file, a process that moved.
+#[test]
+fn what_follows_from_something_is_shown_after_it_whatever_the_clocks_say() {
+    let computer = Computer::from(House::with_clock("+30s"), 3);
+    for node in &computer.nodes {
+        node.program("hello.wasm", &programs::hello());
+        node.program("count.wasm", &programs::counting(0, 1000));
+    }
+    let here = |node: usize, arguments: &[&str]| {
+        let done = computer.on(node, arguments);
+        assert_eq!((done.status, done.err.as_str()), (0, ""), "{arguments:?}");
+        done.out.trim().to_string()
+    };
+    let begin = |from: usize, on: &str| here(from, &["run", "-d", "--on", on, "hello.wasm"]);
+    // Compiled and known everywhere: what follows is quick, so that little else is said between the nodes meanwhile.
+    for on in ["a", "b", "c"] {
+        begin(0, on);
+    }
+    let mut chains: Vec<[(String, &str); 2]> = vec![];
+    let started = |pid: String| (pid, "process-started");
+    for round in 0..8 {
+        // The command goes from the first node to the others.
+        chains.push([started(begin(0, "a")), started(begin(0, "b"))]);
+        chains.push([started(begin(0, "a")), started(begin(0, "c"))]);
+        // The second node reads what the first one wrote, and then something happens there.
+        let cause = begin(0, "a");
+        let path = format!("/{round}");
+        computer.nodes[0].done_with(&["cp", "-", &format!("una:{path}")], "go on").expect(0, "");
+        assert_eq!(here(1, &["cat", &path]), "go on");
+        chains.push([started(cause), started(begin(1, "b"))]);
+        // A process begins on the first node, moves and ends on another.
+        let moving = here(0, &["run", "-d", "--on", "a", "count.wasm"]);
+        here(0, &["move", &moving, "c"]);
+        here(2, &["kill", &moving]);
+        chains.push([started(moving.clone()), (moving, "process-ended")]);
+    }
+    for node in 0..3 {
+        let told = here(node, &["events", "--json"]);
+        let events: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let place = |(pid, kind): &(String, &str)| {
+            let is_it = |event: &Value| event["kind"] == *kind && event["pid"].to_string().trim_matches('"') == pid;
+            events.iter().position(is_it).unwrap_or_else(|| panic!("no {kind} of {pid} in {told}"))
+        };
+        for [cause, effect] in &chains {
+            assert!(place(cause) < place(effect), "{effect:?} is shown before {cause:?} on n{}", node + 1);
         }
     }
 }
@@ -425,12 +482,123 @@ fn tickets_are_good_once_and_for_a_while() {
     join(&other, &ticket).expect_error(1, &["was used already", "una ticket"]);
     // Of a member that is one already.
     join(&one, &computer.ticket()).expect_error(1, &["a node already", "una leave"]);
+    // In good form, but with a secret that nobody gave out.
+    let given: Ticket = computer.ticket().parse().unwrap();
+    let invented = Ticket { secret: [7; 16], ..given.clone() }.to_string();
+    join(&other, &invented).expect_error(1, &["not one of this system", "una ticket"]);
+    // Of another system: this one is asked with it.
+    let elsewhere = Computer::of(1);
+    let theirs: Ticket = elsewhere.ticket().parse().unwrap();
+    let astray = Ticket { secret: theirs.secret, ..given }.to_string();
+    join(&other, &astray).expect_error(1, &["not one of this system", "una ticket"]);
+    assert_eq!(computer.status(0)["nodes"].as_array().map(Vec::len), Some(2));
+    assert_eq!(elsewhere.status(0)["nodes"].as_array().map(Vec::len), Some(1));
     // Too old.
     let short = computer.on(0, &["ticket", "-q", "--lasts", "1s"]).out.trim().to_string();
     let issued = SystemTime::now();
     until("the ticket to expire", || issued.elapsed().ok().filter(|since| since.as_secs() >= 2));
     join(&other, &short).expect_error(1, &["expired", "una ticket"]);
     one.done(&["down"]);
+}
+
+/// The newcomer's clock is not asked: whether it is ahead or behind.
+#[test]
+fn whether_a_ticket_has_expired_is_said_by_the_issuers_clock() {
+    let computer = Computer::of(1);
+    let (ahead, behind) = (House::with_clock("+2h"), House::with_clock("-2h"));
+    let join = |house: &House, ticket: &str| house.done(&["join", ticket, "--listen", "127.0.0.1"]);
+    let short = computer.on(0, &["ticket", "-q", "--lasts", "1s"]).out.trim().to_string();
+    let issued = SystemTime::now();
+    until("the ticket to expire", || issued.elapsed().ok().filter(|since| since.as_secs() >= 2));
+    join(&behind, &short).expect_error(1, &["expired", "una ticket"]);
+    let joined = join(&ahead, &computer.ticket());
+    assert_eq!((joined.status, joined.err.as_str()), (0, ""), "{}", joined.out);
+    ahead.done(&["down"]);
+    // Nobody is left to ask.
+    computer.on(0, &["down"]);
+    join(&behind, &short).expect_error(1, &["no node of that system was reached", "una is up there"]);
+    let late = House::new();
+    join(&late, &short).expect_error(1, &["no node of that system was reached", "the ticket expired", "una ticket"]);
+}
+
+/// What a node says when it begins is what another one has to be told.
+#[test]
+fn a_node_that_begins_prints_the_line_that_another_joins_with() {
+    let (first, second) = (House::new(), House::new());
+    let up = first.done(&["up", "-d", "--listen", "127.0.0.1"]);
+    assert_eq!((up.status, up.err.as_str()), (0, ""), "{}", up.out);
+    let computer = Computer { nodes: vec![first] };
+    let line = up.out.lines().find(|line| line.contains("una join una1")).expect("it says how to join").to_string();
+    let words: Vec<&str> = line.split_whitespace().skip_while(|word| *word != "una").take(3).collect();
+    let joined = second.done(&[&words[1..], &["--listen", "127.0.0.1"]].concat());
+    assert!(joined.status == 0 && joined.out.contains("(n2)"), "{line}: {}{}", joined.out, joined.err);
+    second.done(&["down"]);
+    drop(computer);
+}
+
+/// Speaks to nobody.
+struct Silent;
+
+impl Receiver for Silent {
+    fn linked(&self, _: NodeKey, _: &Hello) {}
+    fn unlinked(&self, _: NodeKey, _: &Unlinked) {}
+    fn arrived(&self, _: NodeKey, _: Class, _: &[u8]) {}
+    fn asked(&self, _: NodeKey, _: Service, _: Vec<u8>, _: Answer) {}
+    fn opened(&self, _: NodeKey, _: Service, _: Vec<u8>, _: Stream) {}
+    fn visited(&self, _: NodeKey, _: &Hello, _: SocketAddr, _: Vec<u8>, _: Stream) {}
+    fn room(&self, _: NodeKey, _: Class) {}
+}
+
+/// A node of an una that speaks the next version of the protocol.
+fn newer(identity: Identity, hello: Hello) -> Wire {
+    let versions = Versions { first: PROTOCOL + 1, last: PROTOCOL + 1 };
+    let listen = ["127.0.0.1:0".parse().unwrap()];
+    Wire::speaking(versions, identity, hello, &listen, Arc::new(Silent), Arc::new(NoClock)).unwrap()
+}
+
+/// Bytes as two digits each.
+fn hex<const N: usize>(text: &Value) -> [u8; N] {
+    let digits = text.as_str().unwrap();
+    std::array::from_fn(|place| u8::from_str_radix(&digits[2 * place..2 * place + 2], 16).unwrap())
+}
+
+/// It is up, and cannot be linked with: that is said, and why, until it can.
+#[test]
+fn a_member_with_another_version_is_named_as_such() {
+    let computer = Computer::of(2);
+    let status = computer.status(0);
+    let (first, second) = (&status["nodes"][0], &status["nodes"][1]);
+    let complaint = |text: &str| text.contains("no link to b (n2)") && text.contains("bring both to the same una");
+    let complaints = || computer.on(0, &["status"]).out;
+    computer.on(1, &["down"]).expect_out(0, &[]);
+    let file = computer.nodes[1].path("home/.local/share/una/node/identity");
+    let hello = Hello {
+        system: Some(hex(&status["system"])),
+        node: None,
+        life: 1000,
+        name: "b".into(),
+        version: "newer".into(),
+        addresses: vec![],
+    };
+    let wire = newer(Identity::load_or_make(&file).unwrap(), hello.clone());
+    assert_eq!(wire.me(), NodeKey(hex(&second["key"])));
+    let at: SocketAddr = first["addresses"][0].as_str().unwrap().parse().unwrap();
+    wire.admit(NodeKey(hex(&first["key"])), &[at]);
+    let shown = until("the reason to be said", || Some(complaints()).filter(|text| complaint(text)));
+    let said = format!("versions {} of the protocol and this one {PROTOCOL}", PROTOCOL + 1);
+    assert!(shown.contains(&said), "{shown}");
+    assert_eq!(shown.matches("no link to b").count(), 1, "{shown}");
+    wire.stop();
+    computer.up(1);
+    until("both to be linked", || computer.is_heard(0, 2).then_some(()));
+    until("nothing to be said any more", || (!complaint(&complaints())).then_some(()));
+
+    // Who would join such a system is told the same.
+    let issuer = newer(Identity::make().unwrap(), hello);
+    let ticket =
+        Ticket { issuer: issuer.me(), secret: [7; 16], expires: u64::MAX >> 20, addresses: issuer.addresses() };
+    let joining = House::new().done(&["join", &ticket.to_string(), "--listen", "127.0.0.1"]);
+    joining.expect_error(1, &["did not join", "bring both to the same una"]);
 }
 
 #[test]

@@ -13,7 +13,7 @@
 //!   names    which node has bound the name of a port   rebind   names follow ports that move
 //!   elsewhere processes and nodes as files
 //!   keep     checkpoints                 supervise  processes that are begun again, here or elsewhere
-//!   lost     whose node is lost
+//!   lost     whose node is lost          unlinkable who cannot be linked with, and why
 //!   view     what people see
 //! ```
 //! A node alone is a system of one: the same parts, with nobody to speak to.
@@ -41,6 +41,7 @@ mod rebind;
 mod record;
 pub mod supervise;
 pub mod tape;
+mod unlinkable;
 pub mod view;
 
 pub use fork::NotForked;
@@ -63,7 +64,7 @@ use drivers::wire::discovery::Discovery;
 use drivers::wire::ticket::Ticket;
 use drivers::wire::{Ask, AskError, Class, Hello, Identity, IdentityError, LinkState, Stream, Wire};
 use ears::Ears;
-use events::Chronicle;
+use events::{Chronicle, OnTheWire};
 use health::Health;
 use member::{Member, Members};
 use services::events::{Ending, Kind};
@@ -74,6 +75,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
+use unlinkable::Unlinkable;
 use view::*;
 
 // Whoever cannot speak with our kernel is told so where links are made. A version of packets is a version of the protocol.
@@ -113,6 +115,8 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_millis(300);
 const OTHER_MOVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a node that ends goes on sending the memory of processes that have left it.
 const DEPARTURES_TIMEOUT: Duration = Duration::from_secs(30);
+/// What to do on a node that the others do not want.
+const JOIN_AGAIN: &str = "una down, then una join with a new ticket";
 /// Reasons for the places of processes that are kept; the oldest go.
 const WHYS_MAX: usize = 10_000;
 
@@ -219,7 +223,7 @@ struct Inner {
     /// Held by whoever tells it who lives.
     telling: Mutex<()>,
     names: names::Names,
-    chronicle: Chronicle,
+    chronicle: Arc<Chronicle>,
     files: Shared,
     keep: keep::Keep,
     supervise: supervise::Supervise,
@@ -230,8 +234,9 @@ struct Inner {
     node: OnceLock<Node>,
     on_commands: OnceLock<OnCommands>,
     whys: Mutex<BTreeMap<Pid, WhyView>>,
-    /// Others' refusals of this node.
+    /// Why this node is none of the system any more.
     refusal: Mutex<Option<String>>,
+    unlinkable: Unlinkable,
     /// Finds known nodes on the same network; where multicast does not work there is none.
     _discovery: Option<Discovery>,
     stopping: AtomicBool,
@@ -342,7 +347,7 @@ impl crate::node::Network for KernelWire {
         let Some(inner) = self.0.upgrade() else { return };
         if let Some(key) = inner.directory.key_of(to) {
             // Sent again by the kernel if it is lost here.
-            let _ = inner.wire.send(key, Class::Call, &inner.chronicle.stamped(packet));
+            let _ = inner.wire.send(key, Class::Call, packet);
         }
     }
 }
@@ -375,8 +380,11 @@ impl System {
             addresses: vec![],
         };
         let ears = Arc::new(Ears::default());
-        let wire = listen_somewhere(&identity, hello, *listen, record.port, ears.clone())?;
         let directory = Arc::new(Directory::default());
+        let chronicle = Arc::new(Chronicle::new(me, record.life));
+        chronicle.record(Kind::SystemStarted { life: record.life });
+        let clock = Arc::new(OnTheWire { chronicle: chronicle.clone(), directory: directory.clone() });
+        let wire = listen_somewhere(&identity, hello, *listen, record.port, ears.clone(), clock)?;
         for peer in &record.peers {
             if let Some(key) = record::hex(&peer.key).map(NodeKey) {
                 directory.know(NodeId(peer.number), key);
@@ -421,8 +429,6 @@ impl System {
         let names =
             names::Names::start(me, record.life, facts.clone(), directory.clone()).map_err(StartError::Thread)?;
         let location = location::Whereabouts::new(me, record.life);
-        let chronicle = Chronicle::new(me, record.life);
-        chronicle.record(Kind::SystemStarted { life: record.life });
         let system = System(Arc::new(Inner {
             data: data.clone(),
             library: engine::Library::new(library),
@@ -451,6 +457,7 @@ impl System {
             on_commands: OnceLock::new(),
             whys: Mutex::default(),
             refusal: Mutex::default(),
+            unlinkable: Unlinkable::default(),
             _discovery: discovery,
             stopping: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
@@ -761,9 +768,10 @@ fn open_coordinator(name: &str, raft: &Arc<Raft>, system: &str) -> Result<Arc<dy
 /// On the usual port, on the one of the last time, or on any.
 fn listen_somewhere(
     identity: &Path, hello: Hello, listen: Option<SocketAddr>, last: Option<u16>, ears: Arc<Ears>,
+    clock: Arc<OnTheWire>,
 ) -> Result<Wire, StartError> {
     let start = |listen: &[SocketAddr]| -> Result<Wire, StartError> {
-        Ok(Wire::start(Identity::load_or_make(identity)?, hello.clone(), listen, ears.clone())?)
+        Ok(Wire::start(Identity::load_or_make(identity)?, hello.clone(), listen, ears.clone(), clock.clone())?)
     };
     let Some(listen) = listen else {
         return start(&[]);
@@ -990,6 +998,7 @@ impl Inner {
 
     /// There is a link to another member.
     fn linked(&self, number: NodeId, life: u64) {
+        self.unlinkable.forget(number);
         self.noticed.linked(number);
         self.health.linked(number, life);
         if let Some(node) = self.node.get() {
@@ -1031,6 +1040,7 @@ impl Inner {
     fn member_gone(&self, number: NodeId) {
         let was_member = self.directory.members().remove(&number).is_some();
         let key = self.directory.forget(number);
+        self.unlinkable.forget(number);
         self.chronicle.record(Kind::NodeRemoved { node: number });
         self.whereabouts(services::location::Input::Removed { node: number });
         if number == self.me {
@@ -1040,7 +1050,7 @@ impl Inner {
         }
     }
 
-    /// The others do not want this node, and why.
+    /// This node is none of the system any more, and why.
     fn refused(&self, why: String) {
         *self.refusal() = Some(why);
     }
@@ -1068,7 +1078,7 @@ impl Inner {
     fn is_removed(&self) -> bool {
         let until = Instant::now() + ANSWER_TIMEOUT;
         while Instant::now() < until {
-            let refused = self.refusal().is_some();
+            let refused = self.refusal().is_some() || self.unlinkable.is_unwanted();
             if refused || !self.directory.members().contains_key(&self.me) {
                 return true;
             }
@@ -1225,8 +1235,9 @@ impl Inner {
         let nodes: Vec<NodeLine> = members.iter().map(line).collect();
         let mut complaints = vec![];
         if let Some(refusal) = &*self.refusal() {
-            complaints.push(format!("{refusal}: una down, then una join with a new ticket"));
+            complaints.push(format!("{refusal}: {JOIN_AGAIN}"));
         }
+        complaints.extend(self.unlinkable.complaints(|node| self.name_of(node)));
         for node in nodes.iter().filter(|node| node.state == NodeState::Down) {
             complaints.push(format!(
                 "{} (n{}) is down: start it again there with una up, or take it out with una remove {}",

@@ -9,6 +9,8 @@
 //!   └─ bulk ── TCP ─ TLS 1.3 ─ frames ─┘  Page, then Bulk, streams   and another these
 //! ```
 //!
+//! With what leaves goes a stamp of this node's [`Clock`], and the peer's clock hears it before what it goes with arrives.
+//!
 //! What is promised of a link, and no more: messages of one class arrive in order and at most once while the link lives; a link
 //! that breaks says so to both ends, and one that is silent for two seconds is broken. Exactly once, retries and what a message
 //! means are the business of whoever sends it.
@@ -16,6 +18,7 @@
 //! [`Receiver`]'s functions are called on the wire's own threads: they must return at once, and must not wait for the wire. They may
 //! send, ask and answer.
 
+use abi::clock::Stamp;
 use abi::ids::{NodeId, NodeKey};
 use peers::Shared;
 use secure::Secure;
@@ -43,6 +46,7 @@ mod stream;
 pub mod discovery;
 pub mod ticket;
 
+pub use frame::Versions;
 pub use identity::{Identity, IdentityError};
 pub use link::{Answer, examine};
 pub use stream::Stream;
@@ -69,7 +73,7 @@ pub enum Class {
 pub struct Service(pub u8);
 
 /// The newest version of the protocol that this una speaks.
-pub const PROTOCOL: u16 = frame::PROTOCOL_LAST;
+pub const PROTOCOL: u16 = frame::PROTOCOL.last;
 
 /// What a node tells another when they meet.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -120,6 +124,27 @@ pub trait Receiver: Send + Sync {
 
     /// A link was refused: by us to them, or by them to us.
     fn refused(&self, _peer: NodeKey, _by: RefusedBy, _why: &Refusal) {}
+}
+
+/// The clock whose stamps go with all that crosses a link, so that what follows from something has a later stamp than it, by whatever way
+/// it was heard of. Called on any thread, with locks of the wire held: return at once, never call the wire.
+pub trait Clock: Send + Sync {
+    /// The stamp of what leaves now.
+    fn stamp(&self) -> Stamp;
+
+    /// What arrives next from the peer left there at this stamp, as it says.
+    fn heard(&self, peer: NodeKey, stamp: Stamp);
+}
+
+/// For whoever only visits: there stamps neither come nor go.
+pub struct NoClock;
+
+impl Clock for NoClock {
+    fn stamp(&self) -> Stamp {
+        Stamp::ZERO
+    }
+
+    fn heard(&self, _peer: NodeKey, _stamp: Stamp) {}
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -323,7 +348,15 @@ thread_local! {
 impl Wire {
     /// `listen` may be empty: then this node can only reach out. Port 0 takes a free one.
     pub fn start(
-        identity: Identity, hello: Hello, listen: &[SocketAddr], receiver: Arc<dyn Receiver>,
+        identity: Identity, hello: Hello, listen: &[SocketAddr], receiver: Arc<dyn Receiver>, clock: Arc<dyn Clock>,
+    ) -> Result<Wire, WireError> {
+        Wire::speaking(frame::PROTOCOL, identity, hello, listen, receiver, clock)
+    }
+
+    /// As an una that speaks these versions of the protocol would begin to: for tests of how versions meet.
+    pub fn speaking(
+        versions: Versions, identity: Identity, hello: Hello, listen: &[SocketAddr], receiver: Arc<dyn Receiver>,
+        clock: Arc<dyn Clock>,
     ) -> Result<Wire, WireError> {
         let secure = Secure::new(&identity)?;
         let (mut listeners, mut listening) = (Vec::new(), Vec::new());
@@ -337,7 +370,8 @@ impl Wire {
         let runtime = || runtime::Builder::new_current_thread().enable_all().build().map_err(WireError::Thread);
         let (calls, bulk) = (runtime()?, runtime()?);
         let handles = (calls.handle().clone(), bulk.handle().clone());
-        let shared = Arc::new(Shared::new(secure, identity.key(), hello, listening, receiver, handles));
+        let shared =
+            Arc::new(Shared::new(secure, identity.key(), versions, hello, listening, receiver, clock, handles));
         let stop = Arc::new(Notify::new());
         let (ends_bulk, bulk_ends) = oneshot::channel::<()>();
         let (stopping, serving) = (stop.clone(), shared.clone());

@@ -9,10 +9,10 @@ mod relay;
 use abi::ids::NodeKey;
 use drivers::wire::ticket::Ticket;
 use drivers::wire::{
-    Answer, Ask, AskError, Class, Hello, Identity, LinkState, OpenError, Receiver, Refusal, RefusedBy, SendError,
-    Service, Stream, Unlinked, limits,
+    Answer, Ask, AskError, Class, Hello, Identity, LinkState, OpenError, PROTOCOL, Receiver, Refusal, RefusedBy,
+    SendError, Service, Stream, Unlinked, Versions, limits,
 };
-use node::{DROPS, ECHO, Event, FAILS, HELD, Node, SIZED, hello, pair, soon, until};
+use node::{DROPS, ECHO, Event, FAILS, HELD, Node, SIZED, Ticks, hello, pair, soon, until};
 use relay::{Relay, Weather};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -233,6 +233,109 @@ fn refusals_are_known_at_both_ends() {
         other("01010101", "02020202"),
     );
     check(&admit, Hello { system: None, ..hello("b") }, other("none yet", "01010101"), other("01010101", "none yet"));
+}
+
+/// Whichever of the two reaches out; and on a visit.
+#[test]
+fn another_protocol_is_refused_and_the_reason_known_at_both_ends() {
+    let ours = PROTOCOL.to_string();
+    let refusal = |ours: &str, theirs: &str| Refusal::OtherProtocol { ours: ours.into(), theirs: theirs.into() };
+    for (versions, theirs) in [
+        (Versions { first: PROTOCOL + 1, last: PROTOCOL + 4 }, format!("{} to {}", PROTOCOL + 1, PROTOCOL + 4)),
+        (Versions { first: PROTOCOL - 1, last: PROTOCOL - 1 }, (PROTOCOL - 1).to_string()),
+    ] {
+        for other_reaches_out in [false, true] {
+            let (a, b) = (Node::new("a"), Node::speaking(versions, "b"));
+            let (out, met) = if other_reaches_out { (&b, &a) } else { (&a, &b) };
+            met.wire.admit(out.key, &[]);
+            out.admit(met);
+            assert_eq!(met.record.refused(out.key).0, RefusedBy::Us);
+            assert_eq!(out.record.refused(met.key).0, RefusedBy::Them);
+            assert_eq!(a.record.refused(b.key).1, refusal(&ours, &theirs));
+            assert_eq!(b.record.refused(a.key).1, refusal(&theirs, &ours));
+            assert!(!a.is_linked(&b) && !b.is_linked(&a));
+            let visited = a.wire.visit(b.key, &b.wire.addresses(), b"join", soon());
+            assert!(matches!(&visited, Err(OpenError::Refused(why)) if *why == refusal(&ours, &theirs).to_string()));
+        }
+    }
+    // Some version in common is enough.
+    let (a, b) = (Node::new("a"), Node::speaking(Versions { first: PROTOCOL - 1, last: PROTOCOL + 1 }, "b"));
+    b.wire.admit(a.key, &[]);
+    a.admit(&b);
+    a.record.linked(b.key);
+}
+
+/// Who hears of something has heard, before that, of a stamp from after it.
+#[test]
+fn stamps_go_with_all_that_is_sent() {
+    let (a, b) = pair();
+    for class in [Class::Control, Class::Call, Class::Page, Class::Bulk] {
+        let sent = a.ticks().forward();
+        a.wire.send(b.key, class, b"x").unwrap();
+        let heard = b.record.wait("a message", |held| (held.counts[class as usize] > 0).then_some(held.at));
+        assert!(heard > sent, "{class:?}");
+
+        let sent = a.ticks().forward();
+        let (done, answered) = mpsc::channel();
+        let (ticks, ask) = (a.record.ticks.clone(), Ask { service: HELD, class, body: b"x", deadline: soon() });
+        a.wire.ask(b.key, ask, Box::new(move |_| done.send(ticks.now()).unwrap()));
+        let ((answer, _), heard) =
+            b.record.wait("a request", |held| held.answers.pop_front().map(|answer| (answer, held.at)));
+        assert!(heard > sent, "{class:?}");
+        let sent = b.ticks().forward();
+        answer.give(Ok(vec![]));
+        assert!(answered.recv_timeout(node::PATIENCE).unwrap() > sent, "{class:?}");
+    }
+
+    let sent = a.ticks().forward();
+    let mut near = a.wire.open(b.key, HELD, b"", soon()).unwrap();
+    let ((mut far, _), heard) =
+        b.record.wait("a stream", |held| held.streams.pop_front().map(|stream| (stream, held.at)));
+    assert!(heard > sent);
+    // Its clock was put forward when it took the stream.
+    assert!(a.ticks().now() > sent + Ticks::FORWARD);
+    let sent = a.ticks().forward();
+    near.write_all(b"x").unwrap();
+    far.read_exact(&mut [0]).unwrap();
+    assert!(b.ticks().now() > sent);
+    // Who may write on has heard of whoever read.
+    let much = vec![7; 2 * limits::WINDOW_BYTES_FAR as usize];
+    let sent = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| near.write_all(&much));
+        let mut part = vec![0; much.len() / 2];
+        far.read_exact(&mut part).unwrap();
+        let sent = b.ticks().forward();
+        far.read_exact(&mut part).unwrap();
+        writing.join().unwrap().unwrap();
+        sent
+    });
+    assert!(a.ticks().now() > sent);
+    let sent = a.ticks().forward();
+    near.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(far.read(&mut [0]).unwrap(), 0);
+    assert!(b.ticks().now() > sent);
+    let sent = b.ticks().forward();
+    drop(far);
+    near.read(&mut [0]).unwrap_err();
+    assert!(a.ticks().now() > sent);
+    let sent = a.ticks().forward();
+    assert!(matches!(a.wire.open(b.key, FAILS, b"", soon()), Err(OpenError::Refused(_))));
+    assert!(a.ticks().now() > sent + Ticks::FORWARD);
+    let sent = b.ticks().forward();
+    b.wire.dismiss(a.key, "enough");
+    a.record.unlinked(b.key);
+    assert!(a.ticks().now() > sent);
+}
+
+/// A stranger's clock counts for nothing.
+#[test]
+fn visits_carry_no_stamps() {
+    let (host, guest) = (Node::new("host"), Node::new("guest"));
+    guest.ticks().forward();
+    let (_, mut near) = guest.wire.visit(host.key, &host.wire.addresses(), b"", soon()).unwrap();
+    near.write_all(b"x").unwrap();
+    host.record.stream().0.read_exact(&mut [0]).unwrap();
+    assert_eq!((host.ticks().now(), guest.ticks().now()), (0, Ticks::FORWARD));
 }
 
 #[test]
@@ -776,7 +879,7 @@ fn examined_bytes_never_panic() {
         for _ in 0..next(12) {
             let length = next(9);
             let lane = if bytes[0] & 2 == 0 { 0 } else { 2 };
-            bytes.extend([next(20) as u8, (lane + next(2)) as u8, next(6) as u8, 0]);
+            bytes.extend([next(21) as u8, (lane + next(2)) as u8, next(6) as u8, 0]);
             bytes.extend((length as u32).to_le_bytes());
             bytes.extend((next(4) as u32).to_le_bytes());
             bytes.extend((0..length).map(|_| next(3) as u8));

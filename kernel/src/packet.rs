@@ -22,8 +22,9 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// What this kernel speaks. Another version is refused before a link is made, and whoever makes links knows this number; here it is only
-/// not believed. Version 1 had no contents for moves and shorter ways, version 2 no numbers of offers and turns.
-pub const VERSION: u8 = 3;
+/// not believed. Version 1 had no contents for moves and shorter ways, version 2 no numbers of offers and turns; with version 3 a stamp
+/// stood before each packet, and not before all that a link carries.
+pub const VERSION: u8 = 4;
 pub(crate) const HEADER_BYTES: usize = 34;
 /// The longest content: a message's bytes, and all that may stand beside them.
 pub(crate) const CONTENT_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 4096;

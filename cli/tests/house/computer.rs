@@ -12,7 +12,11 @@ pub struct Computer {
 impl Computer {
     /// The first node is `n1`, called `a`; others are called `b`, `c`...
     pub fn of(count: usize) -> Computer {
-        let first = House::new();
+        Computer::from(House::new(), count)
+    }
+
+    /// The same, of which the first lives in this house.
+    pub fn from(first: House, count: usize) -> Computer {
         let up = first.done(&["up", "-d", "--listen", "127.0.0.1", "--name", "a"]);
         assert_eq!((up.status, up.err.as_str()), (0, ""), "{}", up.out);
         let mut computer = Computer { nodes: vec![first] };
@@ -88,7 +92,8 @@ impl Computer {
         assert_eq!((up.status, up.err.as_str()), (0, ""), "{}", up.out);
     }
 
-    /// Begins a node again that is down. It can be held at the steps named in `daemon/src/steps.rs` by files in the directory that this gives.
+    /// Begins a node again that is down. It can be held at the steps named in `daemon/src/steps.rs` by files in the directory that this
+    /// gives.
     pub fn up_with_steps(&self, node: usize) -> PathBuf {
         let steps = self.nodes[node].path("steps");
         std::fs::create_dir_all(&steps).unwrap();

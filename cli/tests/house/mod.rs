@@ -18,11 +18,22 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct House {
     pub directory: tempfile::TempDir,
+    /// How far the clock of everything that runs in it is off, as libfaketime takes it.
+    clock: Option<String>,
 }
+
+/// Where Debian has it. A test of clocks that are wrong needs it, and fails without it.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 impl House {
     pub fn new() -> House {
-        House { directory: tempfile::tempdir().unwrap() }
+        House { directory: tempfile::tempdir().unwrap(), clock: None }
+    }
+
+    /// One whose clock is off, by `+30s` say.
+    pub fn with_clock(off: &str) -> House {
+        assert!(exists(Path::new(FAKETIME)), "clocks are set by libfaketime (Debian: libfaketime): cargo xtask setup");
+        House { clock: Some(off.into()), ..House::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -51,6 +62,9 @@ impl House {
         command.args(arguments).current_dir(self.directory.path()).env_clear();
         command.env("HOME", self.path("home")).env("XDG_RUNTIME_DIR", self.path("run"));
         std::fs::create_dir_all(self.path("run")).unwrap();
+        if let Some(off) = &self.clock {
+            command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", off).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

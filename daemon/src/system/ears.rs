@@ -166,7 +166,6 @@ impl Receiver for Ears {
     fn arrived(&self, peer: NodeKey, class: Class, message: &[u8]) {
         let Some(inner) = self.inner() else { return };
         let Some(number) = inner.directory.number_of(peer) else { return };
-        let Some(message) = inner.chronicle.unstamped(number, message) else { return };
         match class {
             Class::Control => inner.health.arrived(&inner, number, message),
             Class::Call => {
@@ -249,10 +248,11 @@ impl Receiver for Ears {
         }
     }
 
-    fn refused(&self, _peer: NodeKey, by: RefusedBy, why: &Refusal) {
+    fn refused(&self, peer: NodeKey, by: RefusedBy, why: &Refusal) {
         let Some(inner) = self.inner() else { return };
-        if let (RefusedBy::Them, Refusal::Dismissed(_) | Refusal::Unknown) = (by, why) {
-            inner.refused(why.to_string());
+        // Whoever is no member is not missed.
+        if let Some(number) = inner.directory.number_of(peer) {
+            inner.unlinkable.refused(number, by, why.clone());
         }
     }
 }

@@ -1,20 +1,19 @@
 //! What happened, on this node and on all. Drives `services::events` with the clock and the wire; decides nothing of order itself.
 //!
-//! Stamps of the hybrid clock go with everything that one node sends another (`stamped`, `unstamped`), so that what follows from
-//! something has a later stamp, whatever the machines' clocks say.
+//! Stamps of the hybrid clock go with everything that one node sends another, since the wire asks for them ([`OnTheWire`]). So what follows
+//! from something has a later stamp, whatever the machines' clocks say.
 
 use super::ears::Question;
 use super::view::EventView;
-use super::{Inner, System};
+use super::{Directory, Inner, System};
 use crate::node::Pid;
 use abi::clock::{Stamp, WallMs};
-use abi::ids::{NodeId, ProcessId};
+use abi::ids::{NodeId, NodeKey, ProcessId};
+use drivers::wire::Clock;
 use services::events::{Batch, Event, Field, Kind, Log, Merged, Merger, Position};
 use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
-
-const STAMP_BYTES: usize = 8;
 
 /// This node's log and clock.
 pub struct Chronicle {
@@ -42,19 +41,6 @@ impl Chronicle {
         self.happened.notify_all();
     }
 
-    /// A message with the time before it.
-    pub fn stamped(&self, message: &[u8]) -> Vec<u8> {
-        let stamp = self.log().stamp(wall());
-        [&stamp.to_bits().to_le_bytes(), message].concat()
-    }
-
-    /// The message behind a stamp, which is taken note of. `None`: there is none.
-    pub fn unstamped<'a>(&self, from: NodeId, bytes: &'a [u8]) -> Option<&'a [u8]> {
-        let (stamp, message) = bytes.split_first_chunk::<STAMP_BYTES>()?;
-        self.log().heard(wall(), from, Stamp::from_bits(u64::from_le_bytes(*stamp)));
-        Some(message)
-    }
-
     pub fn batch(&self, from: Position) -> Batch {
         self.log().from(wall(), from)
     }
@@ -62,6 +48,25 @@ impl Chronicle {
     pub fn wait(&self, timeout: Duration) {
         let log = self.log();
         let _ = self.happened.wait_timeout(log, timeout).expect("nothing panics while it holds this lock");
+    }
+}
+
+/// This node's clock, as the wire asks it.
+pub struct OnTheWire {
+    pub chronicle: Arc<Chronicle>,
+    pub directory: Arc<Directory>,
+}
+
+impl Clock for OnTheWire {
+    fn stamp(&self) -> Stamp {
+        self.chronicle.log().stamp(wall())
+    }
+
+    /// Stamps are believed of members only, and of those only as far as the clock here allows.
+    fn heard(&self, peer: NodeKey, stamp: Stamp) {
+        if let Some(from) = self.directory.number_of(peer) {
+            self.chronicle.log().heard(wall(), from, stamp);
+        }
     }
 }
 
@@ -199,15 +204,42 @@ mod tests {
         }
     }
 
+    fn key(node: u16) -> NodeKey {
+        NodeKey([node as u8; 32])
+    }
+
+    /// The clock of a node that knows one other.
+    fn clock(me: u16, other: u16) -> OnTheWire {
+        let directory = Arc::new(Directory::default());
+        directory.know(NodeId(other), key(other));
+        OnTheWire { chronicle: Arc::new(Chronicle::new(NodeId(me), 1)), directory }
+    }
+
+    fn last(clock: &OnTheWire) -> Event {
+        clock.chronicle.batch(Position::default()).events.pop().unwrap()
+    }
+
     #[test]
     fn what_is_heard_is_before_what_follows() {
-        let (one, other) = (Chronicle::new(NodeId(1), 1), Chronicle::new(NodeId(2), 1));
-        one.record(Kind::SystemStarted { life: 1 });
-        let message = one.stamped(b"word");
-        assert_eq!(other.unstamped(NodeId(1), &message), Some(&b"word"[..]));
-        other.record(Kind::SystemStarted { life: 1 });
-        let stamp = |log: &Chronicle| log.batch(Position::default()).events.pop().unwrap().stamp;
-        assert!(stamp(&one) < stamp(&other));
-        assert_eq!(other.unstamped(NodeId(1), b"short"), None);
+        let (one, other) = (clock(1, 2), clock(2, 1));
+        // As if its clock were ahead.
+        one.heard(key(2), Stamp::at(WallMs(wall().0 + 30_000)));
+        one.chronicle.record(Kind::SystemStarted { life: 1 });
+        other.heard(key(1), one.stamp());
+        other.chronicle.record(Kind::SystemStarted { life: 1 });
+        assert!(last(&one).stamp < last(&other).stamp);
+    }
+
+    #[test]
+    fn stamps_from_far_ahead_and_of_strangers_move_no_clock() {
+        let one = clock(1, 2);
+        one.heard(key(3), Stamp::at(WallMs(wall().0 + 30_000)));
+        for far in [Stamp::at(WallMs(wall().0 + 3_600_000)), Stamp::from_bits(u64::MAX)] {
+            one.heard(key(2), far);
+        }
+        assert!(one.stamp() < Stamp::at(WallMs(wall().0 + 10_000)));
+        let events = one.chronicle.batch(Position::default()).events;
+        assert_eq!(events.len(), 1, "it is said once: {events:?}");
+        assert!(matches!(events[0].kind, Kind::ClockAhead { node: NodeId(2), .. }));
     }
 }

@@ -300,7 +300,7 @@ pub fn run(inner: &Arc<Inner>) {
 /// It may be lost.
 fn send(inner: &Inner, to: NodeId, packet: &[u8]) {
     if let Some(key) = inner.directory.key_of(to) {
-        let _ = inner.wire.send(key, Class::Control, &inner.chronicle.stamped(packet));
+        let _ = inner.wire.send(key, Class::Control, packet);
     }
 }
 

@@ -17,7 +17,7 @@ use abi::ids::{NodeId, NodeKey};
 use drivers::clock::now_ms;
 use drivers::coordinator::{Action, Compare, Coordinator, Failure, Range, Transaction};
 use drivers::wire::ticket::Ticket;
-use drivers::wire::{Hello, Identity, Wire};
+use drivers::wire::{Hello, Identity, NoClock, OpenError, Wire};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -167,8 +167,6 @@ fn try_admit(
 pub enum JoinError {
     #[error(transparent)]
     Ticket(#[from] drivers::wire::ticket::TicketError),
-    #[error("the ticket has expired {} ago", ago(*since_ms))]
-    Expired { since_ms: u64 },
     #[error(transparent)]
     Record(#[from] super::RecordError),
     #[error(transparent)]
@@ -180,7 +178,10 @@ pub enum JoinError {
     #[error("a daemon of una runs here, or is just ending")]
     Running,
     #[error("no node of that system was reached: {0}")]
-    Unreached(drivers::wire::OpenError),
+    Unreached(OpenError),
+    /// Nobody was there who could have said so.
+    #[error("no node of that system was reached: {error}; by this machine's clock the ticket expired {} ago", ago(*since_ms))]
+    UnreachedInTime { since_ms: u64, error: OpenError },
     #[error("the node that was asked went away: {0}")]
     Gone(std::io::Error),
     #[error("{0}")]
@@ -210,14 +211,12 @@ pub struct Joined {
 
 /// Spends a ticket: this machine, whose node does not run, is a member afterwards and can be started as one.
 ///
+/// Whether the ticket is still good is the issuer's to say, whose clock alone decides.
+///
 /// The key that joined is on the disk before it is shown to anybody, so that a crash at any point leaves a machine that can
 /// try again with the same ticket.
 pub fn join(data: &Path, ticket: &str, name: &str) -> Result<Joined, JoinError> {
     let ticket: Ticket = ticket.trim().parse()?;
-    let now = now_ms();
-    if ticket.is_expired(now / 1000) {
-        return Err(JoinError::Expired { since_ms: now - ticket.expires * 1000 });
-    }
     if crate::protocol::place::is_held(data).unwrap_or(false) {
         return Err(JoinError::Running);
     }
@@ -243,10 +242,16 @@ pub fn join(data: &Path, ticket: &str, name: &str) -> Result<Joined, JoinError> 
         version: crate::protocol::version().into(),
         addresses: vec![],
     };
-    let wire = Wire::start(identity, hello, &[], Arc::new(Deaf))?;
+    let wire = Wire::start(identity, hello, &[], Arc::new(Deaf), Arc::new(NoClock))?;
     let deadline = Instant::now() + TIMEOUT;
     let visited = wire.visit(ticket.issuer, &ticket.addresses, b"join", deadline);
-    let (_, mut stream) = visited.map_err(JoinError::Unreached)?;
+    let (_, mut stream) = visited.map_err(|error| match (error, now_ms()) {
+        (OpenError::Refused(why), _) => JoinError::Refused(why),
+        (error, now) if ticket.is_expired(now / 1000) => {
+            JoinError::UnreachedInTime { since_ms: now - ticket.expires * 1000, error }
+        }
+        (error, _) => JoinError::Unreached(error),
+    })?;
     stream.set_deadline(Some(deadline));
     let secret: String = ticket.secret.iter().map(|byte| format!("{byte:02x}")).collect();
     // Where this node listens it tells once it does.

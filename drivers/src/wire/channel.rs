@@ -6,15 +6,15 @@
 //!
 //! ```text
 //!   housekeeping ─┐
-//!   first class ──┼─ fill ─► batch of 64 KiB ─ TLS ─► socket        the *pen*: Free, Held by a thread, or Waiting for the socket
+//!   first class ──┼─ fill ─► stamp, 64 KiB ─── TLS ─► socket        the *pen*: Free, Held by a thread, or Waiting for the socket
 //!   second class ─┘
 //! ```
 //!
 //! A thread of the wire that works through what has arrived holds back what is sent meanwhile ([`together`]), for the same reason.
 
-use super::frame::{HEADER_BYTES, Header, Kind};
+use super::frame::{self, HEADER_BYTES, Header, Kind, STAMP_BYTES};
 use super::limits::{FRAME_BYTES, HOUSEKEEPING_BYTES, QUEUE_BYTES};
-use super::{Class, SendError, Violation};
+use super::{Class, Clock, SendError, Violation};
 use rustls::Connection;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -40,6 +40,8 @@ pub struct Channel {
     socket: Option<TcpStream>,
     /// Taken before `out`, never after it.
     tls: Mutex<Option<Connection>>,
+    /// Its stamps go before each batch. None on a visit.
+    clock: Option<Arc<dyn Clock>>,
     out: Mutex<Out>,
     /// The second class has room again: for threads that write streams.
     drained: Condvar,
@@ -152,8 +154,8 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Channel {
     /// The handshake is over. What of it still has to be sent leaves with the first frame.
-    pub fn new(socket: TcpStream, tls: Connection) -> Channel {
-        Channel { socket: Some(socket), tls: Mutex::new(Some(tls)), ..Channel::nowhere() }
+    pub fn new(socket: TcpStream, tls: Connection, clock: Option<Arc<dyn Clock>>) -> Channel {
+        Channel { socket: Some(socket), tls: Mutex::new(Some(tls)), clock, ..Channel::nowhere() }
     }
 
     /// Leads nowhere: for examining frames.
@@ -161,6 +163,7 @@ impl Channel {
         Channel {
             socket: None,
             tls: Mutex::new(None),
+            clock: None,
             out: Mutex::default(),
             drained: Condvar::new(),
             wake: Notify::new(),
@@ -334,8 +337,15 @@ impl Channel {
                 Err(_) => return self.broken(),
             }
             batch.clear();
+            if self.clock.is_some() {
+                batch.resize(STAMP_BYTES, 0);
+            }
             if !self.fill(&mut batch) {
                 return;
+            }
+            // After all that it goes with was queued, so it is later than whatever that follows from.
+            if let Some(clock) = &self.clock {
+                batch[..STAMP_BYTES].copy_from_slice(&frame::stamp(clock.stamp()));
             }
             // TLS has no bound of its own here, but takes nothing after it was sent something false.
             if let Some(tls) = tls.as_mut()
@@ -373,6 +383,7 @@ impl Channel {
 
     /// Takes the next frames off the queues. `false`: there are none, and the pen is free.
     fn fill(&self, batch: &mut Vec<u8>) -> bool {
+        let begin = batch.len();
         let mut out = lock(&self.out);
         let mut sent = [0; 2];
         while batch.len() < BATCH_BYTES {
@@ -398,7 +409,8 @@ impl Channel {
         if out.waiting > 0 && out.queues[1].bytes <= QUEUE_BYTES / 2 {
             self.drained.notify_all();
         }
-        if batch.is_empty() {
+        let is_empty = batch.len() == begin;
+        if is_empty {
             out.pen = Pen::Free;
             if out.finishes
                 && let Some(socket) = &self.socket
@@ -406,7 +418,7 @@ impl Channel {
                 let _ = shut(socket, Shutdown::Write);
             }
         }
-        !batch.is_empty()
+        !is_empty
     }
 
     /// In which of its two classes there is room again, for those who were refused.

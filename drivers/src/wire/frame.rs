@@ -9,18 +9,41 @@
 //!
 //! [`Kind::Hello`] and [`Kind::Refused`] have a form that stays for ever, so that two versions can always tell each other that they do
 //! not understand each other.
+//!
+//! What leaves a link in one write begins with a [`Kind::Stamp`]: whatever the frames behind it say was so before that moment.
 
 use super::limits::{ADDRESSES_MAX, FRAME_BYTES, HEAD_BYTES, NAME_BYTES, WHY_BYTES};
 use super::{Class, Hello, Refusal, Violation};
+use abi::clock::Stamp;
 use abi::ids::NodeId;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::net::SocketAddr;
 
 pub const HEADER_BYTES: usize = 12;
 
+/// The frame that a write begins with.
+pub const STAMP_BYTES: usize = HEADER_BYTES + size_of::<u64>();
+
 /// The versions of the protocol that this una speaks. What kernels say is a part of it: a change of theirs is a version of this.
-pub const PROTOCOL_FIRST: u16 = 3;
-pub const PROTOCOL_LAST: u16 = 3;
+/// Version 3 had stamps in some messages only.
+pub const PROTOCOL: Versions = Versions { first: 4, last: 4 };
+
+/// Versions of the protocol, from the first to the last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Versions {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.first == self.last {
+            true => self.first.fmt(f),
+            false => write!(f, "{} to {}", self.first, self.last),
+        }
+    }
+}
 
 /// What a hello begins with, whatever the version.
 const MAGIC: [u8; 4] = *b"una\n";
@@ -59,6 +82,8 @@ pub enum Kind {
     End = 17,
     /// The sender has nothing more to do with the stream. Each end sends one. Carries why, in words.
     Close = 18,
+    /// When what follows it left, by the hybrid clock. Not on a visit.
+    Stamp = 19,
 }
 
 /// How a request went.
@@ -102,6 +127,7 @@ impl Kind {
             16 => Kind::Credit,
             17 => Kind::End,
             18 => Kind::Close,
+            19 => Kind::Stamp,
             _ => return None,
         })
     }
@@ -211,7 +237,7 @@ struct Told {
     addresses: Vec<SocketAddr>,
 }
 
-pub fn hello(purpose: Purpose, hello: &Hello) -> Vec<u8> {
+pub fn hello(purpose: Purpose, hello: &Hello, versions: Versions) -> Vec<u8> {
     let told = Told {
         purpose,
         system: hello.system,
@@ -222,7 +248,7 @@ pub fn hello(purpose: Purpose, hello: &Hello) -> Vec<u8> {
         addresses: hello.addresses.iter().take(ADDRESSES_MAX).copied().collect(),
     };
     let told = postcard::to_allocvec(&told).expect("plain data always serialises");
-    let versions = [PROTOCOL_FIRST.to_le_bytes(), PROTOCOL_LAST.to_le_bytes()].concat();
+    let versions = [versions.first.to_le_bytes(), versions.last.to_le_bytes()].concat();
     let header = Header { kind: Kind::Hello, class: Class::Control, detail: 0, id: 0 };
     header.frame(&[&MAGIC, &versions, &told])
 }
@@ -231,17 +257,17 @@ pub fn hello(purpose: Purpose, hello: &Hello) -> Vec<u8> {
 #[derive(Debug)]
 pub enum NoHello {
     Violation(Violation),
-    /// The versions that they speak, first and last.
-    OtherProtocol(u16, u16),
+    /// The versions that they speak.
+    OtherProtocol(Versions),
 }
 
-pub fn parse_hello(payload: &[u8]) -> Result<(Purpose, Hello), NoHello> {
+pub fn parse_hello(payload: &[u8], ours: Versions) -> Result<(Purpose, Hello), NoHello> {
     let malformed = || NoHello::Violation(Violation::Malformed("hello"));
     let rest = payload.strip_prefix(&MAGIC).ok_or_else(malformed)?;
     let (versions, rest) = rest.split_first_chunk::<4>().ok_or_else(malformed)?;
     let [first, last] = [[versions[0], versions[1]], [versions[2], versions[3]]].map(u16::from_le_bytes);
-    if first > PROTOCOL_LAST || last < PROTOCOL_FIRST {
-        return Err(NoHello::OtherProtocol(first, last));
+    if first > ours.last || last < ours.first {
+        return Err(NoHello::OtherProtocol(Versions { first, last }));
     }
     let told: Told = postcard::from_bytes(rest).map_err(|_| malformed())?;
     let head_fits = match &told.purpose {
@@ -312,6 +338,16 @@ pub fn bye(why: &str) -> Vec<u8> {
     header.frame(&[shortened(why, WHY_BYTES).as_bytes()])
 }
 
+pub fn stamp(stamp: Stamp) -> Vec<u8> {
+    let header = Header { kind: Kind::Stamp, class: Class::Control, detail: 0, id: 0 };
+    header.frame(&[&stamp.to_bits().to_le_bytes()])
+}
+
+pub fn parse_stamp(payload: &[u8]) -> Result<Stamp, Violation> {
+    let bits = payload.try_into().map_err(|_| Violation::Malformed("stamp"))?;
+    Ok(Stamp::from_bits(u64::from_le_bytes(bits)))
+}
+
 /// What someone else said, for people: never longer than it may be, and nothing in it but words.
 pub fn words(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(WHY_BYTES)]);
@@ -366,7 +402,7 @@ mod tests {
             assert_eq!(frames.next(), Err(expect));
         };
         check(&|bytes| bytes[0] = 0, Violation::UnknownKind(0));
-        check(&|bytes| bytes[0] = 19, Violation::UnknownKind(19));
+        check(&|bytes| bytes[0] = 20, Violation::UnknownKind(20));
         check(&|bytes| bytes[1] = 4, Violation::Malformed("class"));
         check(&|bytes| bytes[3] = 1, Violation::Malformed("header"));
         let over = FRAME_BYTES as u32 + 1;
@@ -386,26 +422,30 @@ mod tests {
 
     #[test]
     fn a_hello_comes_back_as_it_was_and_no_part_of_one_is_a_hello() {
-        let bytes = hello(Purpose::Link { number: 5, lane: 1 }, &greeting());
+        let bytes = hello(Purpose::Link { number: 5, lane: 1 }, &greeting(), PROTOCOL);
         let payload = &bytes[HEADER_BYTES..];
-        assert_eq!(parse_hello(payload).unwrap(), (Purpose::Link { number: 5, lane: 1 }, greeting()));
+        assert_eq!(parse_hello(payload, PROTOCOL).unwrap(), (Purpose::Link { number: 5, lane: 1 }, greeting()));
         for length in 0..payload.len() {
-            assert!(parse_hello(&payload[..length]).is_err(), "{length}");
+            assert!(parse_hello(&payload[..length], PROTOCOL).is_err(), "{length}");
         }
         let mut newer = payload.to_vec();
         newer[4..8].copy_from_slice(&[9, 0, 12, 0]);
-        assert!(matches!(parse_hello(&newer), Err(NoHello::OtherProtocol(9, 12))));
+        let other = |payload: &[u8]| match parse_hello(payload, PROTOCOL) {
+            Err(NoHello::OtherProtocol(versions)) => versions.to_string(),
+            found => panic!("{found:?}"),
+        };
+        assert_eq!(other(&newer), "9 to 12");
         // The first una, whose kernels knew nothing of moves.
         let mut older = payload.to_vec();
         older[4..8].copy_from_slice(&[1, 0, 1, 0]);
-        assert!(matches!(parse_hello(&older), Err(NoHello::OtherProtocol(1, 1))));
+        assert_eq!(other(&older), "1");
     }
 
     #[test]
     fn long_names_are_cut_where_a_letter_ends() {
         let long = Hello { name: "ü".repeat(1000), ..greeting() };
-        let bytes = hello(Purpose::Visit { head: vec![1] }, &long);
-        assert_eq!(parse_hello(&bytes[HEADER_BYTES..]).unwrap().1.name, "ü".repeat(128));
+        let bytes = hello(Purpose::Visit { head: vec![1] }, &long, PROTOCOL);
+        assert_eq!(parse_hello(&bytes[HEADER_BYTES..], PROTOCOL).unwrap().1.name, "ü".repeat(128));
     }
 
     #[test]

@@ -10,7 +10,10 @@ use super::limits::{
     ANSWER_BYTES_MAX, ASKS_MAX, BODY_BYTES, FAR, HEAD_BYTES, SILENT_TICKS, TICK, WINDOW_BYTES, WINDOW_BYTES_FAR,
 };
 use super::stream::Streams;
-use super::{Ask, AskError, Class, Done, Hello, OpenError, Receiver, SendError, Service, Stream, Unlinked, Violation};
+use super::{
+    Ask, AskError, Class, Clock, Done, Hello, NoClock, OpenError, Receiver, SendError, Service, Stream, Unlinked,
+    Violation,
+};
 use abi::ids::NodeKey;
 use std::cell::RefCell;
 use std::io::ErrorKind;
@@ -65,6 +68,7 @@ pub struct Link {
     calls: Option<Arc<Channel>>,
     bulk: Arc<Channel>,
     receiver: Arc<dyn Receiver>,
+    clock: Arc<dyn Clock>,
     asking: Mutex<Asking>,
     serving: Mutex<Serving>,
     pub streams: Arc<Streams>,
@@ -103,6 +107,7 @@ struct Outstanding(#[expect(dead_code, reason = "it is there to be dropped")] Co
 impl Link {
     pub fn new(
         about: About, calls: Option<Arc<Channel>>, bulk: Arc<Channel>, receiver: Arc<dyn Receiver>,
+        clock: Arc<dyn Clock>,
     ) -> Arc<Link> {
         let parity = u32::from(about.side == Side::ReachedOut);
         Arc::new(Link {
@@ -112,6 +117,7 @@ impl Link {
             calls,
             bulk,
             receiver,
+            clock,
             asking: Mutex::default(),
             serving: Mutex::default(),
             answers: Arc::default(),
@@ -247,7 +253,7 @@ impl Link {
 
     fn take(self: &Arc<Link>, lane: Lane, header: Header, payload: &[u8]) -> Result<(), Violation> {
         let Header { kind, class, id, .. } = header;
-        if lane_of(class) != lane && kind != Kind::Bye {
+        if lane_of(class) != lane && !matches!(kind, Kind::Bye | Kind::Stamp) {
             return Err(Violation::OutOfPlace("a class that has another connection"));
         }
         let channel = self.lane(lane);
@@ -269,6 +275,10 @@ impl Link {
                 Err(Violation::OutOfPlace("a handshake's frame"))
             }
             _ if is_visit => Err(Violation::OutOfPlace("more than a stream on a visit")),
+            Kind::Stamp => {
+                self.clock.heard(self.about.peer, frame::parse_stamp(payload)?);
+                Ok(())
+            }
             Kind::Open if class == Class::Bulk => self.opened(header, payload),
             Kind::Message => {
                 self.receiver.arrived(self.about.peer, class, payload);
@@ -667,7 +677,7 @@ pub fn examine(bytes: &[u8], receiver: Arc<dyn Receiver>) {
     let lane = if choice & 2 == 0 { Lane::Calls } else { Lane::Bulk };
     let about = About { peer: NodeKey([0; 32]), number: 0, hello, address: SocketAddr::from(([0; 4], 0)), side };
     let calls = (choice & 4 == 0).then(|| Arc::new(Channel::nowhere()));
-    let link = Link::new(about, calls, Arc::new(Channel::nowhere()), receiver);
+    let link = Link::new(about, calls, Arc::new(Channel::nowhere()), receiver, Arc::new(NoClock));
     let visit = link.calls.is_none().then(|| link.visit());
     // Something to be answered, cancelled, credited and closed.
     let deadline = link.since + Duration::from_secs(3600);

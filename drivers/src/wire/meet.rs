@@ -11,7 +11,7 @@
 //! ```
 
 use super::channel::take_plain;
-use super::frame::{self, Frames, Header, Kind, No, NoHello, PROTOCOL_FIRST, PROTOCOL_LAST, Purpose};
+use super::frame::{self, Frames, Header, Kind, No, NoHello, Purpose, Versions};
 use super::link::{PARTING, prepare, throw_away};
 use super::secure::{Secure, proved};
 use super::{Class, Hello, Refusal, Violation};
@@ -30,6 +30,8 @@ pub struct Met {
     pub tls: Connection,
     /// What has arrived and is not looked at yet. The first frames may come with the end of the handshake.
     pub frames: Frames,
+    /// What this end speaks.
+    versions: Versions,
 }
 
 /// Why two nodes did not come together.
@@ -79,21 +81,21 @@ impl From<No> for Trouble {
 }
 
 /// Reaches out to an address, and meets the holder of the key there or nobody.
-pub async fn reach(secure: &Secure, address: SocketAddr, key: NodeKey) -> Result<Met, Trouble> {
+pub async fn reach(secure: &Secure, versions: Versions, address: SocketAddr, key: NodeKey) -> Result<Met, Trouble> {
     let socket = TcpStream::connect(address).await.map_err(|error| match error.kind() {
         ErrorKind::ConnectionRefused => Trouble::Closed(error.to_string()),
         _ => error.into(),
     })?;
-    Met::shake(socket, secure.connect(key).map_err(trouble_of_tls)?).await
+    Met::shake(socket, secure.connect(key).map_err(trouble_of_tls)?, versions).await
 }
 
 /// Meets who has come.
-pub async fn receive(secure: &Secure, socket: TcpStream) -> Result<Met, Trouble> {
-    Met::shake(socket, secure.accept().map_err(trouble_of_tls)?).await
+pub async fn receive(secure: &Secure, versions: Versions, socket: TcpStream) -> Result<Met, Trouble> {
+    Met::shake(socket, secure.accept().map_err(trouble_of_tls)?, versions).await
 }
 
 impl Met {
-    async fn shake(socket: TcpStream, mut tls: Connection) -> Result<Met, Trouble> {
+    async fn shake(socket: TcpStream, mut tls: Connection, versions: Versions) -> Result<Met, Trouble> {
         prepare(&socket);
         tls.set_buffer_limit(None);
         let mut frames = Frames::default();
@@ -106,7 +108,7 @@ impl Met {
         flush(&socket, &mut tls).await?;
         let peer = proved(&tls).ok_or(Trouble::Tls("no key was proved".into()))?;
         let address = canonical(socket.peer_addr()?);
-        Ok(Met { peer, address, socket, tls, frames })
+        Ok(Met { peer, address, socket, tls, frames, versions })
     }
 
     pub async fn send(&mut self, frame: &[u8]) -> Result<(), Trouble> {
@@ -136,12 +138,12 @@ impl Met {
     /// What the other end wants and tells of itself. One whose protocol we do not speak is told so.
     pub async fn hello(&mut self) -> Result<(Purpose, Hello), Trouble> {
         let payload = self.expect(Kind::Hello).await?;
-        match frame::parse_hello(&payload) {
+        match frame::parse_hello(&payload, self.versions) {
             Ok(told) => Ok(told),
             Err(NoHello::Violation(violation)) => Err(violation.into()),
-            Err(NoHello::OtherProtocol(first, last)) => {
-                let ours = versions(PROTOCOL_FIRST, PROTOCOL_LAST);
-                let refusal = Refusal::OtherProtocol { ours, theirs: versions(first, last) };
+            Err(NoHello::OtherProtocol(theirs)) => {
+                let (ours, theirs) = (self.versions.to_string(), theirs.to_string());
+                let refusal = Refusal::OtherProtocol { ours, theirs };
                 let _ = self.send(&frame::refused(&No::Refused(refusal.clone()))).await;
                 Err(Trouble::WeRefused(refusal))
             }
@@ -149,7 +151,7 @@ impl Met {
     }
 
     pub async fn tell(&mut self, purpose: Purpose, hello: &Hello) -> Result<(), Trouble> {
-        self.send(&frame::hello(purpose, hello)).await
+        self.send(&frame::hello(purpose, hello, self.versions)).await
     }
 
     /// A frame that says nothing but that it is there, and perhaps a number.
@@ -182,13 +184,6 @@ impl Met {
 /// Who comes by IPv4 to a socket for both is known by the IPv4 address.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-fn versions(first: u16, last: u16) -> String {
-    match first == last {
-        true => first.to_string(),
-        false => format!("{first} to {last}"),
-    }
 }
 
 async fn flush(socket: &TcpStream, tls: &mut Connection) -> Result<(), Trouble> {

@@ -12,7 +12,7 @@
 
 use super::addresses::reachable;
 use super::channel::{Channel, Counted, lock};
-use super::frame::{Frames, Kind, No, Purpose};
+use super::frame::{Frames, Kind, No, Purpose, Versions};
 use super::limits::{
     ADDRESSES_MAX, BACKOFF_FIRST, BACKOFF_LAST, DISMISSED_MAX, HANDSHAKE, HINTS_MAX, NEXT_ADDRESS, STRANGERS_MAX,
     STRANGERS_MAX_PER_ADDRESS, VISIT, VISITS_MAX,
@@ -20,7 +20,7 @@ use super::limits::{
 use super::link::{About, Lane, Link, Side};
 use super::meet::{self, Met, Trouble};
 use super::secure::Secure;
-use super::{Hello, LinkState, LinkView, OpenError, Receiver, Refusal, RefusedBy, Stream, Unlinked};
+use super::{Clock, Hello, LinkState, LinkView, OpenError, Receiver, Refusal, RefusedBy, Stream, Unlinked};
 use abi::ids::NodeKey;
 use ring::rand::{SecureRandom, SystemRandom};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +40,9 @@ pub struct Shared {
     pub me: NodeKey,
     pub secure: Secure,
     pub receiver: Arc<dyn Receiver>,
+    clock: Arc<dyn Clock>,
+    /// What this node speaks.
+    versions: Versions,
     pub listening: Vec<SocketAddr>,
     /// The threads of the wire, by what runs there.
     pub calls: Handle,
@@ -120,13 +123,15 @@ struct Used {
 
 impl Shared {
     pub fn new(
-        secure: Secure, me: NodeKey, hello: Hello, listening: Vec<SocketAddr>, receiver: Arc<dyn Receiver>,
-        (calls, bulk): (Handle, Handle),
+        secure: Secure, me: NodeKey, versions: Versions, hello: Hello, listening: Vec<SocketAddr>,
+        receiver: Arc<dyn Receiver>, clock: Arc<dyn Clock>, (calls, bulk): (Handle, Handle),
     ) -> Shared {
         Shared {
             me,
             secure,
             receiver,
+            clock,
+            versions,
             listening,
             calls,
             bulk,
@@ -280,7 +285,7 @@ impl Shared {
 
     async fn receive(self: Arc<Shared>, socket: TcpStream, from: SocketAddr, stranger: Stranger) {
         let introduced = timeout(HANDSHAKE, async {
-            let mut met = meet::receive(&self.secure, socket).await?;
+            let mut met = meet::receive(&self.secure, self.versions, socket).await?;
             let told = met.hello().await;
             if let Err(Trouble::WeRefused(refusal)) = &told {
                 self.receiver.refused(met.peer, RefusedBy::Us, refusal);
@@ -352,15 +357,17 @@ impl Shared {
     /// The link of a visit, with one connection.
     fn single(&self, met: Met, hello: Hello, side: Side) -> std::io::Result<(Arc<Link>, Frames)> {
         let about = About { peer: met.peer, number: 0, hello, address: met.address, side };
-        let (channel, frames) = self.channel(met, &self.bulk)?;
-        Ok((Link::new(about, None, channel, self.receiver.clone()), frames))
+        let (channel, frames) = self.channel(met, &self.bulk, None)?;
+        Ok((Link::new(about, None, channel, self.receiver.clone(), self.clock.clone()), frames))
     }
 
     /// Moves a connection to the thread that will serve it.
-    fn channel(&self, met: Met, thread: &Handle) -> std::io::Result<(Arc<Channel>, Frames)> {
+    fn channel(
+        &self, met: Met, thread: &Handle, clock: Option<Arc<dyn Clock>>,
+    ) -> std::io::Result<(Arc<Channel>, Frames)> {
         let socket = met.socket.into_std()?;
         let _there = thread.enter();
-        Ok((Arc::new(Channel::new(TcpStream::from_std(socket)?, met.tls)), met.frames))
+        Ok((Arc::new(Channel::new(TcpStream::from_std(socket)?, met.tls, clock)), met.frames))
     }
 
     /// Goes to a node that need not know us.
@@ -399,7 +406,7 @@ impl Shared {
             if let Some(address) = next {
                 let shared = self.clone();
                 tries.spawn(async move {
-                    let met = timeout(HANDSHAKE, meet::reach(&shared.secure, address, key)).await;
+                    let met = timeout(HANDSHAKE, meet::reach(&shared.secure, shared.versions, address, key)).await;
                     met.unwrap_or(Err(Trouble::Late)).map_err(|trouble| (address, trouble))
                 });
             }
@@ -447,7 +454,7 @@ impl Shared {
                 No::NotNow(why) => Trouble::NotNow(why),
             });
         }
-        let mut bulk = meet::reach(&self.secure, calls.address, peer.key).await?;
+        let mut bulk = meet::reach(&self.secure, self.versions, calls.address, peer.key).await?;
         bulk.tell(Purpose::Link { number, lane: 1 }, &ours).await?;
         bulk.hello().await?;
         let committing = Committing::begin(&peer)?;
@@ -701,10 +708,11 @@ fn take_up(shared: &Arc<Shared>, peer: &Arc<Peer>, made: Made) -> std::io::Resul
         };
         (state.attempts, state.trouble) = (0, String::new());
     }
-    let (calls, calls_frames) = shared.channel(calls, &shared.calls)?;
-    let (bulk, bulk_frames) = shared.channel(bulk, &shared.bulk)?;
+    let clock = || Some(shared.clock.clone());
+    let (calls, calls_frames) = shared.channel(calls, &shared.calls, clock())?;
+    let (bulk, bulk_frames) = shared.channel(bulk, &shared.bulk, clock())?;
     let about = About { peer: peer.key, number, hello, address, side };
-    let link = Link::new(about, Some(calls), bulk, shared.receiver.clone());
+    let link = Link::new(about, Some(calls), bulk, shared.receiver.clone(), shared.clock.clone());
     *lock(&peer.link) = Some(link.clone());
     shared.receiver.linked(peer.key, &link.about.hello);
     spawn(&shared.calls, link.clone().write(Lane::Calls));

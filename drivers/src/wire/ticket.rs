@@ -52,7 +52,7 @@ pub enum TicketError {
 }
 
 impl Ticket {
-    /// `now` in seconds since 1970. The issuer's clock decides; anyone else's only helps to say so early.
+    /// `now` in seconds since 1970. The issuer's clock decides; anyone else's only helps to guess why the issuer is not there.
     pub fn is_expired(&self, now: u64) -> bool {
         now >= self.expires
     }

@@ -1,9 +1,10 @@
 //! A node for the wire's tests: a wire, and a record of all that it is told. Knows no test.
 
+use abi::clock::Stamp;
 use abi::ids::NodeKey;
 use drivers::wire::{
-    Answer, Ask, AskError, Class, Hello, Identity, LinkState, Receiver, Refusal, RefusedBy, Service, Stream, Unlinked,
-    Wire,
+    Answer, Ask, AskError, Class, Clock, Hello, Identity, LinkState, Receiver, Refusal, RefusedBy, Service, Stream,
+    Unlinked, Versions, Wire,
 };
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -42,6 +43,40 @@ pub enum Event {
 pub struct Record {
     pub held: Mutex<Held>,
     changed: Condvar,
+    pub ticks: Arc<Ticks>,
+}
+
+/// A clock that only counts, and is put forward by the test.
+#[derive(Default)]
+pub struct Ticks(Mutex<u64>);
+
+impl Ticks {
+    /// Further than all that is sent in a test.
+    pub const FORWARD: u64 = 1_000_000;
+
+    pub fn now(&self) -> u64 {
+        *self.0.lock().unwrap()
+    }
+
+    /// Gives what it shows now.
+    pub fn forward(&self) -> u64 {
+        let mut ticks = self.0.lock().unwrap();
+        *ticks += Ticks::FORWARD;
+        *ticks
+    }
+}
+
+impl Clock for Ticks {
+    fn stamp(&self) -> Stamp {
+        let mut ticks = self.0.lock().unwrap();
+        *ticks += 1;
+        Stamp::from_bits(*ticks)
+    }
+
+    fn heard(&self, _: NodeKey, stamp: Stamp) {
+        let mut ticks = self.0.lock().unwrap();
+        *ticks = stamp.to_bits().max(*ticks);
+    }
 }
 
 #[derive(Default)]
@@ -52,6 +87,8 @@ pub struct Held {
     /// Arrived messages are only counted, by class.
     pub only_count: bool,
     pub counts: [u64; 4],
+    /// What the clock showed when something came last.
+    pub at: u64,
     /// When the first message of control came.
     pub counts_at_control: Option<[u64; 4]>,
 }
@@ -71,7 +108,10 @@ impl Record {
     }
 
     fn change(&self, change: impl FnOnce(&mut Held)) {
-        change(&mut self.held.lock().unwrap());
+        let mut held = self.held.lock().unwrap();
+        held.at = self.ticks.now();
+        change(&mut held);
+        drop(held);
         self.changed.notify_all();
     }
 
@@ -154,8 +194,14 @@ impl Receiver for Record {
     fn opened(&self, _: NodeKey, purpose: Service, head: Vec<u8>, stream: Stream) {
         match purpose {
             ECHO => drop(std::thread::spawn(move || echo(stream))),
-            HELD => self.change(|held| held.streams.push_back((stream, head))),
-            FAILS => stream.refuse("not today"),
+            HELD => {
+                self.change(|held| held.streams.push_back((stream, head)));
+                self.ticks.forward();
+            }
+            FAILS => {
+                self.ticks.forward();
+                stream.refuse("not today");
+            }
             SIZED => {
                 (&stream).write_all(&sized(&head)).unwrap();
                 stream.shutdown(Shutdown::Write).unwrap();
@@ -217,8 +263,22 @@ impl Node {
     pub fn with(identity: Identity, hello: Hello, listen: &[SocketAddr]) -> Node {
         let record = Arc::new(Record::default());
         let key = identity.key();
-        let wire = Wire::start(identity, hello, listen, record.clone()).unwrap();
+        let wire = Wire::start(identity, hello, listen, record.clone(), record.ticks.clone()).unwrap();
         Node { wire, record, key }
+    }
+
+    /// One of an una with other versions of the protocol.
+    pub fn speaking(versions: Versions, name: &str) -> Node {
+        let (identity, record) = (Identity::make().unwrap(), Arc::new(Record::default()));
+        let key = identity.key();
+        let listen = ["127.0.0.1:0".parse().unwrap()];
+        let clock = record.ticks.clone();
+        let wire = Wire::speaking(versions, identity, hello(name), &listen, record.clone(), clock).unwrap();
+        Node { wire, record, key }
+    }
+
+    pub fn ticks(&self) -> &Ticks {
+        &self.record.ticks
     }
 
     /// Where it really listens.

@@ -2,12 +2,13 @@
 
 use super::ranked;
 use crate::Outcome;
-use abi::ids::NodeKey;
-use drivers::wire::{Answer, Class, Hello, Identity, Receiver, Service, Stream, Unlinked, Wire};
+use abi::clock::{HybridClock, Stamp, WallMs};
+use abi::ids::{NodeId, NodeKey};
+use drivers::wire::{Answer, Class, Clock, Hello, Identity, Receiver, Service, Stream, Unlinked, Wire};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// A request begins with the length of the answer that it wants.
@@ -118,7 +119,8 @@ pub fn start(name: &str, listen: &[SocketAddr]) -> Outcome<Wire> {
         version: env!("CARGO_PKG_VERSION").into(),
         addresses: vec![],
     };
-    Ok(Wire::start(Identity::make()?, hello, listen, Arc::new(Answers))?)
+    let clock = Arc::new(Hybrid(Mutex::new(HybridClock::new(Stamp::ZERO))));
+    Ok(Wire::start(Identity::make()?, hello, listen, Arc::new(Answers), clock)?)
 }
 
 pub fn key_of(text: &str) -> Option<NodeKey> {
@@ -127,6 +129,24 @@ pub fn key_of(text: &str) -> Option<NodeKey> {
         *byte = u8::from_str_radix(text.get(2 * place..2 * place + 2)?, 16).ok()?;
     }
     Some(NodeKey(key))
+}
+
+/// As nodes have one.
+struct Hybrid(Mutex<HybridClock>);
+
+fn wall() -> WallMs {
+    WallMs(drivers::clock::now_ms())
+}
+
+impl Clock for Hybrid {
+    fn stamp(&self) -> Stamp {
+        self.0.lock().expect("nothing panics while it holds this lock").stamp(wall())
+    }
+
+    fn heard(&self, _: NodeKey, stamp: Stamp) {
+        let mut clock = self.0.lock().expect("nothing panics while it holds this lock");
+        clock.heard(wall(), NodeId(2), stamp).expect("both ends are on one machine");
+    }
 }
 
 struct Answers;
