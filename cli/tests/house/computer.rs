@@ -88,7 +88,8 @@ impl Computer {
         assert_eq!((up.status, up.err.as_str()), (0, ""), "{}", up.out);
     }
 
-    /// Begins a node again that is down. It can be held at the steps named in `daemon/src/steps.rs` by files in the directory that this gives.
+    /// Begins a node again that is down. It can be held at the steps named in `daemon/src/steps.rs`, by files in the directory that this
+    /// gives.
     pub fn up_with_steps(&self, node: usize) -> PathBuf {
         let steps = self.nodes[node].path("steps");
         std::fs::create_dir_all(&steps).unwrap();
