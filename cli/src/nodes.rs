@@ -3,13 +3,14 @@
 
 use crate::failure::{Failure, Result, printable, quoted, status};
 use crate::program::EngineArgument;
-use crate::{directories, freeze, lend, limits, node, print, up};
+use crate::{directories, freeze, lend, limits, node, print, ps, up};
 use clap::{Args, Subcommand};
 use daemon::node::Pid;
 use daemon::protocol::{Reply, Request, place};
 use daemon::system::lend::Lend;
-use daemon::system::view::{EventView, Lends, NodeLine, NodeState, Role, SystemView, WhyView};
+use daemon::system::view::{EventView, Lends, NodeLine, NodeState, Occasion, Role, SystemView, WhyView};
 use daemon::system::{self, JoinError};
+use drivers::clock::now_ms;
 use serde::Serialize;
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -369,11 +370,12 @@ impl Remove {
     }
 }
 
-/// Say why a process is where it is
+/// Say why a process is where it is, on no node, or was refused a place
 #[derive(Args)]
 pub struct Why {
-    #[arg(value_name = "PID")]
-    pid: Pid,
+    /// A process, or the name of what could be placed nowhere
+    #[arg(value_name = "PID|NAME")]
+    what: String,
 
     /// Print JSON for scripts
     #[arg(long)]
@@ -382,28 +384,68 @@ pub struct Why {
 
 impl Why {
     pub fn execute(self) -> Result<u8> {
-        let why = match node::connect()?.ask(&Request::Why { pid: self.pid }).map_err(node::failed)? {
+        let (request, what) = match self.what.parse::<Pid>() {
+            Ok(pid) => (Request::Why { pid }, format!("process {pid}")),
+            Err(_) => (Request::WhyNotPlaced { name: self.what.clone() }, quoted(&self.what)),
+        };
+        let why = match node::connect()?.ask(&request).map_err(node::failed)? {
             Reply::Why(why) => why,
             other => return Err(node::unexpected(&other)),
         };
         if self.json {
             return json("una.why/1", &why);
         }
-        print(&why_table(&why))?;
+        print(&format!("{}\n{}", printable(&why_line(&what, &why)), why_table(&why)))?;
         Ok(0)
+    }
+}
+
+/// What was decided, for what, and when.
+fn why_line(what: &str, why: &WhyView) -> String {
+    let name = |number: u16| {
+        let node = why.nodes.iter().find(|node| node.number == number);
+        node.map_or_else(|| format!("n{number}"), |node| node.name.clone())
+    };
+    let ago = ps::duration(now_ms().saturating_sub(why.at_ms));
+    let to = match (why.chosen, why.occasion) {
+        (Some(to), Occasion::OnNoNode { .. }) => format!("{} is to take it up", name(to)),
+        (None, Occasion::OnNoNode { .. }) => "no other can take it up now".into(),
+        (Some(to), _) => format!("on {}", name(to)),
+        (None, _) => "placed nowhere".into(),
+    };
+    match why.occasion {
+        Occasion::OnNoNode { from } => format!("{what} is on no node: {} has lost it, and {to}", name(from)),
+        Occasion::Begun if why.chosen.is_none() => format!("{what} could be placed nowhere {ago} ago"),
+        Occasion::Begun => format!("{what}: {to}, since it began {ago} ago"),
+        Occasion::Moved { from } => {
+            format!("{what}: {to}, since somebody moved it there from {} {ago} ago", name(from))
+        }
+        Occasion::Drained { from } => format!("{what}: {to}, since {} was emptied {ago} ago", name(from)),
+        Occasion::OwnerReturned { from } => {
+            format!("{what}: {to}, since the owner of {} returned {ago} ago", name(from))
+        }
+        Occasion::Followed { with, from } => {
+            format!("{what}: {to}, since it went after process {with} from {} {ago} ago", name(from))
+        }
+        Occasion::TakenUp { from } => format!("{what}: {to}, since {} was lost {ago} ago", name(from)),
     }
 }
 
 fn why_table(why: &WhyView) -> String {
     let row = |node: &system::view::WhyNode| {
         vec![
-            format!("n{}", node.number),
+            // What is said of all of them together.
+            if node.number == 0 { String::new() } else { format!("n{}", node.number) },
             node.name.clone(),
             if node.chosen { "chosen".into() } else { "-".into() },
             node.reason.clone(),
         ]
     };
-    table(&["NODE", "NAME", "", "BECAUSE"], why.nodes.iter().map(row).collect())
+    let rest = match why.left_out {
+        0 => String::new(),
+        count => format!("and {count} more\n"),
+    };
+    table(&["NODE", "NAME", "", "BECAUSE"], why.nodes.iter().map(row).collect()) + &rest
 }
 
 /// Show what happened in the whole computer, in an order that every node agrees on

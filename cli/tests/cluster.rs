@@ -371,6 +371,92 @@ fn what_a_program_begins_can_be_told_where_to_be() {
     computer.on(1, &["kill", &begun]).expect(0, "");
 }
 
+/// Whichever node is asked, and by the words that it was refused with.
+#[test]
+fn what_could_be_placed_nowhere_can_be_asked_for_afterwards() {
+    let computer = Computer::of(2);
+    computer.nodes[0].program("hello.wasm", &programs::hello());
+    let refused = ["run", "--mem", "900000G", "--name", "large", "hello.wasm"];
+    computer.on(0, &refused).expect_error(125, &["no node can take the process", "has no room"]);
+    for node in 0..2 {
+        let told =
+            ["large could be placed nowhere", "n1", "n2", "has no room", "no machine of this system is large enough"];
+        computer.on(node, &["why", "large"]).expect_out(0, &told);
+    }
+    computer
+        .on(0, &["run", "--on", "nowhere", "--name", "large", "hello.wasm"])
+        .expect_error(125, &["no node `nowhere`"]);
+    computer.on(1, &["why", "large"]).expect_out(0, &["no node `nowhere`"]);
+    computer.on(1, &["why", "small"]).expect_error(1, &["nothing that is called small was refused a place lately"]);
+    computer.on(1, &["why", "2.999999"]).expect_error(1, &["no node that is heard knows of process 2.999999"]);
+    let pid = computer.run(0, "b", &["-d", "hello.wasm"]).out.trim().to_string();
+    // It may have ended.
+    computer
+        .on(0, &["why", &pid])
+        .expect_out(0, &[&format!("process {pid}: on b, since it began"), "was not asked for"]);
+}
+
+/// Whoever is to be away from the others of its name is told where those are.
+#[test]
+fn processes_of_one_name_are_spread() {
+    let computer = Computer::of(3);
+    for node in &computer.nodes {
+        node.program("rests.wasm", &programs::resting(600_000));
+    }
+    let mut on = [0; 3];
+    for _ in 0..4 {
+        let pid = computer.on(0, &["run", "-d", "--spread", "rests.wasm"]).out.trim().to_string();
+        let home = until("it to be there", || computer.home_of(0, &pid));
+        let why: Value = serde_json::from_str(&computer.on(1, &["why", "--json", &pid]).out).unwrap();
+        assert_eq!(why["chosen"], home as u64 + 1, "{why}");
+        for node in why["nodes"].as_array().unwrap() {
+            let there = on[node["number"].as_u64().unwrap() as usize - 1];
+            let reason = node["reason"].as_str().unwrap();
+            match there {
+                0 => assert!(!reason.contains(", others of its group"), "{why}"),
+                count => assert!(reason.contains(&format!(", others of its group {} ms", count * 5000)), "{why}"),
+            }
+        }
+        on[home] += 1;
+    }
+}
+
+/// Of two copies one is where the files are decided about; the other nodes would have to fetch some of it.
+#[test]
+fn files_that_a_process_is_told_to_read_pull_it() {
+    let computer = Computer::of(3);
+    computer.nodes[2].program("hello.wasm", &programs::hello());
+    let lines: String = (0..4_000_000).map(|number| format!("{number:07}\n")).collect();
+    computer.nodes[0].done_with(&["cp", "-", "una:/large"], &lines).expect(0, "");
+    let holder = computer.status(0)["files"]["holder"].as_u64().unwrap();
+    let reasons = |word: &str| -> Vec<(u64, String)> {
+        let pid = computer.on(2, &["run", "-d", "hello.wasm", word]).out.trim().to_string();
+        let why: Value = serde_json::from_str(&computer.on(2, &["why", "--json", &pid]).out).unwrap_or_default();
+        let nodes = why["nodes"].as_array().cloned().unwrap_or_default();
+        let reason = |node: &Value| Some((node["number"].as_u64()?, node["reason"].as_str()?.to_string()));
+        nodes.iter().filter_map(reason).collect()
+    };
+    for word in ["/large", "large", "--in=/large"] {
+        until(&format!("{word} to count"), || {
+            let reasons = reasons(word);
+            let fetches = |(_, reason): &&(u64, String)| {
+                let share =
+                    reason.split_once("fetching data ").map(|(_, rest)| rest.contains("MiB are on other nodes)"));
+                share == Some(true)
+            };
+            let fetching: Vec<u64> = reasons.iter().filter(fetches).map(|(node, _)| *node).collect();
+            (reasons.len() == 3 && fetching.len() == 2 && !fetching.contains(&holder)).then_some(())
+        });
+    }
+    for word in ["/small", "-large", "7"] {
+        let reasons = reasons(word);
+        assert!(
+            reasons.len() == 3 && reasons.iter().all(|(_, reason)| !reason.contains("data")),
+            "{word}: {reasons:?}"
+        );
+    }
+}
+
 /// As a program sees it that knows files and nothing else.
 #[test]
 fn processes_and_machines_are_files_whichever_machine_they_are() {
@@ -421,6 +507,7 @@ fn any_machine_may_die_and_comes_back_as_itself() {
         node.program("count.wasm", &programs::counting(0, 1000));
     }
     let pid = computer.run(0, "b", &["-d", "count.wasm"]).out.trim().to_string();
+    let mut attached = computer.nodes[2].start(&["attach", &pid]);
     computer.kill(0);
     computer.in_the_end(2, &["cat", "/kept"]).expect(0, "kept\n");
     computer.nodes[1].done_with(&["cp", "-", "una:/new"], "new\n").expect(0, "");
@@ -431,8 +518,13 @@ fn any_machine_may_die_and_comes_back_as_itself() {
     assert_eq!((&status["survives"], &status["coordinator"]["writable"]), (&0.into(), &true.into()), "{status}");
     let listed = computer.on(2, &["ps"]);
     assert!(listed.out.contains(&pid) && listed.err.contains("a does not say"), "{}{}", listed.out, listed.err);
-    // Started from the node that died, it goes on.
+    // Started from the node that died, it goes on, and whoever looks at it does not notice.
+    let last = |out: &str| out.lines().last().and_then(|line| line.parse::<u64>().ok());
+    let printed = last(&computer.on(2, &["logs", &pid]).out).expect("it counts");
+    until("more to be shown", || (last(&attached.line())? > printed).then_some(()));
+    let waiting = computer.nodes[2].start(&["wait", &pid]);
     computer.on(2, &["kill", &pid]).expect(0, "");
+    assert_eq!(waiting.end().status, 137);
 
     let up = computer.on(0, &["up", "-d"]);
     assert_eq!((up.status, up.err.as_str()), (0, ""), "{}", up.out);

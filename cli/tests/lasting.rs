@@ -126,6 +126,12 @@ fn a_durable_process_outlives_its_node() {
     assert!(durable_why.ends_with("nobody hears its node"), "{durable_why}");
     let anew_why = until("it to be told why", || why(&anew));
     assert!(anew_why.ends_with("its node was lost"), "{anew_why}");
+    // Where each of them is was decided as for a process that begins.
+    for pid in [&durable, &anew] {
+        let there = computer.home_of(0, pid).map(|home| ["a", "b", "c"][home]).expect("it lives");
+        let told = [&format!("process {pid}: on {there}, since b was lost"), "chosen", "a processor with it"];
+        computer.on(2, &["why", pid]).expect_out(0, &told);
+    }
     // The node comes back, and finds that others have taken over.
     computer.up(1);
     until("it to be there again", || (computer.status(0)["nodes"][1]["state"] == "up").then_some(()));
@@ -251,6 +257,7 @@ fn a_durable_process_is_moved_and_outlives_that_node_too() {
         assert_eq!(moved.status, 0, "{}{}", moved.out, moved.err);
     }
     until("it to be there", || (computer.home_of(0, &pid) == Some(2)).then_some(()));
+    computer.on(0, &["why", &pid]).expect_out(0, &["on c, since somebody moved it there from b"]);
     computer.kill(2);
     until("it to go on elsewhere", || computer.home_of(0, &pid).filter(|home| *home != 2));
     until("more to be seen", || (numbers(&computer.on(0, &["logs", &pid]).out).len() > seen.len() + 10).then_some(()));
@@ -280,6 +287,11 @@ fn what_is_lost_is_seen_and_its_end_is_told() {
         shown.lines().any(|line| line.contains(&format!("{pid} ")) && line.contains("lost"))
     };
     until("it to be seen that they are lost", || (is_lost(&bound) && is_lost(&unwanted)).then_some(()));
+    for node in 0..2 {
+        let told = format!("process {bound} is on no node: c has lost it, and no other can take it up now");
+        let each = ["its directories are on c", "it takes it up when it starts again"];
+        computer.on(node, &["why", &bound]).expect_out(0, &[&[told.as_str()], &each[..]].concat());
+    }
     computer.on(1, &["kill", &unwanted]).expect(0, "");
     assert!(is_lost(&bound) && !is_lost(&unwanted));
     assert_eq!(computer.on(0, &["wait", &unwanted]).status, 137);
@@ -287,10 +299,42 @@ fn what_is_lost_is_seen_and_its_end_is_told() {
     assert_eq!(computer.on(1, &["wait", &over]).status, 7);
     computer.up(2);
     until("it to go on", || (computer.living(0, &bound).len() == 1).then_some(()));
+    until("it to be said why", || {
+        computer.on(0, &["why", &bound]).out.contains("on c, since c was lost").then_some(())
+    });
     assert!(!computer.on(1, &["ps"]).out.contains("lost"));
     assert_eq!(computer.on(0, &["wait", &over]).status, 7);
     assert_eq!(computer.on(2, &["wait", &unwanted]).status, 137);
     assert!(computer.living(2, &unwanted).is_empty());
+}
+
+/// It is taken up as soon as a node may.
+#[test]
+fn what_nobody_may_take_up_waits_and_each_node_says_why() {
+    let computer = Computer::of(3);
+    for node in &computer.nodes {
+        node.program("rests.wasm", &programs::resting(600_000));
+    }
+    let pid = started(&computer, 0, &["--durable", "--on", "c", "rests.wasm"]);
+    for name in ["a", "b"] {
+        computer.on(0, &["drain", "--no-wait", name]).expect(0, "");
+    }
+    computer.kill(2);
+    let why = |node: usize| computer.on(node, &["why", &pid]).out;
+    for node in 0..2 {
+        let told = format!("process {pid} is on no node: c has lost it, and no other can take it up now");
+        until("each node to say why", || {
+            let why = why(node);
+            (why.contains(&told) && why.matches("is being emptied").count() == 2).then_some(())
+        });
+    }
+    let told = format!("{pid} has lost its node, and could not be taken up by");
+    until("it to be told", || computer.on(0, &["events"]).out.contains(&told).then_some(()));
+    assert!(computer.on(1, &["ps"]).out.lines().any(|line| line.contains(&pid) && line.contains("lost")));
+    computer.on(0, &["drain", "--undo", "b"]).expect(0, "");
+    until("it to go on", || (computer.home_of(0, &pid) == Some(1)).then_some(()));
+    let why = why(0);
+    assert!(why.contains("on b, since c was lost") && why.contains("is being emptied"), "{why}");
 }
 
 /// Whenever that is: while it runs, has just ended, waits to be begun again, or is being begun.

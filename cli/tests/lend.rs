@@ -143,6 +143,8 @@ fn guests_leave_when_the_owner_returns_and_what_was_wanted_stays() {
     for pid in &guests {
         until("a guest to leave", || (borrowed.seen(pid)["node"].as_u64()? != 3).then_some(()));
         borrowed.goes_on(pid);
+        let told = ["since the owner of c returned", "is lent only while its owner is away"];
+        borrowed.on(1, &["why", pid]).expect_out(0, &told);
     }
     until("the durable one to leave", || (borrowed.seen(&durable)["node"].as_u64()? != 3).then_some(()));
     borrowed.goes_on(&durable);

@@ -59,6 +59,40 @@ fn a_process_that_moves_again_and_again_prints_what_it_would_have_printed() {
     assert_eq!(numbers(&end.out), (0..3000).collect::<Vec<u32>>());
 }
 
+/// Whoever is asked says what it was moved for last, also when the node where it began is gone.
+#[test]
+fn the_reason_for_its_place_goes_along_with_a_process() {
+    let computer = Computer::of(3);
+    for node in &computer.nodes {
+        node.program("rests.wasm", &programs::resting(5));
+    }
+    let pid = computer.run(0, "a", &["-d", "rests.wasm"]).out.trim().to_string();
+    let why = |from: usize| -> Value {
+        serde_json::from_str(&computer.on(from, &["why", "--json", &pid]).out).unwrap_or_default()
+    };
+    let is = |why: &Value, chosen: u64, occasion: &str, from: u64| {
+        why["chosen"] == chosen && why["occasion"]["is"] == occasion && why["occasion"]["from"] == from
+    };
+    assert_eq!(why(1)["occasion"]["is"], "begun");
+    computer.on(0, &["mv", &pid, "b"]).expect_out(0, &["runs on b"]);
+    for from in 0..3 {
+        let why = why(from);
+        assert!(is(&why, 2, "moved", 1), "{why}");
+    }
+    let told = format!("process {pid}: on b, since somebody moved it there from a");
+    computer.on(2, &["why", &pid]).expect_out(0, &[&told, "was named by who moved it"]);
+    computer.on(0, &["drain", "b"]).expect_out(0, &["b is empty"]);
+    let home = node_of(&computer, 0, &pid);
+    let drained = why(2);
+    assert!(home != 2 && is(&drained, home, "drained", 2), "{drained}");
+    computer.on(2, &["why", &pid]).expect_out(0, &["since b was emptied", "is being emptied", "a processor with it"]);
+    computer.on(0, &["drain", "--undo", "b"]).expect(0, "");
+    until("the node to take processes", || (computer.on(0, &["mv", &pid, "b"]).status == 0).then_some(()));
+    computer.kill(0);
+    until("the reason without the node where it began", || is(&why(2), 2, "moved", home).then_some(()));
+    computer.on(1, &["kill", &pid]).expect(0, "");
+}
+
 /// A process comes back to a node that it had left for the one from which it comes: until others are told that it is there, each of the two
 /// nodes knows only that it went to the other one.
 #[test]

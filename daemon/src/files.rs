@@ -15,7 +15,7 @@
 //! - `tree`     deciding, waiting for what is durable; on one disk alone, or as holder
 //! - `hold`     who is the holder, and since when nothing may be told any more; `shared` becomes it and stops being it
 //! - `ledger`   facts at the coordinator        - `copies`, `shelf`  content on many disks: what the holder says, what a node does
-//! - `kept`     what else needs content: checkpoints
+//! - `kept`     what else needs content: checkpoints         - `locate`  where the content of files is
 //! - `session`  one view, across holders        - `remote`, `request`, `serve`  asking the holder
 //! - `outside`  what is needed of the network   - `living` `workers` `complaints`  small parts
 
@@ -25,6 +25,7 @@ mod hold;
 mod kept;
 mod ledger;
 mod living;
+mod locate;
 mod outside;
 pub mod planted;
 mod remote;
@@ -38,6 +39,7 @@ mod workers;
 
 pub use copies::Scanned;
 pub use kept::{KeepAsk, KeepError, KeepTold, PUT_BYTES_MAX, RECORDS, Unreadable, Whereabouts, names_of};
+pub use locate::{PATH_BYTES_MAX, PATHS_MAX};
 pub use outside::{BODY_BYTES_MAX, FilesNetwork, Reply, Service, Unanswered};
 pub use session::{Lasting, SharedFiles};
 pub use shared::{Shared, SharedOptions, SharedView};

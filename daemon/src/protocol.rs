@@ -465,9 +465,13 @@ pub enum Request {
         /// Go on with what happens from now on.
         follow: bool,
     },
-    /// Why a process is where it is. Answer: why.
+    /// Why a process is where it is, or on no node. Answer: why.
     Why {
         pid: Pid,
+    },
+    /// Why the last process that was to be called so, or to run this program, could be placed nowhere. Answer: why.
+    WhyNotPlaced {
+        name: String,
     },
     /// Have the program that is called so on another node on this one, under that name. Answer: done.
     Bring {

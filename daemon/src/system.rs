@@ -6,6 +6,7 @@
 //!   member   what is kept of each node   keeper   who votes
 //!   health   who is heard                ears     what arrives from other nodes
 //!   place    where processes go          location where each of them is
+//!   why      why each of them is there
 //!   moving   processes on their way      pages    what of their memory follows them
 //!   drain    processes that have to leave              fork     clones of a process, here and elsewhere
 //!   lend     a machine that is its owner's first
@@ -43,11 +44,13 @@ pub mod supervise;
 pub mod tape;
 mod unlinkable;
 pub mod view;
+mod why;
 
 pub use fork::NotForked;
 pub use join::{JoinError, join};
 pub use moving::MoveRefused;
 pub use record::{Record, RecordError};
+pub use why::NoWhy;
 
 use crate::files::{self, FilesNetwork, Shared, TreeError};
 use crate::node::{Fate, Heard, Node, Pid, ProcessView};
@@ -117,8 +120,6 @@ const OTHER_MOVE_TIMEOUT: Duration = Duration::from_secs(30);
 const DEPARTURES_TIMEOUT: Duration = Duration::from_secs(30);
 /// What to do on a node that the others do not want.
 const JOIN_AGAIN: &str = "una down, then una join with a new ticket";
-/// Reasons for the places of processes that are kept; the oldest go.
-const WHYS_MAX: usize = 10_000;
 
 pub struct SystemOptions {
     /// The node's directory.
@@ -233,7 +234,7 @@ struct Inner {
     following: Mutex<Following>,
     node: OnceLock<Node>,
     on_commands: OnceLock<OnCommands>,
-    whys: Mutex<BTreeMap<Pid, WhyView>>,
+    whys: why::Whys,
     /// Why this node is none of the system any more.
     refusal: Mutex<Option<String>>,
     unlinkable: Unlinkable,
@@ -455,7 +456,7 @@ impl System {
             following: Mutex::default(),
             node: OnceLock::new(),
             on_commands: OnceLock::new(),
-            whys: Mutex::default(),
+            whys: why::Whys::default(),
             refusal: Mutex::default(),
             unlinkable: Unlinkable::default(),
             _discovery: discovery,
@@ -533,6 +534,11 @@ impl System {
         self.0.name_of(node)
     }
 
+    /// Is another node heard?
+    pub fn is_heard(&self, node: NodeId) -> bool {
+        self.0.may_be_asked(node)
+    }
+
     /// A connection to another node's server, which `head` says something about.
     pub fn commands(&self, node: NodeId, head: &[u8]) -> Result<Stream, Reach> {
         let key = self.0.directory.key_of(node).ok_or(Reach::NoSuchNode(node))?;
@@ -598,18 +604,9 @@ impl System {
     /// Keeps why a process that was just started is here.
     pub fn started(&self, pid: Pid, why: Option<WhyView>) {
         if let Some(why) = why {
-            self.0.keep_why(pid, self.0.me, why);
+            self.0.placed(pid, self.0.me, &why);
+            self.0.whys.keep(pid, why);
         }
-    }
-
-    /// Why a process is where it is. Of one that was taken elsewhere when it began, the node where it was born knows.
-    pub fn why(&self, pid: Pid) -> Option<WhyView> {
-        let own = self.0.own_why(pid);
-        if own.is_some() || pid.node() == self.0.me {
-            return own;
-        }
-        let said = self.0.ask(pid.node(), &ears::Question::Why { pid }).ok()?;
-        serde_json::from_slice(&said).ok()?
     }
 
     /// Waits until something happened here, or so long.
@@ -819,18 +816,10 @@ impl Inner {
         Reach::NotHeard { name: self.name_of(node), why: why.into() }
     }
 
-    fn own_why(&self, pid: Pid) -> Option<WhyView> {
-        self.whys.lock().expect("nothing panics while it holds this lock").get(&pid).cloned()
-    }
-
-    fn keep_why(&self, pid: Pid, on: NodeId, why: WhyView) {
+    /// A process that began was given a place.
+    fn placed(&self, pid: Pid, on: NodeId, why: &WhyView) {
         let reason = why.nodes.iter().find(|node| node.chosen).map_or("", |node| &node.reason);
         self.chronicle.record(Kind::ProcessPlaced { process: pid.id(), on, why: reason.into() });
-        let mut whys = self.whys.lock().expect("nothing panics while it holds this lock");
-        whys.insert(pid, why);
-        if whys.len() > WHYS_MAX {
-            whys.pop_first();
-        }
     }
 
     fn find(&self, named: &str) -> Result<NodeId, SystemError> {

@@ -5,8 +5,8 @@ mod computer;
 use abi::errno::Errno;
 use abi::file::*;
 use computer::*;
-use daemon::files::SharedOptions;
-use std::time::Duration;
+use daemon::files::{KeepAsk, KeepTold, SharedOptions};
+use std::time::{Duration, Instant};
 
 #[test]
 fn everybody_sees_the_same() {
@@ -105,4 +105,31 @@ fn a_change_that_does_not_fit_one_transaction_is_done_whole() {
     assert_eq!(get(&mut computer.session(computer.all()[0].0), "large"), Err(Errno::NoEnt));
     let records = computer.memory.tree();
     assert!(records.len() < 10, "{} records are left", records.len());
+}
+
+/// Each copy counts, and what is asked for twice counts once; what is no file does not count.
+#[test]
+fn where_content_is_can_be_asked_on_any_node() {
+    let computer = Computer::of(3);
+    let (holder, asks) = (computer.holder(), computer.others()[0]);
+    let content = pattern(20 * 65_536, 5);
+    let mut files = computer.session(asks);
+    put(&mut files, "large", &content).unwrap();
+    put(&mut files, "small", b"with the facts").unwrap();
+    files.create_directory(OpenId(0), "directory").unwrap();
+    let located = |paths: &[&str]| {
+        let paths = paths.iter().map(|path| path.to_string()).collect();
+        match computer.node(asks).keep(&KeepAsk::Locate { paths }, Instant::now() + Duration::from_secs(10)) {
+            Ok(KeepTold::Located { bytes, at }) => (bytes, at),
+            other => panic!("{other:?}"),
+        }
+    };
+    let bytes = content.len() as u64;
+    let (found, at) = located(&["large", "nothing", "large", "directory", "", "directory/large"]);
+    assert_eq!(found, bytes);
+    let (here, there): (Vec<_>, Vec<_>) = at.into_iter().partition(|(node, _)| *node == holder);
+    assert_eq!(here, [(holder, bytes)]);
+    assert_eq!(there.iter().map(|(_, bytes)| bytes).sum::<u64>(), bytes);
+    assert_eq!(located(&["small"]), (14, vec![]));
+    assert_eq!(located(&["nothing"]), (0, vec![]));
 }

@@ -8,7 +8,7 @@
 //!   cost = waiting for the processor + compiling + fetching data + distance to whom it talks to + crowding what is to be spread
 //! ```
 
-use crate::members::{Architecture, EngineHash, Facts, Intake, Profile, ProgramMark, Standing};
+use crate::members::{EngineHash, Facts, Intake, Profile, ProgramMark, Standing};
 use abi::ids::{NodeId, ProcessId, ProgramId};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -39,12 +39,17 @@ pub struct Order {
     /// What it is expected to use.
     pub memory_bytes: u64,
     pub hint: Hint,
-    /// For programs that are compiled ahead for one processor; WebAssembly runs everywhere.
-    pub architecture: Option<Architecture>,
     /// From which node it was asked for. All else being equal, it stays there. Nothing: nobody asked, it has to leave where it is.
     pub asked_on: Option<NodeId>,
-    /// Where its data lies, and how much of it.
-    pub data: Vec<(NodeId, u64)>,
+    pub data: Data,
+}
+
+/// The files that it is expected to read.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Data {
+    pub bytes: u64,
+    /// How much of that each node has on its disk. There are copies, so the sum may be more than `bytes`.
+    pub at: Vec<(NodeId, u64)>,
 }
 
 /// What the user asked for.
@@ -73,6 +78,17 @@ pub struct Candidate {
     pub facts: Option<Facts>,
     /// Memory and processors promised to processes that were placed there since its facts were made.
     pub promised: Promised,
+    /// What whoever asks knows against it.
+    pub against: Option<Against>,
+}
+
+/// Why whoever asks does not want a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Against {
+    /// The process was there when it was lost.
+    LostIt,
+    /// It was asked to take the process up, and did not.
+    DidNotTakeIt,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -131,10 +147,7 @@ pub enum RuledOut {
         free: u64,
         whole: u64,
     },
-    OtherArchitecture {
-        wanted: Architecture,
-        is: Architecture,
-    },
+    Against(Against),
 }
 
 /// Why it can run nowhere.
@@ -170,6 +183,8 @@ pub struct Cost {
     pub load_hundredths: u64,
     pub load_ms: u64,
     pub compile_ms: u64,
+    /// Of its data, what is on other nodes only: what `data_ms` follows from.
+    pub absent_bytes: u64,
     pub data_ms: u64,
     pub distance_ms: u64,
     pub crowd_ms: u64,
@@ -250,6 +265,9 @@ fn weigh(order: &Order, candidate: &Candidate, engines: &[EngineHash]) -> Result
         Standing::Left => return Err(RuledOut::Leaving),
         Standing::Alive | Standing::Suspect => {}
     }
+    if let Some(against) = candidate.against {
+        return Err(RuledOut::Against(against));
+    }
     if candidate.draining {
         return Err(RuledOut::Draining);
     }
@@ -261,9 +279,6 @@ fn weigh(order: &Order, candidate: &Candidate, engines: &[EngineHash]) -> Result
         Intake::OwnerPresent => return Err(RuledOut::OwnerPresent),
         Intake::Draining => return Err(RuledOut::Draining),
         Intake::Leaving => return Err(RuledOut::Leaving),
-    }
-    if let Some(wanted) = order.architecture.filter(|wanted| *wanted != facts.architecture) {
-        return Err(RuledOut::OtherArchitecture { wanted, is: facts.architecture });
     }
     let free = room(facts.memory_free_bytes, facts.memory_bytes).saturating_sub(candidate.promised.memory_bytes);
     if order.memory_bytes > free {
@@ -280,7 +295,8 @@ fn weigh(order: &Order, candidate: &Candidate, engines: &[EngineHash]) -> Result
     } else {
         COMPILE_MS
     };
-    let elsewhere: u64 = order.data.iter().filter(|(holder, _)| *holder != node).map(|(_, bytes)| *bytes).sum();
+    let has = order.data.at.iter().find(|(holder, _)| *holder == node).map_or(0, |(_, bytes)| *bytes);
+    let absent_bytes = order.data.bytes.saturating_sub(has);
     let here = |nodes: &[(NodeId, u32)]| -> u32 {
         nodes.iter().filter(|(other, _)| *other == node).map(|(_, count)| *count).sum()
     };
@@ -288,7 +304,8 @@ fn weigh(order: &Order, candidate: &Candidate, engines: &[EngineHash]) -> Result
         load_hundredths,
         load_ms: SHARED_PROCESSOR_MS * load_hundredths.saturating_sub(100) / 100,
         compile_ms,
-        data_ms: DATA_MS_PER_16_MIB * (elsewhere >> 20) / 16,
+        absent_bytes,
+        data_ms: DATA_MS_PER_16_MIB * (absent_bytes >> 20) / 16,
         distance_ms: match order.hint {
             Hint::Near { node: near, .. } if near != node => APART_MS,
             _ => 0,
@@ -353,17 +370,6 @@ impl fmt::Display for Hundredths {
     }
 }
 
-impl fmt::Display for Architecture {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Architecture::X86_64 => "x86_64",
-            Architecture::Aarch64 => "aarch64",
-            Architecture::Riscv64 => "riscv64",
-            Architecture::Other => "another processor",
-        })
-    }
-}
-
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
@@ -383,6 +389,9 @@ impl fmt::Display for Cost {
         for (part, ms) in self.parts() {
             if ms > 0 {
                 write!(f, ", {part} {ms} ms")?;
+            }
+            if ms > 0 && part == Part::Data {
+                write!(f, " ({} are on other nodes)", Size(self.absent_bytes))?;
             }
         }
         Ok(())
@@ -417,7 +426,10 @@ impl fmt::Display for RuledOut {
             RuledOut::NoRoom { wanted, free, whole } => {
                 write!(f, "has no room: {} wanted, {} free of {}", Size(*wanted), Size(*free), Size(*whole))
             }
-            RuledOut::OtherArchitecture { wanted, is } => write!(f, "is {is}; {wanted} is wanted"),
+            RuledOut::Against(Against::LostIt) => f.write_str("has lost it, and takes it up when it starts again"),
+            RuledOut::Against(Against::DidNotTakeIt) => {
+                f.write_str("was asked to take it up and has not: una events says why")
+            }
         }
     }
 }

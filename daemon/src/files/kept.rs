@@ -14,6 +14,7 @@
 
 use super::copies::{Copies, Pinned};
 use super::ledger::{EPOCH, number};
+use super::locate::locate;
 use super::outside::{BODY_BYTES_MAX, Service, Unanswered};
 use super::planted::{Bug, planted};
 use super::shared::Inner;
@@ -71,6 +72,10 @@ pub enum KeepAsk {
         /// Read each of them.
         verify: bool,
     },
+    /// Where the content of these files is. Paths begin at the root, without a `/`.
+    Locate {
+        paths: Vec<String>,
+    },
 }
 
 /// What the holder answers.
@@ -87,6 +92,11 @@ pub enum KeepTold {
     Changed,
     Failed(String),
     Looked(Whereabouts),
+    /// So much there is, and so much of it on the disk of each node.
+    Located {
+        bytes: u64,
+        at: Vec<(NodeId, u64)>,
+    },
 }
 
 /// Where the chunks of a checkpoint are.
@@ -123,6 +133,12 @@ impl KeepAsk {
             KeepAsk::Look { root, verify } => {
                 to.u8(3).raw(&root.0).u8(u8::from(*verify));
             }
+            KeepAsk::Locate { paths } => {
+                to.u8(4).u32(paths.len() as u32);
+                paths.iter().for_each(|path| {
+                    to.bytes(path.as_bytes());
+                });
+            }
         }
         to.finish()
     }
@@ -148,6 +164,13 @@ impl KeepAsk {
             }
             2 => KeepAsk::Remove { keys: read_keys(&mut from)? },
             3 => KeepAsk::Look { root: name(&mut from)?, verify: from.u8()? != 0 },
+            4 => {
+                let mut paths = vec![];
+                for _ in 0..from.u32()? {
+                    paths.push(from.string()?);
+                }
+                KeepAsk::Locate { paths }
+            }
             _ => return Err(from.malformed()),
         };
         from.finish()?;
@@ -166,12 +189,9 @@ impl KeepTold {
             KeepTold::Changed => to.u8(4),
             KeepTold::Failed(why) => to.u8(5).bytes(why.as_bytes()),
             KeepTold::Looked(Whereabouts { chunks, at, missing }) => {
-                to.u8(6).u64(*chunks).u64(*missing).u32(at.len() as u32);
-                for (node, count) in at {
-                    to.u32(u32::from(node.0)).u64(*count);
-                }
-                &mut to
+                write_places(at, to.u8(6).u64(*chunks).u64(*missing))
             }
+            KeepTold::Located { bytes, at } => write_places(at, to.u8(7).u64(*bytes)),
         };
         to.finish()
     }
@@ -187,13 +207,9 @@ impl KeepTold {
             5 => KeepTold::Failed(from.string()?),
             6 => {
                 let (chunks, missing) = (from.u64()?, from.u64()?);
-                let mut at = vec![];
-                for _ in 0..from.u32()? {
-                    let node = u16::try_from(from.u32()?).map_err(|_| from.malformed())?;
-                    at.push((NodeId(node), from.u64()?));
-                }
-                KeepTold::Looked(Whereabouts { chunks, at, missing })
+                KeepTold::Looked(Whereabouts { chunks, at: read_places(&mut from)?, missing })
             }
+            7 => KeepTold::Located { bytes: from.u64()?, at: read_places(&mut from)? },
             _ => return Err(from.malformed()),
         };
         from.finish()?;
@@ -203,6 +219,23 @@ impl KeepTold {
 
 fn name(from: &mut Reader) -> Result<ChunkName, Malformed> {
     Ok(ChunkName(from.raw(32)?.try_into().expect("thirty-two bytes were taken")))
+}
+
+fn write_places<'a>(at: &[(NodeId, u64)], to: &'a mut Writer) -> &'a mut Writer {
+    to.u32(at.len() as u32);
+    for (node, count) in at {
+        to.u32(u32::from(node.0)).u64(*count);
+    }
+    to
+}
+
+fn read_places(from: &mut Reader) -> Result<Vec<(NodeId, u64)>, Malformed> {
+    let mut at = vec![];
+    for _ in 0..from.u32()? {
+        let node = u16::try_from(from.u32()?).map_err(|_| from.malformed())?;
+        at.push((NodeId(node), from.u64()?));
+    }
+    Ok(at)
 }
 
 fn write_keys(keys: &[Vec<u8>], to: &mut Writer) {
@@ -464,6 +497,10 @@ impl Inner {
             }
             KeepAsk::Remove { keys } => self.remove_kept(epoch, &tree, &keys),
             KeepAsk::Look { root, verify } => look(&tree, root, verify, self.me, &self.living.others()),
+            KeepAsk::Locate { paths } => {
+                let (bytes, at) = locate(&tree, &paths, self.me, &self.living.others());
+                KeepTold::Located { bytes, at }
+            }
         };
         match told {
             _ if self.hold.is_lost(epoch) => KeepTold::NotNow,
@@ -724,6 +761,7 @@ mod tests {
             },
             KeepAsk::Remove { keys: vec![b"a".to_vec(), vec![]] },
             KeepAsk::Look { root: name, verify: true },
+            KeepAsk::Locate { paths: vec!["a/b".into(), String::new()] },
         ];
         for ask in asks {
             let bytes = ask.write();
@@ -739,7 +777,8 @@ mod tests {
             KeepTold::Incomplete(3),
             KeepTold::Changed,
             KeepTold::Failed("why".into()),
-            KeepTold::Looked(Whereabouts { chunks: 4, at, missing: 1 }),
+            KeepTold::Looked(Whereabouts { chunks: 4, at: at.clone(), missing: 1 }),
+            KeepTold::Located { bytes: 9, at },
         ] {
             assert_eq!(KeepTold::read(&told.write()), Ok(told.clone()));
             assert!(KeepTold::read(&[told.write(), vec![0]].concat()).is_err(), "{told:?}");

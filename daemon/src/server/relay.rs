@@ -47,12 +47,14 @@ impl Session<'_> {
     pub(super) fn elsewhere(&self, request: &mut Request) -> Done<Option<NodeId>> {
         let system = &self.shared.system;
         let target = match request {
-            Request::Run(run) => self.place(&run.name, &run.program.hash, &mut run.place)?,
-            Request::Thaw(thaw) => self.place(&thaw.name, &thaw.program.hash, &mut thaw.place)?,
+            Request::Run(run) => self.place(&run.name, &run.program.hash, &run.arguments, &mut run.place)?,
+            Request::Thaw(thaw) => self.place(&thaw.name, &thaw.program.hash, &[], &mut thaw.place)?,
             Request::Restore(restore) => self.place_restored(restore)?,
+            // Of one whose node is not heard each node knows what it would say to it.
+            Request::Why { pid } => return Ok(self.elsewhere_now(*pid)?.filter(|node| system.is_heard(*node))),
             request => match request.pid() {
                 Some(pid) => match self.elsewhere_now(pid)? {
-                    // Nobody knows of it: where it was born it is known why, if anywhere.
+                    // Nobody knows of it: where it was born it is known what became of it, if anywhere.
                     None if self.via.is_none() && self.shared.node.process(pid).is_err() => pid.node(),
                     found => return Ok(found),
                 },
@@ -91,11 +93,11 @@ impl Session<'_> {
     }
 
     /// Decides where a new process is to be, unless that was decided already.
-    fn place(&self, name: &str, program: &str, place: &mut protocol::Placement) -> Done<NodeId> {
+    fn place(&self, name: &str, program: &str, args: &[String], place: &mut protocol::Placement) -> Done<NodeId> {
         if let Some(decided) = &place.decided {
             return Ok(decided.chosen.map_or(self.shared.system.me(), NodeId));
         }
-        let decided = self.shared.system.place(name, program, place).map_err(not_placed)?;
+        let decided = self.shared.system.place(name, program, args, place).map_err(not_placed)?;
         let chosen = decided.chosen.map(NodeId);
         place.decided = Some(decided);
         Ok(chosen.expect("a decision that chose no node is an error"))

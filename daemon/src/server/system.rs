@@ -2,7 +2,7 @@
 
 use super::{Done, LOOK_INTERVAL, Session, Undone};
 use crate::protocol::{Reason, Reply, Request};
-use crate::system::SystemError;
+use crate::system::{NoWhy, SystemError};
 use std::time::Duration;
 
 /// A ticket is a lease, and a ticket that lasts longer would be a key under the door mat.
@@ -37,11 +37,13 @@ impl Session<'_> {
                 self.down()
             }
             Request::Why { pid } => match system.why(pid) {
-                Some(why) => Ok(self.reply(&Reply::Why(why))?),
-                None => Err(Undone::new(
-                    Reason::NotFound,
-                    format!("nobody decided where process {pid} is: it was started here"),
-                )),
+                Ok(why) => Ok(self.reply(&Reply::Why(why))?),
+                Err(unknown @ NoWhy::NoProcess(_)) => Err(Undone::new(Reason::NoProcess, unknown)),
+                Err(unknown) => Err(Undone::new(Reason::NotFound, unknown)),
+            },
+            Request::WhyNotPlaced { name } => match system.why_not_placed(&name) {
+                Ok(why) => Ok(self.reply(&Reply::Why(why))?),
+                Err(unknown) => Err(Undone::new(Reason::NotFound, unknown)),
             },
             Request::Bring { name } => match system.bring(&name) {
                 Ok(true) => self.done(),

@@ -5,6 +5,8 @@
 //! that was has gone or has begun anew; and one that nobody could take up yet is seen to be lost, and not to be nothing.
 
 use super::keep::KeepRefused;
+use super::place::Recent;
+use super::view::{Occasion, WhyView};
 use super::{Inner, System};
 use crate::keep::record::{Claim, Place};
 use crate::node::{End, Kind, Lineage, Outward, Pid, ProcessView, State, Stay};
@@ -45,6 +47,16 @@ impl System {
         let Ok(all) = self.0.supervised_as_heard() else { return vec![] };
         let unknown = all.into_iter().filter(|(pid, ..)| !known.contains(pid));
         unknown.filter_map(|(pid, claim, _)| self.0.lost_view(pid, claim)).collect()
+    }
+
+    /// Why a process that is looked after is on no node: what each node would say to it now.
+    pub(super) fn why_on_no_node(&self, pid: Pid) -> Option<WhyView> {
+        let all = self.0.supervised_as_heard().ok()?;
+        let (_, claim, _) = all.into_iter().find(|(other, claim, _)| *other == pid && self.0.is_lost(claim))?;
+        let Place::At { node, .. } = claim.place else { return None };
+        let decided = self.place_lost(&claim, NodeId(node), &BTreeSet::new(), &Recent::default());
+        let (Ok(why) | Err(why)) = decided;
+        Some(why.because(Occasion::OnNoNode { from: node }))
     }
 }
 

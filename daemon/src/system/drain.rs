@@ -7,7 +7,9 @@
 //! What cannot move stays, with the reason, and is tried again now and then: its directories may be unmounted, or a node may come that can
 //! take it. If it is a guest, it is stopped meanwhile, until the owner has gone.
 
+use super::moving::ChosenBy;
 use super::place::Recent;
+use super::view::Occasion;
 use super::{Inner, System, SystemError, ears};
 use crate::node::{DepartRefused, Kind, Pid, ProcessView, Stay};
 use crate::protocol::Stage;
@@ -203,13 +205,24 @@ fn move_one(system: &System, view: &ProcessView) -> Result<(), String> {
             return Err(DepartRefused::LookedAfter(view.pid).to_string());
         }
     }
-    let with = node.shares_with(view.pid).and_then(|with| system.locate(with));
-    let chosen = match with {
-        Some(node) => node,
-        None => system.place_moved(view, &inner.drainer.recent).map_err(|why| {
-            let reasons = why.nodes.iter().map(|node| format!("{}: {}", node.name, node.reason));
-            format!("no node can take it ({})", reasons.collect::<Vec<_>>().join("; "))
-        })?,
+    let from = inner.me.0;
+    let with = node.shares_with(view.pid).and_then(|with| Some((with, system.locate(with)?)));
+    let (chosen, why) = match with {
+        Some((with, node)) => {
+            let reason = format!("has process {with}, whose streams it has");
+            (node, inner.why_there(node, &reason, Occasion::Followed { with, from }))
+        }
+        None => {
+            let (chosen, why) = system.place_moved(view, &inner.drainer.recent).map_err(|why| {
+                let reasons = why.nodes.iter().map(|node| format!("{}: {}", node.name, node.reason));
+                format!("no node can take it ({})", reasons.collect::<Vec<_>>().join("; "))
+            })?;
+            let occasion = match who(inner) {
+                Some(Who::Guests) => Occasion::OwnerReturned { from },
+                _ => Occasion::Drained { from },
+            };
+            (chosen, why.because(occasion))
+        }
     };
     if chosen == inner.me {
         return Err("no other node is heard".into());
@@ -219,7 +232,7 @@ fn move_one(system: &System, view: &ProcessView) -> Result<(), String> {
     if was_paused {
         inner.chronicle.record(events::Kind::ProcessUnpaused { process: view.pid.id(), on: inner.me });
     }
-    let done = system.move_where_placed(view.pid, chosen, &mut |_: Stage| true);
+    let done = system.move_chosen(view.pid, chosen, (ChosenBy::System, why), &mut |_: Stage| true);
     done.map(|_| ()).map_err(|refused| refused.to_string())
 }
 

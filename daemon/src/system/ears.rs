@@ -3,6 +3,7 @@
 
 use super::elsewhere::About;
 use super::supervise::Because;
+use super::view::WhyView;
 use super::{Inner, System, elsewhere, join, moving, own_processes, programs, rebind, service};
 use crate::files;
 use crate::node::{Heard, Pid};
@@ -32,9 +33,11 @@ pub enum Question {
     /// Answer: JSON of whether that process lives there, if it is in that life of it.
     Lives { pid: crate::node::Pid, life: u64 },
     /// A process has lost its node, or is handed over by it: let it go on there. Answered at once.
-    TakeUp { pid: crate::node::Pid, because: Because },
-    /// Answer: JSON of why that process, which began there, was put where it is; or of nothing.
+    TakeUp { pid: crate::node::Pid, because: Because, why: Option<WhyView> },
+    /// Answer: JSON of why that process was put there, or of nothing.
     Why { pid: Pid },
+    /// Answer: JSON of why the last that is called so could be placed nowhere, or of nothing.
+    NotPlaced { name: String },
     /// Answer: JSON of the program that is called so there, or of nothing.
     Named { name: String },
     /// Answer: JSON of how far the node is that empties itself.
@@ -112,11 +115,14 @@ fn reply(inner: &Arc<Inner>, question: Question) -> Result<Vec<u8>, String> {
             serde_json::to_vec(&views).map_err(|error| error.to_string())
         }
         Question::Lives { pid, life } => serde_json::to_vec(&inner.lives(pid, life)).map_err(|error| error.to_string()),
-        Question::TakeUp { pid, because } => {
-            inner.take_up_soon(pid, because)?;
+        Question::TakeUp { pid, because, why } => {
+            inner.take_up_soon(pid, because, why)?;
             Ok(vec![])
         }
-        Question::Why { pid } => serde_json::to_vec(&inner.own_why(pid)).map_err(|error| error.to_string()),
+        Question::Why { pid } => serde_json::to_vec(&inner.whys.of(pid)).map_err(|error| error.to_string()),
+        Question::NotPlaced { name } => {
+            serde_json::to_vec(&inner.whys.not_placed(&name)).map_err(|error| error.to_string())
+        }
         Question::Named { name } => {
             serde_json::to_vec(&inner.library.named(&name).map(|(named, _)| named)).map_err(|error| error.to_string())
         }

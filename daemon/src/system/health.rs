@@ -191,16 +191,6 @@ pub fn shown(life: u64, facts: members::Facts) -> Facts {
     }
 }
 
-impl Inner {
-    /// That node's owner is at it, as far as it is known here, and wants no guests.
-    pub(super) fn has_its_owner(&self, node: NodeId) -> bool {
-        if node == self.me {
-            return self.lending.is_owner_here();
-        }
-        self.health.soft(node).is_some_and(|(_, facts)| facts.intake == Intake::OwnerPresent)
-    }
-}
-
 /// What this node says of itself to the others.
 pub fn soft_facts(inner: &Inner) -> members::Facts {
     facts_on(inner, Host::look())

@@ -18,7 +18,7 @@ use crate::files::{KeepAsk, KeepError, KeepTold, Shared, Whereabouts};
 use crate::keep::record::{self, Checkpoint, Claim, Place, TapeMark};
 use crate::keep::watch::Watch;
 use crate::keep::{Broken, Cut, Cutter, Store, Whole};
-use crate::node::{GoOn, Life, Node, Pid, RunRefused, SnapshotRefused, Started, UndoRefused, is_damage};
+use crate::node::{GoOn, Life, Node, Outward, Pid, RunRefused, SnapshotRefused, Started, UndoRefused, is_damage};
 use crate::protocol::Placement;
 use abi::ids::NodeId;
 use abi::process::Again;
@@ -273,7 +273,7 @@ impl System {
         let candidates = self.0.candidates(pid, which)?;
         let Some((_, checkpoint)) = candidates.iter().find_map(|found| found.checkpoint.as_ref()) else {
             // Whoever is asked says what is damaged.
-            return Ok(WhyView { chosen: Some(self.0.me.0), nodes: vec![] });
+            return Ok(WhyView::new(Some(self.0.me)));
         };
         let mut wish = wish.clone();
         if !checkpoint.process.mounts.is_empty() {
@@ -295,7 +295,8 @@ impl System {
             wish,
             decided: None,
         };
-        self.place(&checkpoint.process.name, &checkpoint.process.program, &place).map_err(KeepRefused::NoPlace)
+        let Outward { name, program, args, .. } = &checkpoint.process;
+        self.place(name, program, args, &place).map_err(KeepRefused::NoPlace)
     }
 
     /// Makes a process go on here: under its own number, which it must not live under, or as a new one.

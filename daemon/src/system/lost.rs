@@ -11,18 +11,22 @@
 //!                  └──► no answer ──────────► it is down for the members ──────────────────►      "
 //!                                                     its lease is over ───────────────────► all others
 //! ```
+//! Who takes it up is decided as for a process that begins (`place`), by what is known where it is found.
+//!
 //! Leases are looked after by the holder of the files, of whom there is one. Silences by the first of those that are heard: if two take
 //! themselves for that, one of them comes too late for the claim.
 
+use super::place::Recent;
 use super::supervise::{Because, NODES, life_of, node_key};
-use super::{FACT_TIMEOUT, Inner, ears};
+use super::view::{Occasion, WhyView};
+use super::{FACT_TIMEOUT, Inner, System, ears};
 use crate::keep::record::{Claim, Place, Supervision};
 use crate::node::Pid;
 use abi::ids::NodeId;
 use drivers::coordinator::{Coordinator, Range, Record, Revision};
 use services::events::Kind;
 use services::members::Standing;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -123,13 +127,16 @@ struct Asked {
     to: NodeId,
     /// It has the question.
     has_it: bool,
-    /// How often somebody was asked.
-    times: usize,
+    /// All that were asked about this claim, since all had been.
+    tried: BTreeSet<NodeId>,
 }
 
 /// The thread that finds processes whose node is lost.
 pub(super) fn run(inner: &Arc<Inner>) {
     let mut asked: BTreeMap<Pid, Asked> = BTreeMap::new();
+    // Of which it was told that nobody can take them up.
+    let mut told: BTreeMap<Pid, Revision> = BTreeMap::new();
+    let recent = Recent::default();
     let mut pause = LOOK_SELDOM;
     while !inner.is_stopping() {
         inner.noticed.wait(pause);
@@ -138,12 +145,14 @@ pub(super) fn run(inner: &Arc<Inner>) {
         let silent = inner.silent();
         if !looks_after_leases && silent.is_empty() {
             asked.clear();
+            told.clear();
             continue;
         }
         let Ok(all) = inner.supervised() else { continue };
         let living: Vec<(Pid, Claim, Revision)> =
             all.into_iter().filter(|(_, claim, _)| matches!(claim.place, Place::At { .. })).collect();
         asked.retain(|pid, _| living.iter().any(|(other, ..)| other == pid));
+        told.retain(|pid, _| living.iter().any(|(other, ..)| other == pid));
         if living.is_empty() {
             continue;
         }
@@ -170,9 +179,17 @@ pub(super) fn run(inner: &Arc<Inner>) {
             if before.is_some_and(is_at_it) {
                 continue;
             }
-            let times = before.map_or(0, |asked| asked.times);
-            if let Some((to, has_it)) = inner.have_taken_up(pid, &claim, node, because, times) {
-                asked.insert(pid, Asked { claim: revision, at: Instant::now(), to, has_it, times: times + 1 });
+            let mut tried = before.map(|asked| asked.tried.clone()).unwrap_or_default();
+            match inner.have_taken_up(pid, &claim, node, because, &mut tried, &recent) {
+                Some(Ok((to, has_it))) => {
+                    tried.insert(to);
+                    asked.insert(pid, Asked { claim: revision, at: Instant::now(), to, has_it, tried });
+                }
+                Some(Err(why)) if told.insert(pid, revision) != Some(revision) => {
+                    let why = why.nodes.last().map_or("", |all| &all.reason).into();
+                    inner.chronicle.record(Kind::ProcessNotTakenUp { process: pid.id(), by: inner.me, why });
+                }
+                Some(Err(_)) | None => {}
             }
         }
     }
@@ -206,14 +223,16 @@ impl Inner {
     }
 
     /// Is it heard, as far as is known?
-    fn may_be_asked(&self, node: NodeId) -> bool {
+    pub(super) fn may_be_asked(&self, node: NodeId) -> bool {
         node == self.me || (self.health.is_up(node) && self.noticed.closed_life(node).is_none())
     }
 
-    /// Asks a node that is heard to take a process up, and says which, and whether it has the question. `times`: how often others were.
+    /// Asks the node that suits it best to take a process up, and says which, and whether it has the question; or why there is none.
+    /// `tried`: they have not done it; when that is so of all, they are asked again.
     fn have_taken_up(
-        self: &Arc<Inner>, pid: Pid, claim: &Claim, lost: NodeId, because: Because, times: usize,
-    ) -> Option<(NodeId, bool)> {
+        self: &Arc<Inner>, pid: Pid, claim: &Claim, lost: NodeId, because: Because, tried: &mut BTreeSet<NodeId>,
+        recent: &Recent,
+    ) -> Option<Result<(NodeId, bool), WhyView>> {
         let supervision = claim.supervision.as_ref()?;
         // Directories of a machine are on that machine alone.
         if !supervision.begin.process.mounts.is_empty() {
@@ -222,25 +241,28 @@ impl Inner {
             }
             return None;
         }
-        let members = self.directory.members().clone();
-        let open = members.iter().filter(|(_, member)| !member.draining).map(|(node, _)| *node);
-        let others: Vec<NodeId> =
-            open.filter(|node| (*node != lost || *node == self.me) && self.may_be_asked(*node)).collect();
-        // A machine whose owner is at it takes it if no other does.
-        let lent: Vec<NodeId> = others.iter().copied().filter(|node| !self.has_its_owner(*node)).collect();
-        let others = if lent.contains(&self.me) { lent } else { others };
-        let first = others.iter().position(|node| *node == self.me)?;
-        // Others first, in turn; who finds what is lost has enough to do.
-        let to = others[(first + 1 + times + pid.serial() as usize % others.len().max(1)) % others.len()];
+        let system = System(self.clone());
+        let decided = system.place_lost(claim, lost, tried, recent).or_else(|why| {
+            if tried.is_empty() {
+                return Err(why);
+            }
+            tried.clear();
+            system.place_lost(claim, lost, tried, recent)
+        });
+        let why = match decided {
+            Ok(why) => why.because(Occasion::TakenUp { from: lost.0 }).within_bounds(),
+            Err(why) => return Some(Err(why)),
+        };
+        let to = NodeId(why.chosen.expect("a decision that chose no node is an error"));
         let asked = match to == self.me {
-            true => self.take_up_soon(pid, because),
-            false => self.ask(to, &ears::Question::TakeUp { pid, because }).map(drop),
+            true => self.take_up_soon(pid, because, Some(why)),
+            false => self.ask(to, &ears::Question::TakeUp { pid, because, why: Some(why) }).map(drop),
         };
         // Another one is asked if it does not live there in a while.
         if let Err(why) = &asked {
             let process = pid.id();
             self.chronicle.record(Kind::ProcessNotTakenUp { process, by: to, why: why.as_str().into() });
         }
-        Some((to, asked.is_ok()))
+        Some(Ok((to, asked.is_ok())))
     }
 }

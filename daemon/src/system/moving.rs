@@ -24,6 +24,7 @@
 
 use super::fork;
 use super::pages::{self, Sending};
+use super::view::{Occasion, WhyView};
 use super::{Inner, System, service};
 use crate::node::{Baggage, Brought, ControlRefused, DepartRefused, FreezeRefused, Node, Pages, Pid};
 use crate::protocol::{MoveView, Stage};
@@ -76,6 +77,9 @@ pub(super) struct Head {
     /// Somebody named the node where it goes.
     #[serde(default)]
     is_named: bool,
+    /// Why it goes there.
+    #[serde(default)]
+    why: Option<WhyView>,
 }
 
 /// Who chose where a process goes.
@@ -193,22 +197,18 @@ impl System {
     pub fn move_process(
         &self, pid: Pid, to: &str, told: &mut dyn FnMut(Stage) -> bool,
     ) -> Result<MoveView, MoveRefused> {
-        self.move_chosen(pid, self.destination(to)?, ChosenBy::Person, told)
+        let to_node = self.destination(to)?;
+        let why = self.0.why_there(to_node, "was named by who moved it", Occasion::Moved { from: self.0.me.0 });
+        self.move_chosen(pid, to_node, (ChosenBy::Person, why), told)
     }
 
     pub fn destination(&self, to: &str) -> Result<NodeId, MoveRefused> {
         self.0.find(to).map_err(|_| MoveRefused::NoNode(to.into()))
     }
 
-    /// The same to where the system chose to have it.
-    pub(super) fn move_where_placed(
-        &self, pid: Pid, to: NodeId, told: &mut dyn FnMut(Stage) -> bool,
-    ) -> Result<MoveView, MoveRefused> {
-        self.move_chosen(pid, to, ChosenBy::System, told)
-    }
-
-    fn move_chosen(
-        &self, pid: Pid, to_node: NodeId, by: ChosenBy, told: &mut dyn FnMut(Stage) -> bool,
+    /// The same to a node that somebody else has chosen, for this reason.
+    pub(super) fn move_chosen(
+        &self, pid: Pid, to_node: NodeId, (by, why): (ChosenBy, WhyView), told: &mut dyn FnMut(Stage) -> bool,
     ) -> Result<MoveView, MoveRefused> {
         let inner = &self.0;
         let name = inner.name_of(to_node);
@@ -224,7 +224,7 @@ impl System {
                 return Err(MoveRefused::Abandoned);
             }
             let (bytes, pause) = self
-                .hand_over(pid, to_node, by)
+                .hand_over(pid, to_node, (by, why))
                 .map_err(|refused| MoveRefused::Refused { node: name.clone(), why: refused.to_string() })?;
             let micros = |duration: Duration| duration.as_micros() as u64;
             return Ok(MoveView {
@@ -241,7 +241,7 @@ impl System {
         }
         let mut lost = vec![];
         loop {
-            match self.try_to_move(pid, (to_node, by), &name, told) {
+            match self.try_to_move(pid, (to_node, by, &why), &name, told) {
                 Ok(view) => {
                     self.0.bring_along(pid, by);
                     return Ok(MoveView { lost, total_us: began.elapsed().as_micros() as u64, ..view });
@@ -270,7 +270,8 @@ impl System {
 
     /// One try. Whatever it fails with, the process runs on here.
     fn try_to_move(
-        &self, pid: Pid, (to_node, by): (NodeId, ChosenBy), name: &str, told: &mut dyn FnMut(Stage) -> bool,
+        &self, pid: Pid, (to_node, by, why): (NodeId, ChosenBy, &WhyView), name: &str,
+        told: &mut dyn FnMut(Stage) -> bool,
     ) -> Result<MoveView, MoveRefused> {
         let (inner, began) = (&self.0, Instant::now());
         let node = inner.node.get().expect("who asks is served by the node");
@@ -294,7 +295,8 @@ impl System {
         let memories = node.memories(pid)?;
         let key = inner.directory.key_of(to_node).ok_or_else(|| MoveRefused::NoNode(name.into()))?;
         let is_named = by == ChosenBy::Person;
-        let head = Opening::Moves(Head { ticket, baggage: baggage.clone(), is_named });
+        let why = Some(why.clone().within_bounds());
+        let head = Opening::Moves(Head { ticket, baggage: baggage.clone(), is_named, why });
         let head = serde_json::to_vec(&head).expect("plain data");
         let opened = inner.wire.open(key, service::MOVES, &head, Instant::now() + OPEN_TIMEOUT);
         let stream = opened.map_err(|error| MoveRefused::NotHeard { node: name.into(), why: error.to_string() })?;
@@ -378,6 +380,7 @@ impl System {
         Step::LeavingDeparted.reached();
         // Whoever looks for it here is sent there from now on.
         self.moved_away(pid, to_node, baggage.moves);
+        inner.whys.forget(pid);
         // What is still to be sent of its memory is kept by whoever sends it.
         drop(departed);
         // What it touches there it waits for, so that goes at once. The word that it runs is for people alone: it is there, whether or not
@@ -583,7 +586,12 @@ impl System {
     /// One try to have a process where that one is whose streams it has. Says whether nothing is left to be done.
     fn goes_after(&self, pid: Pid, with: Pid, by: ChosenBy) -> bool {
         let to = self.locate(with).filter(|node| *node != self.0.me);
-        match to.map(|to| self.move_chosen(pid, to, by, &mut |_| true)) {
+        let moved = to.map(|to| {
+            let occasion = Occasion::Followed { with, from: self.0.me.0 };
+            let why = self.0.why_there(to, &format!("has process {with}, whose streams it has"), occasion);
+            self.move_chosen(pid, to, (by, why), &mut |_| true)
+        });
+        match moved {
             Some(Ok(_)) => true,
             Some(Err(MoveRefused::Depart(DepartRefused::Stop(FreezeRefused::Control(_))))) => true,
             Some(Err(_)) | None => false,
@@ -620,7 +628,7 @@ pub(super) fn arrived(inner: &Arc<Inner>, from: NodeId, head: &[u8], stream: Str
 impl Inner {
     fn take_in(self: &Arc<Inner>, from: NodeId, head: Head, talk: &mut Talk) -> Result<(), Broken> {
         let refused = |why: &dyn std::fmt::Display| Broken::Refused(why.to_string());
-        let Head { ticket, baggage, is_named } = head;
+        let Head { ticket, baggage, is_named, why } = head;
         let life = self.life_linked(from);
         let (moves, shares) = (baggage.moves, baggage.shares);
         Step::ArrivingAsked.reached();
@@ -672,6 +680,9 @@ impl Inner {
         let settled = arrival.wait(|| !self.is_stopping());
         if let Some(pid) = settled {
             Step::ArrivingRuns.reached();
+            if let Some(why) = why {
+                self.whys.keep(pid, why);
+            }
             if !is_named {
                 node.set_guest(pid);
             }

@@ -19,6 +19,7 @@
 use super::keep::{KeepRefused, Made, Which};
 use super::moving::ChosenBy;
 use super::tape::Taping;
+use super::view::{Occasion, WhyView};
 use super::{FACT_TIMEOUT, Inner, System, SystemError, ears};
 use crate::files::Lasting;
 use crate::keep::record::{self, Begin, Claim, Place, Restart, Supervision};
@@ -422,7 +423,9 @@ impl System {
     /// Lets a durable process of this node go on on another one: it is kept once more and begun there from that, and what is left of it
     /// here ends. The other node writes its claim in the place of this node's, so that whatever fails it is one of the two's. Gives how
     /// much was new in the checkpoint, and for how long it stood still.
-    pub(super) fn hand_over(&self, pid: Pid, to: NodeId, by: ChosenBy) -> Result<(u64, Duration), KeepRefused> {
+    pub(super) fn hand_over(
+        &self, pid: Pid, to: NodeId, (by, why): (ChosenBy, WhyView),
+    ) -> Result<(u64, Duration), KeepRefused> {
         let inner = &self.0;
         let node = self.node()?;
         let charge =
@@ -439,7 +442,7 @@ impl System {
             // From here on its end here is no end.
             inner.supervise.set_phase(pid, Phase::HandedOver);
             let because = Because::Handed { claim: revision.0, is_named: by == ChosenBy::Person };
-            let question = ears::Question::TakeUp { pid, because };
+            let question = ears::Question::TakeUp { pid, because, why: Some(why.within_bounds()) };
             inner.ask(to, &question).map_err(|why| refused(&why))?;
             let until = Instant::now() + HAND_OVER_PATIENCE;
             loop {
@@ -455,6 +458,7 @@ impl System {
                 inner.supervise.state().charges.remove(&pid);
                 let moves = Again { id: pid.id(), incarnation: incarnation + 1 }.moves();
                 self.moved_away(pid, to, moves);
+                inner.whys.forget(pid);
                 node.gone_to(pid, to);
                 let (process, from) = (pid.id(), inner.me);
                 inner.chronicle.record(Kind::ProcessMoved { process, from, to });
@@ -840,6 +844,7 @@ impl Inner {
             Some((to, moves)) => {
                 // Else this node would go on saying that it is here, to all who ask where it is.
                 self.whereabouts(Input::MovedAway { process: pid.id(), to, moves });
+                self.whys.forget(pid);
                 node.gone_to(pid, to);
             }
             None => node.end_for_certain(pid),
@@ -938,8 +943,9 @@ impl Inner {
         for (pid, claim, _) in all {
             let is_own = matches!(claim.place, Place::At { node, .. } if node == self.me.0);
             // What cannot be taken up now is a matter for whoever looks after all nodes.
-            if is_own && !self.supervise.has(pid) && System(self.clone()).take_up(pid, Because::LeaseOver).is_err() {
-                continue;
+            if is_own && !self.supervise.has(pid) && System(self.clone()).take_up(pid, Because::LeaseOver).is_ok() {
+                let reason = "had lost it, and took it up again itself";
+                self.whys.keep(pid, self.why_there(self.me, reason, Occasion::TakenUp { from: self.me.0 }));
             }
         }
     }
@@ -1061,17 +1067,31 @@ pub(super) fn run(inner: &Arc<Inner>) {
 
 impl Inner {
     /// On a thread of its own, since its program may have to be compiled.
-    pub(super) fn take_up_soon(self: &Arc<Inner>, pid: Pid, because: Because) -> Result<(), String> {
+    pub(super) fn take_up_soon(
+        self: &Arc<Inner>, pid: Pid, because: Because, why: Option<WhyView>,
+    ) -> Result<(), String> {
         let system = System(self.clone());
-        let take = move || match system.take_up(pid, because) {
-            Ok(()) => {
-                let is_named = matches!(because, Because::Handed { is_named: true, .. });
-                let node = system.0.node.get().filter(|_| !is_named);
-                let _ = node.map(|node| node.set_guest(pid));
+        let take = move || {
+            let whys = &system.0.whys;
+            // Known as soon as it is here.
+            let before = whys.of(pid);
+            if let Some(why) = why {
+                whys.keep(pid, why);
             }
-            Err(refused) => {
-                let (process, by, why) = (pid.id(), system.0.me, refused.to_string());
-                system.0.chronicle.record(Kind::ProcessNotTakenUp { process, by, why: why.into() });
+            match system.take_up(pid, because) {
+                Ok(()) => {
+                    let is_named = matches!(because, Because::Handed { is_named: true, .. });
+                    let node = system.0.node.get().filter(|_| !is_named);
+                    let _ = node.map(|node| node.set_guest(pid));
+                }
+                Err(refused) => {
+                    match before {
+                        Some(before) => whys.keep(pid, before),
+                        None => whys.forget(pid),
+                    }
+                    let (process, by, why) = (pid.id(), system.0.me, refused.to_string());
+                    system.0.chronicle.record(Kind::ProcessNotTakenUp { process, by, why: why.into() });
+                }
             }
         };
         let begun = std::thread::Builder::new().name("una-take-up".into()).spawn(take);

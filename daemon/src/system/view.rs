@@ -4,6 +4,7 @@ use super::lend::Lend;
 use crate::keep::record::Checkpoint;
 use crate::node::Outward;
 use crate::node::Pid;
+use abi::ids::NodeId;
 use serde::{Deserialize, Serialize};
 
 /// The whole computer as one node sees it.
@@ -161,7 +162,49 @@ pub struct Wish {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WhyView {
     pub chosen: Option<u16>,
+    #[serde(default)]
+    pub occasion: Occasion,
+    /// When it was decided: milliseconds since 1970, by the clock of the node that did.
+    #[serde(default)]
+    pub at_ms: u64,
     pub nodes: Vec<WhyNode>,
+    /// So many more nodes there were, which are not named: what is kept has a bound.
+    #[serde(default)]
+    pub left_out: u32,
+}
+
+/// Why something had to be decided.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum Occasion {
+    /// It began, as a process of its own or a clone.
+    #[default]
+    Begun,
+    /// Somebody moved it and named the node.
+    Moved { from: u16 },
+    /// The node where it was is being emptied.
+    Drained { from: u16 },
+    /// The owner of the machine where it was has returned.
+    OwnerReturned { from: u16 },
+    /// It writes where that process writes, which had moved.
+    Followed { with: Pid, from: u16 },
+    /// The node where it was is lost.
+    TakenUp { from: u16 },
+    /// The node where it was is lost, and it is on none; what is chosen is to take it up.
+    OnNoNode { from: u16 },
+}
+
+impl WhyView {
+    /// Decided now, about no node yet.
+    pub fn new(chosen: Option<NodeId>) -> WhyView {
+        WhyView {
+            chosen: chosen.map(|node| node.0),
+            occasion: Occasion::default(),
+            at_ms: drivers::clock::now_ms(),
+            nodes: vec![],
+            left_out: 0,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

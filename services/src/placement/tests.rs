@@ -13,13 +13,19 @@ fn node(number: u16) -> Candidate {
         processors: 4,
         memory_bytes: 8192 * MIB,
         memory_free_bytes: 4096 * MIB,
-        architecture: Architecture::X86_64,
         engine: EngineHash(1),
         profile: Profile::Pool,
         ..Facts::unknown()
     };
     let promised = Promised::default();
-    Candidate { node: NodeId(number), standing: Standing::Alive, draining: false, facts: Some(facts), promised }
+    Candidate {
+        node: NodeId(number),
+        standing: Standing::Alive,
+        draining: false,
+        facts: Some(facts),
+        promised,
+        against: None,
+    }
 }
 
 fn with(number: u16, change: impl FnOnce(&mut Facts)) -> Candidate {
@@ -33,9 +39,8 @@ fn order() -> Order {
         program: PROGRAM,
         memory_bytes: 64 * MIB,
         hint: Hint::Anywhere,
-        architecture: None,
         asked_on: Some(NodeId(1)),
-        data: vec![],
+        data: Data::default(),
     }
 }
 
@@ -117,9 +122,21 @@ fn code_that_lies_ready_and_data_pull() {
             "n1 could, at a cost of 400 ms against 0 ms: load 0.25 a processor with it, compiling 400 ms",
         ],
     );
-    let order = Order { data: vec![(NodeId(3), 320 * MIB)], ..order() };
-    let decision = place(&order, &[node(1), with(2, ready), node(3)]);
-    assert_eq!(decision.chosen, Ok(NodeId(3)));
+    // Two copies of one file, of which one node has a half: whoever has all of it reads nothing from others.
+    let data = Data { bytes: 320 * MIB, at: vec![(NodeId(3), 320 * MIB), (NodeId(2), 160 * MIB)] };
+    check(
+        &Order { data, ..order() },
+        &[node(1), with(2, ready), node(3)],
+        &[
+            "n3 chosen over n2 for its fetching data (0 ms against 1500 ms): load 0.25 a processor with it, compiling 20 ms",
+            "n2 could, at a cost of 1500 ms against 20 ms: load 0.25 a processor with it, fetching data 1500 ms (160 MiB are on other nodes)",
+            "n1 could, at a cost of 3020 ms against 20 ms: load 0.25 a processor with it, compiling 20 ms, fetching data 3000 ms (320 MiB are on other nodes)",
+        ],
+    );
+    // What one has said of itself too often is no reason to believe that it has more than there is.
+    let data = Data { bytes: 16 * MIB, at: vec![(NodeId(1), u64::MAX)] };
+    let decision = place(&Order { data, ..order() }, &[node(1), node(2)]);
+    assert_eq!(decision.chosen, Ok(NodeId(1)));
 }
 
 #[test]
@@ -149,11 +166,10 @@ fn hints_are_followed() {
 #[test]
 fn each_node_that_cannot_says_why() {
     let standing = |number, standing| Candidate { standing, ..node(number) };
-    let arm = Order { architecture: Some(Architecture::Aarch64), ..order() };
     check(
-        &arm,
+        &order(),
         &[
-            node(1),
+            Candidate { against: Some(Against::DidNotTakeIt), ..node(1) },
             standing(2, Standing::Down),
             standing(3, Standing::Unknown),
             Candidate { facts: None, ..node(4) },
@@ -162,10 +178,12 @@ fn each_node_that_cannot_says_why() {
             with(7, |facts| facts.intake = Intake::Leaving),
             with(8, |facts| facts.intake = Intake::OwnerPresent),
             standing(9, Standing::Left),
+            Candidate { against: Some(Against::LostIt), ..node(10) },
+            Candidate { against: Some(Against::LostIt), ..standing(11, Standing::Down) },
         ],
         &[
             "no node takes processes now",
-            "n1 is x86_64; aarch64 is wanted",
+            "n1 was asked to take it up and has not: una events says why",
             "n2 is down",
             "n3 has not been heard of since this node started",
             "n4 has not said yet what it has",
@@ -174,6 +192,8 @@ fn each_node_that_cannot_says_why() {
             "n7 said goodbye",
             "n8 is lent only while its owner is away, who is there now",
             "n9 said goodbye",
+            "n10 has lost it, and takes it up when it starts again",
+            "n11 is down",
         ],
     );
 }
