@@ -637,7 +637,14 @@ impl Node {
     pub fn command(&self, pid: Pid, bytes: &[u8]) -> Result<(), abi::errno::Errno> {
         use abi::errno::Errno;
         let done = match bytes.trim_ascii() {
-            b"kill" => self.kill(pid),
+            b"kill" => {
+                let is_over = self.0.others.as_ref().map_or(Ok(false), |others| others.kill_for_good(pid))?;
+                match self.kill(pid) {
+                    // It is to be begun again, and does not live now.
+                    Err(ControlRefused::NoSuchProcess(_) | ControlRefused::Ended(_)) if is_over => Ok(()),
+                    killed => killed,
+                }
+            }
             b"stop" => self.stop(pid),
             b"cont" => self.cont(pid),
             word if word.starts_with(b"fork") => {

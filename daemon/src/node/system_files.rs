@@ -157,6 +157,10 @@ pub trait Others: Send + Sync {
 
     fn command(&self, node: NodeId, pid: Pid, bytes: &[u8]) -> Result<(), Errno>;
 
+    /// Has a process that this node looks after end, and not begun again. False: it looks after no such process. One that is on its way to
+    /// another node is [`Errno::Busy`], for a moment.
+    fn kill_for_good(&self, pid: Pid) -> Result<bool, Errno>;
+
     /// A process of this node begins to move to the node of this name, and is told in its log if it cannot. Returns at once: it may be the
     /// one that asks.
     fn send_away(&self, pid: Pid, to: &str) -> Result<(), Errno>;
