@@ -3,14 +3,13 @@
 
 use crate::failure::{Failure, Result, printable, quoted, status};
 use crate::program::EngineArgument;
-use crate::{directories, freeze, lend, limits, node, print, up};
+use crate::{directories, freeze, json, lend, limits, node, print, up};
 use clap::{Args, Subcommand};
 use daemon::node::Pid;
 use daemon::protocol::{Reply, Request, place};
 use daemon::system::lend::Lend;
 use daemon::system::view::{EventView, Lends, NodeLine, NodeState, Role, SystemView, WhyView};
 use daemon::system::{self, JoinError};
-use serde::Serialize;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -19,21 +18,6 @@ fn system_view() -> Result<SystemView> {
         Reply::System(view) => Ok(view),
         other => Err(node::unexpected(&other)),
     }
-}
-
-/// What scripts get: the view, and which form it has.
-#[derive(Serialize)]
-struct Versioned<'a, T> {
-    /// Changes when a field changes its meaning or goes; new fields may come.
-    schema: &'static str,
-    #[serde(flatten)]
-    content: &'a T,
-}
-
-fn json<T: Serialize>(schema: &'static str, content: &T) -> Result<u8> {
-    let text = serde_json::to_string_pretty(&Versioned { schema, content }).expect("a view is plain data");
-    print(&(text + "\n"))?;
-    Ok(0)
 }
 
 /// List the nodes of the system
@@ -48,7 +32,8 @@ impl Nodes {
     pub fn execute(self) -> Result<u8> {
         let view = system_view()?;
         if self.json {
-            return json("una.nodes/1", &view);
+            print(&json::text("una.nodes/1", &view))?;
+            return Ok(0);
         }
         let titles = ["NODE", "NAME", "STATE", "ROLE", "CPUS", "LOAD", "MEMORY", "PROCS", "RTT", "ADDRESS"];
         let rows = view.nodes.iter().map(|line| node_row(line, view.me)).collect();
@@ -137,7 +122,8 @@ impl Status {
     pub fn execute(self) -> Result<u8> {
         let view = system_view()?;
         if self.json {
-            return json("una.status/1", &view);
+            print(&json::text("una.status/1", &view))?;
+            return Ok(0);
         }
         print(&describe(&view, std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()))?;
         Ok(0)
@@ -215,12 +201,20 @@ pub struct Ticket {
     /// Print the ticket alone
     #[arg(short, long)]
     quiet: bool,
+
+    /// Print JSON for scripts
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
 }
 
 impl Ticket {
     pub fn execute(self) -> Result<u8> {
         let request = Request::Ticket { lasts_s: self.lasts.as_secs() };
         match node::connect()?.ask(&request).map_err(node::failed)? {
+            Reply::Ticket { ticket, expires_ms } if self.json => {
+                let told = serde_json::json!({ "ticket": ticket, "expires_ms": expires_ms });
+                print(&json::text("una.ticket/1", &told))?;
+            }
             Reply::Ticket { ticket, .. } if self.quiet => print(&format!("{ticket}\n"))?,
             Reply::Ticket { ticket, .. } => print(&format!("una join {ticket}\n"))?,
             other => return Err(node::unexpected(&other)),
@@ -309,7 +303,7 @@ fn make_room() -> Result<()> {
             .because(format!("{programs} programs run here, which would end"))
             .help("end them, or let them end: una ps; then join again"));
     }
-    up::Down {}.execute().map(|_| ())
+    up::Down { json: false }.execute().map(|_| ())
 }
 
 fn not_joined(error: JoinError) -> Failure {
@@ -387,7 +381,8 @@ impl Why {
             other => return Err(node::unexpected(&other)),
         };
         if self.json {
-            return json("una.why/1", &why);
+            print(&json::text("una.why/1", &why))?;
+            return Ok(0);
         }
         print(&why_table(&why))?;
         Ok(0)

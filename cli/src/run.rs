@@ -37,6 +37,10 @@ pub struct Run {
     #[arg(short, long, requires = "detach")]
     interactive: bool,
 
+    /// With -d, print JSON for scripts
+    #[arg(long, requires = "detach")]
+    json: bool,
+
     /// Hand on every key at once and without an echo, for programs that draw on the screen
     #[arg(long, conflicts_with = "detach")]
     keys: bool,
@@ -214,8 +218,7 @@ impl Run {
         connection.send(&Request::Run(run)).map_err(|error| node::failed(error).with_status(status::UNA))?;
         let pid = session::started(&mut connection, &path, || id.wasm(&path), None)?;
         if self.detach {
-            crate::print(&format!("{pid}\n"))?;
-            return Ok(0);
+            return session::told_started("una.run/1", pid, self.json);
         }
         let typing = if self.keys { Typing::Keys } else { Typing::Lines };
         session::follow(connection, pid, Some(Input { typing }))

@@ -46,6 +46,10 @@ pub struct Thaw {
     #[arg(short, long, requires = "detach")]
     interactive: bool,
 
+    /// With -d, print JSON for scripts
+    #[arg(long, requires = "detach")]
+    json: bool,
+
     /// Run in this process, even if a daemon is up
     #[arg(long)]
     private: bool,
@@ -174,8 +178,7 @@ impl Thaw {
         })?;
         let pid = session::started(&mut connection, path, || Ok(wasm.clone()), Some(&mut image))?;
         if self.detach {
-            crate::print(&format!("{pid}\n"))?;
-            return Ok(0);
+            return session::told_started("una.thaw/1", pid, self.json);
         }
         session::follow(connection, pid, Some(Input { typing: Typing::Lines }))
     }
