@@ -243,6 +243,67 @@ fn limits_are_kept() {
     at.una(&["run", "--mem", "32M", "grow.wasm"]).expect(0, "1\n0\n");
     at.una(&["run", "--mem", "1G", "grow.wasm"]).expect(0, "1\n1\n");
     at.una(&["run", "--mem", "x", "grow.wasm"]).expect_error(125, &["512M"]);
+    at.una(&["run", "--handles", "0", "grow.wasm"]).expect_error(125, &["--handles", "1..=65535"]);
+    at.una(&["run", "--mailbox", "5G", "grow.wasm"]).expect_error(125, &["at most 4G"]);
+    at.una(&["run", "--private", "--output", "1", "grow.wasm"]).expect_error(125, &["--private", "--output"]);
+}
+
+/// It has three streams and four directories from the beginning, and one handle.
+const GREEDY: [(&[&str], &str); 2] = [
+    (&["--output", "1K", "--handles", "10", "--mailbox", "1M"], "3\n33\n9\n14\n"),
+    (&["--output", "1K", "--handles", "12", "--mailbox", "64K"], "5\n33\n4\n14\n"),
+];
+
+/// What is refused to a program it is told, and there is as much of it as was said: also for its children.
+#[test]
+fn output_handles_and_mailboxes_have_bounds() {
+    let at = Inhabited::new();
+    at.house.program("greedy.wasm", &programs::greedy());
+    for (limits, expected) in GREEDY {
+        for with in [&[] as &[&str], &["by-a-child"]] {
+            let done = at.house.done_with(&[&["run"], limits, &["greedy.wasm"], with].concat(), "x");
+            assert_eq!((done.status, done.out.len()), (19, 1024), "{limits:?} {with:?} {:.40}{}", done.out, done.err);
+            assert!(done.out.starts_with(expected), "{limits:?} {with:?} {:.40}", done.out);
+        }
+        // One that is begun by the file `/proc/new` has the bounds of whoever began it.
+        let first = at.start(&["-i", "greedy.wasm"]);
+        let program = at.process(&first)["program"].as_str().unwrap().to_string();
+        at.una(&["kill", &first]).expect(0, "");
+        at.house.program("begins.wasm", &programs::telling(programs::PROC, "new", &program));
+        at.una(&[&["run"], limits, &["begins.wasm"]].concat()).expect(0, "");
+        let begun = until("it to be begun", || {
+            let listed: serde_json::Value = serde_json::from_str(&at.una(&["ps", "--all", "--json"]).out).ok()?;
+            let all = listed["processes"].as_array()?.iter();
+            all.rev().find(|one| one["name"] == program[..12]).map(|one| one["pid"].to_string())
+        });
+        assert_eq!(at.una(&["wait", &begun]).status, 19);
+        let log = at.una(&["logs", &begun]).out;
+        assert!(log.starts_with(expected) && log.len() == 1024, "{limits:?} {log:.40}");
+    }
+    // What a durable process holds lies elsewhere.
+    at.una(&["run", "--durable", "--handles", "10", "greedy.wasm"])
+        .expect_error(125, &["cannot be durable", "--handles and --mailbox"]);
+}
+
+#[test]
+fn limits_go_along_in_an_image() {
+    let mut at = Inhabited::new();
+    at.house.program("greedy.wasm", &programs::greedy());
+    for (number, (limits, expected)) in GREEDY.into_iter().enumerate() {
+        let pid = at.start(&[&["-i"], limits, &["greedy.wasm"]].concat());
+        at.until_state(&pid, "waiting");
+        let image = format!("image{number}");
+        let frozen = at.una(&["freeze", &pid, &image]);
+        assert_eq!(frozen.status, 0, "{}", frozen.err);
+        let done = at.house.done_with(&["thaw", &image], "x");
+        assert_eq!((done.status, done.out.len()), (19, 1024), "{limits:?} {:.40}{}", done.out, done.err);
+        assert!(done.out.starts_with(expected), "{limits:?} {:.40}", done.out);
+    }
+    // Said anew, each for itself.
+    let done = at.house.done_with(&["thaw", "--mailbox", "32K", "image0"], "x");
+    assert!(done.status == 19 && done.out.starts_with("3\n33\n2\n14\n"), "{:.40}{}", done.out, done.err);
+    at.kill_daemon();
+    at.una(&["thaw", "image0"]).expect_error(125, &["only the daemon", "una up -d", "--private"]);
 }
 
 #[test]

@@ -123,6 +123,21 @@ fn input_waits_and_ends_follow_a_process() {
     assert_eq!(waiting.end().status, 137);
 }
 
+#[test]
+fn limits_go_along() {
+    let computer = Computer::of(2);
+    computer.nodes[0].program("greedy.wasm", &programs::greedy());
+    let limits = ["--output", "1K", "--handles", "12", "--mailbox", "64K"];
+    let run = [&["run", "--on", "a", "--name", "greedy"], &limits[..], &["greedy.wasm"]].concat();
+    let mut running = computer.nodes[0].start(&run);
+    let pid = pid_of(&computer, "greedy");
+    computer.on(0, &["move", &pid, "b"]).expect_out(0, &["runs on b"]);
+    running.say("x\n");
+    let end = running.end();
+    assert_eq!((end.status, end.out.len()), (19, 1024), "{:.40}{}", end.out, end.err);
+    assert!(end.out.starts_with("5\n33\n4\n14\n"), "{:.40}", end.out);
+}
+
 /// What they print is one log, in which nothing is lost or doubled: each waits, when it writes, until it is where its parent is.
 #[test]
 fn children_go_where_their_parent_goes_and_write_where_it_writes() {

@@ -24,7 +24,7 @@
 
 use super::console::Rouse;
 use super::process::Info;
-use super::view::{Pid, PortError, ProcessLimits, ProcessView, State, Stdio};
+use super::view::{Pid, PortError, ProcessView, State, Stdio};
 use super::{Agent, Asker, Node, Order, PORTS};
 use abi::call::{Outcome, PortOptions, ReceiveError, SendError, SendMode, SystemCall, Wait};
 use abi::errno::Errno;
@@ -560,7 +560,7 @@ impl SystemFiles {
             args,
             env: vec![],
             mounts: info.mounts.clone(),
-            limits: ProcessLimits::default(),
+            limits: info.limits.clone(),
             stdio: Stdio::default(),
         };
         let started = self.node.run(order).map_err(|_| Errno::NoMem)?;
