@@ -424,6 +424,7 @@ fn names(directory: &Path) -> Result<Vec<String>> {
         names.push(name.into_string().map_err(|name| {
             Failure::new(status::FAILED, format!("cannot copy {}", directory.join(&name).display()))
                 .because("its name is not UTF-8, which names in una's tree are")
+                .help("give it another name, then copy again")
         })?);
     }
     names.sort();

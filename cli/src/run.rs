@@ -247,6 +247,7 @@ fn text(argument: &OsStr) -> Result<String> {
     argument.to_str().map(str::to_string).ok_or_else(|| {
         Failure::new(status::UNA, format!("the argument {argument:?} is not UTF-8"))
             .because("WebAssembly programs take text only")
+            .help("give it in UTF-8, or in a file")
     })
 }
 

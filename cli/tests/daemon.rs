@@ -306,6 +306,65 @@ fn limits_go_along_in_an_image() {
     at.una(&["thaw", "image0"]).expect_error(125, &["only the daemon", "una up -d", "--private"]);
 }
 
+/// With a file open, in the middle of their input, over an end of the daemon.
+#[test]
+fn programs_of_each_language_go_on_after_a_restart() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let input: String = (1..=60).map(|number| format!("line {number} {}\n", "lorem ".repeat(number % 7))).collect();
+    let half = input.match_indices('\n').nth(29).unwrap().0 + 1;
+    let mut at = Inhabited::new();
+    let sources = ["tests/guests/lines.c", "../programs/tests/notes.rs", "../programs/tests/letters.go"];
+    for (number, source) in sources.into_iter().enumerate() {
+        let name = format!("program{number}.wasm");
+        let mut compile = std::process::Command::new(root.join("../programs/compile"));
+        let said = compile.arg(root.join(source)).arg(at.house.path(&name)).output().unwrap();
+        let error = String::from_utf8_lossy(&said.stderr);
+        assert!(said.status.success(), "{source}: `cargo xtask setup` installs compilers\n{error}");
+        let [whole, cut] = ["whole", "cut"].map(|kind| format!("/{kind}{number}"));
+        for directory in [&whole, &cut] {
+            at.una(&["mkdir", directory]).expect(0, "");
+        }
+        let expected = at.house.done_with(&["run", &name, &whole], &input);
+        assert_eq!((expected.status, expected.err.as_str()), (0, ""), "{source}");
+        let mut running = at.house.start(&["run", "--name", &name, &name, &cut]);
+        running.say(&input[..half]);
+        let mut out = String::new();
+        while !out.contains("\n30: ") {
+            out += &(running.line() + "\n");
+        }
+        let listed: serde_json::Value = serde_json::from_str(&at.una(&["ps", "--json"]).out).unwrap();
+        let pid = listed["processes"][0]["pid"].to_string();
+        let frozen = at.una(&["freeze", &pid, "image"]);
+        assert_eq!(frozen.status, 0, "{source}: {}", frozen.err);
+        let end = running.end();
+        assert_eq!(end.status, 148, "{source}: {}", end.err);
+        at.una(&["down"]).expect(0, "una is down\n");
+        at.up();
+        let rest = at.house.done_with(&["thaw", "image"], &input[half..]);
+        assert_eq!((rest.status, rest.err.as_str()), (0, ""), "{source}: {}", rest.out);
+        assert_eq!(out + &end.out + &rest.out, expected.out, "{source}");
+    }
+}
+
+/// Ports, pipes and children are in no image.
+#[test]
+fn who_holds_something_is_not_frozen_and_runs_on() {
+    let at = Inhabited::new();
+    at.house.program("port.wasm", &programs::answering("/port/answers"));
+    at.house.program("pipe.wasm", &programs::piping());
+    at.house.program("child.wasm", &programs::family());
+    for holder in ["port.wasm", "pipe.wasm", "child.wasm"] {
+        let pid = at.start(&[holder]);
+        until("it to hold something", || (at.process(&pid)["handles"].as_u64()? > 1).then_some(()));
+        for command in [&["freeze", &pid, "image"] as &[&str], &["checkpoint", &pid], &["fork", &pid]] {
+            at.una(command).expect_error(1, &[&format!("process {pid} has ports, pipes or processes in its hands")]);
+        }
+        assert!(!at.house.path("image").exists());
+        assert_ne!(at.process(&pid)["state"], "ended", "{holder}");
+        at.una(&["kill", &pid]).expect(0, "");
+    }
+}
+
 #[test]
 fn a_process_is_frozen_and_goes_on_in_the_daemon_and_without_it() {
     let mut at = Inhabited::new();
@@ -488,6 +547,12 @@ fn files_of_the_tree_survive() {
     at.una(&["rm", "-r", "/a"]).expect(0, "");
     at.una(&["ls", "/a"]).expect_error(1, &["/a: no such file"]);
     at.una(&["cat", "/../../etc/passwd"]).expect_error(1, &["/../../etc/passwd"]);
+    let bad = std::os::unix::ffi::OsStrExt::from_bytes(b"caf\xe9");
+    let bad = at.house.path("names").join::<&std::ffi::OsStr>(bad);
+    at.house.write("names/fine", "");
+    std::fs::write(bad, "").unwrap();
+    at.una(&["cp", "-r", "names", "una:/names"])
+        .expect_error(1, &["cannot copy names/caf", "not UTF-8", "another name"]);
     at.una(&["cp", "back", "other"]).expect_error(1, &["both are on this machine", "una:"]);
     let list: serde_json::Value = serde_json::from_str(&at.una(&["ls", "--json", "/c"]).out).unwrap();
     assert_eq!((&list["schema"], &list["entries"].as_array().unwrap().len()), (&"una.ls/1".into(), &2));

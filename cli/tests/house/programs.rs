@@ -346,6 +346,17 @@ pub fn greedy() -> String {
     program(body).replacen("(memory (export \"memory\")", imports, 1)
 }
 
+/// Makes a pipe and waits for ever.
+pub fn piping() -> String {
+    let imports = r#"(import "una" "pipe_create" (func $pipe_create (param i32 i32) (result i32)))
+      (import "una" "pipe_read" (func $pipe_read (param i32 i32 i32 i32 i64) (result i32)))
+      (memory (export "memory")"#;
+    let body = r#"(func (export "_start")
+        (call $check (call $pipe_create (i32.const 64) (i32.const 96)))
+        (call $check (call $pipe_read (i32.load (i32.const 96)) (i32.const 1024) (i32.const 64) (i32.const 100) (i64.const -1))))"#;
+    program(body).replacen("(memory (export \"memory\")", imports, 1)
+}
+
 /// What programs with ports begin with: they end with the code of what failed.
 const UNA: &str = r#"
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
