@@ -37,7 +37,7 @@ enum una_error {
     UNA_NO_SENDERS = 11,  /* there is nothing, and nobody can send any more */
     UNA_NO_READERS = 12,
     UNA_ABANDONED = 13,   /* a server took the request and gave no answer: it may have had an effect */
-    UNA_LIMIT = 14,       /* one of the process's bounds */
+    UNA_LIMIT = 14,       /* one of the process's bounds: `una run --handles`, `--mailbox`, or one that all have */
     UNA_TRANSFER = 15,    /* a handle cannot go along; nothing was sent */
     UNA_BAD_NAME = 16,
     UNA_NOT_FOUND = 17,

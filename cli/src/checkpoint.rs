@@ -2,7 +2,7 @@
 
 use crate::failure::{Result, printable};
 use crate::node;
-use crate::{freeze, nodes, print, ps};
+use crate::{freeze, json, nodes, print, ps};
 use clap::Args;
 use daemon::node::Pid;
 use daemon::protocol::{Reply, Request};
@@ -22,6 +22,10 @@ pub struct Checkpoint {
     /// What to call it; such ones are removed last
     #[arg(long)]
     name: Option<String>,
+
+    /// Print JSON for scripts
+    #[arg(long)]
+    json: bool,
 
     /// The process, as `una ps` shows it
     #[arg(value_name = "PID")]
@@ -82,8 +86,6 @@ impl fmt::Display for Chosen {
 
 #[derive(Serialize)]
 struct List {
-    /// Changes when a field changes its meaning or goes; new fields may come.
-    schema: &'static str,
     checkpoints: Vec<CheckpointView>,
 }
 
@@ -91,6 +93,11 @@ impl Checkpoint {
     pub fn execute(self) -> Result<u8> {
         let request = Request::Checkpoint { pid: self.pid, name: self.name };
         match node::connect()?.ask(&request).map_err(node::failed)? {
+            Reply::Checkpoint(checkpoint) if self.json => {
+                let told = serde_json::json!({ "pid": self.pid, "checkpoint": checkpoint });
+                print(&json::text("una.checkpoint/1", &told))?;
+                Ok(0)
+            }
             Reply::Checkpoint(CheckpointView { sequence, made: Some(made), .. }) => {
                 let (size, new) = (freeze::size(made.bytes), freeze::size(made.new_bytes));
                 print(&format!("checkpoint {sequence} of process {}: {size}, {new} of it new\n", self.pid))?;
@@ -121,10 +128,7 @@ impl Checkpoints {
         let is_bad = |view: &CheckpointView| matches!(view.state, CheckpointState::Damaged { .. });
         let status = u8::from(self.verify && checkpoints.iter().any(is_bad));
         let text = match self.json {
-            true => {
-                let list = List { schema: "una.checkpoints/1", checkpoints };
-                serde_json::to_string_pretty(&list).expect("the list is plain data") + "\n"
-            }
+            true => json::text("una.checkpoints/1", &List { checkpoints }),
             false if checkpoints.is_empty() => "nothing is kept; keep a process: una checkpoint PID\n".into(),
             false => table(&checkpoints),
         };

@@ -2,7 +2,7 @@
 //! check is a function that measures one thing and judges it.
 
 use crate::failure::{Result, status};
-use crate::{directories, freeze, print};
+use crate::{directories, freeze, json, print};
 use clap::Args;
 use daemon::protocol::client::{ConnectError, Connection};
 use daemon::protocol::{Reply, Request};
@@ -25,8 +25,6 @@ pub struct Doctor {
 
 #[derive(Serialize)]
 struct Report {
-    /// Changes when a field changes its meaning or goes; new fields may come.
-    schema: &'static str,
     checks: Vec<Check>,
 }
 
@@ -90,10 +88,10 @@ impl Doctor {
             let Finding(verdict, found, advice) = look();
             Check { name, verdict, found, advice }
         };
-        let report = Report { schema: "una.doctor/1", checks: CHECKS.map(check).into() };
+        let report = Report { checks: CHECKS.map(check).into() };
         let worst = report.checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Ok);
         let text = match self.json {
-            true => serde_json::to_string_pretty(&report).expect("the report is plain data") + "\n",
+            true => json::text("una.doctor/1", &report),
             false => lines(&report, std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()),
         };
         print(&text)?;
@@ -409,8 +407,7 @@ mod tests {
     #[test]
     fn the_report_is_whole() {
         let check = |name, verdict| Check { name, verdict, found: "f".into(), advice: Some("a".into()) };
-        let report =
-            Report { schema: "una.doctor/1", checks: vec![check("x", Verdict::Fail), check("y", Verdict::Ok)] };
+        let report = Report { checks: vec![check("x", Verdict::Fail), check("y", Verdict::Ok)] };
         let text = lines(&report, false);
         assert!(
             text.contains("FAIL  x") && text.contains("-> a") && text.ends_with("1 ok, 0 to know about, 1 wrong\n")

@@ -4,7 +4,7 @@
 //! What was fetched is kept in the library of programs by its hash and its name; other nodes of the system bring it from there.
 
 use crate::failure::{Failure, Result, quoted, status};
-use crate::{directories, freeze, node, print};
+use crate::{directories, freeze, json, node, print};
 use clap::Args;
 use daemon::protocol::client::AskError;
 use daemon::protocol::{ProgramId, Reason, Request};
@@ -88,8 +88,6 @@ const PUBLISHED: [Published; 3] = [
 
 #[derive(Serialize)]
 struct List {
-    /// Changes when a field changes its meaning or goes; new fields may come.
-    schema: &'static str,
     programs: Vec<Listed>,
 }
 
@@ -142,8 +140,7 @@ impl Fetch {
         }
         let list = PUBLISHED.iter().filter(chosen).map(Published::listed).collect::<Result<Vec<_>>>()?;
         if self.json {
-            let list = List { schema: "una.fetch/1", programs: list };
-            print(&(serde_json::to_string_pretty(&list).expect("the list is plain data") + "\n"))?;
+            print(&json::text("una.fetch/1", &List { programs: list }))?;
             return Ok(0);
         }
         for Listed { name, what, fetched, example, .. } in list {

@@ -4,7 +4,7 @@
 //! every other path is on this machine, as `scp` and `docker cp` have it. The others take `una:` too.
 
 use crate::failure::{Failure, Result, printable, quoted, status};
-use crate::{moving, node, print};
+use crate::{json, moving, node, print};
 use clap::Args;
 use daemon::protocol::client::{AskError, Connection};
 use daemon::protocol::{Entry, FileKind, Reason, Reply, Request};
@@ -33,8 +33,6 @@ pub struct Ls {
 
 #[derive(Serialize)]
 struct List {
-    /// Changes when a field changes its meaning or goes; new fields may come.
-    schema: &'static str,
     path: String,
     entries: Vec<Entry>,
 }
@@ -44,8 +42,7 @@ impl Ls {
         let path = inside(&self.path);
         let entries = listed(&mut node::connect()?, &path)?;
         if self.json {
-            let list = List { schema: "una.ls/1", path, entries };
-            print(&(serde_json::to_string_pretty(&list).expect("the list is plain data") + "\n"))?;
+            print(&json::text("una.ls/1", &List { path, entries }))?;
             return Ok(0);
         }
         let mut text = String::new();
@@ -427,6 +424,7 @@ fn names(directory: &Path) -> Result<Vec<String>> {
         names.push(name.into_string().map_err(|name| {
             Failure::new(status::FAILED, format!("cannot copy {}", directory.join(&name).display()))
                 .because("its name is not UTF-8, which names in una's tree are")
+                .help("give it another name, then copy again")
         })?);
     }
     names.sort();

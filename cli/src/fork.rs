@@ -1,7 +1,7 @@
 //! `una fork`: clones of a running process. Knows what is asked and how it is shown; the daemon does it.
 
 use crate::failure::{Failure, Result, printable, status};
-use crate::{freeze, moving, node};
+use crate::{freeze, json, moving, node};
 use clap::Args;
 use daemon::node::Pid;
 use daemon::protocol::{CloneView, ForkView, Reply, Request};
@@ -45,8 +45,7 @@ impl Fork {
         };
         match (json, quiet) {
             (true, _) => {
-                let text = serde_json::to_string_pretty(&serde_json::json!({ "schema": "una.fork/1", "fork": forked }));
-                crate::print(&(text.expect("a view is plain data") + "\n"))?;
+                crate::print(&json::text("una.fork/1", &serde_json::json!({ "fork": forked })))?;
             }
             (_, true) => forked.clones.iter().try_for_each(|clone| crate::print(&format!("{}\n", clone.pid)))?,
             _ => crate::print(&describe(&forked))?,

@@ -2,7 +2,7 @@
 
 use crate::control::{self, Afterwards, Mounted, Reply, Request};
 use crate::failure::{Failure, Result, status};
-use crate::{grants, image_file, job, node};
+use crate::{grants, image_file, job, json, node};
 use clap::Args;
 use daemon::node::{FIRST_NODE, Pid, ProcessView};
 use daemon::protocol::client::{AskError, Connection};
@@ -21,6 +21,10 @@ pub struct Freeze {
     /// Put the program's code into the file, so that the file is enough to continue it on another machine
     #[arg(long)]
     with_program: bool,
+
+    /// Print JSON for scripts
+    #[arg(long)]
+    json: bool,
 
     /// The process, as `una ps` shows it
     #[arg(value_name = "PID")]
@@ -49,9 +53,9 @@ impl Freeze {
         }
         let of_linux = u32::try_from(pid.serial()).ok().filter(|_| pid.node() == FIRST_NODE);
         let connection = of_linux.map(control::connect).transpose()?.flatten().ok_or_else(|| not_running(pid))?;
-        let request = control::Freeze { image, with_program: self.with_program, afterwards };
+        let request = control::Freeze { image: image.clone(), with_program: self.with_program, afterwards };
         match connection.ask(&Request::Freeze(request))? {
-            Reply::Frozen { bytes } => self.tell(bytes, afterwards),
+            Reply::Frozen { bytes } => self.tell(&image, bytes, afterwards),
             Reply::Refused { why, help } => {
                 Err(help.into_iter().fold(Failure::new(status::FAILED, why), Failure::help))
             }
@@ -90,12 +94,18 @@ impl Freeze {
         let written = written.map_err(failure)?;
         connection.more(&protocol::More::Safe).map_err(node::failed)?;
         match connection.reply().map_err(node::failed)? {
-            protocol::Reply::Done => self.tell(written.bytes, afterwards),
+            protocol::Reply::Done => self.tell(image, written.bytes, afterwards),
             other => Err(node::unexpected(&other)),
         }
     }
 
-    fn tell(&self, bytes: u64, afterwards: Afterwards) -> Result<u8> {
+    fn tell(&self, image: &Path, bytes: u64, afterwards: Afterwards) -> Result<u8> {
+        if self.json {
+            let (image, runs_on) = (image.to_string_lossy(), afterwards == Afterwards::RunOn);
+            let told = serde_json::json!({ "pid": self.pid, "image": image, "bytes": bytes, "runs_on": runs_on });
+            crate::print(&json::text("una.freeze/1", &told))?;
+            return Ok(0);
+        }
         let size = size(bytes);
         let line = job::thaw_line(&self.image);
         let done = match afterwards {

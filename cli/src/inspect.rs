@@ -3,7 +3,7 @@
 use crate::control::Mounted;
 use crate::failure::{Failure, Result, printable, quoted, status};
 use crate::program::EngineArgument;
-use crate::{freeze, print, program, thaw};
+use crate::{freeze, json, print, program, thaw};
 use clap::Args;
 use engine::{ThawError, wasi};
 use serde::Serialize;
@@ -28,8 +28,6 @@ pub struct Inspect {
 
 #[derive(Serialize)]
 struct Inspection {
-    /// Changes when a field changes its meaning or goes; new fields may come.
-    schema: &'static str,
     name: String,
     arguments: Vec<String>,
     environment: Vec<String>,
@@ -94,7 +92,6 @@ impl Inspect {
         let frames = self.frames(&image);
         let mounts = thaw::had(&saved);
         let inspection = Inspection {
-            schema: "una.inspect/1",
             name: facts.name,
             arguments: saved.args,
             environment: saved.env,
@@ -109,11 +106,7 @@ impl Inspect {
             frames_unknown_because: frames.as_ref().err().cloned(),
             frames: frames.ok(),
         };
-        let text = if self.json {
-            serde_json::to_string_pretty(&inspection).expect("the inspection is plain data") + "\n"
-        } else {
-            describe(&inspection)
-        };
+        let text = if self.json { json::text("una.inspect/1", &inspection) } else { describe(&inspection) };
         print(&text)?;
         Ok(0)
     }

@@ -1,7 +1,7 @@
 //! `una lend`: for whom this machine is there. Knows what is asked and how it is shown; the daemon does it.
 
 use crate::failure::{Result, printable};
-use crate::{limits, node, print, ps};
+use crate::{json, limits, node, print, ps};
 use clap::Args;
 use daemon::protocol::{Reply, Request};
 use daemon::system::lend::{AFTER_USUAL, Lend};
@@ -32,8 +32,7 @@ impl LendCommand {
             other => return Err(node::unexpected(&other)),
         };
         if self.json {
-            let text = serde_json::to_string_pretty(&serde_json::json!({ "schema": "una.lend/1", "lending": view }));
-            print(&(text.expect("a view is plain data") + "\n"))?;
+            print(&json::text("una.lend/1", &serde_json::json!({ "lending": view })))?;
         } else {
             print(&(describe(&view) + "\n"))?;
         }

@@ -1,6 +1,64 @@
 //! What a program may use, as the command line says it. Knows units.
 
+use clap::Args;
+use daemon::node::{HANDLES_MAX, MAILBOX_BYTES_MAX, ProcessLimits};
 use std::time::Duration;
+
+/// What the daemon holds a process to. Its name is that of the group of these options.
+#[derive(Args)]
+pub struct LimitArguments {
+    /// How much memory it may use, for example 512M or 2G
+    #[arg(long = "mem", value_name = "BYTES", value_parser = bytes)]
+    memory: Option<u64>,
+
+    /// How many seconds of processor time it may use; then it ends
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    cpu: Option<Duration>,
+
+    /// Its share of the processor, where others have 100
+    #[arg(long, value_name = "SHARE", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    share: Option<u32>,
+
+    /// How much it may print, for example 10M; then writing fails
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    output: Option<u64>,
+
+    /// How many files it may have open, with the streams and directories that it is given; and how many ports, pipes and processes it
+    /// may have in its hands, with one that it is given, to the names. Then opening and making more fails
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=i64::from(HANDLES_MAX)))]
+    handles: Option<u32>,
+
+    /// How much the buffers of its ports and pipes may hold together, for example 1M; then making more of them fails
+    #[arg(long, value_name = "BYTES", value_parser = mailbox)]
+    mailbox: Option<u64>,
+}
+
+/// The options of [`LimitArguments`], for messages.
+pub const OPTIONS: &str = "--mem, --cpu, --share, --output, --handles, --mailbox";
+
+impl LimitArguments {
+    pub fn limits(&self) -> ProcessLimits {
+        ProcessLimits {
+            memory_bytes: self.memory,
+            cpu_weight: self.share,
+            cpu_total: self.cpu,
+            output_bytes: self.output,
+            handles: self.handles,
+            mailbox_bytes: self.mailbox,
+        }
+    }
+
+    pub fn are_any(&self) -> bool {
+        self.limits() != ProcessLimits::default()
+    }
+}
+
+fn mailbox(text: &str) -> Result<u64, String> {
+    let within = |number: &u64| *number <= MAILBOX_BYTES_MAX;
+    bytes(text).and_then(|number| {
+        Some(number).filter(within).ok_or_else(|| format!("expected at most {}G", MAILBOX_BYTES_MAX >> 30))
+    })
+}
 
 /// `512M`, `2G`, `65536`: powers of 1024.
 pub fn bytes(text: &str) -> Result<u64, String> {

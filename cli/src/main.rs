@@ -15,6 +15,7 @@ mod grants;
 mod image_file;
 mod inspect;
 mod job;
+mod json;
 mod lend;
 mod limits;
 mod man;

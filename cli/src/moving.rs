@@ -3,7 +3,7 @@
 
 use crate::failure::{Failure, Result, status};
 use crate::progress::{Bar, Scale};
-use crate::{freeze, node};
+use crate::{freeze, json, node};
 use clap::Args;
 use daemon::node::Pid;
 use daemon::protocol::{MoveView, Reply, Request, Stage};
@@ -37,10 +37,7 @@ impl Move {
         let moved = go(pid, &to, |stage| telling.tell(stage))?;
         drop(telling);
         match json {
-            true => {
-                let text = serde_json::to_string_pretty(&serde_json::json!({ "schema": "una.move/1", "move": moved }));
-                crate::print(&(text.expect("a view is plain data") + "\n"))?;
-            }
+            true => crate::print(&json::text("una.move/1", &serde_json::json!({ "move": moved })))?,
             false => crate::print(&(describe(&moved, &to) + "\n"))?,
         }
         Ok(0)

@@ -3,7 +3,7 @@
 
 use crate::failure::{Failure, Result, printable, quoted, status};
 use crate::program::EngineArgument;
-use crate::{directories, freeze, lend, limits, node, print, ps, up};
+use crate::{directories, freeze, json, lend, limits, node, print, ps, up};
 use clap::{Args, Subcommand};
 use daemon::node::Pid;
 use daemon::protocol::{Reply, Request, place};
@@ -11,7 +11,6 @@ use daemon::system::lend::Lend;
 use daemon::system::view::{EventView, Lends, NodeLine, NodeState, Occasion, Role, SystemView, WhyView};
 use daemon::system::{self, JoinError};
 use drivers::clock::now_ms;
-use serde::Serialize;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -20,21 +19,6 @@ fn system_view() -> Result<SystemView> {
         Reply::System(view) => Ok(view),
         other => Err(node::unexpected(&other)),
     }
-}
-
-/// What scripts get: the view, and which form it has.
-#[derive(Serialize)]
-struct Versioned<'a, T> {
-    /// Changes when a field changes its meaning or goes; new fields may come.
-    schema: &'static str,
-    #[serde(flatten)]
-    content: &'a T,
-}
-
-fn json<T: Serialize>(schema: &'static str, content: &T) -> Result<u8> {
-    let text = serde_json::to_string_pretty(&Versioned { schema, content }).expect("a view is plain data");
-    print(&(text + "\n"))?;
-    Ok(0)
 }
 
 /// List the nodes of the system
@@ -49,7 +33,8 @@ impl Nodes {
     pub fn execute(self) -> Result<u8> {
         let view = system_view()?;
         if self.json {
-            return json("una.nodes/1", &view);
+            print(&json::text("una.nodes/1", &view))?;
+            return Ok(0);
         }
         let titles = ["NODE", "NAME", "STATE", "ROLE", "CPUS", "LOAD", "MEMORY", "PROCS", "RTT", "ADDRESS"];
         let rows = view.nodes.iter().map(|line| node_row(line, view.me)).collect();
@@ -138,7 +123,8 @@ impl Status {
     pub fn execute(self) -> Result<u8> {
         let view = system_view()?;
         if self.json {
-            return json("una.status/1", &view);
+            print(&json::text("una.status/1", &view))?;
+            return Ok(0);
         }
         print(&describe(&view, std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()))?;
         Ok(0)
@@ -216,12 +202,20 @@ pub struct Ticket {
     /// Print the ticket alone
     #[arg(short, long)]
     quiet: bool,
+
+    /// Print JSON for scripts
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
 }
 
 impl Ticket {
     pub fn execute(self) -> Result<u8> {
         let request = Request::Ticket { lasts_s: self.lasts.as_secs() };
         match node::connect()?.ask(&request).map_err(node::failed)? {
+            Reply::Ticket { ticket, expires_ms } if self.json => {
+                let told = serde_json::json!({ "ticket": ticket, "expires_ms": expires_ms });
+                print(&json::text("una.ticket/1", &told))?;
+            }
             Reply::Ticket { ticket, .. } if self.quiet => print(&format!("{ticket}\n"))?,
             Reply::Ticket { ticket, .. } => print(&format!("una join {ticket}\n"))?,
             other => return Err(node::unexpected(&other)),
@@ -310,7 +304,7 @@ fn make_room() -> Result<()> {
             .because(format!("{programs} programs run here, which would end"))
             .help("end them, or let them end: una ps; then join again"));
     }
-    up::Down {}.execute().map(|_| ())
+    up::Down { json: false }.execute().map(|_| ())
 }
 
 fn not_joined(error: JoinError) -> Failure {
@@ -393,7 +387,8 @@ impl Why {
             other => return Err(node::unexpected(&other)),
         };
         if self.json {
-            return json("una.why/1", &why);
+            print(&json::text("una.why/1", &why))?;
+            return Ok(0);
         }
         print(&format!("{}\n{}", printable(&why_line(&what, &why)), why_table(&why)))?;
         Ok(0)

@@ -1,7 +1,7 @@
 //! `una send` and `una recv`: messages to and from a port of the node, by its name.
 
 use crate::failure::{Failure, Result, status};
-use crate::{limits::seconds, node};
+use crate::{json, limits::seconds, node, print};
 use clap::Args;
 use daemon::protocol::{Reply, Request};
 use std::io::{Read, Write};
@@ -18,6 +18,10 @@ pub struct Send {
     /// Wait at most so long for room in the port
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
+
+    /// Print JSON for scripts
+    #[arg(long)]
+    json: bool,
 
     /// The port's name in /port
     #[arg(value_name = "PORT")]
@@ -46,7 +50,13 @@ impl Send {
         let _ = connection.send_content(&mut message.as_slice());
         connection.be_patient().map_err(|error| Failure::new(status::FAILED, "cannot wait").because(error))?;
         match connection.reply().map_err(node::failed)? {
-            Reply::Done => Ok(0),
+            Reply::Done => {
+                if self.json {
+                    let told = serde_json::json!({ "port": port_name(&self.port), "bytes": message.len() });
+                    print(&json::text("una.send/1", &told))?;
+                }
+                Ok(0)
+            }
             other => Err(node::unexpected(&other)),
         }
     }
@@ -65,6 +75,10 @@ pub struct Receive {
     #[arg(short = 'n', long, value_name = "COUNT")]
     count: Option<u64>,
 
+    /// Print JSON for scripts, a line for each message: as `text`, or as `hex` if it is not UTF-8
+    #[arg(long)]
+    json: bool,
+
     /// The port's name in /port
     #[arg(value_name = "PORT")]
     port: String,
@@ -79,8 +93,10 @@ impl Receive {
             let port = port_name(&self.port);
             connection.send(&Request::Receive { port, timeout_ms }).map_err(node::failed)?;
             let mut message = connection.received().map_err(node::failed)?;
-            if self.count.is_some() {
-                message.push(b'\n');
+            match (self.json, self.count) {
+                (true, _) => message = told(&port_name(&self.port), message).into_bytes(),
+                (false, Some(_)) => message.push(b'\n'),
+                (false, None) => {}
             }
             let mut out = std::io::stdout().lock();
             match out.write_all(&message).and_then(|()| out.flush()) {
@@ -96,6 +112,17 @@ impl Receive {
         }
         Ok(0)
     }
+}
+
+fn told(port: &str, message: Vec<u8>) -> String {
+    let told = match String::from_utf8(message) {
+        Ok(text) => serde_json::json!({ "port": port, "text": text }),
+        Err(error) => {
+            let hex: String = error.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+            serde_json::json!({ "port": port, "hex": hex })
+        }
+    };
+    json::line("una.recv/1", &told)
 }
 
 /// `/port/x` and `x` are the same.

@@ -2,7 +2,7 @@
 
 use crate::control::{self, Description, Reply, Request};
 use crate::failure::{Result, printable, quoted};
-use crate::{freeze, node, print};
+use crate::{freeze, json, node, print};
 use clap::Args;
 use daemon::node::{End, Kind, MountOrder, Pid, ProcessView, State, Stay, Waits};
 use daemon::protocol;
@@ -25,8 +25,6 @@ pub struct Ps {
 
 #[derive(Serialize)]
 struct List {
-    /// Changes when a field changes its meaning or goes; new fields may come.
-    schema: &'static str,
     processes: Vec<Process>,
     /// Nodes that did not say what runs there.
     missing: Vec<Missing>,
@@ -187,9 +185,9 @@ impl Ps {
             rows.push(private_row(&private));
             processes.push(Process::Private(private));
         }
-        let list = List { schema: "una.ps/1", processes, missing };
+        let list = List { processes, missing };
         let text = match self.json {
-            true => serde_json::to_string_pretty(&list).expect("the list is plain data") + "\n",
+            true => json::text("una.ps/1", &list),
             false if rows.is_empty() => "no programs are running; start one: una run PROG\n".into(),
             false => table(rows, many_nodes),
         };

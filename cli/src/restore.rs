@@ -2,7 +2,7 @@
 
 use crate::checkpoint::Chosen;
 use crate::failure::{Result, printable};
-use crate::{node, print, ps};
+use crate::{json, node, print, ps};
 use clap::Args;
 use daemon::protocol::{self, Reply, Request};
 use daemon::system::view::{CheckpointView, Wish};
@@ -27,6 +27,10 @@ pub struct Restore {
     #[arg(long, conflicts_with_all = ["new", "on"])]
     undo: bool,
 
+    /// Print JSON for scripts
+    #[arg(long)]
+    json: bool,
+
     /// The process, and which of its checkpoints, by number or name; the latest if not said
     #[arg(value_name = "PID[@CHECKPOINT]")]
     chosen: Chosen,
@@ -37,6 +41,10 @@ pub struct Restore {
 /// What it has written to its terminal and to files since then stays written.
 #[derive(Args)]
 pub struct Undo {
+    /// Print JSON for scripts
+    #[arg(long)]
+    json: bool,
+
     /// The process, and which of its checkpoints, by number or name; the latest if not said
     #[arg(value_name = "PID[@CHECKPOINT]")]
     chosen: Chosen,
@@ -46,26 +54,31 @@ impl Restore {
     pub fn execute(self) -> Result<u8> {
         let Chosen { pid, which } = self.chosen.clone();
         if self.undo {
-            return undo(self.chosen);
+            return undo(self.chosen, self.json);
         }
         let wish = Wish { on: self.on, near: None, spread: false };
         let restore = protocol::Restore { pid, which, new: self.new, wish, decided: None };
-        tell(&Request::Restore(restore))
+        tell(&Request::Restore(restore), self.json)
     }
 }
 
 impl Undo {
     pub fn execute(self) -> Result<u8> {
-        undo(self.chosen)
+        undo(self.chosen, self.json)
     }
 }
 
-fn undo(chosen: Chosen) -> Result<u8> {
-    tell(&Request::Undo { pid: chosen.pid, which: chosen.which })
+fn undo(chosen: Chosen, json: bool) -> Result<u8> {
+    tell(&Request::Undo { pid: chosen.pid, which: chosen.which }, json)
 }
 
-fn tell(request: &Request) -> Result<u8> {
+fn tell(request: &Request, json: bool) -> Result<u8> {
     match node::connect()?.ask(request).map_err(node::failed)? {
+        Reply::Restored { pid, from, passed_over } if json => {
+            let told = serde_json::json!({ "pid": pid, "from": from, "passed_over": passed_over });
+            print(&json::text("una.restore/1", &told))?;
+            Ok(0)
+        }
         Reply::Restored { pid, from, passed_over } => {
             for why in &passed_over {
                 eprintln!("{}", printable(&format!("una: an older one is used: {why}")));

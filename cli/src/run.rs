@@ -5,12 +5,13 @@ use crate::control::Description;
 use crate::failure::{Failure, Result, status};
 use crate::image_file;
 use crate::job::{Job, World};
+use crate::limits::{self, LimitArguments, seconds};
 use crate::mounts::{self, MountArgument};
+use crate::node;
 use crate::program::{self, EngineArgument, Found, Freezing};
 use crate::session::{self, Input, Typing};
-use crate::{limits::bytes, limits::seconds, node};
 use clap::{Args, ValueEnum};
-use daemon::node::{Pid, ProcessLimits, Stdio};
+use daemon::node::{Pid, Stdio};
 use daemon::protocol::client::Connection;
 use daemon::protocol::{self, Follow, Lasting, Placement, Request, Restart, Until, WhenGone};
 use daemon::system::view::Wish;
@@ -37,6 +38,10 @@ pub struct Run {
     #[arg(short, long, requires = "detach")]
     interactive: bool,
 
+    /// With -d, print JSON for scripts
+    #[arg(long, requires = "detach")]
+    json: bool,
+
     /// Hand on every key at once and without an echo, for programs that draw on the screen
     #[arg(long, conflicts_with = "detach")]
     keys: bool,
@@ -46,20 +51,11 @@ pub struct Run {
     leash: bool,
 
     /// Run in this process, even if a daemon is up
-    #[arg(long)]
+    #[arg(long, conflicts_with = "LimitArguments")]
     private: bool,
 
-    /// How much memory it may use, for example 512M or 2G
-    #[arg(long = "mem", value_name = "BYTES", value_parser = bytes, conflicts_with_all = PRIVATE)]
-    memory: Option<u64>,
-
-    /// How many seconds of processor time it may use; then it ends
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with_all = PRIVATE)]
-    cpu: Option<Duration>,
-
-    /// Its share of the processor, where others have 100
-    #[arg(long, value_name = "SHARE", value_parser = clap::value_parser!(u32).range(1..=10_000), conflicts_with_all = PRIVATE)]
-    share: Option<u32>,
+    #[command(flatten)]
+    limits: LimitArguments,
 
     /// Run it on this node and no other, by name or number
     #[arg(long, value_name = "NODE", conflicts_with_all = PRIVATE)]
@@ -96,7 +92,7 @@ pub struct Run {
     environment: Vec<String>,
 
     /// On ctrl-Z (SIGTSTP), freeze the program into this file and end; runs in this process
-    #[arg(long, value_name = "FILE", conflicts_with = "unfreezable")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["unfreezable", "LimitArguments"])]
     image: Option<PathBuf>,
 
     /// What executes the program; the daemon runs native code only
@@ -105,11 +101,11 @@ pub struct Run {
 
     /// Give results that are not numbers the same bits on every processor (floating-point loops take 3 to 5 times as long); runs in
     /// this process
-    #[arg(long)]
+    #[arg(long, conflicts_with = "LimitArguments")]
     canonical_nans: bool,
 
     /// Run the program as it is, so that it cannot be frozen; runs in this process
-    #[arg(long)]
+    #[arg(long, conflicts_with = "LimitArguments")]
     unfreezable: bool,
 
     /// What `una ps` calls it; the file's name if not given
@@ -155,24 +151,19 @@ impl Run {
             restart: self.restart.map_or(Restart::No, Restart::from),
             durable_every_ms: self.durable.then_some(self.every.as_millis() as u64),
         };
-        let needs_daemon = places
-            || lasting.is_wanted()
-            || self.detach
-            || self.memory.is_some()
-            || self.cpu.is_some()
-            || self.share.is_some();
+        let needs_daemon = places || lasting.is_wanted() || self.detach || self.limits.are_any();
+        let of_daemon = || format!("-d, {}, --on, --near, --spread, --restart and --durable", limits::OPTIONS);
         let connection =
             if private { None } else { node::find().map_err(|failure| failure.with_status(status::UNA))? };
         match connection {
             Some(connection) => self.run_in(connection, lasting),
-            None if needs_daemon && private => Err(Failure::new(
-                status::UNA,
-                "cannot run the program in this process with -d, --mem, --cpu, --share, --on, --near, --spread, --restart or --durable",
-            )
-            .because("--engine pulley runs it in this process; those are for the daemon")
-            .help("leave one of them away")),
+            None if needs_daemon && private => {
+                Err(Failure::new(status::UNA, "cannot run the program in this process with what is for the daemon")
+                    .because(format!("--engine pulley runs it in this process; {} are for the daemon", of_daemon()))
+                    .help("leave one of them away"))
+            }
             None if needs_daemon => Err(Failure::new(status::UNA, "no daemon of una is running")
-                .because("-d, --mem, --cpu, --share, --on, --near, --spread, --restart and --durable need one")
+                .because(format!("{} need one", of_daemon()))
                 .help("start it: una up -d")),
             None => self.run_here(),
         }
@@ -202,20 +193,14 @@ impl Run {
             held: false,
             session: 0,
         };
-        let limits = ProcessLimits {
-            memory_bytes: self.memory,
-            cpu_weight: self.share,
-            cpu_total: self.cpu,
-            output_bytes: None,
-        };
+        let limits = self.limits.limits();
         let wish = Wish { on: self.on, near: self.near, spread: self.spread };
         let place = Placement { mounts, limits, stdio, follow, wish, decided: None };
         let run = protocol::Run { program: id.id(), name, arguments, environment, place, lasting };
         connection.send(&Request::Run(run)).map_err(|error| node::failed(error).with_status(status::UNA))?;
         let pid = session::started(&mut connection, &path, || id.wasm(&path), None)?;
         if self.detach {
-            crate::print(&format!("{pid}\n"))?;
-            return Ok(0);
+            return session::told_started("una.run/1", pid, self.json);
         }
         let typing = if self.keys { Typing::Keys } else { Typing::Lines };
         session::follow(connection, pid, Some(Input { typing }))
@@ -262,6 +247,7 @@ fn text(argument: &OsStr) -> Result<String> {
     argument.to_str().map(str::to_string).ok_or_else(|| {
         Failure::new(status::UNA, format!("the argument {argument:?} is not UTF-8"))
             .because("WebAssembly programs take text only")
+            .help("give it in UTF-8, or in a file")
     })
 }
 

@@ -8,7 +8,7 @@
 //! ```
 
 use crate::failure::{Failure, Result, status};
-use crate::{node, program, progress};
+use crate::{json, node, program, progress};
 use daemon::node::{Output, Pid};
 use daemon::protocol::client::{AskError, Connection};
 use daemon::protocol::{self, Frame, ProgramId, Reply, Request};
@@ -74,6 +74,15 @@ pub fn started(
     }
 }
 
+/// Tells the number of a process that runs on in the daemon.
+pub fn told_started(schema: &'static str, pid: Pid, as_json: bool) -> Result<u8> {
+    crate::print(&match as_json {
+        true => json::text(schema, &serde_json::json!({ "pid": pid })),
+        false => format!("{pid}\n"),
+    })?;
+    Ok(0)
+}
+
 /// Input for a process.
 pub struct Input {
     pub typing: Typing,
@@ -105,7 +114,7 @@ pub fn follow(mut connection: Connection, pid: Pid, input: Option<Input>) -> Res
         // It ends with this process: a read from a terminal cannot be taken back.
         std::thread::Builder::new().name("input".into()).spawn(send).map_err(lost)?;
     }
-    let shown = show(&mut connection, pid, Reader::Own(input_wanted));
+    let shown = show(&mut connection, pid, Reader::Own(input_wanted), &mut Streams);
     drop(terminal);
     if detached.load(Ordering::Acquire) {
         let line = format!("\nuna: detached; process {pid} runs on: una attach {pid}\n");
@@ -126,22 +135,43 @@ pub enum Reader {
     Onlooker,
 }
 
+/// What output is shown on.
+pub trait Screen {
+    fn output(&mut self, stream: Output, bytes: &[u8]) -> std::io::Result<()>;
+
+    /// So much of what was older is not kept any more.
+    fn lost(&mut self, bytes: u64) -> std::io::Result<()>;
+}
+
+/// This process's own standard output and error.
+pub struct Streams;
+
+impl Screen for Streams {
+    fn output(&mut self, stream: Output, bytes: &[u8]) -> std::io::Result<()> {
+        match stream {
+            Output::Out => write(&mut std::io::stdout(), bytes),
+            Output::Err => write(&mut std::io::stderr(), bytes),
+        }
+    }
+
+    fn lost(&mut self, bytes: u64) -> std::io::Result<()> {
+        let size = crate::freeze::size(bytes);
+        self.output(Output::Err, format!("una: {size} of older output are not kept any more\n").as_bytes())
+    }
+}
+
 /// Output up to its end, which is that of the process or, for `logs`, of what there is.
-pub fn show(connection: &mut Connection, pid: Pid, reader: Reader) -> Result<u8> {
-    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+pub fn show(connection: &mut Connection, pid: Pid, reader: Reader, screen: &mut dyn Screen) -> Result<u8> {
     loop {
         let written = match connection.frame().map_err(|error| node::failed(error).with_status(status::UNA))? {
-            Frame::Bytes(bytes) => write(&mut out, &bytes),
-            Frame::Errors(bytes) => write(&mut err, &bytes),
+            Frame::Bytes(bytes) => screen.output(Output::Out, &bytes),
+            Frame::Errors(bytes) => screen.output(Output::Err, &bytes),
             frame => {
                 let reply = frame.message::<Reply>().map_err(AskError::Protocol).map_err(node::failed)?;
                 match reply {
                     Reply::Ended { end } => return node::end_status(pid, &end),
                     Reply::Done => return Ok(0),
-                    Reply::Lost { bytes } => {
-                        let size = crate::freeze::size(bytes);
-                        write(&mut err, format!("una: {size} of older output are not kept any more\n").as_bytes())
-                    }
+                    Reply::Lost { bytes } => screen.lost(bytes),
                     Reply::Working => Ok(()),
                     Reply::InputWanted => {
                         if let Reader::Own(Some(wanted)) = &reader {

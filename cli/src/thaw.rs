@@ -3,12 +3,13 @@
 use crate::control::{Description, Mounted};
 use crate::failure::{Failure, Result, quoted, status};
 use crate::job::{Job, World};
+use crate::limits::{self, LimitArguments};
 use crate::mounts::{self, MountArgument};
 use crate::program::{self, EngineArgument, Freezing};
 use crate::session::{self, Input, Typing};
 use crate::{directories, grants, image_file, node};
 use clap::Args;
-use daemon::node::{ProcessLimits, Stdio};
+use daemon::node::Stdio;
 use daemon::protocol::client::Connection;
 use daemon::protocol::{self, Follow, Placement, Request, Until, WhenGone};
 use drivers::clock::now_ms;
@@ -22,7 +23,8 @@ use std::sync::Arc;
 /// Continue a frozen program
 ///
 /// It goes on where it stopped, with its files, its place in them, and the input that it had not read. What you froze on this
-/// machine has its directories again; what came from elsewhere gets those that you give it with --mount.
+/// machine has its directories again; what came from elsewhere gets those that you give it with --mount. What una run allowed it to
+/// use (--mem and others) it may use again, as far as it has not yet; here that can be said anew.
 #[derive(Args)]
 #[command(after_long_help = crate::EXIT_STATUS)]
 pub struct Thaw {
@@ -46,12 +48,19 @@ pub struct Thaw {
     #[arg(short, long, requires = "detach")]
     interactive: bool,
 
+    /// With -d, print JSON for scripts
+    #[arg(long, requires = "detach")]
+    json: bool,
+
+    #[command(flatten)]
+    limits: LimitArguments,
+
     /// Run in this process, even if a daemon is up
-    #[arg(long)]
+    #[arg(long, conflicts_with = "LimitArguments")]
     private: bool,
 
     /// On ctrl-Z (SIGTSTP), freeze the program into this file again and end; runs in this process
-    #[arg(long = "image", value_name = "FILE")]
+    #[arg(long = "image", value_name = "FILE", conflicts_with = "LimitArguments")]
     next_image: Option<PathBuf>,
 
     /// The image: what `una freeze` or ctrl-Z made
@@ -80,6 +89,11 @@ impl Thaw {
                 let why = if private { "this image needs a process of its own" } else { "no daemon of una is running" };
                 let failure = Failure::new(status::UNA, "cannot continue it with -d").because(why);
                 return Err(failure.help(if private { "leave -d away" } else { "start one: una up -d" }));
+            }
+            None if self.limits.are_any() || (image.limits().is_some() && !private) => {
+                let why = format!("only the daemon holds it to what it may use ({})", limits::OPTIONS);
+                let failure = Failure::new(status::UNA, format!("cannot continue {}", self.image.display()));
+                return Err(failure.because(why).help("start one: una up -d; or without bounds: una thaw --private"));
             }
             None => {}
         }
@@ -161,7 +175,7 @@ impl Thaw {
         };
         let place = Placement {
             mounts: mounts::resolve(mounts)?,
-            limits: ProcessLimits::default(),
+            limits: self.limits.limits(),
             stdio,
             follow,
             wish: Default::default(),
@@ -174,8 +188,7 @@ impl Thaw {
         })?;
         let pid = session::started(&mut connection, path, || Ok(wasm.clone()), Some(&mut image))?;
         if self.detach {
-            crate::print(&format!("{pid}\n"))?;
-            return Ok(0);
+            return session::told_started("una.thaw/1", pid, self.json);
         }
         session::follow(connection, pid, Some(Input { typing: Typing::Lines }))
     }

@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, Result, quoted, status};
 use crate::program::EngineArgument;
-use crate::{directories, lend, node, print};
+use crate::{directories, json, lend, node, print};
 use clap::Args;
 use daemon::node::{Node, NodeError, NodeOptions};
 use daemon::protocol::place::{self, ClaimError, Holder};
@@ -33,6 +33,10 @@ pub struct Up {
     /// Run in the background
     #[arg(short, long)]
     detach: bool,
+
+    /// With -d, print JSON for scripts
+    #[arg(long, requires = "detach")]
+    json: bool,
 
     /// How many threads run programs; one for each processor if not given
     #[arg(long, value_name = "COUNT")]
@@ -87,7 +91,8 @@ impl Up {
     pub fn after_join(
         detach: bool, listen: SocketAddr, workers: Option<u16>, engine: EngineArgument, lend: Option<Lend>,
     ) -> Up {
-        Up { detach, workers, engine, listen, alone: false, name: None, lost_after: None, lend, in_background: false }
+        let (name, lost_after) = (None, None);
+        Up { detach, json: false, workers, engine, listen, alone: false, name, lost_after, lend, in_background: false }
     }
 
     pub fn execute(self) -> Result<u8> {
@@ -252,10 +257,20 @@ impl Up {
         let mut child = command.current_dir("/").spawn().map_err(cannot_start)?;
         let out = child.stdout.take().expect("it was asked for a line above");
         for line in BufReader::new(out).lines().map_while(std::result::Result::ok) {
-            if line == READY {
-                return Ok(0);
+            match (line == READY, self.json) {
+                (true, true) => {
+                    let status = match node::connect()?.ask(&Request::Status).map_err(node::failed)? {
+                        Reply::Status(status) => status,
+                        other => return Err(node::unexpected(&other)),
+                    };
+                    let told = serde_json::json!({ "status": status, "data": data.to_string_lossy() });
+                    print(&json::text("una.up/1", &told))?;
+                    return Ok(0);
+                }
+                (true, false) => return Ok(0),
+                (false, true) => {}
+                (false, false) => print(&format!("{line}\n"))?,
             }
-            print(&format!("{line}\n"))?;
         }
         let _ = child.wait();
         let mut said = String::new();
@@ -352,7 +367,11 @@ fn not_started(error: NodeError, data: &Path) -> Failure {
 ///
 /// Its programs end; what they wrote to una's files is kept. Returns when all is on the disk.
 #[derive(Args)]
-pub struct Down {}
+pub struct Down {
+    /// Print JSON for scripts
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// How long a node may take to end: its disk may be slow.
 const DOWN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -362,8 +381,7 @@ impl Down {
         let data = directories::node()?;
         let holder = match place::find(&data).map_err(cannot_look)? {
             place::Found::Nothing => {
-                print("una is not up\n")?;
-                return Ok(0);
+                return self.tell(None);
             }
             place::Found::Node(holder, _) => holder,
             place::Found::Silent(Some(holder), _) => holder,
@@ -381,7 +399,16 @@ impl Down {
             }
         }
         wait_ended(&data, holder.pid)?;
-        print("una is down\n")?;
+        self.tell(Some(holder.pid))
+    }
+
+    /// `ended`: the process that was the node.
+    fn tell(&self, ended: Option<u32>) -> Result<u8> {
+        print(&match (self.json, ended) {
+            (true, _) => json::text("una.down/1", &serde_json::json!({ "ended": ended })),
+            (false, Some(_)) => "una is down\n".into(),
+            (false, None) => "una is not up\n".into(),
+        })?;
         Ok(0)
     }
 }

@@ -243,6 +243,126 @@ fn limits_are_kept() {
     at.una(&["run", "--mem", "32M", "grow.wasm"]).expect(0, "1\n0\n");
     at.una(&["run", "--mem", "1G", "grow.wasm"]).expect(0, "1\n1\n");
     at.una(&["run", "--mem", "x", "grow.wasm"]).expect_error(125, &["512M"]);
+    at.una(&["run", "--handles", "0", "grow.wasm"]).expect_error(125, &["--handles", "1..=65535"]);
+    at.una(&["run", "--mailbox", "5G", "grow.wasm"]).expect_error(125, &["at most 4G"]);
+    at.una(&["run", "--private", "--output", "1", "grow.wasm"]).expect_error(125, &["--private", "--output"]);
+}
+
+/// It has three streams and four directories from the beginning, and one handle.
+const GREEDY: [(&[&str], &str); 2] = [
+    (&["--output", "1K", "--handles", "10", "--mailbox", "1M"], "3\n33\n9\n14\n"),
+    (&["--output", "1K", "--handles", "12", "--mailbox", "64K"], "5\n33\n4\n14\n"),
+];
+
+/// What is refused to a program it is told, and there is as much of it as was said: also for its children.
+#[test]
+fn output_handles_and_mailboxes_have_bounds() {
+    let at = Inhabited::new();
+    at.house.program("greedy.wasm", &programs::greedy());
+    for (limits, expected) in GREEDY {
+        for with in [&[] as &[&str], &["by-a-child"]] {
+            let done = at.house.done_with(&[&["run"], limits, &["greedy.wasm"], with].concat(), "x");
+            assert_eq!((done.status, done.out.len()), (19, 1024), "{limits:?} {with:?} {:.40}{}", done.out, done.err);
+            assert!(done.out.starts_with(expected), "{limits:?} {with:?} {:.40}", done.out);
+        }
+        // One that is begun by the file `/proc/new` has the bounds of whoever began it.
+        let first = at.start(&["-i", "greedy.wasm"]);
+        let program = at.process(&first)["program"].as_str().unwrap().to_string();
+        at.una(&["kill", &first]).expect(0, "");
+        at.house.program("begins.wasm", &programs::telling(programs::PROC, "new", &program));
+        at.una(&[&["run"], limits, &["begins.wasm"]].concat()).expect(0, "");
+        let begun = until("it to be begun", || {
+            let listed: serde_json::Value = serde_json::from_str(&at.una(&["ps", "--all", "--json"]).out).ok()?;
+            let all = listed["processes"].as_array()?.iter();
+            all.rev().find(|one| one["name"] == program[..12]).map(|one| one["pid"].to_string())
+        });
+        assert_eq!(at.una(&["wait", &begun]).status, 19);
+        let log = at.una(&["logs", &begun]).out;
+        assert!(log.starts_with(expected) && log.len() == 1024, "{limits:?} {log:.40}");
+    }
+    // What a durable process holds lies elsewhere.
+    at.una(&["run", "--durable", "--handles", "10", "greedy.wasm"])
+        .expect_error(125, &["cannot be durable", "--handles and --mailbox"]);
+}
+
+#[test]
+fn limits_go_along_in_an_image() {
+    let mut at = Inhabited::new();
+    at.house.program("greedy.wasm", &programs::greedy());
+    for (number, (limits, expected)) in GREEDY.into_iter().enumerate() {
+        let pid = at.start(&[&["-i"], limits, &["greedy.wasm"]].concat());
+        at.until_state(&pid, "waiting");
+        let image = format!("image{number}");
+        let frozen = at.una(&["freeze", &pid, &image]);
+        assert_eq!(frozen.status, 0, "{}", frozen.err);
+        let done = at.house.done_with(&["thaw", &image], "x");
+        assert_eq!((done.status, done.out.len()), (19, 1024), "{limits:?} {:.40}{}", done.out, done.err);
+        assert!(done.out.starts_with(expected), "{limits:?} {:.40}", done.out);
+    }
+    // Said anew, each for itself.
+    let done = at.house.done_with(&["thaw", "--mailbox", "32K", "image0"], "x");
+    assert!(done.status == 19 && done.out.starts_with("3\n33\n2\n14\n"), "{:.40}{}", done.out, done.err);
+    at.kill_daemon();
+    at.una(&["thaw", "image0"]).expect_error(125, &["only the daemon", "una up -d", "--private"]);
+}
+
+/// With a file open, in the middle of their input, over an end of the daemon.
+#[test]
+fn programs_of_each_language_go_on_after_a_restart() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let input: String = (1..=60).map(|number| format!("line {number} {}\n", "lorem ".repeat(number % 7))).collect();
+    let half = input.match_indices('\n').nth(29).unwrap().0 + 1;
+    let mut at = Inhabited::new();
+    let sources = ["tests/guests/lines.c", "../programs/tests/notes.rs", "../programs/tests/letters.go"];
+    for (number, source) in sources.into_iter().enumerate() {
+        let name = format!("program{number}.wasm");
+        let mut compile = std::process::Command::new(root.join("../programs/compile"));
+        let said = compile.arg(root.join(source)).arg(at.house.path(&name)).output().unwrap();
+        let error = String::from_utf8_lossy(&said.stderr);
+        assert!(said.status.success(), "{source}: `cargo xtask setup` installs compilers\n{error}");
+        let [whole, cut] = ["whole", "cut"].map(|kind| format!("/{kind}{number}"));
+        for directory in [&whole, &cut] {
+            at.una(&["mkdir", directory]).expect(0, "");
+        }
+        let expected = at.house.done_with(&["run", &name, &whole], &input);
+        assert_eq!((expected.status, expected.err.as_str()), (0, ""), "{source}");
+        let mut running = at.house.start(&["run", "--name", &name, &name, &cut]);
+        running.say(&input[..half]);
+        let mut out = String::new();
+        while !out.contains("\n30: ") {
+            out += &(running.line() + "\n");
+        }
+        let listed: serde_json::Value = serde_json::from_str(&at.una(&["ps", "--json"]).out).unwrap();
+        let pid = listed["processes"][0]["pid"].to_string();
+        let frozen = at.una(&["freeze", &pid, "image"]);
+        assert_eq!(frozen.status, 0, "{source}: {}", frozen.err);
+        let end = running.end();
+        assert_eq!(end.status, 148, "{source}: {}", end.err);
+        at.una(&["down"]).expect(0, "una is down\n");
+        at.up();
+        let rest = at.house.done_with(&["thaw", "image"], &input[half..]);
+        assert_eq!((rest.status, rest.err.as_str()), (0, ""), "{source}: {}", rest.out);
+        assert_eq!(out + &end.out + &rest.out, expected.out, "{source}");
+    }
+}
+
+/// Ports, pipes and children are in no image.
+#[test]
+fn who_holds_something_is_not_frozen_and_runs_on() {
+    let at = Inhabited::new();
+    at.house.program("port.wasm", &programs::answering("/port/answers"));
+    at.house.program("pipe.wasm", &programs::piping());
+    at.house.program("child.wasm", &programs::family());
+    for holder in ["port.wasm", "pipe.wasm", "child.wasm"] {
+        let pid = at.start(&[holder]);
+        until("it to hold something", || (at.process(&pid)["handles"].as_u64()? > 1).then_some(()));
+        for command in [&["freeze", &pid, "image"] as &[&str], &["checkpoint", &pid], &["fork", &pid]] {
+            at.una(command).expect_error(1, &[&format!("process {pid} has ports, pipes or processes in its hands")]);
+        }
+        assert!(!at.house.path("image").exists());
+        assert_ne!(at.process(&pid)["state"], "ended", "{holder}");
+        at.una(&["kill", &pid]).expect(0, "");
+    }
 }
 
 #[test]
@@ -427,6 +547,12 @@ fn files_of_the_tree_survive() {
     at.una(&["rm", "-r", "/a"]).expect(0, "");
     at.una(&["ls", "/a"]).expect_error(1, &["/a: no such file"]);
     at.una(&["cat", "/../../etc/passwd"]).expect_error(1, &["/../../etc/passwd"]);
+    let bad = std::os::unix::ffi::OsStrExt::from_bytes(b"caf\xe9");
+    let bad = at.house.path("names").join::<&std::ffi::OsStr>(bad);
+    at.house.write("names/fine", "");
+    std::fs::write(bad, "").unwrap();
+    at.una(&["cp", "-r", "names", "una:/names"])
+        .expect_error(1, &["cannot copy names/caf", "not UTF-8", "another name"]);
     at.una(&["cp", "back", "other"]).expect_error(1, &["both are on this machine", "una:"]);
     let list: serde_json::Value = serde_json::from_str(&at.una(&["ls", "--json", "/c"]).out).unwrap();
     assert_eq!((&list["schema"], &list["entries"].as_array().unwrap().len()), (&"una.ls/1".into(), &2));

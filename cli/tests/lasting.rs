@@ -43,6 +43,26 @@ fn what_fails_is_begun_again_and_what_is_killed_is_not() {
     assert_eq!(computer.on(0, &["logs", &fine]).out, "hello\n");
 }
 
+/// By the files of the system too, whether or not it lives at that moment, and from the other node.
+#[test]
+fn what_is_killed_by_its_file_is_not_begun_again() {
+    let computer = Computer::of(2);
+    computer.nodes[0].program("exit7.wasm", &programs::exiting(7));
+    computer.nodes[0].program("count.wasm", &programs::counting(0, 3_000_000));
+    for (from, program) in [("a", "exit7.wasm"), ("b", "exit7.wasm"), ("b", "count.wasm")] {
+        let pid = started(&computer, 0, &["--restart", "always", "--on", "a", program]);
+        let begun = || computer.on(0, &["events"]).out.matches(&format!("{pid} is begun again on n1")).count();
+        // By now there is some time from its end to its next beginning.
+        until("it to be begun again", || (program == "count.wasm" || begun() >= 6).then_some(()));
+        computer.nodes[0].program("kill.wasm", &programs::telling(programs::PROC, &format!("{pid}/ctl"), "kill"));
+        computer.on(0, &["run", "--on", from, "kill.wasm"]).expect(0, "");
+        // Nobody is told of an end after which it is begun again.
+        let over = computer.on(0, &["wait", &pid]).status;
+        assert!([137, 7].contains(&over), "{program}: {over}");
+        assert!(computer.living(0, &pid).is_empty());
+    }
+}
+
 #[test]
 fn it_runs_again_after_its_only_node_was_lost() {
     let computer = Computer::of(1);

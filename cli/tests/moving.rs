@@ -4,7 +4,7 @@
 mod house;
 
 use house::computer::Computer;
-use house::{Running, programs, until};
+use house::{Running, Terminal, programs, until};
 use serde_json::Value;
 
 fn ps(computer: &Computer, from: usize, pid: &str) -> Value {
@@ -185,6 +185,41 @@ fn input_waits_and_ends_follow_a_process() {
     assert_eq!(waiting.end().status, 137);
 }
 
+/// Whoever sits at a process of another node sits at it wherever it goes.
+#[test]
+fn a_terminal_follows_a_process() {
+    let computer = Computer::of(2);
+    computer.nodes[0].program("cat.wasm", &programs::cat());
+    let mut terminal = Terminal::start(computer.nodes[0].una(&["run", "--on", "b", "--name", "echo", "cat.wasm"]));
+    let pid = pid_of(&computer, "echo");
+    for (round, to) in ["a", "b", "a", "b"].iter().enumerate() {
+        terminal.type_in(&format!("before {round}\n"));
+        // Once as an echo, once from the program.
+        terminal.see(&format!("before {round}\r\nbefore {round}\r\n"));
+        computer.on(round % 2, &["mv", &pid, to]).expect_out(0, &["runs on"]);
+        terminal.type_in(&format!("after {round}\n"));
+        terminal.see(&format!("after {round}\r\nafter {round}\r\n"));
+    }
+    terminal.type_in("\x03");
+    assert_eq!(terminal.end(), 130);
+    assert_eq!(computer.on(0, &["wait", &pid]).status, 137);
+}
+
+#[test]
+fn limits_go_along() {
+    let computer = Computer::of(2);
+    computer.nodes[0].program("greedy.wasm", &programs::greedy());
+    let limits = ["--output", "1K", "--handles", "12", "--mailbox", "64K"];
+    let run = [&["run", "--on", "a", "--name", "greedy"], &limits[..], &["greedy.wasm"]].concat();
+    let mut running = computer.nodes[0].start(&run);
+    let pid = pid_of(&computer, "greedy");
+    computer.on(0, &["move", &pid, "b"]).expect_out(0, &["runs on b"]);
+    running.say("x\n");
+    let end = running.end();
+    assert_eq!((end.status, end.out.len()), (19, 1024), "{:.40}{}", end.out, end.err);
+    assert!(end.out.starts_with("5\n33\n4\n14\n"), "{:.40}", end.out);
+}
+
 /// What they print is one log, in which nothing is lost or doubled: each waits, when it writes, until it is where its parent is.
 #[test]
 fn children_go_where_their_parent_goes_and_write_where_it_writes() {
@@ -246,6 +281,11 @@ fn what_cannot_move_is_refused_with_the_reason_and_runs_on() {
     computer.on(0, &["move", "1.99999", "b"]).expect_error(1, &["no process 99999"]);
     let mounted = computer.on(0, &["run", "-d", "--mount", ".=/host", "count.wasm"]);
     computer.on(0, &["move", mounted.out.trim(), "b"]).expect_error(1, &["of this machine", "--mount"]);
+    let looked_after = computer.on(0, &["run", "-d", "--on", "a", "--restart", "always", "count.wasm"]);
+    let looked_after = looked_after.out.trim();
+    computer.on(0, &["mv", looked_after, "b"]).expect_error(1, &["looked after by its node", "--restart"]);
+    assert_eq!(node_of(&computer, 1, looked_after), 1);
+    computer.on(0, &["kill", looked_after]).expect(0, "");
     assert_eq!(node_of(&computer, 1, &pid), 1);
 
     // A node that is drained takes nothing, and gives what it has.

@@ -2,8 +2,10 @@
 
 mod house;
 
-use house::{House, code, programs};
+use house::{Done, House, code, programs};
+use std::ffi::OsStr;
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 
 #[test]
@@ -30,6 +32,23 @@ fn arguments_and_environment() {
     let output = command.env("FROM_OUTSIDE", "yes").env("NOT_HANDED_ON", "no").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "words.wasm\nFROM_OUTSIDE=yes\n");
     house.done(&["run", "--env", "ABSENT", "words.wasm"]).expect_error(125, &["ABSENT", "--env ABSENT=VALUE"]);
+}
+
+#[test]
+fn what_is_not_utf_8_is_refused() {
+    let house = House::new();
+    house.program("words.wasm", &programs::words());
+    let bad = OsStr::from_bytes(b"caf\xe9");
+    let run = |command: &mut std::process::Command| Done::from(command.output().unwrap());
+    // The program's own path may be any.
+    std::fs::copy(house.path("words.wasm"), house.directory.path().join(bad)).unwrap();
+    run(house.una(&["run"]).arg(bad)).expect(0, "caf\u{fffd}\n");
+    let refused = [r#""caf\xE9" is not UTF-8"#, "take text only", "give it in UTF-8"];
+    run(house.una(&["run", "words.wasm"]).arg(bad)).expect_error(125, &refused);
+    run(house.una(&["run", "--env", "BAD", "words.wasm"]).env("BAD", bad)).expect_error(125, &refused);
+    // Una's own words are text.
+    run(house.una(&["run", "--env"]).arg(bad).arg("words.wasm")).expect_error(125, &["UTF-8"]);
+    run(house.una(&["ls"]).arg(bad)).expect_error(2, &["UTF-8"]);
 }
 
 #[test]

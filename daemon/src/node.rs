@@ -34,8 +34,9 @@ pub use moving::{Arrival, ArriveRefused, Baggage, Brought, Pages, Stopped};
 pub use seekers::{Fetched, Home, Registry, Tide};
 pub use system_files::{ForkOrder, Forked, OtherNode, Others, PlaceHint};
 pub use view::{
-    ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, Kind, Lineage, MountOrder, NodeError, NodeView,
-    NotPid, Order, Pid, PortError, ProcessLimits, ProcessView, RunRefused, State, Stay, Stdio, ThawOrder, Waits,
+    ControlRefused, DepartRefused, End, FIRST_NODE, FreezeRefused, HANDLES_MAX, Kind, Lineage, MAILBOX_BYTES_MAX,
+    MountOrder, NodeError, NodeView, NotPid, Order, Pid, PortError, ProcessLimits, ProcessView, RunRefused, State,
+    Stay, Stdio, ThawOrder, Waits,
 };
 
 use crate::files::{Lasting, Shared, Tree};
@@ -380,6 +381,8 @@ impl Node {
     /// Makes a process of an image, which goes on where it was frozen.
     pub fn thaw(&self, image: Image<impl Read>, order: ThawOrder) -> Result<Started, RunRefused> {
         let ThawOrder { program, name, mounts, limits, stdio } = order;
+        let kept = image.limits().map_or(Ok(ProcessLimits::default()), serde_json::from_slice);
+        let limits = limits.or(kept.map_err(|_| RunRefused::Limits)?);
         let world = self.0.world(&program, &mounts, &limits, stdio)?;
         let (resume, fiber, rest) = world.for_old();
         let process = at_once(self.0.engine.thaw_on_fiber(&program, image, resume, fiber))?;
@@ -400,6 +403,7 @@ impl Node {
         made: impl FnOnce(&Info),
     ) -> Result<Started, RunRefused> {
         let (console, limits, again) = (rest.output.clone(), common.limits.clone(), common.again);
+        let of_kernel = limits.of_kernel()?;
         let tape = rest.tape.clone();
         let info = self.0.info(program, &mut process, common, rest);
         if let Some(tape) = tape {
@@ -407,12 +411,13 @@ impl Node {
         }
         made(&info);
         let arguments = self.0.bodies.expect(guest::Program::new(process, info.clone()), info.clone());
+        let weight = limits.cpu_weight.unwrap_or(WEIGHT_NORMAL);
         let spawn = Spawn {
             program: Program::Module(ProgramId(*program.hash().as_bytes())),
             arguments: arguments.clone(),
             handles: Box::new([grant_names()]),
-            limits: Limits { children_max: 1024, ..Limits::NORMAL },
-            weight: limits.cpu_weight.unwrap_or(WEIGHT_NORMAL),
+            limits: of_kernel,
+            weight,
             orphan: Orphan::IsAdopted,
             supervisor: None,
             again,
@@ -637,7 +642,14 @@ impl Node {
     pub fn command(&self, pid: Pid, bytes: &[u8]) -> Result<(), abi::errno::Errno> {
         use abi::errno::Errno;
         let done = match bytes.trim_ascii() {
-            b"kill" => self.kill(pid),
+            b"kill" => {
+                let is_over = self.0.others.as_ref().map_or(Ok(false), |others| others.kill_for_good(pid))?;
+                match self.kill(pid) {
+                    // It is to be begun again, and does not live now.
+                    Err(ControlRefused::NoSuchProcess(_) | ControlRefused::Ended(_)) if is_over => Ok(()),
+                    killed => killed,
+                }
+            }
             b"stop" => self.stop(pid),
             b"cont" => self.cont(pid),
             word if word.starts_with(b"fork") => {
@@ -972,6 +984,11 @@ impl Inner {
                         .into(),
                 ));
             }
+            if program.uses_una() && (limits.handles.is_some() || limits.mailbox_bytes.is_some()) {
+                return Err(RunRefused::NotDurable(
+                    "its ports live beside the kernel, where --handles and --mailbox do not count".into(),
+                ));
+            }
             if let Some(mount) = mounts.iter().find(|mount| !mount.read_only) {
                 return Err(RunRefused::NotDurable(format!(
                     "{} is mounted for writing: mount it as {}:ro",
@@ -1058,6 +1075,7 @@ impl Inner {
             fiber: Fiber {
                 calls: Box::new(calls),
                 usage: usage.clone(),
+                descriptors_max: limits.handles.map_or(usize::MAX, |handles| handles as usize),
                 ports: tape.as_ref().zip(harbour.clone()).map(|(tape, harbour)| Ports::new(tape, Arc::new(harbour))),
             },
             rest: Rest {
@@ -1126,11 +1144,11 @@ impl Inner {
 }
 
 impl Children for Inner {
-    /// It sees the same directories as its parent, writes where its parent writes, and has nothing to read.
+    /// It sees the same directories as its parent, may use as much, writes where its parent writes, and has nothing to read.
     fn child(&self, parent: &Info, program: &engine::Program, child: Child) -> Result<Bytes, String> {
         let this = self.this.upgrade().ok_or("the node is stopping")?;
         let Child { args, env, has_own_log, .. } = child;
-        let limits = ProcessLimits::default();
+        let limits = parent.limits.clone();
         let output = match has_own_log {
             true => Console::new(false, false, limits.output_bytes.unwrap_or(u64::MAX)),
             false => parent.console.clone().ok_or("its parent has no streams")?,

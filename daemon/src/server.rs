@@ -632,7 +632,9 @@ fn refused(refused: RunRefused) -> Undone {
         RunRefused::Limit(_) => Reason::Busy,
         RunRefused::Stopping => Reason::Stopping,
         RunRefused::Start(_) | RunRefused::Thaw(_) | RunRefused::Alive(_) | RunRefused::Streams => Reason::NotRun,
-        RunRefused::NotDurable(_) => Reason::NotRun,
+        RunRefused::NotDurable(_) | RunRefused::Handles(_) | RunRefused::Mailbox(_) | RunRefused::Limits => {
+            Reason::NotRun
+        }
     };
     Undone::new(reason, refused)
 }

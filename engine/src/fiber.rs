@@ -10,12 +10,11 @@ use crate::image::{Facts, Image};
 use crate::process::{Body, Process, Stage, State, Stop};
 use crate::program::{Code, Program};
 use crate::tape::Ports;
-use crate::una::{self, Child};
+use crate::una::{self, Child, Newborn};
 use crate::wasi;
 use abi::call::{Outcome, SystemCall};
 use abi::file::Interrupt;
 use abi::ids::{ProcessId, Time};
-use abi::message::Bytes;
 use freeze::ImageError;
 use std::io::Read;
 use std::pin::Pin;
@@ -35,7 +34,7 @@ pub trait SystemCalls: Send {
     fn outcome(&mut self) -> Outcome;
 
     /// Makes ready what a child will be that is spawned with what this gives. If it is not spawned it is forgotten some day.
-    fn child(&mut self, child: Child) -> Result<(abi::process::Program, Bytes), NoChild>;
+    fn child(&mut self, child: Child) -> Result<Newborn, NoChild>;
 
     /// Since when a name leads where it leads, if it is one that lasts: whoever bound it goes on after the loss of its node, and the name
     /// with it. As far as this node has heard.
@@ -106,6 +105,8 @@ impl ResourceLimiter for Meter {
 pub struct Fiber {
     pub calls: Box<dyn SystemCalls>,
     pub usage: Arc<Usage>,
+    /// The most descriptors that it may have when it opens one more.
+    pub descriptors_max: usize,
     /// Of a durable process: its ports, by its tape.
     pub ports: Option<Ports>,
 }

@@ -267,7 +267,7 @@ fn is_lost(error: &CallError) -> bool {
 mod tests {
     use super::*;
     use crate::NoChild;
-    use crate::una::Child;
+    use crate::una::{Child, Newborn};
     use abi::call::Begun;
     use abi::ids::ProcessId;
     use std::collections::VecDeque;
@@ -330,7 +330,7 @@ mod tests {
             unreachable!("it answers at once")
         }
 
-        fn child(&mut self, _: Child) -> Result<(abi::process::Program, Bytes), NoChild> {
+        fn child(&mut self, _: Child) -> Result<Newborn, NoChild> {
             Err(NoChild)
         }
 

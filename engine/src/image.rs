@@ -16,6 +16,8 @@ pub(crate) const FACTS: &str = "una";
 pub(crate) const KEPT: &str = "kept";
 /// The ports of a durable process, if it has some.
 pub(crate) const PORTS: &str = "ports";
+/// What the process may use, if somebody said it.
+pub(crate) const LIMITS: &str = "limits";
 /// The program itself, if the image carries it.
 pub(crate) const PROGRAM: &str = "program";
 
@@ -83,6 +85,11 @@ impl<R: Read> Image<R> {
     pub fn facts(&self) -> Result<Facts, ThawError> {
         let facts = Facts::from_bytes(self.attachment(FACTS)?);
         facts.ok_or_else(|| ImageError::Inconsistent { what: "its facts are in an unknown form".into() }.into())
+    }
+
+    /// What the process may use, as whoever ran it wrote that: see [`crate::Process::save_with_limits`].
+    pub fn limits(&self) -> Option<&[u8]> {
+        self.state().attachments.get(LIMITS).map(Vec::as_slice)
     }
 
     pub(crate) fn kept(&self) -> Result<Kept, ThawError> {

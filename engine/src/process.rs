@@ -111,9 +111,12 @@ impl Engine {
         Ok(self.process(store, program, body, facts, interrupt))
     }
 
-    pub(crate) fn store(&self, system: wasi::System, fiber: Option<Fiber>) -> Store<State> {
+    pub(crate) fn store(&self, mut system: wasi::System, fiber: Option<Fiber>) -> Store<State> {
         let (calls, meter, ports) = match fiber {
-            Some(Fiber { calls, usage, ports }) => (Some(calls), Some(Meter(usage)), ports),
+            Some(Fiber { calls, usage, descriptors_max, ports }) => {
+                system.limit_descriptors(descriptors_max);
+                (Some(calls), Some(Meter(usage)), ports)
+            }
             None => (None, None, None),
         };
         let (kept, presence) = (Kept::default(), Arc::new(Presence::default()));
@@ -286,15 +289,24 @@ impl Process {
     /// Writes the frozen process as an image; with the program in it, if another machine is to continue it. The process stays
     /// as it is, whatever comes of this.
     pub fn save(&mut self, out: impl Write, with_program: bool) -> Result<(), SaveError> {
-        self.save_as(out, with_program, freeze::Pages::Included)
+        self.save_as(out, with_program, freeze::Pages::Included, None)
+    }
+
+    /// The same, with what the process may use, as whoever runs it writes that: see [`Image::limits`].
+    pub fn save_with_limits(
+        &mut self, out: impl Write, with_program: bool, limits: Option<Vec<u8>>,
+    ) -> Result<(), SaveError> {
+        self.save_as(out, with_program, freeze::Pages::Included, limits)
     }
 
     /// The same without the contents of its memories, which go another way: see [`Memories`] and [`Process::adopt`].
     pub fn save_without_pages(&mut self, out: impl Write, with_program: bool) -> Result<(), SaveError> {
-        self.save_as(out, with_program, freeze::Pages::LeftOut)
+        self.save_as(out, with_program, freeze::Pages::LeftOut, None)
     }
 
-    fn save_as(&mut self, out: impl Write, with_program: bool, pages: freeze::Pages) -> Result<(), SaveError> {
+    fn save_as(
+        &mut self, out: impl Write, with_program: bool, pages: freeze::Pages, limits: Option<Vec<u8>>,
+    ) -> Result<(), SaveError> {
         if self.store.data().presence.is_partial() {
             return Err(SaveError::PagesMissing);
         }
@@ -314,6 +326,9 @@ impl Process {
             && let Some(ports) = ports.save(calls.now())
         {
             attachments.insert(image::PORTS.to_string(), ports);
+        }
+        if let Some(limits) = limits {
+            attachments.insert(image::LIMITS.to_string(), limits);
         }
         if with_program {
             attachments.insert(image::PROGRAM.to_string(), self.program.wasm().to_vec());

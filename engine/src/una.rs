@@ -22,7 +22,7 @@ use abi::call::{
 use abi::errno::Errno;
 use abi::ids::{HandleId, ProcessId, Time};
 use abi::interface::names;
-use abi::limits::{Limits, WEIGHT_NORMAL};
+use abi::limits::Limits;
 use abi::message::{
     Answer, Badge, Bytes, MESSAGE_BYTES_MAX, MESSAGE_HANDLES_MAX, Message, NoticeEvent, Notify, Received, Transfer,
     TransferMode,
@@ -91,6 +91,14 @@ pub struct Child {
     pub env: Vec<(String, String)>,
     /// It writes into a log of its own, and not where its parent writes; so it can be on another node.
     pub has_own_log: bool,
+}
+
+/// What a child is spawned as.
+pub struct Newborn {
+    pub program: abi::process::Program,
+    pub arguments: abi::message::Bytes,
+    pub limits: Limits,
+    pub weight: u32,
 }
 
 impl From<Errno> for Code {
@@ -669,14 +677,14 @@ impl Program<'_, '_> {
             fd => Some(state.system.whole_file(fd as u32).map_err(|_| Code::Program)?),
         };
         let child = Child { wasm, args, env, has_own_log: place.is_some() };
-        let (kind, arguments) = self.calls().child(child).map_err(|_| Code::Program)?;
+        let Newborn { program, arguments, limits, weight } = self.calls().child(child).map_err(|_| Code::Program)?;
         let names = Transfer { handle: NAMES, rights: Rights::SENDER, mode: TransferMode::Copy };
         let spawn = Spawn {
-            program: kind,
+            program,
             arguments,
             handles: std::iter::once(names).chain(transfers).collect(),
-            limits: Limits { children_max: 1024, ..Limits::NORMAL },
-            weight: WEIGHT_NORMAL,
+            limits,
+            weight,
             orphan: Orphan::Dies,
             supervisor: None,
             again: None,

@@ -311,6 +311,52 @@ pub fn bookkeeping(lines: u32, work: u32) -> String {
     program(&body).replacen("(memory (export \"memory\")", imports, 1)
 }
 
+/// Waits for input, then takes what it can get: opens directories, makes ports with 16 KiB each, and writes. Prints how many there were of
+/// the first two, each with the error of the one that there was not, and ends with the error of writing. With an argument a child does it.
+pub fn greedy() -> String {
+    let imports = r#"(import "una" "port_create" (func $port_create (param i32 i32 i32 i32) (result i32)))
+      (import "una" "spawn" (func $spawn (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+      (import "una" "process_wait" (func $process_wait (param i32 i32 i64) (result i32)))
+      (memory (export "memory")"#;
+    let body = r#"(data (i32.const 1024) ".") (data (i32.const 1028) "kid\00")
+      (func (export "_start") (local $n i32) (local $code i32)
+        (call $check (call $args_sizes_get (i32.const 16) (i32.const 20)))
+        (if (i32.gt_u (i32.load (i32.const 16)) (i32.const 1)) (then
+          (call $check (call $spawn (i32.const -1) (i32.const 1028) (i32.const 4) (i32.const 0) (i32.const 0)
+            (i32.const 0) (i32.const 0) (i32.const 96)))
+          (call $check (call $process_wait (i32.load (i32.const 96)) (i32.const 112) (i64.const -1)))
+          (call $check (i32.load (i32.const 112)))
+          (call $proc_exit (i32.load (i32.const 116)))))
+        (drop (call $read (i32.const 0) (i32.const 2048) (i32.const 64)))
+        (loop $more
+          (local.set $code (call $path_open (i32.const 3) (i32.const 1) (i32.const 1024) (i32.const 1) (i32.const 2)
+            (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 8)))
+          (if (i32.eqz (local.get $code)) (then (local.set $n (i32.add (local.get $n) (i32.const 1))) (br $more))))
+        (call $number (local.get $n)) (call $number (local.get $code))
+        (local.set $n (i32.const 0))
+        (loop $more
+          (local.set $code (call $port_create (i32.const 1) (i32.const 16384) (i32.const 0) (i32.const 96)))
+          (if (i32.eqz (local.get $code)) (then (local.set $n (i32.add (local.get $n) (i32.const 1))) (br $more))))
+        (call $number (local.get $n)) (call $number (local.get $code))
+        (i32.store (i32.const 0) (i32.const 4096)) (i32.store (i32.const 4) (i32.const 100))
+        (loop $more
+          (local.set $code (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+          (br_if $more (i32.eqz (local.get $code))))
+        (call $proc_exit (local.get $code)))"#;
+    program(body).replacen("(memory (export \"memory\")", imports, 1)
+}
+
+/// Makes a pipe and waits for ever.
+pub fn piping() -> String {
+    let imports = r#"(import "una" "pipe_create" (func $pipe_create (param i32 i32) (result i32)))
+      (import "una" "pipe_read" (func $pipe_read (param i32 i32 i32 i32 i64) (result i32)))
+      (memory (export "memory")"#;
+    let body = r#"(func (export "_start")
+        (call $check (call $pipe_create (i32.const 64) (i32.const 96)))
+        (call $check (call $pipe_read (i32.load (i32.const 96)) (i32.const 1024) (i32.const 64) (i32.const 100) (i64.const -1))))"#;
+    program(body).replacen("(memory (export \"memory\")", imports, 1)
+}
+
 /// What programs with ports begin with: they end with the code of what failed.
 const UNA: &str = r#"
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))

@@ -6,7 +6,7 @@ use super::machine::{self, Body, Machine, Made, Native, Settle, Start, Used};
 use super::process::{Facts, Info, Processes};
 use super::puppet::{Puppet, Strings};
 use super::seekers::{Pile, SEEKERS};
-use super::view::{Kind, Pid, ProcessLimits, Stdio};
+use super::view::{HANDLES_MAX, Kind, MAILBOX_BYTES_MAX, Pid, ProcessLimits, Stdio};
 use super::{Fate, Watcher};
 use crate::steps::Step;
 use abi::call::{Outcome, PortOptions, SystemCall};
@@ -47,7 +47,9 @@ const DEVICES: u16 = 1;
 
 /// What all processes of the node may use.
 pub(crate) fn limits() -> Limits {
-    Limits { handles_max: 65_535, children_max: 60_000, ports_max: 4096, buffer_bytes_max: 4 << 30, ..Limits::NORMAL }
+    // What any process may be allowed, so that it can be spawned.
+    let (handles_max, buffer_bytes_max) = (HANDLES_MAX, MAILBOX_BYTES_MAX);
+    Limits { handles_max, children_max: 60_000, ports_max: 4096, buffer_bytes_max, ..Limits::NORMAL }
 }
 
 /// Only with other nodes there is a registrar, and seekers for it.

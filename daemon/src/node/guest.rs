@@ -11,11 +11,12 @@ use super::view::End;
 use abi::call::{Outcome, SystemCall};
 use abi::file::Clock;
 use abi::ids::{ProcessId, ProgramId, Time};
+use abi::limits::WEIGHT_NORMAL;
 use abi::message::Bytes;
 use abi::process::Fault;
 use abi::wasi::Clockid;
 use drivers::HostClock;
-use engine::una::{Child, Code};
+use engine::una::{Child, Code, Newborn};
 use engine::{NoChild, RunError, Stop};
 use kernel::{Key, Process};
 use std::future::Future;
@@ -170,7 +171,7 @@ impl engine::SystemCalls for Calls {
         Some(self.registry.as_ref()?.tide(path)?.since)
     }
 
-    fn child(&mut self, mut child: Child) -> Result<(abi::process::Program, Bytes), NoChild> {
+    fn child(&mut self, mut child: Child) -> Result<Newborn, NoChild> {
         let children = self.children.upgrade().ok_or(NoChild)?;
         let info = self.info.get().and_then(Weak::upgrade).ok_or(NoChild)?;
         let made = (|| {
@@ -179,7 +180,10 @@ impl engine::SystemCalls for Calls {
                 None => self.program.clone(),
             };
             let arguments = children.child(&info, &program, child)?;
-            Ok::<_, String>((abi::process::Program::Module(ProgramId(*program.hash().as_bytes())), arguments))
+            let program = abi::process::Program::Module(ProgramId(*program.hash().as_bytes()));
+            let limits = info.limits.of_kernel().map_err(|refused| refused.to_string())?;
+            let weight = info.limits.cpu_weight.unwrap_or(WEIGHT_NORMAL);
+            Ok::<_, String>(Newborn { program, arguments, limits, weight })
         })();
         made.map_err(|why| {
             if let Some(console) = &info.console {

@@ -257,9 +257,14 @@ impl Stopped {
         self.process = Some(Box::new(body));
     }
 
-    /// Writes its image, without flushing `out`.
+    /// Writes its image, without flushing `out`. What is left of what it may use goes along.
     pub fn save(&mut self, out: &mut dyn Write, with_program: bool) -> Result<(), FreezeRefused> {
-        Ok(self.process().save(out, with_program)?)
+        let used = Duration::from_nanos(self.info.time.total_ns(self.info.node_now()));
+        let written = self.info.console.as_ref().map_or(0, Console::end);
+        let left = self.info.limits.left(used, written);
+        let is_limited = left != ProcessLimits::default();
+        let limits = is_limited.then(|| serde_json::to_vec(&left).expect("plain data"));
+        Ok(self.process().save_with_limits(out, with_program, limits)?)
     }
 
     /// The same, without what is in its memories.

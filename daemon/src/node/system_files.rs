@@ -25,7 +25,7 @@
 
 use super::console::Rouse;
 use super::process::Info;
-use super::view::{Pid, PortError, ProcessLimits, ProcessView, State, Stdio};
+use super::view::{Pid, PortError, ProcessView, State, Stdio};
 use super::{Agent, Asker, Node, Order, PORTS};
 use abi::call::{Outcome, PortOptions, ReceiveError, SendError, SendMode, SystemCall, Wait};
 use abi::errno::Errno;
@@ -157,6 +157,10 @@ pub trait Others: Send + Sync {
     fn processes(&self) -> Vec<ProcessView>;
 
     fn command(&self, node: NodeId, pid: Pid, bytes: &[u8]) -> Result<(), Errno>;
+
+    /// Has a process that this node looks after end, and not begun again. False: it looks after no such process. One that is on its way to
+    /// another node is [`Errno::Busy`], for a moment.
+    fn kill_for_good(&self, pid: Pid) -> Result<bool, Errno>;
 
     /// A process of this node begins to move to the node of this name, and is told in its log if it cannot. Returns at once: it may be the
     /// one that asks.
@@ -557,7 +561,7 @@ impl SystemFiles {
             args,
             env: vec![],
             mounts: info.mounts.clone(),
-            limits: ProcessLimits::default(),
+            limits: info.limits.clone(),
             stdio: Stdio::default(),
         };
         let started = self.node.run(order).map_err(|_| Errno::NoMem)?;

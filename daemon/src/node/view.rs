@@ -1,6 +1,7 @@
 //! What others see of a node: its processes and how they are, what can be asked of them and why it may be refused. Plain data.
 
 use abi::ids::{NodeId, ProcessId, SERIAL_BITS};
+use abi::limits::Limits;
 use engine::TraceFrame;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -261,6 +262,53 @@ pub struct ProcessLimits {
     pub cpu_total: Option<Duration>,
     /// To standard output and error together. Then writing fails.
     pub output_bytes: Option<u64>,
+    /// Handles to objects of the kernel; and descriptors. Then nothing more is made, received or opened.
+    #[serde(default)]
+    pub handles: Option<u32>,
+    /// Of the buffers of its ports and pipes together. Then no more of them are made.
+    #[serde(default)]
+    pub mailbox_bytes: Option<u64>,
+}
+
+/// The most that can be said of handles. Each process has one from the beginning, to the names.
+pub const HANDLES_MAX: u32 = 65_535;
+/// The most that can be said of the buffers of ports and pipes.
+pub const MAILBOX_BYTES_MAX: u64 = 4 << 30;
+
+impl ProcessLimits {
+    /// What the kernel holds the process to.
+    pub(crate) fn of_kernel(&self) -> Result<Limits, RunRefused> {
+        let handles_max = self.handles.unwrap_or(Limits::NORMAL.handles_max);
+        let buffer_bytes_max = self.mailbox_bytes.unwrap_or(Limits::NORMAL.buffer_bytes_max);
+        if !(1..=HANDLES_MAX).contains(&handles_max) {
+            return Err(RunRefused::Handles(handles_max));
+        }
+        if buffer_bytes_max > MAILBOX_BYTES_MAX {
+            return Err(RunRefused::Mailbox(buffer_bytes_max));
+        }
+        Ok(Limits { children_max: 1024, handles_max, buffer_bytes_max, ..Limits::NORMAL })
+    }
+
+    /// What is left for a process that has used so much.
+    pub(crate) fn left(&self, cpu: Duration, output_bytes: u64) -> ProcessLimits {
+        ProcessLimits {
+            cpu_total: self.cpu_total.map(|total| total.saturating_sub(cpu)),
+            output_bytes: self.output_bytes.map(|total| total.saturating_sub(output_bytes)),
+            ..self.clone()
+        }
+    }
+
+    /// What is not said here is as it is there.
+    pub(crate) fn or(self, other: ProcessLimits) -> ProcessLimits {
+        ProcessLimits {
+            memory_bytes: self.memory_bytes.or(other.memory_bytes),
+            cpu_weight: self.cpu_weight.or(other.cpu_weight),
+            cpu_total: self.cpu_total.or(other.cpu_total),
+            output_bytes: self.output_bytes.or(other.output_bytes),
+            handles: self.handles.or(other.handles),
+            mailbox_bytes: self.mailbox_bytes.or(other.mailbox_bytes),
+        }
+    }
 }
 
 /// What a process's standard streams are like.
@@ -325,6 +373,12 @@ pub enum RunRefused {
     Thaw(#[from] engine::ThawError),
     #[error("the node has no room for another process ({0})")]
     Limit(String),
+    #[error("a process has from 1 to {HANDLES_MAX} handles, not {0}: say so many with --handles, or nothing")]
+    Handles(u32),
+    #[error("the ports and pipes of a process hold at most {MAILBOX_BYTES_MAX} bytes, not {0}: say so with --mailbox")]
+    Mailbox(u64),
+    #[error("the image says of the process's limits what cannot be read")]
+    Limits,
     #[error("process {0} is living")]
     Alive(Pid),
     #[error("what its streams held cannot be read")]
@@ -419,6 +473,35 @@ pub enum PortError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_are_what_is_left_and_what_is_said_anew() {
+        let limits = ProcessLimits {
+            memory_bytes: Some(1 << 20),
+            cpu_total: Some(Duration::from_secs(5)),
+            output_bytes: Some(1000),
+            handles: Some(8),
+            ..ProcessLimits::default()
+        };
+        let left = limits.left(Duration::from_secs(2), 400);
+        assert_eq!((left.cpu_total, left.output_bytes), (Some(Duration::from_secs(3)), Some(600)));
+        assert_eq!((left.memory_bytes, left.handles, left.mailbox_bytes), (Some(1 << 20), Some(8), None));
+        let none = limits.left(Duration::from_secs(9), 4000);
+        assert_eq!((none.cpu_total, none.output_bytes), (Some(Duration::ZERO), Some(0)));
+        let anew = ProcessLimits { handles: Some(9), mailbox_bytes: Some(1), ..ProcessLimits::default() };
+        assert_eq!(anew.or(left.clone()), ProcessLimits { handles: Some(9), mailbox_bytes: Some(1), ..left });
+    }
+
+    #[test]
+    fn limits_that_no_process_can_have_are_refused() {
+        let said = |handles, mailbox_bytes| ProcessLimits { handles, mailbox_bytes, ..ProcessLimits::default() };
+        let of_kernel = said(Some(HANDLES_MAX), Some(MAILBOX_BYTES_MAX)).of_kernel().unwrap();
+        assert_eq!((of_kernel.handles_max, of_kernel.buffer_bytes_max), (HANDLES_MAX, MAILBOX_BYTES_MAX));
+        for wrong in [said(Some(0), None), said(Some(HANDLES_MAX + 1), None)] {
+            assert!(matches!(wrong.of_kernel(), Err(RunRefused::Handles(_))));
+        }
+        assert!(matches!(said(None, Some(MAILBOX_BYTES_MAX + 1)).of_kernel(), Err(RunRefused::Mailbox(_))));
+    }
 
     #[test]
     fn pids_are_read_as_they_are_written() {

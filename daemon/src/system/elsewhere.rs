@@ -2,6 +2,7 @@
 //! the files.
 
 use super::ears::Question;
+use super::supervise::Killed;
 use super::{Inner, System, fork, health};
 use crate::node::{Asker, ForkOrder, Forked, Node, OtherNode, Others, Pid, PlaceHint, ProcessView};
 use abi::errno::Errno;
@@ -61,6 +62,14 @@ impl Others for System {
 
     fn command(&self, node: NodeId, pid: Pid, bytes: &[u8]) -> Result<(), Errno> {
         self.0.ask_about(node, pid, About::Command { bytes: bytes.into() })
+    }
+
+    fn kill_for_good(&self, pid: Pid) -> Result<bool, Errno> {
+        match System::kill_for_good(self, pid) {
+            Killed::Done => Ok(true),
+            Killed::NotHere => Ok(false),
+            Killed::NotYet => Err(Errno::Busy),
+        }
     }
 
     fn send_away(&self, pid: Pid, to: &str) -> Result<(), Errno> {

@@ -244,6 +244,11 @@ impl System {
         self.now_ns()
     }
 
+    /// From now on it opens nothing more when it has so many descriptors.
+    pub(crate) fn limit_descriptors(&mut self, max: usize) {
+        self.table.limit(max);
+    }
+
     /// Its standard input is at its end: what waits to be read there is read by somebody else.
     pub(crate) fn end_input(&mut self) {
         self.unread = Unread { bytes: vec![], start: 0, ended: true };

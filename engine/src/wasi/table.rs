@@ -117,13 +117,24 @@ pub struct FileView {
 }
 
 /// Invariants: no number below `first_free` is free; there are at most [`DESCRIPTORS_MAX`] numbers.
-#[derive(Default)]
 pub struct Table {
     slots: Vec<Option<Descriptor>>,
     first_free: usize,
+    /// Numbers from here on are not given out, at most [`DESCRIPTORS_MAX`]. What was there before stays.
+    max: usize,
+}
+
+impl Default for Table {
+    fn default() -> Table {
+        Table { slots: vec![], first_free: 0, max: DESCRIPTORS_MAX }
+    }
 }
 
 impl Table {
+    pub fn limit(&mut self, max: usize) {
+        self.max = max.min(DESCRIPTORS_MAX);
+    }
+
     pub fn get(&self, fd: u32) -> Result<&Descriptor, Errno> {
         self.slots.get(fd as usize).and_then(Option::as_ref).ok_or(Errno::BadF)
     }
@@ -140,7 +151,7 @@ impl Table {
 
     /// Is there room for one more?
     pub fn must_have_room(&self) -> Result<(), Errno> {
-        if self.first_free < DESCRIPTORS_MAX { Ok(()) } else { Err(Errno::MFile) }
+        if self.first_free < self.max { Ok(()) } else { Err(Errno::MFile) }
     }
 
     /// Puts a descriptor at the lowest free number.
@@ -247,5 +258,10 @@ mod tests {
         assert_eq!(table.insert(stream(Standard::Output)), Err(Errno::MFile));
         table.remove(77).unwrap();
         assert_eq!(table.insert(stream(Standard::Output)), Ok(77));
+        table.remove(77).unwrap();
+        table.limit(77);
+        assert_eq!(table.insert(stream(Standard::Output)), Err(Errno::MFile));
+        table.remove(5).unwrap();
+        assert_eq!(table.insert(stream(Standard::Output)), Ok(5));
     }
 }

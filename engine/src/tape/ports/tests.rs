@@ -4,7 +4,7 @@
 use super::*;
 use crate::NoChild;
 use crate::tape::{Mark, Piece, Told};
-use crate::una::Child;
+use crate::una::{Child, Newborn};
 use abi::call::{Begun, EndCallError};
 use abi::message::{Transfer, TransferMode};
 use std::future::Future;
@@ -228,7 +228,7 @@ impl SystemCalls for Node {
         unreachable!("it answers at once")
     }
 
-    fn child(&mut self, _: Child) -> Result<(abi::process::Program, Bytes), NoChild> {
+    fn child(&mut self, _: Child) -> Result<Newborn, NoChild> {
         Err(NoChild)
     }
 
