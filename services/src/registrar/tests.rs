@@ -48,7 +48,7 @@ enum Object {
 const OWN: usize = 1_000_000;
 
 enum Body {
-    Names(Host<Names>),
+    Names(Box<Host<Names>>),
     Registrar(Host<Registrar<Pile>>),
 }
 
@@ -118,7 +118,7 @@ impl World {
             luck: Luck(seed),
         };
         for node in 0..NODES {
-            let mut names = process(Body::Names(Host::new(Names::of_many())));
+            let mut names = process(Body::Names(Box::new(Host::new(Names::of_many()))));
             names.insert(Object::Port { port: OWN + 2 * node, badge: Badge(0) });
             names.insert(Object::Other);
             names.insert(Object::Port { port: OWN + 2 * node + 1, badge: Badge(0) });

@@ -200,11 +200,10 @@ impl Actor {
             },
             (_, Outcome::PortCreated(Ok(port))) => self.ports.push(port),
             (_, Outcome::PipeCreated(Ok(pipe))) => self.pipes.push(pipe),
-            (Some(SystemCall::SpawnOn { spawn, .. }), Outcome::Spawned(Err(error)))
-                if matches!(error, SpawnError::Unknown | SpawnError::NodeLost) =>
-            {
-                self.forget_moved(&spawn.handles)
-            }
+            (
+                Some(SystemCall::SpawnOn { spawn, .. }),
+                Outcome::Spawned(Err(SpawnError::Unknown | SpawnError::NodeLost)),
+            ) => self.forget_moved(&spawn.handles),
             (Some(SystemCall::Spawn(spawn) | SystemCall::SpawnOn { spawn, .. }), Outcome::Spawned(Ok(spawned))) => {
                 self.forget_moved(&spawn.handles);
                 self.processes.push(spawned.process);

@@ -881,7 +881,7 @@ impl Model {
                 let never = matches!(exit, Exit::NotStarted(_));
                 // A node on the way between two of which one moved may be lost: it lives, and is out of reach for who is told.
                 let moved = |process| self.places.contains_key(process);
-                let out_of_reach = moved(process) || moved(&promise.owner) || self.processes.get(process).is_none();
+                let out_of_reach = moved(process) || moved(&promise.owner) || !self.processes.contains_key(process);
                 let lost = self.cluster && *exit == Exit::NodeLost && out_of_reach;
                 lost || self.processes.get(process) == Some(&thing) && (never || self.ended.contains(&thing))
             }
