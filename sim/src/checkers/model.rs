@@ -167,8 +167,9 @@ impl Model {
         Model { devices, ..Model::default() }
     }
 
-    pub fn of_cluster() -> Model {
-        Model { cluster: true, ..Model::default() }
+    /// Of several nodes, each with so many devices beside the network.
+    pub fn of_cluster(devices: u16) -> Model {
+        Model { cluster: true, devices, ..Model::default() }
     }
 
     /// All processes of a node are gone, and all that they had.
@@ -1243,7 +1244,7 @@ mod tests {
 
     /// A parent that gave up as many children as it was to give handles, each with so many copies of its own.
     fn gave_up(counts: &[usize]) -> Model {
-        let mut model = Model::of_cluster();
+        let mut model = Model::of_cluster(0);
         let mut note = |seen| {
             let record = Record { step: 0, at: Time(0), process: parent(), seen };
             model.note(&record).expect("nothing of this is wrong");

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Within this time a `kill -9` is told everywhere: links break at once.
 pub const KILL_SEEN_NS: u64 = 1000 * MILLISECOND;
 /// Without power nobody says anything: silence has to be noticed first, by whoever asks that machine next.
-pub const SILENCE_SEEN_NS: u64 = 1500 * MILLISECOND;
+pub const SILENCE_SEEN_NS: u64 = 1000 * MILLISECOND;
 
 #[derive(Default)]
 pub struct Checkers {
