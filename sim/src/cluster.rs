@@ -13,9 +13,7 @@ use crate::checkers::{Violation, ensure};
 use crate::history::HistoryHash;
 use crate::machine::{Body, Faults, Machine, Moved, Options, Traveller};
 use crate::random::Random;
-use crate::runs::{
-    BOOT, CLIENT, Failure, HISTORY_SHOWN, Hosted, NAMES, Report, Run, caught, fits_one_order, part,
-};
+use crate::runs::{BOOT, CLIENT, Failure, HISTORY_SHOWN, Hosted, NAMES, Report, Run, caught, fits_one_order, part};
 use abi::call::PortOptions;
 use abi::ids::{DeviceId, HandleId, NodeId, ObjectId, ProcessId, Time};
 use abi::limits::Limits;
@@ -639,9 +637,8 @@ impl Cluster {
     fn disturb(&mut self) -> Result<(), Violation> {
         let count = self.machines.len() as u64;
         // A node whose first process gave up stops.
-        let has_halted = |node: &usize| {
-            self.up[*node] && !self.given_up.contains_key(node) && self.machines[*node].halted.is_some()
-        };
+        let has_halted =
+            |node: &usize| self.up[*node] && !self.given_up.contains_key(node) && self.machines[*node].halted.is_some();
         if let Some(node) = (0..self.machines.len()).filter(|_| !self.logs.is_empty()).find(has_halted) {
             self.crash(node);
         }
@@ -938,8 +935,7 @@ impl Cluster {
                 let mut sent = machine.kernel.ports().flat_map(|port| port.in_transit);
                 !self.logs.is_empty() && (lost || sent.any(|right| right.object == *object))
             };
-            let imports: Vec<_> =
-                machine.kernel.imports().filter(|(.., object, lost)| !kept(object, *lost)).collect();
+            let imports: Vec<_> = machine.kernel.imports().filter(|(.., object, lost)| !kept(object, *lost)).collect();
             ensure!(imports.is_empty(), "n{} holds rights of other nodes for nobody: {imports:?}", node + 1);
             ensure!(machine.kernel.errands() == 0, "n{} waits for {} errands", node + 1, machine.kernel.errands());
             let under_way = machine.kernel.under_way();

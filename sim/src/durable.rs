@@ -14,8 +14,8 @@
 //! ```
 //! A second process is not durable: it has effects at once, under its node's lease.
 
-use crate::checkers::durable::Observer;
 use crate::checkers::Violation;
+use crate::checkers::durable::Observer;
 use crate::history::HistoryHash;
 use crate::random::Random;
 use crate::runs::{Failure, HISTORY_SHOWN, Report, Run, caught};
@@ -90,6 +90,8 @@ struct Checkpoint {
     program: Program,
     /// What it had printed and nobody had seen.
     lines: Vec<(u64, u64)>,
+    /// All that led to it was safe before it was made.
+    is_settled: bool,
     is_damaged: bool,
     /// Whoever looks after the process has known of it: what was told since is kept.
     is_known: bool,
@@ -124,14 +126,25 @@ enum Ask {
 #[derive(Clone, Debug)]
 enum Answer {
     Renewed,
-    Looked { claims: BTreeMap<u64, (Claim, Revision)>, leases: BTreeMap<NodeId, LeaseFact> },
+    Looked {
+        claims: BTreeMap<u64, (Claim, Revision)>,
+        leases: BTreeMap<NodeId, LeaseFact>,
+    },
     Claim(Option<(Claim, Revision)>),
     Lease(LeaseFact),
     Written(Revision),
-    NotWritten { now: Option<(Claim, Revision)> },
-    History { checkpoints: Vec<Checkpoint>, pieces: BTreeMap<(u32, u64), Vec<Told>> },
+    NotWritten {
+        now: Option<(Claim, Revision)>,
+    },
+    History {
+        checkpoints: Vec<Checkpoint>,
+        pieces: BTreeMap<(u32, u64), Vec<Told>>,
+    },
     Kept,
-    Refused { now: Option<Revision>, is_there: bool },
+    Refused {
+        now: Option<Revision>,
+        is_there: bool,
+    },
     Trimmed,
     /// It may have been done, or may be yet.
     Unknown,
@@ -166,7 +179,9 @@ enum Flight {
 enum Phase {
     Beginning,
     Living,
-    HandedOver { until_ms: u64 },
+    HandedOver {
+        until_ms: u64,
+    },
     /// It has ended, and is to begin from its beginning.
     Ended,
 }
@@ -483,7 +498,8 @@ impl World {
             // The last checkpoint rots, if there is one before it to go on from.
             _ => {
                 if let [.., before, last] = &mut self.facts.checkpoints[..] {
-                    last.is_damaged |= !before.is_damaged && before.is_known && before.since == last.since;
+                    last.is_damaged |=
+                        last.is_settled && !before.is_damaged && before.is_known && before.since == last.since;
                 }
             }
         }
@@ -506,8 +522,12 @@ impl World {
     }
 
     fn hand_over(&mut self, index: usize) {
-        let others: Vec<NodeId> =
-            self.nodes.iter().filter(|node| node.is_awake() && node.id != self.nodes[index].id).map(|one| one.id).collect();
+        let others: Vec<NodeId> = self
+            .nodes
+            .iter()
+            .filter(|node| node.is_awake() && node.id != self.nodes[index].id)
+            .map(|one| one.id)
+            .collect();
         let Some(to) = self.random.pick(&others).copied() else { return };
         let until_ms = self.now + 2000;
         let Some(charge) = self.nodes[index].charges.get_mut(&SERVER).filter(|charge| charge.runs()) else { return };
@@ -671,7 +691,10 @@ impl World {
 
     fn write_tape(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        let Some(charge) = node.charges.get_mut(&SERVER).filter(|one| !node.open.contains(&For::Tape(one.revision))) else { return };
+        let Some(charge) = node.charges.get_mut(&SERVER).filter(|one| !node.open.contains(&For::Tape(one.revision)))
+        else {
+            return;
+        };
         if charge.kept.is_none() || charge.pending.is_empty() || charge.writing.is_some() {
             return;
         }
@@ -714,9 +737,10 @@ impl World {
         }
         let node = &mut self.nodes[index];
         let Some(charge) = node.charges.get_mut(&SERVER).filter(|charge| charge.phase == Phase::Living) else { return };
-        // All that led to it is safe first, and it has been told all again.
+        // All that led to it is safe first, if that does not take too long; and it has been told all again.
         let is_settled = charge.kept.is_none() || charge.pending.is_empty();
-        if !charge.again.is_empty() || !is_settled || node.open.contains(&For::Keeping(charge.revision)) {
+        let may_be = is_settled || self.random.once_in(4);
+        if !charge.again.is_empty() || !may_be || node.open.contains(&For::Keeping(charge.revision)) {
             return;
         }
         charge.keeping = Some((charge.end(), charge.program.printed));
@@ -726,6 +750,7 @@ impl World {
             position: charge.end(),
             program: charge.program.clone(),
             lines: charge.lines.clone(),
+            is_settled,
             is_damaged: false,
             is_known: false,
         };
@@ -887,9 +912,7 @@ impl World {
     }
 
     /// Looks for processes whose node is lost, if it is this node that looks after that.
-    fn find(
-        &mut self, index: usize, said: &BTreeMap<u64, (Claim, Revision)>, leases: &BTreeMap<NodeId, LeaseFact>,
-    ) {
+    fn find(&mut self, index: usize, said: &BTreeMap<u64, (Claim, Revision)>, leases: &BTreeMap<NodeId, LeaseFact>) {
         let (now, me) = (self.now, self.nodes[index].id);
         let is_heard = |node: &Node| node.silent_since.is_none_or(|since| since > now);
         let heard: Vec<NodeId> =
@@ -912,8 +935,7 @@ impl World {
                 continue;
             }
             let times = before.map_or(0, |asked| asked.times);
-            let others: Vec<NodeId> =
-                heard.iter().copied().filter(|node| *node != home.node || *node == me).collect();
+            let others: Vec<NodeId> = heard.iter().copied().filter(|node| *node != home.node || *node == me).collect();
             let Some(to) = claims::whom(&others, me, *pid, times) else { continue };
             self.nodes[index].asked.insert(*pid, Asked { claim: *revision, at_ms: now, times: times + 1 });
             self.send(Flight::TakeUp { by: to, pid: *pid, because });
@@ -934,7 +956,12 @@ impl World {
                         // What was here of it before is out first.
                         self.nodes[index].charges.remove(&pid);
                         taking.next = Some((claim.gone_on_with(me), Fence::ClaimAlone));
-                        Some(Ask::Write { pid, last: revision, fence: Fence::ClaimAlone, claim: claim.gone_on_with(me) })
+                        Some(Ask::Write {
+                            pid,
+                            last: revision,
+                            fence: Fence::ClaimAlone,
+                            claim: claim.gone_on_with(me),
+                        })
                     }
                 }
             }
@@ -955,7 +982,8 @@ impl World {
             }
             Answer::Unknown if taking.begun.is_none() && taking.next.is_some() && taking.attempts < 3 => {
                 (taking.in_doubt, taking.attempts) = (true, taking.attempts + 1);
-                let ((claim, fence), (_, last)) = (taking.next.expect("it is there"), taking.seen.expect("it was seen"));
+                let ((claim, fence), (_, last)) =
+                    (taking.next.expect("it is there"), taking.seen.expect("it was seen"));
                 Some(Ask::Write { pid, last, fence, claim })
             }
             Answer::Unknown if taking.begun.is_some() => Some(Ask::History),
@@ -1175,9 +1203,7 @@ impl Facts {
                     false => Answer::NotWritten { now: self.claims.get(&pid).copied() },
                 }
             }
-            Ask::History => {
-                Answer::History { checkpoints: self.checkpoints.clone(), pieces: self.pieces.clone() }
-            }
+            Ask::History => Answer::History { checkpoints: self.checkpoints.clone(), pieces: self.pieces.clone() },
             Ask::Piece { claim, since, at, told } => {
                 let there = self.pieces.get(&(since, at));
                 if there.is_none() && self.is_claim(SERVER, claim) {

@@ -148,9 +148,7 @@ pub enum Refused {
 }
 
 /// May `me` take this process up? `has_it`: it looks after it already.
-pub fn take_up(
-    claim: &Claim, revision: Revision, because: Because, me: Home, has_it: bool,
-) -> Result<Needs, Refused> {
+pub fn take_up(claim: &Claim, revision: Revision, because: Because, me: Home, has_it: bool) -> Result<Needs, Refused> {
     let Place::At(home) = claim.place else { return Err(Refused::Superseded) };
     let is_fenced = match because {
         Because::Handed { claim: said } | Because::Silent { claim: said } if said != revision => {
