@@ -1465,7 +1465,7 @@ impl Kernel {
     /// The other node holds a right more, under a number of its choice.
     fn take_in(&mut self, node: NodeId, number: u64, right: Right) -> Result<(), Breach> {
         let session = self.sessions.get_mut(&node).expect("who says something has a session");
-        let breach = if number % 2 == 0 || session.exports.contains_key(&number) {
+        let breach = if number.is_multiple_of(2) || session.exports.contains_key(&number) {
             Breach::Right
         } else if session.exports.len() >= FOREIGN_MAX as usize * 2 {
             Breach::Limit
@@ -1528,7 +1528,7 @@ impl Kernel {
     }
 
     fn claimed(&mut self, from: NodeId, giver: NodeId, life: u64, ticket: u64, number: u64) -> Result<(), Breach> {
-        if number % 2 == 0 || self.sessions[&from].exports.contains_key(&number) {
+        if number.is_multiple_of(2) || self.sessions[&from].exports.contains_key(&number) {
             return Err(Breach::Right);
         }
         if let Some(grant) = self.grants.get(&(giver, ticket)) {

@@ -35,6 +35,7 @@ use abi::process::{Exit, Orphan, Program, Spawn, Spawned};
 use abi::rights::Rights;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::ControlFlow;
 
 /// One process.
 ///
@@ -635,7 +636,7 @@ impl Kernel {
 /// Control by others.
 impl Kernel {
     /// The process that is to be controlled; or what the caller does instead.
-    fn control(&mut self, me: Key<Process>, handle: HandleId, what: What) -> Result<Key<Process>, Next> {
+    fn control(&mut self, me: Key<Process>, handle: HandleId, what: What) -> ControlFlow<Next, Key<Process>> {
         let refuse = |error| {
             Next::Return(match what {
                 What::Hold => Outcome::Held(Err(error)),
@@ -646,22 +647,22 @@ impl Kernel {
         let target = match self.find_process(me, handle, Rights::CONTROL) {
             Ok(target) => target,
             Err(error) => {
-                return Err(match self.foreign(me, handle, Rights::CONTROL) {
+                return ControlFlow::Break(match self.foreign(me, handle, Rights::CONTROL) {
                     Some(import) => self.control_abroad(me, import, what),
                     None => refuse(ControlError::Handle(error)),
                 });
             }
         };
         match self.processes[target].state {
-            State::Exited { .. } | State::Doomed { .. } => Err(refuse(ControlError::Ended)),
-            _ => Ok(target),
+            State::Exited { .. } | State::Doomed { .. } => ControlFlow::Break(refuse(ControlError::Ended)),
+            _ => ControlFlow::Continue(target),
         }
     }
 
     pub(crate) fn hold(&mut self, me: Key<Process>, handle: HandleId, effects: &mut Vec<Effect>) -> Next {
         let target = match self.control(me, handle, What::Hold) {
-            Ok(target) => target,
-            Err(next) => return next,
+            ControlFlow::Continue(target) => target,
+            ControlFlow::Break(next) => return next,
         };
         let process = &mut self.processes[target];
         process.held = true;
@@ -680,8 +681,8 @@ impl Kernel {
 
     pub(crate) fn release(&mut self, me: Key<Process>, handle: HandleId) -> Next {
         let target = match self.control(me, handle, What::Release) {
-            Ok(target) => target,
-            Err(next) => return next,
+            ControlFlow::Continue(target) => target,
+            ControlFlow::Break(next) => return next,
         };
         let process = &mut self.processes[target];
         process.held = false;
@@ -693,8 +694,8 @@ impl Kernel {
 
     pub(crate) fn interrupt(&mut self, me: Key<Process>, handle: HandleId) -> Next {
         let target = match self.control(me, handle, What::Interrupt) {
-            Ok(target) => target,
-            Err(next) => return next,
+            ControlFlow::Continue(target) => target,
+            ControlFlow::Break(next) => return next,
         };
         if let State::Waiting { .. } = self.processes[target].state {
             self.give_up(target, Cause::Interrupted);

@@ -275,12 +275,11 @@ impl Session {
                 sent = true;
             }
         }
-        if self.owed > 0 && !sent {
-            if self.owed >= ACKNOWLEDGE_PACKETS || self.acknowledge_at.is_none_or(|at| at <= now) {
-                let packet = header(self, PacketKind::Acknowledgement, 0).write(&[]);
-                effects.push(Effect::Transmit { to, packet });
-                sent = true;
-            }
+        let is_due = self.owed >= ACKNOWLEDGE_PACKETS || self.acknowledge_at.is_none_or(|at| at <= now);
+        if self.owed > 0 && !sent && is_due {
+            let packet = header(self, PacketKind::Acknowledgement, 0).write(&[]);
+            effects.push(Effect::Transmit { to, packet });
+            sent = true;
         }
         if sent {
             (self.owed, self.acknowledge_at) = (0, None);

@@ -14,6 +14,7 @@
 //!   events     what happened, in one order     placement  where a process goes, and why
 //!   location   where a process is          checkpoints  what is kept of one, and how many
 //!   restarts   whether and when it is begun again     owner    whether the owner of a lent machine is at it
+//!   durable    whose a process is that outlives its node, and what may be seen of it
 //! ```
 #![no_std]
 
@@ -21,6 +22,7 @@ extern crate alloc;
 
 pub mod boot;
 pub mod checkpoints;
+pub mod durable;
 pub mod events;
 pub mod files;
 pub mod host;

@@ -12,6 +12,8 @@
 //!                     the ports that were claimed
 //! ```
 
+pub mod planted;
+
 use crate::{FIRST_GRANT, Input, OWN_PORT, Service};
 use abi::call::{Outcome, SendError, SendMode, SystemCall, Wait};
 use abi::ids::{HandleId, PortId, Time};
@@ -250,6 +252,3 @@ impl<D: Desk> Registrar<D> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,18 +6,23 @@
 //! and each node's clock runs at its own speed. In the end everything heals and every process ends: then nothing may be left anywhere.
 
 use crate::bodies::actor::{ACTOR, Actor};
+use crate::bodies::client::{Client, SharedLog};
 use crate::checkers::model::Model;
 use crate::checkers::watcher::Watcher;
 use crate::checkers::{Violation, ensure};
 use crate::history::HistoryHash;
 use crate::machine::{Body, Faults, Machine, Moved, Options, Traveller};
 use crate::random::Random;
-use crate::runs::{Failure, HISTORY_SHOWN, Report, Run, caught};
-use abi::ids::{HandleId, NodeId, ObjectId, ProcessId, Time};
+use crate::runs::{BOOT, CLIENT, Failure, HISTORY_SHOWN, Hosted, NAMES, Report, Run, caught, fits_one_order, part};
+use abi::call::PortOptions;
+use abi::ids::{DeviceId, HandleId, NodeId, ObjectId, ProcessId, Time};
 use abi::limits::Limits;
 use abi::message::Bytes;
 use kernel::world::{DepartError, Event};
 use kernel::{Key, Process};
+use services::boot::{Boot, Manifest, Plan};
+use services::host::Host;
+use services::names::Names;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a kernel has under way that comes to an end whatever processes do.
@@ -29,6 +34,8 @@ const REST_STEPS: u64 = 1_000;
 const RESTING_MAX: u64 = 40_000;
 /// Steps with faults, and how many more everything may take to end.
 const STEPS_FAULTY: u64 = 4_000;
+/// The same for each of many nodes.
+const STEPS_FAULTY_OF_ONE: u64 = 1_000;
 const STEPS_MAX: u64 = 60_000;
 
 /// What the network does.
@@ -103,6 +110,7 @@ struct Cluster {
     given_up: BTreeMap<usize, u64>,
     now: u64,
     step: u64,
+    steps_faulty: u64,
     random: Random,
     weather: Weather,
     coming: Vec<Coming>,
@@ -125,10 +133,38 @@ struct Cluster {
     restless: Option<ProcessId>,
     /// How often a process moved, and how often it could not.
     pub moves: [u64; 2],
+    /// What the clients of each node's service `names` were answered; empty where there is none.
+    logs: Vec<SharedLog>,
+}
+
+/// What a cluster is made of.
+struct Shape {
+    count: usize,
+    is_of_ways: bool,
+    is_stored: bool,
+}
+
+/// Requests to the service of one node in all its lives.
+const STORED_OPERATIONS_MAX: usize = 60;
+
+/// What runs on a node with a journal.
+fn stored() -> Plan {
+    let buffered = PortOptions::buffered(4);
+    let parts = vec![
+        part("names", NAMES, &[DeviceId(0)], &[], buffered),
+        part("one client", CLIENT, &[], &["names"], buffered),
+        part("another client", CLIENT, &[], &["names"], buffered),
+        part("actor", ACTOR, &[DeviceId::NETWORK], &["names"], buffered),
+    ];
+    Manifest { parts }.check().expect("this manifest is in order")
 }
 
 pub fn play(run: Run, seed: u64) -> Result<Report, Box<Failure>> {
-    let mut cluster = Cluster::new(seed, run == Run::Ways);
+    let mut cluster = match run {
+        Run::Wide => Cluster::wide(seed, false),
+        Run::Stored => Cluster::wide(seed, true),
+        _ => Cluster::new(seed, run == Run::Ways),
+    };
     match caught(|| cluster.go()) {
         Ok(()) => {
             for machine in &cluster.machines {
@@ -184,6 +220,23 @@ impl Cluster {
     fn new(seed: u64, is_of_ways: bool) -> Cluster {
         let mut random = Random::new(seed ^ 0xc105e7);
         let count = if is_of_ways { 3 } else { 2 } + random.below(3) as usize;
+        Cluster::of(Shape { count, is_of_ways, is_stored: false }, seed, random)
+    }
+
+    /// As many nodes as the seed says, of those that a system usually has.
+    fn wide(seed: u64, is_stored: bool) -> Cluster {
+        let mut random = Random::new(seed ^ 0x31de);
+        let count = 3 + (seed % 7) as usize;
+        let is_of_ways = random.once_in(2);
+        let mut cluster = Cluster::of(Shape { count, is_of_ways, is_stored }, seed, random);
+        cluster.steps_faulty = STEPS_FAULTY_OF_ONE * count as u64;
+        if is_stored {
+            cluster.weather.crash_once_in = Some(100 + cluster.random.below(400));
+        }
+        cluster
+    }
+
+    fn of(Shape { count, is_of_ways, is_stored }: Shape, seed: u64, mut random: Random) -> Cluster {
         let nodes: Vec<NodeId> = (1..=count as u16).map(NodeId).collect();
         let weather = Weather {
             loses_once_in: [u64::MAX, 20, 4][random.below(3) as usize],
@@ -219,29 +272,47 @@ impl Cluster {
             },
             false => weather,
         };
+        let devices = if is_stored { 1 } else { 0 };
+        let logs: Vec<SharedLog> = nodes.iter().map(|_| SharedLog::default()).collect();
         let machine = |node: &NodeId| {
+            let journals = Faults {
+                journal_fails_once_in: [None, Some(200)][shape.below(2) as usize],
+                journal_works_once_in: [1, 3, 10][shape.below(3) as usize],
+                stir_once_in: None,
+                trap_once_in: [None, Some(150), Some(40)][shape.below(3) as usize],
+                traps: |program| program == NAMES,
+            };
             let options = Options {
                 seed: seed.wrapping_mul(31).wrapping_add(u64::from(node.0)),
                 node: *node,
                 life: 1,
                 workers: 1 + (seed >> node.0 & 1) as u16,
-                devices: 0,
-                faults: Faults::NONE,
-                first: ACTOR,
+                devices,
+                faults: if is_stored { journals } else { Faults::NONE },
+                first: if is_stored { BOOT } else { ACTOR },
                 arguments: Bytes::new(&[0]),
                 limits: Limits::NORMAL,
                 pause_ns_max: 2_000_000,
             };
             let nodes = nodes.clone();
+            let log = logs[usize::from(node.0) - 1].clone();
+            let plan = stored();
             Machine::new(
                 options,
                 Box::new(move |program, arguments, id| {
                     let actor = || {
                         let actor = Actor::of_cluster(seed, id, arguments, &nodes);
                         let actor = if is_of_ways { actor.streaming() } else { actor };
+                        let actor = if is_stored { actor.with_network(HandleId(2)) } else { actor };
                         Box::new(if is_restless { actor.waiting_long() } else { actor }) as Box<dyn Body>
                     };
-                    (program == ACTOR).then(actor)
+                    Some(match program {
+                        ACTOR => actor(),
+                        BOOT => Box::new(Hosted(Host::new(Boot::with_network(plan.clone(), devices)))),
+                        NAMES => Box::new(Hosted(Host::new(Names::new()))),
+                        CLIENT => Box::new(Client::new(seed, id, log.clone(), STORED_OPERATIONS_MAX)),
+                        _ => return None,
+                    })
                 }),
             )
         };
@@ -252,11 +323,12 @@ impl Cluster {
             given_up: BTreeMap::new(),
             now: 0,
             step: 0,
+            steps_faulty: STEPS_FAULTY,
             weather,
             coming: Vec::new(),
             cut: BTreeSet::new(),
             hash: HistoryHash::default(),
-            model: Model::of_cluster(),
+            model: Model::of_cluster(devices),
             watchers: (0..count).map(|_| Watcher::default()).collect(),
             noted: vec![0; count],
             shown: Vec::new(),
@@ -268,6 +340,7 @@ impl Cluster {
             tickets: 0,
             restless: None,
             moves: [0; 2],
+            logs: if is_stored { logs } else { Vec::new() },
             machines,
             random,
         };
@@ -316,7 +389,7 @@ impl Cluster {
     }
 
     fn go(&mut self) -> Result<(), Violation> {
-        while self.step < STEPS_FAULTY {
+        while self.step < self.steps_faulty {
             self.disturb()?;
             self.move_processes()?;
             if !self.happen()? {
@@ -563,6 +636,12 @@ impl Cluster {
 
     fn disturb(&mut self) -> Result<(), Violation> {
         let count = self.machines.len() as u64;
+        // A node whose first process gave up stops.
+        let has_halted =
+            |node: &usize| self.up[*node] && !self.given_up.contains_key(node) && self.machines[*node].halted.is_some();
+        if let Some(node) = (0..self.machines.len()).filter(|_| !self.logs.is_empty()).find(has_halted) {
+            self.crash(node);
+        }
         if self.weather.cut_once_in.is_some_and(|times| self.random.once_in(times)) {
             let (one, other) = (self.random.below(count) as usize, self.random.below(count) as usize);
             if one != other {
@@ -609,6 +688,8 @@ impl Cluster {
         if self.weather.crash_once_in.is_some_and(|times| self.random.once_in(times)) {
             let node = self.random.below(count) as usize;
             match self.up[node] {
+                // It begins anew in any case.
+                _ if self.given_up.contains_key(&node) => {}
                 true => self.crash(node),
                 false => self.start(node),
             }
@@ -700,11 +781,14 @@ impl Cluster {
         let find = |id| up.iter().find_map(|node| Some((*node, vec![self.machines[*node].key_of(id)?])));
         let restless = self.restless.filter(|_| again).and_then(find);
         let (from, movable) = restless.unwrap_or_else(|| {
-            let settled = self.machines[from].settled_processes();
-            (from, settled.into_iter().map(|(process, _)| process).collect())
+            // What has a device, or looks after what has, stays where that is.
+            (from, self.machines[from].settled_processes(|program| program == ACTOR))
         });
-        let (Some(&process), Some((key, adopter))) = (self.random.pick(&movable), self.machines[to].first_process())
-        else {
+        let adopter = match self.logs.is_empty() {
+            true => self.machines[to].first_process(),
+            false => self.machines[to].first_of(ACTOR),
+        };
+        let (Some(&process), Some((key, adopter))) = (self.random.pick(&movable), adopter) else {
             return Ok(());
         };
         if from == to {
@@ -796,6 +880,9 @@ impl Cluster {
     fn start(&mut self, node: usize) {
         self.hash.add(&("start", node));
         self.noted[node] = self.machines[node].records.len();
+        if let Some(log) = self.logs.get(node) {
+            log.borrow_mut().crash();
+        }
         self.machines[node].crash();
         self.up[node] = true;
         // It reads that before it speaks to anybody.
@@ -809,8 +896,12 @@ impl Cluster {
     /// No more faults: all links are there and all nodes up.
     fn heal(&mut self) -> Result<(), Violation> {
         self.weather = Weather::CALM;
+        self.machines.iter_mut().for_each(Machine::calm);
         self.begin_anew(|_| true)?;
         for node in 0..self.machines.len() {
+            if self.up[node] && !self.logs.is_empty() && self.machines[node].halted.is_some() {
+                self.crash(node);
+            }
             if !self.up[node] {
                 self.start(node);
             }
@@ -836,15 +927,25 @@ impl Cluster {
         );
         for (node, machine) in self.machines.iter().enumerate() {
             self.model.finish(&machine.kernel)?;
-            let left: Vec<_> = machine.kernel.processes().map(|view| (view.id, view.activity)).collect();
+            let left = machine.kernel.processes().filter(|view| ![BOOT, NAMES].contains(&view.program));
+            let left: Vec<_> = left.map(|view| (view.id, view.activity)).collect();
             ensure!(left.is_empty(), "on n{} these sleep for ever: {left:?}", node + 1);
-            let imports: Vec<_> = machine.kernel.imports().collect();
+            // A port of a part lasts as long as its node, and so does what was sent to it; of what is lost it is not shown what it was.
+            let kept = |object: &ObjectId, lost: bool| {
+                let mut sent = machine.kernel.ports().flat_map(|port| port.in_transit);
+                !self.logs.is_empty() && (lost || sent.any(|right| right.object == *object))
+            };
+            let imports: Vec<_> = machine.kernel.imports().filter(|(.., object, lost)| !kept(object, *lost)).collect();
             ensure!(imports.is_empty(), "n{} holds rights of other nodes for nobody: {imports:?}", node + 1);
             ensure!(machine.kernel.errands() == 0, "n{} waits for {} errands", node + 1, machine.kernel.errands());
             let under_way = machine.kernel.under_way();
             ensure!(under_way.is_empty(), "n{} has something under way that never ends: {under_way:?}", node + 1);
             for other in 0..self.machines.len() {
-                let exports: Vec<u64> = machine.kernel.exports(NodeId(other as u16 + 1)).collect();
+                let held: BTreeSet<(NodeId, u64)> =
+                    self.machines[other].kernel.imports().map(|(home, number, ..)| (home, number)).collect();
+                let is_held = |number: &u64| held.contains(&(NodeId(node as u16 + 1), *number));
+                let exports = machine.kernel.exports(NodeId(other as u16 + 1)).filter(|number| !is_held(number));
+                let exports: Vec<u64> = exports.collect();
                 ensure!(
                     exports.is_empty(),
                     "n{} keeps rights for n{}, which holds none: {exports:?}",
@@ -852,6 +953,11 @@ impl Cluster {
                     other + 1
                 );
             }
+        }
+        for (node, log) in self.logs.iter().enumerate() {
+            let answered = log.borrow().answered();
+            ensure!(answered > 10, "on n{} only {answered} requests were answered", node + 1);
+            fits_one_order(&log.borrow()).map_err(|what| Violation(format!("n{}: {}", node + 1, what.0)))?;
         }
         let lives: BTreeMap<usize, u64> = self.machines.iter().map(Machine::life).enumerate().collect();
         for (node, machine) in self.machines.iter().enumerate() {

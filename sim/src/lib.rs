@@ -10,12 +10,14 @@
 //!   cluster    several nodes and their network
 //!   runs       what one seed plays           torn       one service alone at a disk that tears
 //!   scenario   small protocols as readable text        members    who is alive, in a network of many nodes
+//!   durable    processes that outlive their nodes, and who looks at them
 //! ```
 
 pub mod bodies;
 pub mod checkers;
 pub mod cluster;
 pub mod disk;
+pub mod durable;
 pub mod history;
 pub mod machine;
 pub mod members;

@@ -519,9 +519,21 @@ impl Machine {
         self.instances.contains_key(&first.key).then_some((first.key, first.id))
     }
 
+    /// The first process of this program that has an instance.
+    pub fn first_of(&self, program: Program) -> Option<(Key<Process>, ProcessId)> {
+        let found = self.instances.iter().find(|(_, instance)| instance.program == program);
+        found.map(|(key, instance)| (*key, instance.id))
+    }
+
+    /// From now on the world does nothing to the node that it need not bear.
+    pub fn calm(&mut self) {
+        self.options.faults = Faults::NONE;
+    }
+
     /// The processes that have an instance.
-    pub fn settled_processes(&self) -> Vec<(Key<Process>, ProcessId)> {
-        self.instances.iter().map(|(key, instance)| (*key, instance.id)).collect()
+    pub fn settled_processes(&self, which: impl Fn(Program) -> bool) -> Vec<Key<Process>> {
+        let wanted = self.instances.iter().filter(|(_, instance)| which(instance.program));
+        wanted.map(|(key, _)| *key).collect()
     }
 
     /// Makes a process come back from what it waits for.

@@ -4,7 +4,7 @@ use sim::runs::{self, Run};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-usage: una-sim [SEED | --seeds N [--from SEED]] [--run actors|names|shares|torn|cluster|ways|members]
+usage: una-sim [SEED | --seeds N [--from SEED]] [--run actors|names|shares|torn|cluster|ways|wide|stored|durable|members]
   SEED       plays one seed twice, compares the two histories, and shows the end of a failure
   --seeds N  plays N seeds (300), from --from (0) on, until one fails
   --run      plays only this run of each seed";

@@ -41,12 +41,30 @@ pub enum Run {
     /// others while it hands something over dies then. In half of its seeds one way is slow, some process hardly ever stays where it is,
     /// and acts are under way for long: acts and rights come back to where they were before.
     Ways,
+    /// As `Cluster` or as `Ways`, of three to nine nodes.
+    Wide,
+    /// The same, and on each node clients of a service `names` of its own, whose process dies and whose journal is on a disk that fails,
+    /// and that tears whenever its node loses its power. The others go on.
+    Stored,
+    /// Processes that outlive their nodes, of which some die, some sleep and some are taken for lost.
+    Durable,
     /// Who of many nodes is alive, in a network that loses, cuts and stands still. Its own tests look for the bugs that are planted in it.
     Members,
 }
 
 /// What `una-sim` plays.
-pub const PLAYED: [Run; 7] = [Run::Actors, Run::Names, Run::Shares, Run::Torn, Run::Cluster, Run::Ways, Run::Members];
+pub const PLAYED: [Run; 10] = [
+    Run::Actors,
+    Run::Names,
+    Run::Shares,
+    Run::Torn,
+    Run::Cluster,
+    Run::Ways,
+    Run::Wide,
+    Run::Stored,
+    Run::Durable,
+    Run::Members,
+];
 
 pub const ALL: [Run; 5] = [Run::Actors, Run::Names, Run::Shares, Run::Torn, Run::Cluster];
 
@@ -87,7 +105,7 @@ pub fn play(run: Run, seed: u64) -> Result<Report, Box<Failure>> {
         Run::Actors => actors(seed),
         Run::Names => names(seed),
         Run::Shares => shares(seed),
-        Run::Cluster | Run::Ways => return crate::cluster::play(run, seed),
+        Run::Cluster | Run::Ways | Run::Wide | Run::Stored => return crate::cluster::play(run, seed),
         Run::Members => {
             let played = crate::members::runs::play(seed).map(|(report, _)| report);
             return played.map_err(|failure| {
@@ -95,6 +113,7 @@ pub fn play(run: Run, seed: u64) -> Result<Report, Box<Failure>> {
                 Box::new(Failure { run, seed, step: 0, what, records: failure.records })
             });
         }
+        Run::Durable => return crate::durable::play(seed),
         Run::Torn => {
             let result = caught(|| torn::play(seed));
             return result.map_err(|what| Box::new(Failure { run, seed, step: 0, what, records: Vec::new() }));
@@ -219,15 +238,8 @@ impl Play {
         match &self.kind {
             Kind::Actors => Ok(()),
             Kind::Names { log, .. } => {
-                let mut operations = log.borrow().operations();
-                operations.truncate(OPERATIONS_MAX);
                 ensure!(log.borrow().answered() > 20, "only {} requests were answered", log.borrow().answered());
-                let verdict = linear::check(Tree::default(), &operations);
-                ensure!(
-                    verdict == Verdict::Linearizable,
-                    "no order explains the answers ({verdict:?}): {operations:#?}"
-                );
-                Ok(())
+                fits_one_order(&log.borrow())
             }
             Kind::Shares { weights } => {
                 // Whoever wakes waits for the end of a slice that has begun, and perhaps for another that woke before.
@@ -282,7 +294,7 @@ fn actors(seed: u64) -> Play {
 }
 
 /// A service's host as a body.
-struct Hosted<S>(Host<S>);
+pub(crate) struct Hosted<S>(pub(crate) Host<S>);
 
 impl<S: services::Service> Body for Hosted<S> {
     fn resume(&mut self, now: Time, outcome: Outcome) -> crate::machine::Doing {
@@ -292,28 +304,41 @@ impl<S: services::Service> Body for Hosted<S> {
     }
 }
 
-const BOOT: Program = Program::Service(0);
-const NAMES: Program = Program::Service(1);
-const CLIENT: Program = Program::Service(2);
+pub(crate) const BOOT: Program = Program::Service(0);
+pub(crate) const NAMES: Program = Program::Service(1);
+pub(crate) const CLIENT: Program = Program::Service(2);
+
+/// A part of a manifest. What is not a service is begun once in each life of its node.
+pub(crate) fn part(name: &str, program: Program, devices: &[DeviceId], sends_to: &[&str], port: PortOptions) -> Part {
+    Part {
+        name: name.into(),
+        program,
+        arguments: if program == ACTOR { Bytes::new(&[0]) } else { Bytes::EMPTY },
+        port,
+        devices: devices.to_vec(),
+        sends_to: sends_to.iter().map(|name| name.to_string()).collect(),
+        limits: Limits { buffer_bytes_max: 4 << 20, ..Limits::NORMAL },
+        weight: 100,
+        restart: if program == NAMES { Restart::Always } else { Restart::Never },
+    }
+}
+
+/// Whether what clients of one service `names` were answered fits one order, over all the lives of its node.
+pub(crate) fn fits_one_order(log: &Log) -> Result<(), Violation> {
+    let mut operations = log.operations();
+    operations.truncate(OPERATIONS_MAX);
+    let verdict = linear::check(Tree::default(), &operations);
+    ensure!(verdict == Verdict::Linearizable, "no order explains the answers ({verdict:?}): {operations:#?}");
+    Ok(())
+}
 
 fn names(seed: u64) -> Play {
     let mut random = Random::new(seed ^ 0x7a3e5);
     let log: SharedLog = Rc::new(std::cell::RefCell::new(Log::default()));
-    let part = |name: &str, program, devices: &[u16], sends_to: &[&str], port| Part {
-        name: name.into(),
-        program,
-        arguments: Bytes::EMPTY,
-        port,
-        devices: devices.iter().map(|device| DeviceId(*device)).collect(),
-        sends_to: sends_to.iter().map(|name| name.to_string()).collect(),
-        limits: Limits { buffer_bytes_max: 4 << 20, ..Limits::NORMAL },
-        weight: 100,
-        restart: if program == CLIENT { Restart::Never } else { Restart::Always },
-    };
     let clients = 2 + random.below(3);
     let port =
         if random.once_in(4) { PortOptions::RENDEZVOUS } else { PortOptions::buffered(1 + random.below(6) as u32) };
-    let mut parts = vec![part("names", NAMES, &[0], &[], port)];
+    let mut parts = vec![part("names", NAMES, &[DeviceId(0)], &[], port)];
     parts.extend(
         (0..clients).map(|number| part(&format!("client {number}"), CLIENT, &[], &["names"], PortOptions::buffered(1))),
     );

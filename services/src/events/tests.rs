@@ -41,8 +41,9 @@ fn causes_come_before_effects() {
             } else if from != to {
                 let stamp = logs[from].stamp(wall(from));
                 logs[to].heard(wall(to), NodeId(from as u16 + 1), stamp);
-                for node in 0..4 {
-                    known[to][node] = known[to][node].max(known[from][node]);
+                let heard = known[from];
+                for (mine, theirs) in known[to].iter_mut().zip(heard) {
+                    *mine = (*mine).max(theirs);
                 }
             }
             if luck.below(4) == 0 {

@@ -113,7 +113,7 @@ impl World {
             self.pass(2);
             let place = *self.found.get(&ticket).expect("every question is answered in time");
             let Some(place) = place else {
-                if self.truth.get(&process).is_none() || attempt == 8 {
+                if !self.truth.contains_key(&process) || attempt == 8 {
                     return (None, attempt);
                 }
                 continue;

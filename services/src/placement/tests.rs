@@ -207,7 +207,7 @@ fn an_owner_may_use_their_own_machine() {
     // What has to leave was asked for by nobody.
     let leaves = Order { asked_on: None, ..order() };
     assert_eq!(place(&leaves, &[own.clone(), node(2)]).chosen, Ok(NodeId(2)));
-    assert_eq!(place(&leaves, &[own.clone()]).chosen, Err(Nowhere::NobodyTakes));
+    assert_eq!(place(&leaves, core::slice::from_ref(&own)).chosen, Err(Nowhere::NobodyTakes));
     let named = Order { hint: Hint::On(NodeId(1)), ..elsewhere };
     assert_eq!(place(&named, &[own]).chosen, Ok(NodeId(1)));
 }

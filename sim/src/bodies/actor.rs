@@ -47,6 +47,8 @@ pub struct Actor {
     /// The nodes that it knows of; none if there is but one.
     nodes: Vec<NodeId>,
     has_door: bool,
+    /// The network, of the first of a node.
+    network: HandleId,
     /// It mostly sends what nobody waits for, and takes it: much is under way at any time.
     streams: bool,
     /// What it waits for is under way for long, and it sends more rights.
@@ -82,6 +84,7 @@ impl Actor {
             children: 0,
             nodes: Vec::new(),
             has_door: false,
+            network: HandleId(1),
             streams: false,
             waits_long: false,
             read_from: BTreeSet::new(),
@@ -97,6 +100,12 @@ impl Actor {
         }
         actor.nodes = nodes.to_vec();
         actor
+    }
+
+    /// One that was given more than the network.
+    pub fn with_network(mut self, network: HandleId) -> Actor {
+        self.network = network;
+        self
     }
 
     pub fn streaming(mut self) -> Actor {
@@ -200,11 +209,10 @@ impl Actor {
             },
             (_, Outcome::PortCreated(Ok(port))) => self.ports.push(port),
             (_, Outcome::PipeCreated(Ok(pipe))) => self.pipes.push(pipe),
-            (Some(SystemCall::SpawnOn { spawn, .. }), Outcome::Spawned(Err(error)))
-                if matches!(error, SpawnError::Unknown | SpawnError::NodeLost) =>
-            {
-                self.forget_moved(&spawn.handles)
-            }
+            (
+                Some(SystemCall::SpawnOn { spawn, .. }),
+                Outcome::Spawned(Err(SpawnError::Unknown | SpawnError::NodeLost)),
+            ) => self.forget_moved(&spawn.handles),
             (Some(SystemCall::Spawn(spawn) | SystemCall::SpawnOn { spawn, .. }), Outcome::Spawned(Ok(spawned))) => {
                 self.forget_moved(&spawn.handles);
                 self.processes.push(spawned.process);
@@ -320,10 +328,10 @@ impl Actor {
         let first = self.generation == 0;
         if first && !self.has_door && !self.ports.is_empty() {
             self.has_door = true;
-            return Some(SystemCall::OpenDoor { network: HandleId(1), port: self.ports[0] });
+            return Some(SystemCall::OpenDoor { network: self.network, port: self.ports[0] });
         }
         if first && self.random.once_in(2) {
-            return Some(SystemCall::Door { network: HandleId(1), node, wait: self.wait(now) });
+            return Some(SystemCall::Door { network: self.network, node, wait: self.wait(now) });
         }
         if self.generation >= GENERATIONS || self.children >= 4 {
             return None;

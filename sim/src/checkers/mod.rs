@@ -5,9 +5,11 @@
 //!   model       rights are never amplified, doubled or lost; messages come once, in order; calls are done at most once and
 //!               end as they are said to; notices come once; pipes keep their bytes
 //!   watcher     queues keep their bounds, deadlines are met, nobody sleeps beside what they wait for, nobody starves
+//!   durable     what is seen of a process that outlives its nodes is what one process does that never dies
 //!   linear      answers about names fit one order in which each request took effect between being asked and answered
 //! ```
 
+pub mod durable;
 pub mod linear;
 pub mod model;
 pub mod watcher;

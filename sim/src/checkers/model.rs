@@ -167,8 +167,9 @@ impl Model {
         Model { devices, ..Model::default() }
     }
 
-    pub fn of_cluster() -> Model {
-        Model { cluster: true, ..Model::default() }
+    /// Of several nodes, each with so many devices beside the network.
+    pub fn of_cluster(devices: u16) -> Model {
+        Model { cluster: true, devices, ..Model::default() }
     }
 
     /// All processes of a node are gone, and all that they had.
@@ -881,7 +882,7 @@ impl Model {
                 let never = matches!(exit, Exit::NotStarted(_));
                 // A node on the way between two of which one moved may be lost: it lives, and is out of reach for who is told.
                 let moved = |process| self.places.contains_key(process);
-                let out_of_reach = moved(process) || moved(&promise.owner) || self.processes.get(process).is_none();
+                let out_of_reach = moved(process) || moved(&promise.owner) || !self.processes.contains_key(process);
                 let lost = self.cluster && *exit == Exit::NodeLost && out_of_reach;
                 lost || self.processes.get(process) == Some(&thing) && (never || self.ended.contains(&thing))
             }
@@ -1243,7 +1244,7 @@ mod tests {
 
     /// A parent that gave up as many children as it was to give handles, each with so many copies of its own.
     fn gave_up(counts: &[usize]) -> Model {
-        let mut model = Model::of_cluster();
+        let mut model = Model::of_cluster(0);
         let mut note = |seen| {
             let record = Record { step: 0, at: Time(0), process: parent(), seen };
             model.note(&record).expect("nothing of this is wrong");

@@ -17,8 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Within this time a `kill -9` is told everywhere: links break at once.
 pub const KILL_SEEN_NS: u64 = 1000 * MILLISECOND;
-/// Without power nobody says anything: silence has to be noticed first, by whoever asks that machine next.
-pub const SILENCE_SEEN_NS: u64 = 1500 * MILLISECOND;
+/// Without power nobody says anything: silence has to be noticed first, by whoever asks that machine next. If others die in the same second
+/// they may be those who were to ask, or to be asked to.
+pub const SILENCE_SEEN_NS: u64 = 1000 * MILLISECOND;
+pub const SILENCE_AMONG_OTHERS_SEEN_NS: u64 = 1500 * MILLISECOND;
 
 #[derive(Default)]
 pub struct Checkers {
@@ -117,11 +119,19 @@ impl Checkers {
     /// Has everyone who could be asked told every death in time? Asked again and again while time passes.
     pub fn deaths_are_seen(&mut self, world: &World) -> Result<(), Violation> {
         if !self.deaths_are_timed {
-            self.ended.retain(|ended| world.now.since(ended.at) < SILENCE_SEEN_NS);
+            self.ended.retain(|ended| world.now.since(ended.at) < SILENCE_AMONG_OTHERS_SEEN_NS);
             return Ok(());
         }
         for ended in &self.ended {
-            let bound = if ended.silent { SILENCE_SEEN_NS } else { KILL_SEEN_NS };
+            let is_near = |other: &Ended| {
+                let apart = other.at.since(ended.at).max(ended.at.since(other.at));
+                other.node != ended.node && apart < SILENCE_SEEN_NS
+            };
+            let bound = match ended.silent {
+                true if self.ended.iter().any(is_near) => SILENCE_AMONG_OTHERS_SEEN_NS,
+                true => SILENCE_SEEN_NS,
+                false => KILL_SEEN_NS,
+            };
             let late = |at: Time| world.now.since(at) > bound;
             if !late(ended.at) {
                 continue;
@@ -141,7 +151,7 @@ impl Checkers {
                 );
             }
         }
-        self.ended.retain(|ended| world.now.since(ended.at) < 2 * SILENCE_SEEN_NS);
+        self.ended.retain(|ended| world.now.since(ended.at) < 2 * SILENCE_AMONG_OTHERS_SEEN_NS);
         Ok(())
     }
 
