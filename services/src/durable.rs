@@ -5,15 +5,15 @@
 //!   claims     whose a process is, who may take it from whom, and when whoever has it must stop
 //!   tapes      what of a tape is needed still, and what may be shown when how much of it is safe
 //! ```
-//! `daemon/src/system` decides the same in `supervise`, `lost` and `tape`, beside what it does about it. Which of its functions are to ask which of these:
+//! Who asks what, in `daemon/src/system` (`lost`, `supervise`, `tape`) and in the run `durable` of the simulator:
 //!
 //! ```text
-//!   lost::run, have_taken_up            claims::lost, whom
+//!   lost::run                           claims::lost
 //!   System::take_up, lease_is_over      claims::take_up, LeaseFact::over
 //!   Inner::begin                        Claim::gone_on_with, begun_anew
 //!   Inner::decide, renew                claims::whose, runs_until
 //!   Inner::write_piece                  claims::refused_piece
-//!   Taping::needs_from, write_tape      tapes::Kept, tapes::Shows
+//!   the simulator alone so far          tapes::Kept, tapes::Shows: the daemon's tape has the same in `Taping`
 //! ```
 
 pub mod claims;

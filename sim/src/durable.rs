@@ -936,7 +936,7 @@ impl World {
             }
             let times = before.map_or(0, |asked| asked.times);
             let others: Vec<NodeId> = heard.iter().copied().filter(|node| *node != home.node || *node == me).collect();
-            let Some(to) = claims::whom(&others, me, *pid, times) else { continue };
+            let Some(to) = whom(&others, me, *pid, times) else { continue };
             self.nodes[index].asked.insert(*pid, Asked { claim: *revision, at_ms: now, times: times + 1 });
             self.send(Flight::TakeUp { by: to, pid: *pid, because });
         }
@@ -1229,4 +1229,11 @@ impl Facts {
             }
         }
     }
+}
+
+/// Who of those that are heard is asked to take a process up. Others before `me`, in turn: who finds what is lost has enough to do. `heard`
+/// includes `me`; `times`: how often somebody was asked.
+fn whom(heard: &[NodeId], me: NodeId, serial: u64, times: usize) -> Option<NodeId> {
+    let first = heard.iter().position(|node| *node == me)?;
+    Some(heard[(first + 1 + times + serial as usize % heard.len()) % heard.len()])
 }

@@ -9,9 +9,11 @@
 //! A seal is the BLAKE3 hash of the key and of all behind the seal: a record that was damaged, or stands under another's key, is none.
 
 use crate::node::{End, Outward, Pid};
+use abi::ids::NodeId;
 use drivers::chunks::ChunkName;
 use engine::tape::Piece;
 use serde::{Deserialize, Serialize};
+use services::durable::claims::{self, Home};
 
 /// Where processes are.
 pub const PROCESSES: &[u8] = b"k/p/";
@@ -64,6 +66,23 @@ pub struct Claim {
     /// What is to become of it when it ends or its node is lost; nothing if nobody looks after it.
     #[serde(default)]
     pub supervision: Option<Supervision>,
+}
+
+impl Claim {
+    /// As much of it as decides whose the process is.
+    pub fn outline(&self) -> claims::Claim {
+        let place = match self.place {
+            Place::At { node, life } => claims::Place::At(Home { node: NodeId(node), life }),
+            Place::Ended { .. } => claims::Place::Ended,
+        };
+        let supervision = self.supervision.as_ref();
+        claims::Claim {
+            incarnation: self.incarnation,
+            place,
+            is_durable: supervision.is_some_and(Supervision::is_durable),
+            since: supervision.map_or(0, |supervision| supervision.since),
+        }
+    }
 }
 
 /// How a process is looked after.

@@ -108,11 +108,11 @@ impl Session<'_> {
         let there = self.shared.system.commands(to, &self.head()).map_err(unreachable)?;
         let back = begin(&there, request).map_err(|error| Undone::Refused(self.lost(to, &error)))?;
         let (mut sent, mut seen) = (Sent::default(), None);
-        let moved = match self.pass(to, there, back, &mut sent, &mut seen)? {
-            Passed::Moved(moved) => moved,
-            Passed::Lost(lost) => self.look_again(request, lost, seen, &sent)?,
+        let (moved, lost_at) = match self.pass(to, there, back, &mut sent, &mut seen)? {
+            Passed::Moved(moved) => (moved, None),
+            Passed::Lost(lost) => (self.look_again(request, lost, seen, &sent)?, Some(Instant::now())),
         };
-        self.go_on(moved, request.clone(), sent)
+        self.go_on(moved, request.clone(), sent, lost_at)
     }
 
     /// The process has moved there, from here: says so to whoever handed the connection on, if somebody did.
@@ -126,14 +126,15 @@ impl Session<'_> {
         Ok((MovedOn { node: to, follow: Some((pid, follow)), taken: 0 }, sent))
     }
 
-    /// Goes after a process from node to node, until it ends or the client goes.
-    pub(super) fn go_on(&mut self, mut moved: MovedOn, mut request: Request, mut sent: Sent) -> Done {
+    /// Goes after a process from node to node, until it ends or the client goes. `lost_at`: when the way to it broke last.
+    pub(super) fn go_on(
+        &mut self, mut moved: MovedOn, mut request: Request, mut sent: Sent, mut lost_at: Option<Instant>,
+    ) -> Done {
         // A client that follows a process is told once that it does.
         let mut is_told = false;
         let mut astray = 0;
         // Where the client is in what the process prints.
         let mut seen = None;
-        let mut lost_at: Option<Instant> = None;
         loop {
             let to = moved.node;
             if let Some((pid, follow)) = moved.follow {

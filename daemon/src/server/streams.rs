@@ -34,7 +34,7 @@ impl Session<'_> {
     pub(super) fn stream(&mut self, pid: Pid, console: Console, follow: Follow) -> Done {
         match self.stream_here(pid, console, follow, Sent::default())? {
             None => Ok(()),
-            Some((moved, sent)) => self.go_on(moved, Request::Attach { pid, follow }, sent),
+            Some((moved, sent)) => self.go_on(moved, Request::Attach { pid, follow }, sent, None),
         }
     }
 

@@ -17,13 +17,14 @@
 //! themselves for that, one of them comes too late for the claim.
 
 use super::place::Recent;
-use super::supervise::{Because, NODES, life_of, node_key};
+use super::supervise::{Because, NODES, lease_fact, node_key, revision_of};
 use super::view::{Occasion, WhyView};
 use super::{FACT_TIMEOUT, Inner, System, ears};
-use crate::keep::record::{Claim, Place, Supervision};
+use crate::keep::record::{Claim, Place};
 use crate::node::Pid;
 use abi::ids::NodeId;
-use drivers::coordinator::{Coordinator, Range, Record, Revision};
+use drivers::coordinator::{Coordinator, Range, Revision};
+use services::durable::claims;
 use services::events::Kind;
 use services::members::Standing;
 use std::collections::{BTreeMap, BTreeSet};
@@ -164,11 +165,16 @@ pub(super) fn run(inner: &Arc<Inner>) {
         for (pid, claim, revision) in living {
             let Place::At { node, life } = claim.place else { continue };
             let node = NodeId(node);
-            let is_durable = claim.supervision.as_ref().is_some_and(Supervision::is_durable);
-            let because = match &leases {
-                _ if is_durable && silent.contains(&(node, life)) => Because::Silent { claim: revision.0 },
-                Some(leases) if !holds(&leases.records, node, life) => Because::LeaseOver,
-                _ => {
+            let lease = leases.as_ref().map(|leases| {
+                let key = node_key(node);
+                lease_fact(leases.records.iter().find(|record| record.key[..] == key[..]))
+            });
+            let is_silent = silent.contains(&(node, life));
+            let because = match claims::lost(&claim.outline(), revision_of(revision), is_silent, lease) {
+                Some(claims::Because::Silent { claim }) => Because::Silent { claim: claim.0 },
+                Some(claims::Because::LeaseOver) => Because::LeaseOver,
+                Some(claims::Because::Handed { .. }) => unreachable!("who hands a process over says so itself"),
+                None => {
                     asked.remove(&pid);
                     continue;
                 }
@@ -193,12 +199,6 @@ pub(super) fn run(inner: &Arc<Inner>) {
             }
         }
     }
-}
-
-/// Has that life of a node a lease?
-fn holds(leases: &[Record], node: NodeId, life: u64) -> bool {
-    let key = node_key(node);
-    leases.iter().any(|record| record.key[..] == key[..] && life_of(record) == Some(life))
 }
 
 impl Inner {

@@ -28,6 +28,7 @@ use abi::ids::NodeId;
 use abi::process::Again;
 use drivers::coordinator::{Action, Compare, Coordinator, Failure, LeaseId, Range, Record, Revision, Transaction};
 use serde::{Deserialize, Serialize};
+use services::durable::claims::{self, Fence, Home, LeaseFact, Needs, Whose};
 use services::events::Kind;
 use services::location::Input;
 use services::restarts::{self, Ending, Policy, Verdict};
@@ -36,9 +37,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// After the death of a node its processes are nobody's for so long.
-const LEASE: Duration = Duration::from_millis(1500);
+const LEASE: Duration = Duration::from_millis(claims::LEASE_MS);
 /// How often the lease is renewed, and looked after.
-const RENEW_EVERY: Duration = Duration::from_millis(250);
+const RENEW_EVERY: Duration = Duration::from_millis(claims::RENEW_EVERY_MS);
 /// Whoever is handed a process may have to compile its program before.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(20);
 /// Processes that one node looks after. Then: refused.
@@ -250,14 +251,26 @@ pub enum Because {
     Silent { claim: u64 },
 }
 
-impl Because {
-    /// The revision of the claim that it was said about.
-    fn claim(self) -> Option<u64> {
-        match self {
-            Because::LeaseOver => None,
-            Because::Handed { claim, .. } | Because::Silent { claim } => Some(claim),
+impl From<Because> for claims::Because {
+    fn from(because: Because) -> claims::Because {
+        match because {
+            Because::LeaseOver => claims::Because::LeaseOver,
+            Because::Handed { claim, .. } => claims::Because::Handed { claim: claims::Revision(claim) },
+            Because::Silent { claim } => claims::Because::Silent { claim: claims::Revision(claim) },
         }
     }
+}
+
+/// As decisions take it.
+pub(super) fn revision_of(revision: Revision) -> claims::Revision {
+    claims::Revision(revision.0)
+}
+
+/// What the coordinator has of a node's lease.
+pub(super) fn lease_fact(record: Option<&Record>) -> LeaseFact {
+    let Some(record) = record else { return LeaseFact::Missing };
+    // What is no number is no node's life.
+    LeaseFact::Of { life: life_of(record).unwrap_or_default(), revision: revision_of(record.modified) }
 }
 
 struct Wanting<'a>(&'a Supervise);
@@ -484,37 +497,36 @@ impl System {
         let _wanting = inner.supervise.want();
         self.lease(Instant::now() + FACT_TIMEOUT)?;
         let Some((claim, revision)) = inner.claim(pid)? else { return Err(KeepRefused::None(pid)) };
-        let (Place::At { node, life }, Some(supervision)) = (claim.place.clone(), claim.supervision.clone()) else {
+        let (Place::At { node, .. }, Some(supervision)) = (claim.place.clone(), claim.supervision.clone()) else {
             return Err(KeepRefused::Superseded(pid));
         };
-        let at = NodeId(node);
-        if because.claim().is_some_and(|claim| claim != revision.0) {
-            return Err(KeepRefused::Superseded(pid));
-        }
-        let is_fenced = match because {
-            Because::Handed { .. } => true,
-            // What its node may yet do in its name has no effect: that compares the claim which is replaced now.
-            Because::Silent { .. } => supervision.is_durable(),
-            Because::LeaseOver => false,
-        };
-        let before = if at == inner.me {
-            if life == inner.record().life && inner.supervise.has(pid) {
-                return Err(KeepRefused::Living { pid, node: inner.name_of(at) });
-            }
-            // It was killed when the lease was lost, and may still be on its way out.
-            let until = Instant::now() + FACT_TIMEOUT;
-            while self.node()?.is_alive(pid) {
-                if Instant::now() >= until {
-                    return Err(KeepRefused::Living { pid, node: inner.name_of(at) });
+        let living = |node: NodeId| KeepRefused::Living { pid, node: inner.name_of(node) };
+        let needs = claims::take_up(
+            &claim.outline(),
+            revision_of(revision),
+            because.into(),
+            inner.home(),
+            inner.supervise.has(pid),
+        );
+        let needs = needs.map_err(|refused| match refused {
+            claims::Refused::Superseded => KeepRefused::Superseded(pid),
+            claims::Refused::Living => living(NodeId(node)),
+        })?;
+        let before = match needs {
+            Needs::Nothing => None,
+            Needs::OldOneOut => {
+                // It was killed when the lease was lost, and may still be on its way out.
+                let until = Instant::now() + FACT_TIMEOUT;
+                while self.node()?.is_alive(pid) {
+                    if Instant::now() >= until {
+                        return Err(living(inner.me));
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
                 }
-                std::thread::sleep(Duration::from_millis(5));
+                None
             }
-            None
-        } else if is_fenced {
-            None
-        } else {
             // In the transaction too: it must not have come back meanwhile.
-            Some(inner.lease_is_over(at, life)?.ok_or(KeepRefused::Living { pid, node: inner.name_of(at) })?)
+            Needs::LeaseOver(home) => Some(inner.lease_is_over(home)?.ok_or_else(|| living(home.node))?),
         };
         let in_a_row = supervision.in_a_row;
         let why = match because {
@@ -528,14 +540,19 @@ impl System {
 
 impl Inner {
     /// A comparison that holds as long as this life of a node has no lease; nothing if it has one.
-    fn lease_is_over(&self, node: NodeId, life: u64) -> Result<Option<Compare>, KeepRefused> {
-        let key = node_key(node);
+    fn lease_is_over(&self, home: Home) -> Result<Option<Compare>, KeepRefused> {
+        let key = node_key(home.node);
         let found = self.facts.range(Range::key(&key), Instant::now() + FACT_TIMEOUT).map_err(SystemError::from)?;
-        Ok(match found.records.first() {
-            None => Some(Compare::missing(&key)),
-            Some(record) if life_of(record) == Some(life) => None,
-            Some(record) => Some(Compare::unchanged(&key, record.modified)),
-        })
+        Ok(lease_fact(found.records.first()).over(home.life).map(|fence| match fence {
+            Fence::LeaseUnchanged(revision) => Compare::unchanged(&key, Revision(revision.0)),
+            Fence::LeaseMissing => Compare::missing(&key),
+            Fence::ClaimAlone => unreachable!("a lease that is over is compared"),
+        }))
+    }
+
+    /// This node in this life.
+    pub(super) fn home(&self) -> Home {
+        Home { node: self.me, life: self.record().life }
     }
 
     /// Begins the next incarnation of a process here.
@@ -545,13 +562,17 @@ impl Inner {
         why: &str, console: Option<Console>,
     ) -> Result<(), KeepRefused> {
         let Some(supervision) = claim.supervision.clone() else { return Err(KeepRefused::Superseded(pid)) };
-        let incarnation = claim.incarnation + 1;
         // A process that ended and begins from its beginning has no past: it never goes on from what was kept before.
-        let since = if console.is_some() { incarnation } else { supervision.since };
+        let claims::Claim { incarnation, since, .. } = match console.is_some() {
+            true => claim.outline().begun_anew(self.home()),
+            false => claim.outline().gone_on_with(self.home()),
+        };
         let supervision = Supervision { in_a_row, since, ..supervision };
         let place = Place::At { node: self.me.0, life: self.record().life };
         let claim = Claim { incarnation, place, supervision: Some(supervision.clone()) };
-        let revision = self.replace_claim(pid, revision, &claim, before)?;
+        let replaced = self.replace_claim(pid, revision, &claim, before);
+        // If it was written and that is not known, it is this node's, and nobody looks after it.
+        let revision = replaced.inspect_err(|_| self.supervise.look_own())?;
         if let Some(console) = &console {
             // Its end is written down by that.
             console.release_all();
@@ -797,24 +818,29 @@ impl Inner {
             state.charges.iter().map(|(pid, charge)| (*pid, charge.revision)).collect()
         };
         for (pid, revision) in all {
+            // Somebody who is beginning it here says its claim in a moment.
+            let is_beginning = |charge: &Charge| matches!(charge.phase, Phase::Beginning | Phase::HandedOver);
             match self.claim(pid) {
-                Ok(Some((_, now))) if now == revision => {
-                    let mut state = self.supervise.state();
-                    let is_held = state.charges.get_mut(&pid).is_some_and(|charge| std::mem::take(&mut charge.is_held));
-                    drop(state);
-                    if is_held {
-                        // It may have ended by itself.
-                        let _ = node.cont(pid);
-                    }
-                }
                 Ok(now) => {
-                    // Somebody who is beginning it here says its claim in a moment.
-                    let is_beginning = |charge: &Charge| matches!(charge.phase, Phase::Beginning | Phase::HandedOver);
-                    if self.supervise.state().charges.get(&pid).is_some_and(is_beginning) {
-                        continue;
+                    let is_beginning = self.supervise.state().charges.get(&pid).is_some_and(is_beginning);
+                    let revision_now = now.as_ref().map(|(_, now)| revision_of(*now));
+                    match claims::whose(revision_of(revision), revision_now, is_beginning) {
+                        Whose::Ours => {
+                            let mut state = self.supervise.state();
+                            let charge = state.charges.get_mut(&pid);
+                            let is_held = charge.is_some_and(|charge| std::mem::take(&mut charge.is_held));
+                            drop(state);
+                            if is_held {
+                                // It may have ended by itself.
+                                let _ = node.cont(pid);
+                            }
+                        }
+                        Whose::BeingDecided => {}
+                        Whose::Theirs => {
+                            self.supervise.state().charges.remove(&pid);
+                            self.fence(node, pid, now.map(|(claim, _)| claim));
+                        }
                     }
-                    self.supervise.state().charges.remove(&pid);
-                    self.fence(node, pid, now.map(|(claim, _)| claim));
                 }
                 // The doubt lasts.
                 Err(_) => return,
@@ -882,7 +908,8 @@ impl Inner {
             if state.lease.is_none_or(|lease| lease.id != id) {
                 state.look_own = true;
             }
-            state.lease = Some(Lease { id, until: asked_at + LEASE / 4 * 3 });
+            let runs_for = claims::runs_until(0, asked_at.elapsed().as_millis() as u64);
+            state.lease = Some(Lease { id, until: asked_at + Duration::from_millis(runs_for) });
             self.supervise.changed.notify_all();
         }
     }

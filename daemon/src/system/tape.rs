@@ -15,11 +15,13 @@
 //! was told since lead to the same place.
 
 use super::keep::KeepRefused;
+use super::supervise::revision_of;
 use super::{FACT_TIMEOUT, Inner, SystemError};
 use crate::keep::record::{self, TapeMark};
 use crate::node::{Console, Pid};
 use drivers::coordinator::{Action, Compare, Coordinator, KeyRange, Range, Revision, Transaction};
 use engine::tape::{Mark, Piece, Tape, Told};
+use services::durable::claims::{self, Refusal};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -182,13 +184,17 @@ impl Inner {
             Ok(committed) if committed.succeeded => Written::Kept,
             Ok(committed) => {
                 let now = committed.found(0).and_then(|found| found.records.first());
-                if now.is_none_or(|record| record.modified != claim) {
+                let now = now.map(|record| revision_of(record.modified));
+                let refused = |is_there| match claims::refused_piece(revision_of(claim), now, is_there) {
+                    Refusal::Superseded => Written::Superseded,
+                    Refusal::DoneBefore => Written::Kept,
+                };
+                // Whose claim is another's need not look.
+                if let Written::Superseded = refused(true) {
                     return Written::Superseded;
                 }
-                // It is there already, from an attempt whose answer was lost: nobody else writes there.
                 match self.facts.range(Range::key(&key), Instant::now() + FACT_TIMEOUT) {
-                    Ok(found) if found.records.first().is_some_and(|record| *record.value == *value) => Written::Kept,
-                    Ok(_) => Written::Superseded,
+                    Ok(found) => refused(found.records.first().is_some_and(|record| *record.value == *value)),
                     Err(_) => Written::NotNow,
                 }
             }

@@ -122,13 +122,6 @@ pub fn lost(claim: &Claim, revision: Revision, is_silent: bool, lease: Option<Le
     }
 }
 
-/// Who of those that are heard is asked to take a process up. Others before `me`, in turn: who finds what is lost has enough to do. `heard`
-/// includes `me`; `times`: how often somebody was asked.
-pub fn whom(heard: &[NodeId], me: NodeId, serial: u64, times: usize) -> Option<NodeId> {
-    let first = heard.iter().position(|node| *node == me)?;
-    Some(heard[(first + 1 + times + serial as usize % heard.len()) % heard.len()])
-}
-
 /// What has to be so before the next claim is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Needs {
@@ -280,15 +273,6 @@ mod tests {
         assert_eq!((next.incarnation, next.since, next.place), (4, 1, Place::At(home(2, 1))));
         let anew = claim(true).begun_anew(home(1, 5));
         assert_eq!((anew.incarnation, anew.since), (4, 4));
-    }
-
-    #[test]
-    fn others_are_asked_first_and_in_turn() {
-        let heard = [1, 2, 4].map(NodeId);
-        let asked = |serial| [0, 1, 2, 3].map(|times| whom(&heard, NodeId(1), serial, times).unwrap().0);
-        assert_eq!((asked(0), asked(1)), ([2, 4, 1, 2], [4, 1, 2, 4]));
-        assert_eq!(whom(&heard, NodeId(3), 0, 0), None);
-        assert_eq!(whom(&heard[..1], NodeId(1), 7, 5), Some(NodeId(1)));
     }
 
     #[test]
