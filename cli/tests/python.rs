@@ -1,5 +1,5 @@
-//! CPython, as others publish it, does on several nodes what programs do here: files, processes and messages without a binding, and it moves, is
-//! forked, frozen and durable with nothing in its scripts that knows of it.
+//! CPython, as others publish it, does on several nodes what programs do here: files, processes and messages without a binding, and it
+//! moves, is forked, frozen and durable with nothing in its scripts that knows of it.
 //!
 //! One test, since each house compiles the interpreter once: `cargo xtask fetch python` brings it.
 

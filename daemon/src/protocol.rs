@@ -794,8 +794,8 @@ pub struct MoveView {
     pub bytes: u64,
     /// Of these, sent when the process ran there already.
     pub late_bytes: u64,
-    /// From the moment at which it was asked to stop to that at which the other node said that it may run, in microseconds. None: who knew it
-    /// could not say so any more, nor what was sent.
+    /// From the moment at which it was asked to stop to that at which the other node said that it may run, in microseconds. None: who knew
+    /// it could not say so any more, nor what was sent.
     pub pause_us: Option<u64>,
     /// From the beginning to the end, in microseconds.
     pub total_us: u64,

@@ -1,10 +1,10 @@
-//! Processes that outlive their nodes: some nodes, what the coordinator has of the processes, and whoever sees what they do, under one seed.
-//! Who may go on with a process, what may be shown and what is still needed is decided by `services::durable`, as it is for a daemon; the
-//! coordinator, the tapes and the programs are played.
+//! Processes that outlive their nodes: some nodes, what the coordinator has of the processes, and whoever sees what they do, under one
+//! seed. Who may go on with a process, what may be shown and what is still needed is decided by `services::durable`, as it is for a daemon;
+//! the coordinator, the tapes and the programs are played.
 //!
 //! The one idea: everything between a node and the coordinator takes its time, both ways, and some of it is lost on the way back; meanwhile
-//! nodes die, sleep and wake, and are taken for lost while they live. Whatever an incarnation does that was replaced happens all the same; but
-//! whoever looks from outside sees one process that never dies.
+//! nodes die, sleep and wake, and are taken for lost while they live. Whatever an incarnation does that was replaced happens all the same;
+//! but whoever looks from outside sees one process that never dies.
 //!
 //! ```text
 //!   clients ── request 7 ──► inbox ──► program ──► lines, answers: held back

@@ -10,8 +10,8 @@
 //! ends what would go round between nodes that are wrong about where a process is. What comes back is passed on in whole frames, so that
 //! if the other node is lost the client can be told so.
 //!
-//! If the way breaks while a client only follows what a process prints, it is followed on from there, by another way, on its node or, if it is
-//! durable, where it goes on.
+//! If the way breaks while a client only follows what a process prints, it is followed on from there, by another way, on its node or, if it
+//! is durable, where it goes on.
 //!
 //! When the process moves, the node that it leaves says where to, and how much of the client's input the process has got; whoever handed
 //! the connection on goes after it, and sends the rest again. So there is one hop however often it moves.
@@ -38,8 +38,8 @@ const HOPS_MAX: u8 = 4;
 /// How long somebody who waits for a process, or for its move, waits until it is heard of again, when the link to its node has broken.
 pub(super) const LOST_PATIENCE: Duration = Duration::from_secs(15);
 
-/// A process that is to move, and whose node was lost meanwhile, has come by then if it was already on its way: a node does not go on with a
-/// move that nobody listens to.
+/// A process that is to move, and whose node was lost meanwhile, has come by then if it was already on its way: a node does not go on with
+/// a move that nobody listens to.
 const COMING_PATIENCE: Duration = Duration::from_secs(3);
 
 impl Session<'_> {
@@ -222,8 +222,8 @@ impl Session<'_> {
         Err(Undone::Last(lost))
     }
 
-    /// The way broke to a process whose streams are followed. If it goes on, where it was or elsewhere, it is followed from where the client
-    /// is in what it prints.
+    /// The way broke to a process whose streams are followed. If it goes on, where it was or elsewhere, it is followed from where the
+    /// client is in what it prints.
     fn follow_again(&mut self, follow: Follow, lost: Refusal, (pid, at): (Pid, u64)) -> Done<MovedOn> {
         let system = &self.shared.system;
         let until = Instant::now() + LOST_PATIENCE;

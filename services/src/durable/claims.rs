@@ -1,9 +1,9 @@
 //! Whose a process is that somebody looks after. Knows no coordinator: it is told what is written there, and says what that allows.
 //!
 //! The one idea: of all incarnations of a process that may run somewhere, the one counts that its *claim* names. Whoever goes on with it
-//! writes the next incarnation, comparing that the claim is the one that it has seen. So two can never both succeed, and whatever an old one
-//! does that compares its claim comes to nothing. What an old one does *at once* is compared with nothing; so for a process that has effects at
-//! once its node must be known to have stopped it, by its lease, before the next one begins.
+//! writes the next incarnation, comparing that the claim is the one that it has seen. So two can never both succeed, and whatever an old
+//! one does that compares its claim comes to nothing. What an old one does *at once* is compared with nothing; so for a process that has
+//! effects at once its node must be known to have stopped it, by its lease, before the next one begins.
 //!
 //! ```text
 //!   claim (incarnation 3, at n1 in its life 5), revision 17

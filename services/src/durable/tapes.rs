@@ -40,9 +40,9 @@ impl Kept {
         self.pieces.push_back((from, to));
     }
 
-    /// A checkpoint is recorded that stands at this position: where the first piece begins that it or the one before needs. `safe` is how far
-    /// the tape was known to be on disks *before* this is asked: a piece that is being written, and is not known as kept yet, begins there or
-    /// behind it.
+    /// A checkpoint is recorded that stands at this position: where the first piece begins that it or the one before needs. `safe` is how
+    /// far the tape was known to be on disks *before* this is asked: a piece that is being written, and is not known as kept yet, begins
+    /// there or behind it.
     pub fn needs_from(&mut self, position: u64, safe: u64) -> u64 {
         if position > self.last {
             (self.before, self.last) = (self.last, position);

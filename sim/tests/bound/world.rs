@@ -1,7 +1,7 @@
 //! Three nodes, each with the services `names` and `registrar` as processes of a kernel that is as small as can be; ports are bound, found,
-//! unbound and closed, and everything happens in any order. In the end all nodes must see the same, and what is true; and until then what was
-//! answered fits one order, in which each binding took effect between being asked for and being answered, and each look at a name saw what was
-//! true since that node last heard news of it, or later.
+//! unbound and closed, and everything happens in any order. In the end all nodes must see the same, and what is true; and until then what
+//! was answered fits one order, in which each binding took effect between being asked for and being answered, and each look at a name saw
+//! what was true since that node last heard news of it, or later.
 
 use abi::call::{Description, Outcome, SystemCall};
 use abi::device::{JournalResult, JournalWork};
@@ -387,8 +387,8 @@ impl World {
         call
     }
 
-    /// Was the node of this look, which ended then, about to bind the name itself? Between the coordinator's word and its own it does not find
-    /// a name that is its own by then.
+    /// Was the node of this look, which ended then, about to bind the name itself? Between the coordinator's word and its own it does not
+    /// find a name that is its own by then.
     fn is_binding(&self, look: &Entry, ended: u64) -> bool {
         let overlaps = |one: &Entry| one.asked < ended && one.end.is_none_or(|(at, _)| at > look.asked);
         let binds = |one: &Entry| matches!(one.act, Act::Bind { .. } | Act::Follow(_));

@@ -389,8 +389,8 @@ fn two_way_cut(setting: &Setting) -> Outcome {
     nobody_was_down(&machines, 3, &position)
 }
 
-/// The clock of one machine is an hour ahead, and then jumps to an hour behind while it runs. Everything goes on, and the order of events is
-/// not led astray.
+/// The clock of one machine is an hour ahead, and then jumps to an hour behind while it runs. Everything goes on, and the order of events
+/// is not led astray.
 fn clock_jump(setting: &Setting) -> Outcome {
     must(std::path::Path::new(FAKETIME).exists(), "clocks are set by libfaketime (Debian: libfaketime)")?;
     let machines = Machines::joined(setting, 3)?;
