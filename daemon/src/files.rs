@@ -39,6 +39,7 @@ mod workers;
 
 pub use copies::Scanned;
 pub use kept::{KeepAsk, KeepError, KeepTold, PUT_BYTES_MAX, RECORDS, Unreadable, Whereabouts, names_of};
+pub(crate) use locate::READING;
 pub use locate::{PATH_BYTES_MAX, PATHS_MAX};
 pub use outside::{BODY_BYTES_MAX, FilesNetwork, Reply, Service, Unanswered};
 pub use session::{Lasting, SharedFiles};

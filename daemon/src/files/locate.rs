@@ -16,7 +16,8 @@ pub const PATH_BYTES_MAX: usize = 4096;
 /// So much of all files together is looked at.
 const LOOKED_AT_BYTES_MAX: u64 = 128 << 20;
 
-const READING: Open = Open {
+/// A file or a directory that is there, and is only read.
+pub(crate) const READING: Open = Open {
     last_link: LastLink::Target,
     existence: Existence::Required,
     kind: Kind::Any,

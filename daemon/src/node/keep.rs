@@ -4,6 +4,7 @@
 //! The one idea: a process that was stopped (`moving`) can be looked at, and another body can be put in the place of its own. For the
 //! kernel nothing happens: it is the same process, which came back from its processor and goes on.
 
+use super::process::Info;
 use super::view::{ControlRefused, End, FreezeRefused, Kind, Pid, RunRefused};
 use super::{Common, Console, Life, MountOrder, Node, ProcessLimits, Started, Stdio, at_once};
 use abi::ids::NodeId;
@@ -183,16 +184,18 @@ impl Node {
 
     /// Does a program run here under this number?
     pub fn is_alive(&self, pid: Pid) -> bool {
-        let processes = self.0.bodies.processes();
-        processes.find_live(pid).is_some_and(|info| info.kind == Kind::Program && info.fate().end.is_none())
+        self.living(pid).is_some()
     }
 
     /// Does it live here, and nowhere else as far as this node knows?
     pub fn is_at_home(&self, pid: Pid) -> bool {
+        self.living(pid).is_some_and(|info| info.moved().is_none())
+    }
+
+    fn living(&self, pid: Pid) -> Option<Arc<Info>> {
         let processes = self.0.bodies.processes();
-        processes
-            .find_live(pid)
-            .is_some_and(|info| info.kind == Kind::Program && info.fate().end.is_none() && info.moved().is_none())
+        let found = processes.find_live(pid).filter(|info| info.kind == Kind::Program && info.fate().end.is_none());
+        found.cloned()
     }
 
     /// It lives there from now on: whoever follows its streams goes on there, and what is left of it here ends.

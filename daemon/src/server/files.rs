@@ -5,6 +5,7 @@
 //! written.
 
 use super::{Done, Session, Undone};
+use crate::files::READING;
 use crate::node::Output;
 use crate::protocol::{self, Entry, FileKind, PIECE_BYTES_MAX, Reason, Reply};
 use abi::errno::Errno;
@@ -14,14 +15,6 @@ use std::io::Read;
 
 /// How deep a tree may be that is removed as a whole.
 const DEPTH_MAX: usize = 256;
-
-const READING: Open = Open {
-    last_link: LastLink::Target,
-    existence: Existence::Required,
-    kind: Kind::Any,
-    access: Access::Read,
-    truncate: false,
-};
 
 const DIRECTORY: Open = Open { kind: Kind::Directory, last_link: LastLink::Itself, ..READING };
 
